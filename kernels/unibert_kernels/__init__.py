@@ -1,0 +1,27 @@
+"""Loss kernels of compact multilingual encoders, none of which holds logits over the vocabulary for all rows.
+
+Three losses, each a function of tensors that returns a named tuple of device tensors and never waits for the device:
+
+- `mlm_head_loss`: linear head and softmax cross-entropy over the masked rows;
+- `distillation_loss`: KL(teacher || student) between two linear heads;
+- `adversary_loss`: language discriminator behind gradient reversal (`LanguageDiscriminator` owns its parameters).
+
+The mathematics stands in the docstrings of `mlm_head`, `distillation` and `adversary`; how it is laid out in memory
+in `chunked`; `reference` holds the same in naive float64. The package imports nothing but torch.
+"""
+
+from unibert_kernels.adversary import AdversaryOutput, LanguageDiscriminator, adversary_loss
+from unibert_kernels.distillation import DistillationOutput, distillation_loss
+from unibert_kernels.mlm_head import MLMHeadOutput, mlm_head_loss
+from unibert_kernels.paths import PATHS
+
+__all__ = [
+    "PATHS",
+    "AdversaryOutput",
+    "DistillationOutput",
+    "LanguageDiscriminator",
+    "MLMHeadOutput",
+    "adversary_loss",
+    "distillation_loss",
+    "mlm_head_loss",
+]

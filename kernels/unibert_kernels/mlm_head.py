@@ -1,0 +1,107 @@
+"""Linear head and softmax cross-entropy over the masked rows.
+
+For a row with hidden state h, label y and logits z = W h + b over V ids, with LSE = log Σ_v exp z_v and p = softmax z:
+
+    loss = LSE - (1 - ε) z_y - (ε / V) Σ_v z_v + ζ LSE²
+    ∂loss/∂z = (1 + 2 ζ LSE) p - (1 - ε) onehot(y) - ε / V
+
+ε is label smoothing (Szegedy et al. 2016, arXiv 1512.00567, the same mixture as torch's cross_entropy), ζ the
+coefficient of the z-loss (Chowdhery et al. 2022, PaLM, arXiv 2204.02311), which keeps LSE near 0. The row's maximum
+is taken off before exponentiation: with m = max_v z_v, LSE = m + log Σ_v exp(z_v - m). A row is a hit when z_y = m.
+
+The mean is over the N' counted rows. With dZ the (N, V) matrix of rows ∂loss/∂z, zero in rows not counted:
+
+    ∂/∂hidden = dZ W / N'      ∂/∂W = dZᵀ hidden / N'      ∂/∂b = Σ_n dZ_n / N'
+
+The division by N' (and by a loss scale) comes last, on the small side: dZ itself lies in [-1, 1] when ζ = 0, which
+half precision holds well, while dZ / N' would fall below fp16's smallest number.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from unibert_kernels import chunked
+from unibert_kernels.language_sums import check_languages, sums_by_language
+from unibert_kernels.paths import check_path
+from unibert_kernels.precomputed_gradients import attach_gradients
+
+
+class MLMHeadOutput(NamedTuple):
+    """Result of `mlm_head_loss`; only ``loss`` is differentiable."""
+
+    loss: Tensor
+    """() fp32 (fp64 for fp64 inputs), nats: mean over the counted rows, 0 if there are none."""
+    count: Tensor  # type: ignore[assignment]  # hides tuple.count
+    """() int64: counted rows."""
+    correct: Tensor
+    """() int64: counted rows whose label has the largest logit (ties count)."""
+    per_language: Tensor
+    """(num_languages, 3) fp32: sum of the rows' losses as they enter ``loss``, count, hits; (0, 3) without lang_ids."""
+
+
+def mlm_head_loss(
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    bias: Tensor | None = None,
+    *,
+    rows: Tensor | None = None,
+    lang_ids: Tensor | None = None,
+    num_languages: int | None = None,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    path: str = "auto",
+) -> MLMHeadOutput:
+    """Mean cross-entropy of ``hidden @ weight.T + bias`` against ``labels``; the formula stands in the module's text.
+
+    Products accumulate in fp32 whatever the inputs' dtype, and the softmax is taken in fp32 (fp64 for fp64 inputs).
+    Under autocast on CUDA the operands are rounded to autocast's dtype first, as `torch.nn.functional.linear` does;
+    on the CPU autocast changes nothing, since fp32 products are the only ones there with an fp32 result.
+    Gradients come in the dtype of their input. Results are bitwise the same from run to run (on CUDA as long as
+    ``rows`` holds no index twice).
+
+    Args:
+        hidden: (N, H) states of the rows, or (T, H) of which ``rows`` picks N.
+        weight: (V, H), for instance the tied input embedding.
+        labels: (N,) int64 in 0 … V-1, or ``ignore_index`` for a row that does not count.
+        bias: (V,).
+        rows: (N,) int64 indices into T; the gradient comes back as (T, H), zero in other rows.
+        lang_ids: (N,) int64 language of each row, with ``num_languages``, for ``per_language``.
+        num_languages: rows of ``per_language``.
+        ignore_index: the label of rows that count nowhere.
+        label_smoothing: ε, from 0 to 1.
+        z_loss: ζ, at least 0.
+        path: one of `unibert_kernels.PATHS`.
+
+    Raises:
+        ValueError: shapes that do not fit, a factor out of range, an unknown path.
+    """
+    check_path(path)
+    if hidden.ndim != 2 or weight.ndim != 2 or hidden.shape[1] != weight.shape[1]:
+        raise ValueError(f"weight: (V, H) {tuple(weight.shape)} does not fit hidden (N, H) {tuple(hidden.shape)}")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"bias: needs shape ({weight.shape[0]},), got {tuple(bias.shape)}")
+    num_rows = len(hidden if rows is None else rows)
+    if labels.shape != (num_rows,):
+        raise ValueError(f"labels: needs shape ({num_rows},), one label per row, got {tuple(labels.shape)}")
+    check_languages(lang_ids, num_languages, num_rows)
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"label_smoothing: must lie between 0 and 1, got {label_smoothing}")
+    if z_loss < 0:
+        raise ValueError(f"z_loss: must not be negative, got {z_loss}")
+
+    counted = labels != ignore_index
+    row_losses, row_hits, gradients = chunked.mlm_head(
+        (hidden, weight, bias), rows, labels.where(counted, 0), counted, label_smoothing, z_loss
+    )
+    count = counted.sum()
+    return MLMHeadOutput(
+        loss=attach_gradients(row_losses.sum(), (hidden, weight, bias), gradients) / count.clamp(min=1),
+        count=count,
+        correct=row_hits.sum(),
+        per_language=sums_by_language([row_losses, counted, row_hits], lang_ids, num_languages),
+    )

@@ -1,0 +1,14 @@
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real multilingual data beside the repository, or where UNIBERT_DATA says; tests that want it skip without."""
+    default = Path(__file__).parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("UNIBERT_DATA", default))
+    if not (folder / "corpus").is_dir():
+        pytest.skip(f"no real data in {folder}; set UNIBERT_DATA to run this test")
+    return folder

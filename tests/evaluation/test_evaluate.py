@@ -1,0 +1,105 @@
+import json
+
+import pytest
+
+from tests.evaluation.tiny_model import save_tiny_model
+from unibert.errors import UserError
+from unibert.evaluation.evaluate import EvaluateConfig, evaluate
+from unibert.evaluation.score_table import retrieval_by_language
+
+LANGUAGES = ("aa", "bb", "cc")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A tiny model and three languages whose words stand for each other one by one; cc uses bb's words."""
+    root = tmp_path_factory.mktemp("evaluate")
+    retrieval = root / "aligned"
+    retrieval.mkdir()
+    for language in LANGUAGES:
+        prefix = "bb" if language == "cc" else language
+        lines = [
+            " ".join(f"{prefix}{(line * 7 + word * word * 3) % 40}" for word in range(2 + line % 4))
+            for line in range(40)
+        ]
+        ending = f" {language}tail"
+        (retrieval / f"{language}.txt").write_text("".join(line + ending + "\n" for line in lines))
+    words = [f"{prefix}{number}" for prefix in ("aa", "bb") for number in range(40)]
+    words += [f"{language}tail" for language in LANGUAGES]
+    return save_tiny_model(root / "model", words, seed=5), retrieval
+
+
+@pytest.fixture(scope="module")
+def scores(folders):
+    model, retrieval = folders
+    return evaluate(EvaluateConfig(model=model, retrieval=retrieval, untrained=True, probe_restarts=1, device="cpu"))
+
+
+def test_scores_json_is_what_is_returned_and_has_the_documented_form(folders, scores):
+    output = folders[0].parent / "evaluation"
+    assert json.loads((output / "scores.json").read_text()) == scores
+    assert scores["num_layers"] == 4
+    assert scores["headline_layer"] == 2
+    assert scores["data"]["sets"] == {"aligned": 40}
+    assert scores["data"]["languages"] == list(LANGUAGES)
+    assert scores["chance"] == {"retrieval": 1 / 40, "probe": pytest.approx(1 / 3)}
+    for part in (scores["model"], scores["baseline"]):
+        assert set(part["retrieval"]) == {f"{a}>{b}" for a in LANGUAGES for b in LANGUAGES if a != b}
+        for layer in "0123":
+            assert set(part["retrieval"]["aa>bb"][layer]) == {"raw", "centred"}
+            assert set(part["probe"][layer]["centred"]["mlp"]) == {"mean", "std"}
+            assert part["geometry"][layer]["variance"] > 0
+    projections = json.loads((output / "projections.json").read_text())
+    assert len(projections["baseline"]["centred"]["cc"]) == 40
+
+
+def test_scores_tell_shared_words_from_foreign_ones(scores):
+    retrieval = scores["model"]["retrieval"]
+    assert retrieval["bb>cc"]["0"]["centred"] > 0.95
+    assert retrieval["aa>bb"]["0"]["centred"] < 0.3
+    assert scores["model"]["probe"]["2"]["raw"]["linear"]["mean"] > 0.9
+    means = retrieval_by_language(scores["model"], "0")
+    assert means["bb"]["raw"] > means["aa"]["raw"]
+
+
+def test_the_table_is_printed_and_stored(folders, tmp_path, capsys):
+    model, retrieval = folders
+    evaluate(
+        EvaluateConfig(
+            model=model, retrieval=retrieval, output=tmp_path, max_sentences=20, probe_restarts=1, device="cpu"
+        )
+    )
+    printed = capsys.readouterr().out
+    assert (tmp_path / "scores.md").read_text().strip() == printed.strip()
+    assert "20 aligned lines" in printed
+    assert "retrieval centred" in printed
+    assert "untrained" not in printed
+    assert json.loads((tmp_path / "scores.json").read_text())["baseline"] is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["projections.json", "scores.json", "scores.md"]
+
+
+def test_evaluation_is_reproducible(folders, tmp_path, scores):
+    model, retrieval = folders
+    again = EvaluateConfig(
+        model=model, retrieval=retrieval, untrained=True, probe_restarts=1, device="cpu", output=tmp_path
+    )
+    assert evaluate(again) == scores
+
+
+def test_a_users_mistake_gets_a_sentence(folders, tmp_path):
+    model, retrieval = folders
+    with pytest.raises(UserError, match="--retrieval"):
+        evaluate(EvaluateConfig(model=model))
+    with pytest.raises(UserError, match="no such model folder"):
+        evaluate(EvaluateConfig(model=tmp_path / "absent", retrieval=retrieval))
+    with pytest.raises(UserError, match="device: nowhere"):
+        evaluate(EvaluateConfig(model=model, retrieval=retrieval, device="nowhere"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        evaluate(
+            EvaluateConfig(
+                model=model, retrieval=retrieval, output=tmp_path / "file", max_sentences=10, probe_restarts=1
+            )
+        )
+    with pytest.raises(ValueError, match="^max_sentences: must be at least 2"):
+        EvaluateConfig(model=model, max_sentences=1)

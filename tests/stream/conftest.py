@@ -1,0 +1,59 @@
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from unibert.corpus.manifest import Manifest
+from unibert.corpus.shards import ShardWriter
+
+VOCAB_SIZE = 1000
+
+
+def write_corpus(
+    root: Path,
+    documents: Mapping[str, int],
+    *,
+    heldout_documents: int = 0,
+    tokens_per_shard: int = 4000,
+    tokens_per_block: int = 1000,
+    median_length: float = 80,
+) -> Path:
+    """A corpus of random tokens whose document lengths are spread like Wikipedia's, with shards of all sizes."""
+    generator = np.random.default_rng(len(documents))
+    root.mkdir(parents=True, exist_ok=True)
+    shards = []
+    for language, num_documents in documents.items():
+        for split, number in (("train", num_documents), ("heldout", heldout_documents)):
+            with ShardWriter(
+                root,
+                language,
+                split,
+                vocab_size=VOCAB_SIZE,
+                tokens_per_shard=tokens_per_shard,
+                tokens_per_block=tokens_per_block,
+            ) as writer:
+                for index in range(number):
+                    length = int(np.clip(generator.lognormal(np.log(median_length), 1.1), 4, 4000))
+                    writer.write(f"{language}{split[0]}{index}", generator.integers(5, VOCAB_SIZE, length), length)
+            shards += writer.shards
+    Manifest(
+        shards=tuple(shards),
+        vocab_size=VOCAB_SIZE,
+        token_dtype="uint16",
+        tokenizer_sha256="0" * 64,
+        unigram_entropy={},
+    ).save(root)
+    return root
+
+
+@pytest.fixture
+def make_corpus(tmp_path: Path) -> Callable[..., Path]:
+    return lambda *args, **kwargs: write_corpus(tmp_path / "corpus", *args, **kwargs)
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three languages, about 16:4:1 in size; not to be altered."""
+    folder = tmp_path_factory.mktemp("shared") / "corpus"
+    return write_corpus(folder, {"da": 640, "fi": 160, "is": 40}, heldout_documents=30)

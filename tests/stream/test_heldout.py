@@ -1,0 +1,91 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from unibert.corpus.manifest import Manifest
+from unibert.errors import UserError
+from unibert.stream import Batch, StreamConfig, heldout_batches
+
+CONFIG = StreamConfig(lanes=2)
+
+
+def batches(corpus: Path, **changes: Any) -> list[Batch]:
+    arguments = {"seed": 0, "sequence_length": 64, "micro_batch_size": 4} | changes
+    return list(heldout_batches(corpus, CONFIG, **arguments))
+
+
+def rows(parts: list[Batch]) -> dict[int, tuple[list[int], list[int]]]:
+    return {
+        int(index): (ids.tolist(), labels.tolist())
+        for batch in parts
+        for index, ids, labels in zip(batch.sequence_indices, batch.input_ids, batch.labels, strict=True)
+        if (labels != -100).any()
+    }
+
+
+def test_every_held_out_document_once_in_rows_of_one_language(corpus: Path) -> None:
+    manifest = Manifest.load(corpus)
+    tokens = dict.fromkeys(manifest.languages, 0)
+    for batch in batches(corpus):
+        for row in batch.origins:
+            assert len({origin.split("/")[0] for origin in row}) == 1
+            assert all("/heldout-" in origin for origin in row)
+        lengths = torch.bincount(batch.document_ids[batch.document_ids >= 0])
+        for language, length in zip(batch.document_languages.tolist(), lengths.tolist(), strict=True):
+            tokens[manifest.languages[language]] += length - 2
+    assert tokens == {code: manifest.tokens(code, "heldout") for code in manifest.languages}
+
+
+def test_same_rows_and_masks_for_every_world_size(corpus: Path) -> None:
+    expected = rows(batches(corpus))
+    pairs = [pair for ids, labels in expected.values() for pair in zip(ids, labels, strict=True)]
+    masked = [label for _, label in pairs if label != -100]
+    ordinary = [token for token, label in pairs if token >= 5 or label != -100]
+    # About 9,000 tokens: five standard deviations are below 0.02.
+    assert len(masked) / len(ordinary) == pytest.approx(0.15, abs=0.02)
+    for world_size in (2, 3):
+        ranks = [batches(corpus, rank=rank, world_size=world_size) for rank in range(world_size)]
+        assert len({len(rank) for rank in ranks}) == 1
+        merged: dict[int, Any] = {}
+        for rank in ranks:
+            assert not merged.keys() & rows(rank).keys()
+            merged |= rows(rank)
+        assert merged == expected
+
+
+@pytest.mark.parametrize(("world_size", "micro_batch_size"), [(4, 1), (8, 4), (7, 1)])
+def test_ranks_have_equal_numbers_of_batches(corpus: Path, world_size: int, micro_batch_size: int) -> None:
+    limits = {"max_sequences_per_language": 2, "micro_batch_size": micro_batch_size}
+    ranks = [batches(corpus, rank=rank, world_size=world_size, **limits) for rank in range(world_size)]
+    assert len({len(rank) for rank in ranks}) == 1
+    assert all(len(batch.input_ids) for rank in ranks for batch in rank)
+    labelled = [index for rank in ranks for index in rows(rank)]
+    assert sorted(labelled) == list(range(6))
+
+
+def test_limits_and_languages(corpus: Path) -> None:
+    parts = batches(corpus, max_sequences_per_language=3, languages=["is", "da"])
+    languages = [row[0].split("/")[0] for batch in parts for row in batch.origins]
+    assert languages == ["da"] * 3 + ["is"] * 3
+    assert {int(language) for batch in parts for language in batch.document_languages} == {0, 2}
+
+
+def test_what_cannot_be_evaluated_is_said(corpus: Path, make_corpus: Callable[..., Path]) -> None:
+    with pytest.raises(UserError, match=r"sv: the corpus .* has no held-out documents of this language"):
+        batches(corpus, languages=["sv"])
+    without = make_corpus({"da": 20})
+    with pytest.raises(UserError, match="has no held-out documents; build it with a held-out share"):
+        batches(without)
+
+
+def test_damaged_held_out_shard_is_refused(make_corpus: Callable[..., Path]) -> None:
+    corpus = make_corpus({"da": 20}, heldout_documents=30)
+    shard = Manifest.load(corpus).of("da", "heldout")[0]
+    path = corpus / shard.path
+    raw = path.read_bytes()
+    path.write_bytes(raw[: raw.rindex(b".tokens.npy") + 700])
+    with pytest.raises(UserError, match="damaged blocks; held-out shards must be whole"):
+        batches(corpus)

@@ -1,0 +1,133 @@
+"""The global batch of a step depends on seed, config and manifest alone."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from unibert.schedules import Timeline
+from unibert.stream import Stream, StreamConfig
+
+# Batch size and sequence length change in mid-run, and so in mid-window of every lane.
+TIMELINE = Timeline(48_000, [(0.0, 16), (0.6, 24)], [(0.0, 64), (0.35, 128), (0.8, 64)])
+SAMPLING: Any = [(0.0, 0.7), (1.0, 0.3)]
+
+# More processes than cores are slow, which is no matter here.
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
+
+Global = dict[int, list[str]]
+
+
+def config(**changes: Any) -> StreamConfig:
+    return StreamConfig(**{"lanes": 8, "window_shards": 2, "sampling_exponent": SAMPLING} | changes)
+
+
+def run(
+    corpus: Path,
+    *,
+    world_size: int,
+    num_workers: int,
+    first_step: int = 0,
+    end_step: int | None = None,
+    state: dict[str, Any] | None = None,
+) -> tuple[Global, dict[str, Any]]:
+    """Digests of every row of the global batches, and the merged state after the last step."""
+    digests: Global = {}
+    merged: dict[str, Any] = {}
+    for rank in range(world_size):
+        stream = Stream(
+            corpus, config(num_workers=num_workers), seed=7, timeline=TIMELINE, rank=rank, world_size=world_size
+        )
+        steps = stream.steps(first_step, state)
+        for step in steps:
+            digests.setdefault(step.step.index, []).extend(batch.digest() for batch in step.micro_batches(1))
+            if step.step.index + 1 == end_step:
+                break
+        steps.close()
+        merged |= json.loads(json.dumps(step.state))
+    return digests, merged
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(corpus: Path) -> Global:
+    digests, _ = run(corpus, world_size=1, num_workers=0)
+    assert [len(digests[i]) for i in range(len(TIMELINE))] == [step.num_sequences for step in TIMELINE]
+    return digests
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+@pytest.mark.parametrize("num_workers", [0, 1, 3])
+def test_world_size_and_workers_do_not_matter(
+    corpus: Path, uninterrupted: Global, world_size: int, num_workers: int
+) -> None:
+    # Loader processes cost a second each to start and stop; one rank out of four shows as much with them.
+    if num_workers and world_size == 4:
+        stream = Stream(corpus, config(num_workers=num_workers), seed=7, timeline=TIMELINE, rank=2, world_size=4)
+        for step in stream.steps():
+            per_rank = step.step.num_sequences // 4
+            expected = uninterrupted[step.step.index][2 * per_rank : 3 * per_rank]
+            assert [batch.digest() for batch in step.micro_batches(1)] == expected
+    else:
+        assert run(corpus, world_size=world_size, num_workers=num_workers)[0] == uninterrupted
+
+
+@pytest.mark.parametrize("with_state", [True, False])
+def test_interruptions_do_not_matter(corpus: Path, uninterrupted: Global, with_state: bool) -> None:
+    generator = np.random.default_rng(3)
+    for _ in range(3):
+        stops = sorted({int(stop) for stop in generator.integers(1, len(TIMELINE), 3)})
+        digests: Global = {}
+        state, first = None, 0
+        for stop in [*stops, len(TIMELINE)]:
+            world_size = int(generator.choice([1, 2, 4, 8]))
+            part, merged = run(
+                corpus, world_size=world_size, num_workers=0, first_step=first, end_step=stop, state=state
+            )
+            digests |= part
+            state, first = merged if with_state else None, stop
+        assert digests == uninterrupted, stops
+
+
+def test_resuming_with_loader_processes(corpus: Path, uninterrupted: Global) -> None:
+    stop = len(TIMELINE) // 2
+    _, state = run(corpus, world_size=2, num_workers=0, end_step=stop)
+    rest, _ = run(corpus, world_size=1, num_workers=2, first_step=stop, state=state)
+    assert rest == {index: digest for index, digest in uninterrupted.items() if index >= stop}
+
+
+def test_sequences_are_numbered_over_the_run(corpus: Path) -> None:
+    numbers = [
+        [step.rows.sequence_indices for step in Stream(corpus, config(), seed=7, timeline=TIMELINE, **ranks).steps()]
+        for ranks in ({"rank": 0, "world_size": 2}, {"rank": 1, "world_size": 2})
+    ]
+    in_order = [number for parts in zip(*numbers, strict=True) for part in parts for number in part.tolist()]
+    assert in_order == list(range(TIMELINE.num_sequences))
+
+
+def test_micro_batches_are_slices_of_the_rank(corpus: Path) -> None:
+    rows = next(Stream(corpus, config(), seed=7, timeline=TIMELINE).steps())
+    (whole,) = rows.micro_batches(16)
+    pieces = rows.micro_batches(5)
+    assert [len(piece.input_ids) for piece in pieces] == [5, 5, 5, 1]
+    for name in ("input_ids", "labels", "position_ids", "sequence_indices", "document_languages"):
+        assert torch.equal(torch.cat([getattr(piece, name) for piece in pieces]), getattr(whole, name))
+    assert [origins for piece in pieces for origins in piece.origins] == whole.origins
+    for piece in pieces:
+        assert piece.document_ids.max() + 1 == len(piece.document_languages) == sum(map(len, piece.origins))
+        assert torch.equal(piece.masked_rows, (piece.labels.flatten() != -100).nonzero().flatten())
+
+
+def test_other_seeds_give_other_batches(corpus: Path, uninterrupted: Global) -> None:
+    step = next(Stream(corpus, config(), seed=8, timeline=TIMELINE).steps())
+    assert not {batch.digest() for batch in step.micro_batches(1)} & set(uninterrupted[0])
+
+
+def test_global_random_state_is_left_alone(corpus: Path) -> None:
+    before = torch.get_rng_state()
+    steps = Stream(corpus, config(num_workers=1), seed=7, timeline=TIMELINE).steps()
+    next(steps)
+    steps.close()
+    assert torch.equal(torch.get_rng_state(), before)

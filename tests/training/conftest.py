@@ -1,0 +1,98 @@
+"""A corpus of three made-up languages, and runs on it through the real command line and launcher."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from unibert.corpus.manifest import Manifest
+from unibert.corpus.shards import ShardWriter
+
+VOCAB_SIZE = 300
+LANGUAGES = ("de", "en", "ru")
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Each language walks through 90 tokens of its own, so that both words and languages can be learnt."""
+    root = tmp_path_factory.mktemp("corpus")
+    random = np.random.default_rng(0)
+    shards = []
+    for index, language in enumerate(LANGUAGES):
+        for split, documents in (("train", 60), ("heldout", 6)):
+            with ShardWriter(root, language, split, vocab_size=VOCAB_SIZE, tokens_per_shard=2000) as writer:
+                for document in range(documents):
+                    steps = random.integers(0, 3, int(random.integers(10, 120)))
+                    writer.write(f"{split}{document}", 5 + 90 * index + np.cumsum(steps) % 90, 3 * len(steps))
+            shards += writer.shards
+    words = ["<pad>", "<unk>", "<s>", "</s>", "<mask>", *(f"w{i}" for i in range(VOCAB_SIZE - 5))]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>", cls_token="<s>", sep_token="</s>",
+        mask_token="<mask>",
+    ).save_pretrained(root / "tokenizer")  # fmt: skip
+    entropy = {"all": 5.6, **dict.fromkeys(LANGUAGES, 4.5)}
+    Manifest(
+        shards=tuple(shards), vocab_size=VOCAB_SIZE, token_dtype="uint16", tokenizer_sha256="0" * 64,
+        unigram_entropy=entropy,
+    ).save(root)  # fmt: skip
+    return root
+
+
+@pytest.fixture
+def run_file(corpus: Path, tmp_path: Path) -> Path:
+    """All but distillation on; 50 steps of 8 sequences."""
+    path = tmp_path / "run.yaml"
+    run = {
+        "run_dir": str(tmp_path / "run"),
+        "corpus": str(corpus),
+        "training": {
+            "tokens": 50 * 8 * 64, "global_batch_size": 8, "micro_batch_size": 2, "sequence_length": 64,
+            "log_every": 1, "checkpoint_every": 20, "evaluate_every": 20, "ds_config": "zero0",
+        },
+        "stream": {"lanes": 4, "window_shards": 2},
+        "model": {"config": {
+            "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 96,
+            "local_attention": 16,
+        }},
+        "adversary": {"max_lambda": 0.5},
+        "optimizer": {"learning_rate": 2e-3},
+    }  # fmt: skip
+    path.write_text(yaml.safe_dump(run))
+    return path
+
+
+def start(words: list[str], ranks: int = 1, **options: object) -> subprocess.Popen[str]:
+    """``unibert WORDS``, plainly or through the deepspeed launcher, on one thread a rank."""
+    command = [sys.executable, "-m", "unibert", *words]
+    if ranks > 1:
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            port = str(listener.getsockname()[1])
+        launcher = ["-m", "deepspeed.launcher.runner", "--num_gpus", str(ranks), "--master_port", port]
+        command = [sys.executable, *launcher, "--module", "unibert", *words]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options
+    )
+
+
+@pytest.fixture
+def unibert() -> Callable[..., tuple[int, str]]:
+    """Runs a command to its end: exit status and all that it printed."""
+
+    def run(*words: str, ranks: int = 1) -> tuple[int, str]:
+        process = start(list(words), ranks)
+        output, _ = process.communicate(timeout=500)
+        return process.returncode, output
+
+    return run

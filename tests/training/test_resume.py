@@ -1,0 +1,100 @@
+"""A run that was killed gives the losses of one that was not."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.training.compare import lines_without_timing
+from tests.training.conftest import start
+
+
+def wait_for_line(path: Path, step: int, timeout: float = 240) -> None:
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        if path.exists() and path.read_text().count('"loss"') >= step:
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"{path} has no {step} steps after {timeout} s")
+
+
+def rank_process(launcher: int, rank: int) -> int:
+    """The process id of a rank that the launcher with this process id has started."""
+    for folder in Path("/proc").iterdir():
+        try:
+            variables = (folder / "environ").read_bytes().split(b"\0")
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+        except (OSError, ValueError):
+            continue
+        if f"RANK={rank}".encode() in variables and b"pretrain" in words and b"runner" not in words[2]:
+            group = os.getpgid(int(folder.name))
+            if group == os.getpgid(launcher):
+                return int(folder.name)
+    raise AssertionError(f"no process of rank {rank}")
+
+
+def test_a_killed_rank_loses_nothing(run_file, tmp_path, unibert):
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    words = ["pretrain", str(run_file), "--training.ds_config=zero2"]
+    status, output = unibert(*words, f"--run_dir={undisturbed}", ranks=2)
+    assert status == 0, output
+
+    process = start([*words, f"--run_dir={killed}"], ranks=2, start_new_session=True)
+    wait_for_line(killed / "metrics.jsonl", step=27)
+    os.kill(rank_process(process.pid, rank=1), signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    seen = lines_without_timing(killed)
+    assert 27 <= seen[-1]["step"] < 50
+
+    status, output = unibert(*words, f"--run_dir={killed}", ranks=2)
+    assert status == 0, output
+    assert lines_without_timing(killed) == lines_without_timing(undisturbed)
+
+
+def test_a_signal_saves_a_checkpoint_and_the_same_command_continues(run_file, tmp_path, unibert):
+    undisturbed, stopped = tmp_path / "undisturbed", tmp_path / "stopped"
+    words = ["pretrain", str(run_file), "--training.checkpoint_every=1000"]
+    assert unibert(*words, f"--run_dir={undisturbed}")[0] == 0
+
+    process = start([*words, f"--run_dir={stopped}"])
+    wait_for_line(stopped / "metrics.jsonl", step=8)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert "SIGTERM received: stopped after step" in output
+    assert len(list((stopped / "checkpoints").iterdir())) == 1
+
+    assert unibert(*words, f"--run_dir={stopped}")[0] == 0
+    assert lines_without_timing(stopped) == lines_without_timing(undisturbed)
+
+
+def test_a_half_written_checkpoint_is_not_loaded(run_file, tmp_path, unibert):
+    run_dir = tmp_path / "run"
+    assert unibert("pretrain", str(run_file))[0] == 0
+    before = lines_without_timing(run_dir)
+    newest = sorted((run_dir / "checkpoints").glob("step-*"))[-1]
+    half = newest.with_name(f".partial-{newest.name}")
+    newest.rename(half)
+    next(half.rglob("*model_states.pt")).write_bytes(b"cut off")
+    assert unibert("pretrain", str(run_file))[0] == 0
+    assert lines_without_timing(run_dir) == before
+    assert not half.exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("--seed=7", "belongs to a run of another configuration: seed was 0 and is now 7"),
+        ("--training.ds_config=zero1", "was saved with zero stage 0, this start has 1"),
+    ],
+)
+def test_a_finished_run_refuses_another_configuration(run_file, tmp_path, unibert, override, sentence):
+    short = ["pretrain", str(run_file), "--training.tokens=1024"]
+    assert unibert(*short)[0] == 0
+    status, output = unibert(*short, override)
+    assert status == 1
+    assert sentence in output
+    assert "Traceback" not in output

@@ -1,0 +1,1 @@
+"""UniBERT: pre-training of compact multilingual encoders."""

@@ -1,0 +1,132 @@
+"""The command line: one thin command per verb, which imports its room when called."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from unibert.errors import UserError
+
+USAGE = """usage: unibert COMMAND ...
+
+  corpus build INPUT ... --output DIR     dumps, JSONL or text to a tokenised, sharded corpus
+  pretrain RUN.yaml [--dotted.override …] train a run file or preset; again to continue
+  export RUN_DIR [--step N]               a checkpoint to a Hugging Face model
+  evaluate MODEL_DIR --retrieval DIR      sentence retrieval and language probe
+  report RUN_DIR                          one HTML page with the run's plots
+  demo [--output DIR]                     all of it on the embedded mini-Wikipedia
+
+'unibert COMMAND --help' lists a command's options.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and exit: 0 done, 1 the user's mistake (one sentence on stderr), 75 stopped and continuable."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    # The deepspeed launcher puts this in front; the rank comes from the environment.
+    words = [word for word in words if not word.startswith("--local_rank")]
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        sys.exit(0 if words else 1)
+    name = " ".join(words[:2]) if words[0] == "corpus" else words[0]
+    try:
+        if name not in COMMANDS:
+            raise UserError(f"there is no command {name!r}; the commands are {', '.join(COMMANDS)}")
+        COMMANDS[name](words[len(name.split()) :])
+    except UserError as error:
+        _exit_with(error)
+
+
+def _exit_with(error: UserError) -> None:
+    rank = os.environ.get("RANK", "0")
+    place = f" (rank {rank})" if os.environ.get("WORLD_SIZE", "1") != "1" else ""
+    print(f"unibert: error{place}: {error}", file=sys.stderr, flush=True)
+    sys.exit(1)
+
+
+def _parse(config_class: type, command: str, description: str, words: list[str], positional: str) -> Any:
+    """Options of ``config_class`` behind leading bare words, which become the field ``positional``."""
+    from unibert.configuration import parse, parser_for
+
+    bare = []
+    while words and not words[0].startswith("-"):
+        bare.append(words.pop(0))
+    parser = parser_for(config_class, f"unibert {command}", description)
+    if bare and positional == "config":
+        if len(bare) > 1:
+            raise UserError(f"{command} takes one run file, got {' '.join(bare)}; overrides are --key value")
+        from unibert.configuration import run_file
+
+        words = ["--config", str(run_file(bare[0])), *words]
+    elif bare:
+        words = [f"--{positional}", bare[0] if len(bare) == 1 and positional != "inputs" else str(bare), *words]
+    return parse(parser, config_class, words)
+
+
+def _corpus_build(words: list[str]) -> None:
+    from unibert.corpus.build import build_corpus
+    from unibert.corpus.config import CorpusConfig
+
+    build_corpus(_parse(CorpusConfig, "corpus build", "Build a corpus.", words, "inputs"))
+
+
+def _pretrain(words: list[str]) -> None:
+    from unibert.training.config import RunConfig
+
+    config = _parse(RunConfig, "pretrain", "Train, or continue, a run.", words, "config")
+    from unibert.training.loop import pretrain
+    from unibert.training.preemption import EXIT_PREEMPTED, Preempted
+
+    try:
+        pretrain(config)
+    except Preempted as stopped:
+        print(f"unibert: {stopped}; start the same command again to continue", file=sys.stderr, flush=True)
+        sys.exit(EXIT_PREEMPTED)
+
+
+def _evaluate(words: list[str]) -> None:
+    from unibert.evaluation.evaluate import EvaluateConfig, evaluate
+
+    evaluate(_parse(EvaluateConfig, "evaluate", "Score a model.", words, "model"))
+
+
+def _export(words: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="unibert export", description="A checkpoint to a Hugging Face model.")
+    parser.add_argument("run_dir")
+    parser.add_argument("--step", type=int, help="which checkpoint; default: the newest")
+    parser.add_argument("--output", help="folder to make; default: RUN_DIR/model")
+    options = parser.parse_args(words)
+    from unibert.training.export import export_run
+
+    print(export_run(options.run_dir, step=options.step, output=options.output))
+
+
+def _report(words: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="unibert report", description="One HTML page with a run's plots.")
+    parser.add_argument("run_dir")
+    options = parser.parse_args(words)
+    from unibert.study.report import write_report
+
+    print(write_report(options.run_dir))
+
+
+def _demo(words: list[str]) -> None:
+    from unibert.demo.config import DemoConfig
+
+    config = _parse(DemoConfig, "demo", "The whole route on the embedded mini-Wikipedia.", words, "output")
+    from unibert.demo.route import run_demo
+
+    run_demo(config)
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "corpus build": _corpus_build,
+    "pretrain": _pretrain,
+    "export": _export,
+    "evaluate": _evaluate,
+    "report": _report,
+    "demo": _demo,
+}

@@ -1,0 +1,1 @@
+"""Offline corpus building: documents in, tar shards and a manifest out."""

@@ -1,0 +1,60 @@
+"""The SentencePiece model as a Hugging Face fast tokenizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sentencepiece import sentencepiece_model_pb2
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import AddedToken, PreTrainedTokenizerFast
+
+from unibert.corpus.tokenizer import MODEL_NAME, SPECIAL_TOKENS
+
+
+def save_tokenizer(model: bytes, folder: Path, *, model_max_length: int) -> None:
+    """Write ``sentencepiece.model`` and the fast tokenizer that ``AutoTokenizer.from_pretrained(folder)`` loads.
+
+    It segments as the SentencePiece model does, ties between segmentations of equal score aside, and frames texts as
+    ``<s> A </s>``, pairs as ``<s> A </s> B </s>``.
+
+    Args:
+        model: serialised SentencePiece unigram model whose first ids are ``SPECIAL_TOKENS``.
+        folder: is made if missing.
+        model_max_length: tokens to which ``truncation=True`` cuts.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MODEL_NAME).write_bytes(model)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=_build(sentencepiece_model_pb2.ModelProto.FromString(model)),
+        pad_token="<pad>",
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        cls_token="<s>",
+        sep_token="</s>",
+        # takes the space before it along, so that "a <mask>" has no lone space token before the mask
+        mask_token=AddedToken("<mask>", lstrip=True, special=True, normalized=False),
+        model_max_length=model_max_length,
+        padding_side="right",
+        truncation_side="right",
+        clean_up_tokenization_spaces=False,
+    )
+    fast.save_pretrained(str(folder))
+
+
+def _build(proto: sentencepiece_model_pb2.ModelProto) -> Tokenizer:
+    pieces = [(piece.piece, piece.score) for piece in proto.pieces]
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=proto.trainer_spec.unk_id, byte_fallback=True))
+    steps = [normalizers.Strip(left=False, right=True), normalizers.Replace(Regex(" {2,}"), " ")]
+    if charsmap := proto.normalizer_spec.precompiled_charsmap:
+        steps.insert(0, normalizers.Precompiled(charsmap))
+    tokenizer.normalizer = normalizers.Sequence(steps)
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.ByteFallback(), decoders.Metaspace(replacement="▁", prepend_scheme="always")]
+    )
+    start, end = (SPECIAL_TOKENS[2], 2), (SPECIAL_TOKENS[3], 3)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{start[0]} $A {end[0]}", pair=f"{start[0]} $A {end[0]} $B {end[0]}", special_tokens=[start, end]
+    )
+    return tokenizer

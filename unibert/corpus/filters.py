@@ -1,0 +1,86 @@
+"""Which documents are worth keeping, and why the others go."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+from unibert.languages import Language
+
+DropReason = Literal["too_short", "few_letters", "repeated_lines", "foreign_script"]
+
+# Unicode names a character of these scripts with another first word
+_SCRIPT_OF_NAME = {"CJK": "Han", "IDEOGRAPHIC": "Han"}
+# One character of these scripts says about as much as so many letters of an alphabet
+_LETTERS_PER_CHARACTER = {"Han": 3, "Hiragana": 2, "Katakana": 2, "Hangul": 2}
+
+
+@dataclass(kw_only=True)
+class FilterConfig:
+    """Quality filters; none of them counts words, so that scripts without spaces are treated like the others."""
+
+    min_letters: int = 100
+    """Drop shorter documents. A Chinese character counts as 3 letters, a Japanese syllable or Korean block as 2."""
+    min_letter_share: float = 0.6
+    """Drop documents with a lower share of letters and their marks among the characters that are no spaces."""
+    max_repeated_line_share: float = 0.3
+    """Drop documents where more than this share of the characters is in lines that occurred before in it."""
+    min_script_share: float = 0.5
+    """Drop documents with a lower share of letters in the scripts of the language."""
+
+    def __post_init__(self) -> None:
+        if self.min_letters < 1:
+            raise ValueError(f"min_letters: must be at least 1, got {self.min_letters}")
+        for key in ("min_letter_share", "max_repeated_line_share", "min_script_share"):
+            if not 0 <= getattr(self, key) <= 1:
+                raise ValueError(f"{key}: a share lies between 0 and 1, got {getattr(self, key)}")
+
+
+def drop_reason(text: str, language: Language, config: FilterConfig) -> DropReason | None:
+    """Why a document should go, or None if it should stay.
+
+    Args:
+        text: normalised text, lines separated by "\\n".
+        language: its script is the one expected.
+        config: the limits.
+    """
+    characters = Counter(text)
+    letters: Counter[str] = Counter()
+    for character, count in characters.items():
+        if script := _script(character):
+            letters[script] += count
+    num_letters = letters.total()
+    if sum(count * _LETTERS_PER_CHARACTER.get(script, 1) for script, count in letters.items()) < config.min_letters:
+        return "too_short"
+    if num_letters < config.min_letter_share * (len(text) - characters[" "] - characters["\n"]):
+        return "few_letters"
+    if _repeated_characters(text) > config.max_repeated_line_share * len(text):
+        return "repeated_lines"
+    num_unscripted = letters["Inherited"]
+    expected = sum(letters[script] for script in language.scripts)
+    if expected < config.min_script_share * (num_letters - num_unscripted):
+        return "foreign_script"
+    return None
+
+
+@cache
+def _script(character: str) -> str:
+    """Script of a letter or mark by its Unicode name, "Inherited" for marks of all scripts, "" for anything else."""
+    if unicodedata.category(character)[0] not in "LM":
+        return ""
+    first_word = unicodedata.name(character, "Unknown").split()[0]
+    if first_word in ("COMBINING", "MODIFIER"):
+        return "Inherited"
+    return _SCRIPT_OF_NAME.get(first_word, first_word.capitalize())
+
+
+def _repeated_characters(text: str) -> int:
+    seen: set[str] = set()
+    repeated = 0
+    for line in text.split("\n"):
+        repeated += len(line) * (line in seen)
+        seen.add(line)
+    return repeated

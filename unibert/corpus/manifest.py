@@ -1,0 +1,161 @@
+"""manifest.json: what a corpus folder holds, with digests.
+
+Imports only the standard library, so that anything can ask a corpus what it holds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, get_args
+
+from unibert.errors import UserError
+
+MANIFEST_NAME = "manifest.json"
+_FORMAT = "unibert-corpus"
+_VERSION = 1
+
+Split = Literal["train", "heldout"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One tar file of a corpus."""
+
+    path: str
+    """Relative to the corpus folder, with forward slashes: ``af/train-000000.tar``."""
+    language: str
+    split: Split
+    documents: int
+    blocks: int
+    """Tar samples; each holds several documents."""
+    tokens: int
+    """Without special tokens."""
+    text_bytes: int
+    """UTF-8 bytes of the documents' text before tokenising."""
+    size_bytes: int
+    """Of the tar file."""
+    sha256: str
+    """Of the tar file, hexadecimal."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """All shards of a corpus folder and what a reader must know to use them."""
+
+    shards: tuple[Shard, ...]
+    vocab_size: int
+    token_dtype: Literal["uint16", "uint32"]
+    tokenizer_sha256: str
+    """Of ``tokenizer/sentencepiece.model``."""
+    unigram_entropy: dict[str, float]
+    """Nats per held-out token, for "all" and every language: the loss of a model that knows only word frequencies.
+
+    Cross-entropy of the held-out tokens under the add-one-smoothed unigram distribution of the train tokens, the
+    language's own for a language. Languages without held-out documents have no entry.
+    """
+
+    @cached_property
+    def languages(self) -> list[str]:
+        """Sorted codes of the languages that have train shards."""
+        return sorted({shard.language for shard in self.shards if shard.split == "train"})
+
+    def of(self, language: str, split: Split = "train") -> list[Shard]:
+        """The language's shards of a split, in order of path."""
+        chosen = (shard for shard in self.shards if shard.language == language and shard.split == split)
+        return sorted(chosen, key=lambda shard: shard.path)
+
+    def tokens(self, language: str, split: Split = "train") -> int:
+        """Tokens of a language's split, without special tokens."""
+        return sum(shard.tokens for shard in self.of(language, split))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over all shards' paths and digests and the tokenizer: equal for equal corpora."""
+        digests = sorted((shard.path, shard.sha256) for shard in self.shards)
+        return hashlib.sha256(json.dumps([digests, self.tokenizer_sha256]).encode()).hexdigest()
+
+    def save(self, corpus_dir: str | os.PathLike[str]) -> None:
+        """Write ``manifest.json``; the file appears complete or not at all."""
+        path = Path(corpus_dir) / MANIFEST_NAME
+        partial = path.with_suffix(".json.partial")
+        content = {"format": _FORMAT, "version": _VERSION} | asdict(self)
+        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        partial.replace(path)
+
+    @classmethod
+    def load(cls, corpus_dir: str | os.PathLike[str]) -> Manifest:
+        """Read ``manifest.json`` of a corpus folder.
+
+        Raises:
+            UserError: if it is missing, not a corpus manifest, of another version, or malformed.
+        """
+        path = Path(corpus_dir) / MANIFEST_NAME
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(f"{path}: no such file; build the corpus with `unibert corpus build` first") from None
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: cannot be read as JSON ({error}); build the corpus again") from error
+        if not isinstance(content, dict) or content.pop("format", None) != _FORMAT:
+            raise UserError(f"{path}: not the manifest of a UniBERT corpus")
+        if (version := content.pop("version", None)) != _VERSION:
+            raise UserError(
+                f"{path}: manifest version {version}, this program reads {_VERSION}; build the corpus again"
+            )
+        try:
+            return cls._from_content(content)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path}: malformed manifest ({error}); build the corpus again") from error
+
+    @classmethod
+    def _from_content(cls, content: dict[str, Any]) -> Manifest:
+        entropy = content["unigram_entropy"]
+        if not isinstance(content["vocab_size"], int) or content["token_dtype"] not in ("uint16", "uint32"):
+            raise ValueError("vocab_size must be an integer and token_dtype uint16 or uint32")
+        if not all(isinstance(nats, float) for nats in entropy.values()):
+            raise ValueError("unigram_entropy must hold numbers")
+        shards = tuple(_checked_shard(Shard(**entry)) for entry in content["shards"])
+        if len({shard.path for shard in shards}) < len(shards):
+            raise ValueError("a shard is listed twice")
+        return cls(**content | {"shards": shards})
+
+
+def _checked_shard(shard: Shard) -> Shard:
+    for field in fields(Shard):
+        value = getattr(shard, field.name)
+        sound = type(value) is int and value >= 0 if field.type == "int" else type(value) is str
+        if not sound:
+            raise ValueError(f"shard {shard.path}: {field.name} is {value!r}")
+    path = PurePosixPath(shard.path)
+    if path.is_absolute() or ".." in path.parts or shard.split not in get_args(Split):
+        raise ValueError(f"shard {shard.path}: path or split {shard.split!r} is not one of a corpus")
+    return shard
+
+
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file's content, hexadecimal."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify(corpus_dir: str | os.PathLike[str], digests: bool = True) -> Manifest:
+    """Check that every shard lies in the folder with the size, and if ``digests`` the content, of the manifest.
+
+    Raises:
+        UserError: naming the first shard that is missing, of another size, or of another digest.
+    """
+    manifest = Manifest.load(corpus_dir)
+    for shard in manifest.shards:
+        path = Path(corpus_dir) / shard.path
+        if not path.is_file():
+            raise UserError(f"{path}: missing, although {MANIFEST_NAME} lists it; copy it there or build again")
+        if (size := path.stat().st_size) != shard.size_bytes:
+            raise UserError(f"{path}: {size} bytes where the manifest says {shard.size_bytes}; copy it again")
+        if digests and file_sha256(path) != shard.sha256:
+            raise UserError(f"{path}: content differs from the manifest's digest; copy it again")
+    return manifest

@@ -1,0 +1,21 @@
+"""One form for equal text, before anything counts or compares it."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+# Controls, surrogates, private use, non-characters, soft hyphen, zero-width space, byte-order mark, directional marks.
+# The zero-width joiner and non-joiner stay: Persian and Indic spelling needs them.
+_INVISIBLE = re.compile(
+    "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufff0-\uffff"
+    "\ud800-\udfff\ue000-\uf8ff\ufdd0-\ufdef\U000f0000-\U0010ffff]"
+)
+_LINE_BREAK = re.compile(" *[\r\n\x0b\x0c\x1c-\x1e\x85\u2028\u2029][\\s]*")
+_SPACES = re.compile(r"[^\S\n]+")
+
+
+def normalize(text: str) -> str:
+    """NFC, without invisible characters; single spaces within lines, single "\\n" between them, none at the ends."""
+    text = _INVISIBLE.sub("", unicodedata.normalize("NFC", text))
+    return _LINE_BREAK.sub("\n", _SPACES.sub(" ", text)).strip()

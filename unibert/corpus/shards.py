@@ -1,0 +1,202 @@
+"""The shard format: tar files of blocks of tokenised documents, readable by WebDataset.
+
+A tar sample is a block of documents, so that the tar overhead (1.5 kB and more per sample) is paid once for many:
+
+    <key>.tokens.npy   1-D uint16 (vocabulary up to 65,536) or uint32: the documents' tokens end to end, no specials
+    <key>.lengths.npy  1-D uint32: tokens of each document
+    <key>.json         {"ids": [document ids], "crc32": of the tokens' and then the lengths' bytes}
+
+The key is the block's number within the shard, six digits. Shards hold arrays and JSON, never pickles, and equal
+documents give equal bytes: times, owners and modes in the tar are constants.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from unibert.corpus.manifest import Shard, Split, file_sha256
+
+_MEMBERS = ("tokens.npy", "lengths.npy", "json")
+
+
+@dataclass(frozen=True)
+class Block:
+    """The documents of one tar sample."""
+
+    ids: list[str]
+    lengths: npt.NDArray[np.uint32]
+    """Tokens of each document, (D,)."""
+    tokens: npt.NDArray[np.unsignedinteger]
+    """All documents' tokens end to end, (sum of lengths,), uint16 or uint32."""
+
+    def documents(self) -> list[npt.NDArray[np.unsignedinteger]]:
+        """One view of ``tokens`` per document."""
+        return np.split(self.tokens, np.cumsum(self.lengths, dtype=np.int64)[:-1])
+
+
+def token_dtype(vocab_size: int) -> type[np.uint16] | type[np.uint32]:
+    """The narrowest of the two token types that holds every id of the vocabulary."""
+    return np.uint16 if vocab_size <= 1 << 16 else np.uint32
+
+
+def encode_block(block: Block) -> dict[str, bytes]:
+    """The block's tar members by extension."""
+    facts = {"ids": block.ids, "crc32": _checksum(block.tokens, block.lengths)}
+    return {
+        "tokens.npy": _npy_bytes(block.tokens),
+        "lengths.npy": _npy_bytes(block.lengths),
+        "json": json.dumps(facts, ensure_ascii=False).encode(),
+    }
+
+
+def decode_block(sample: Mapping[str, Any]) -> Block:
+    """Read a WebDataset sample (extension → bytes; ``__key__`` and the like are ignored).
+
+    Raises:
+        ValueError: if a member is missing, unreadable, or does not fit the others.
+    """
+    if missing := [member for member in _MEMBERS if member not in sample]:
+        raise ValueError(f"block {sample.get('__key__', '?')}: no {', '.join(missing)}")
+    try:
+        tokens, lengths = (np.load(io.BytesIO(sample[name]), allow_pickle=False) for name in _MEMBERS[:2])
+        facts = json.loads(sample["json"])
+        ids, checksum = facts["ids"], facts["crc32"]
+    except (EOFError, KeyError, OSError, SyntaxError, TypeError, ValueError) as error:
+        raise ValueError(f"block {sample.get('__key__', '?')}: unreadable ({error})") from error
+    sound = (
+        tokens.ndim == lengths.ndim == 1
+        and tokens.dtype in (np.uint16, np.uint32)
+        and lengths.dtype == np.uint32
+        and isinstance(ids, list)
+        and 0 < len(ids) == len(lengths)
+        and int(lengths.sum(dtype=np.int64)) == len(tokens)
+        and _checksum(tokens, lengths) == checksum
+    )
+    if not sound:
+        raise ValueError(f"block {sample.get('__key__', '?')}: ids, lengths, tokens and checksum do not fit together")
+    return Block(ids, lengths, tokens)
+
+
+def _checksum(tokens: npt.NDArray[Any], lengths: npt.NDArray[Any]) -> int:
+    return zlib.crc32(lengths.tobytes(), zlib.crc32(tokens.tobytes()))
+
+
+def _npy_bytes(array: npt.NDArray[Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+class ShardWriter:
+    """Writes one language's split as ``<language>/<split>-000000.tar``, ``-000001.tar`` and so on.
+
+    A shard is closed at the first block that brings it to ``tokens_per_shard`` tokens. Files carry the suffix
+    ``.partial`` until they are complete. Use as a context manager; ``shards`` then lists what was written.
+    """
+
+    def __init__(
+        self,
+        corpus_dir: str | os.PathLike[str],
+        language: str,
+        split: Split,
+        *,
+        vocab_size: int,
+        tokens_per_shard: int,
+        documents_per_block: int = 256,
+        tokens_per_block: int = 1 << 16,
+    ) -> None:
+        self.shards: list[Shard] = []
+        self._dir = Path(corpus_dir)
+        self._language, self._split = language, split
+        self._dtype = token_dtype(vocab_size)
+        self._tokens_per_shard = tokens_per_shard
+        self._documents_per_block, self._tokens_per_block = documents_per_block, tokens_per_block
+        self._tar: tarfile.TarFile | None = None
+        self._path = self._partial = self._dir
+        self._ids: list[str] = []
+        self._documents: list[npt.NDArray[Any]] = []
+        self._block_tokens = 0
+        self._totals = dict.fromkeys(("documents", "blocks", "tokens", "text_bytes"), 0)
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(self, exception_type: type[BaseException] | None, *_: object) -> None:
+        if exception_type is None:
+            self.close()
+        elif self._tar is not None:
+            self._tar.close()
+            self._partial.unlink(missing_ok=True)
+
+    def write(self, document_id: str, tokens: Sequence[int] | npt.NDArray[Any], text_bytes: int) -> None:
+        """Append a document: its token ids without special tokens, and the bytes of the text they stand for.
+
+        Raises:
+            ValueError: if the document has no tokens or an id does not fit the vocabulary's dtype.
+        """
+        array = np.asarray(tokens)
+        if not array.size or array.min() < 0 or array.max() > np.iinfo(self._dtype).max:
+            raise ValueError(f"document {document_id}: no tokens, or ids outside {self._dtype.__name__}")
+        self._ids.append(document_id)
+        self._documents.append(array.astype(self._dtype))
+        self._block_tokens += array.size
+        self._totals["text_bytes"] += text_bytes
+        if len(self._ids) >= self._documents_per_block or self._block_tokens >= self._tokens_per_block:
+            self._flush_block()
+            if self._totals["tokens"] >= self._tokens_per_shard:
+                self._close_shard()
+
+    def close(self) -> None:
+        """Write what is left and complete the last shard."""
+        if self._ids:
+            self._flush_block()
+        if self._tar is not None:
+            self._close_shard()
+
+    def _flush_block(self) -> None:
+        tar = self._tar or self._open_shard()
+        lengths = np.array([len(tokens) for tokens in self._documents], dtype=np.uint32)
+        members = encode_block(Block(self._ids, lengths, np.concatenate(self._documents)))
+        for extension, content in members.items():
+            info = tarfile.TarInfo(f"{self._totals['blocks']:06d}.{extension}")
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+        self._totals["documents"] += len(self._ids)
+        self._totals["tokens"] += self._block_tokens
+        self._totals["blocks"] += 1
+        self._ids, self._documents, self._block_tokens = [], [], 0
+
+    def _open_shard(self) -> tarfile.TarFile:
+        self._path = self._dir / self._language / f"{self._split}-{len(self.shards):06d}.tar"
+        self._partial = self._path.with_suffix(".tar.partial")
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._tar = tarfile.open(self._partial, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115 (closed with the shard)
+        return self._tar
+
+    def _close_shard(self) -> None:
+        assert self._tar is not None
+        self._tar.close()
+        self._tar = None
+        self._partial.replace(self._path)
+        self.shards.append(
+            Shard(
+                path=self._path.relative_to(self._dir).as_posix(),
+                language=self._language,
+                split=self._split,
+                size_bytes=self._path.stat().st_size,
+                sha256=file_sha256(self._path),
+                **self._totals,
+            )
+        )
+        self._totals = dict.fromkeys(self._totals, 0)

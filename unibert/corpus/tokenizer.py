@@ -1,0 +1,111 @@
+"""Training and loading of the SentencePiece unigram model."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import sentencepiece
+
+from unibert.errors import UserError
+
+SPECIAL_TOKENS = ("<pad>", "<unk>", "<s>", "</s>", "<mask>")
+"""Their positions are their ids."""
+MODEL_NAME = "sentencepiece.model"
+
+_MAX_LINE_BYTES = 4096
+_NUM_THREADS = 16  # fixed: the sums of the EM training, and so the vocabulary, depend on it in the last digits
+
+
+def train_tokenizer(lines: Iterable[str], *, vocab_size: int, character_coverage: float = 0.99999) -> bytes:
+    """Train a unigram model (Kudo 2018, arXiv 1804.10959) with byte fallback; the same lines give the same bytes.
+
+    Args:
+        lines: training text. Long ones are cut at spaces, since SentencePiece would silently drop them.
+        vocab_size: including the special tokens and the 256 bytes.
+        character_coverage: share of the characters that get a piece; the others are spelt in bytes.
+
+    Returns:
+        The serialised SentencePiece model.
+
+    Raises:
+        UserError: if the text is too small, or has too many different characters, for ``vocab_size``.
+    """
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=_bounded_lines(lines),
+            model_writer=model,
+            model_type="unigram",
+            vocab_size=vocab_size,
+            character_coverage=character_coverage,
+            byte_fallback=True,
+            max_sentence_length=_MAX_LINE_BYTES,
+            pad_id=0,
+            unk_id=1,
+            bos_id=2,
+            eos_id=3,
+            pad_piece="<pad>",
+            unk_piece="<unk>",
+            bos_piece="<s>",
+            eos_piece="</s>",
+            control_symbols=["<mask>"],
+            train_extremely_large_corpus=True,
+            num_threads=_NUM_THREADS,
+            minloglevel=2,
+        )
+    except (RuntimeError, StopIteration) as error:
+        raise UserError(_training_failure(str(error), vocab_size)) from error
+    return model.getvalue()
+
+
+def _training_failure(message: str, vocab_size: int) -> str:
+    if largest := re.search(r"value <= (\d+)", message):
+        return (
+            f"vocab_size: the text allows at most {largest[1]} pieces, not {vocab_size}; set it to {largest[1]} or less"
+        )
+    if required := re.search(r"required_chars\.? *(\d+) vs (\d+)", message):
+        return (
+            f"vocab_size: {vocab_size} is too small for the characters of the text; "
+            f"set it above {required[2]} or lower character_coverage"
+        )
+    return f"vocab_size: SentencePiece could not train {vocab_size} pieces on this text ({message.strip()})"
+
+
+def _bounded_lines(lines: Iterable[str]) -> Iterator[str]:
+    """Cut lines into pieces of at most ``_MAX_LINE_BYTES`` bytes, at a space where there is one."""
+    for line in lines:
+        while len(line.encode()) > _MAX_LINE_BYTES:
+            head = line.encode()[:_MAX_LINE_BYTES].decode(errors="ignore")
+            cut = head.rfind(" ") + 1 or len(head)
+            yield line[:cut]
+            line = line[cut:]
+        yield line
+
+
+def load_tokenizer(path: Path) -> sentencepiece.SentencePieceProcessor:
+    """Load a SentencePiece model: its file, or a folder with ``sentencepiece.model`` such as a corpus's tokenizer.
+
+    Raises:
+        UserError: if there is none, it cannot be read, or its first ids are not ``SPECIAL_TOKENS``.
+    """
+    file = next((file for file in (path / MODEL_NAME, path / "tokenizer" / MODEL_NAME) if file.is_file()), path)
+    processor = sentencepiece.SentencePieceProcessor()
+    try:
+        processor.LoadFromSerializedProto(file.read_bytes())
+    except OSError as error:
+        raise UserError(f"tokenizer: {file} cannot be read ({error.strerror}); name a SentencePiece model") from error
+    except RuntimeError as error:
+        raise UserError(f"tokenizer: {file} is not a SentencePiece model") from error
+    first = [processor.IdToPiece(index) for index in range(min(len(SPECIAL_TOKENS), processor.GetPieceSize()))]
+    if first != list(SPECIAL_TOKENS):
+        raise UserError(f"tokenizer: the first pieces of {file} are {first}, not {list(SPECIAL_TOKENS)}")
+    return processor
+
+
+def encode(processor: sentencepiece.SentencePieceProcessor, text: str) -> list[int]:
+    """Token ids of a document, line by line (a line break is a space to SentencePiece), without special tokens."""
+    encoded = processor.Encode(text.split("\n"), num_threads=1)
+    return [token for line in encoded for token in line]

@@ -1,0 +1,222 @@
+"""``unibert evaluate``: score a model folder, and its untrained twin, on aligned sentences.
+
+``scores.json`` (layers are counted from 0, the embeddings' output; accuracies lie between 0 and 1)::
+
+    format           1
+    model_folder     as given
+    num_layers       blocks + 1
+    headline_layer   the middle layer, whose scores stand for the model; fixed, not chosen by scores
+    data             {"folder", "sets": {set: lines}, "left_out": {set: lines}, "languages": [codes],
+                      "probe_sentences": number}
+    chance           {"retrieval": mean of 1/lines over the sets, "probe": 1/languages}
+    settings         the options that the scores depend on
+    model, baseline  baseline is null without ``untrained``; both hold
+      retrieval        {"de>en": {"0": {"raw", "centred"}, …}}: top-1 accuracy, queries in de, candidates in en
+      retrieval_mean   {"0": {"raw", "centred"}, …}: mean over the directions
+      probe            {"0": {"raw" | "centred": {"linear" | "mlp": {"mean", "std"}}}, …}: balanced accuracy
+      geometry         {"0": {"variance", "mean_cosine", "participation_ratio", "language_share"}, …}
+
+``projections.json`` holds what the report's scatter plots draw: for ``model`` and ``baseline``, raw and centred,
+points [x, y] of each language on the first two principal components at the headline layer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from unibert.errors import UserError
+from unibert.evaluation.aligned import AlignedSet, read_aligned
+from unibert.evaluation.embeddings import SentenceEncoder
+from unibert.evaluation.geometry import cloud_geometry, principal_plane, subtract_language_means
+from unibert.evaluation.language_probe import LabelledSentences, probe_accuracy, probe_sentences
+from unibert.evaluation.retrieval import headline_layer, retrieval_accuracy
+from unibert.evaluation.score_table import format_scores
+
+PROJECTED_PER_LANGUAGE = 60
+
+
+@dataclass(kw_only=True)
+class EvaluateConfig:
+    """One evaluation of one model folder."""
+
+    model: Path
+    """Hugging Face model folder: config.json, weights and tokenizer."""
+
+    retrieval: Path | None = None
+    """Folder of aligned sentences: Tatoeba pairs, or a file <code>.txt for each language."""
+
+    untrained: bool = False
+    """Also score the same architecture with fresh weights, the baseline that shows what training has added."""
+
+    output: Path | None = None
+    """Folder for scores.json, scores.md and projections.json; ``evaluation`` beside the model folder if not given."""
+
+    max_sentences: int = 1000
+    """Lines of each aligned set that are used, from its beginning."""
+
+    probe_sentences: int = 200
+    """Sentences of each language for the language probe."""
+
+    probe_restarts: int = 3
+    """Splits and initialisations that the probe's accuracy is averaged over."""
+
+    max_length: int = 128
+    """Tokens at which a sentence is cut."""
+
+    batch_tokens: int = 8192
+    """Tokens of a batch, padding included; lower it when the device runs out of memory."""
+
+    device: str = "auto"
+    """``cpu``, ``cuda``, ``cuda:1`` …; ``auto`` takes the GPU if there is one."""
+
+    seed: int = 0
+    """Of the probe's sample, splits and initialisations, and of the untrained weights."""
+
+    def __post_init__(self) -> None:
+        minima = {"max_sentences": 2, "probe_sentences": 2, "probe_restarts": 1, "max_length": 1, "batch_tokens": 1}
+        for key, minimum in minima.items():
+            if getattr(self, key) < minimum:
+                raise ValueError(f"{key}: must be at least {minimum}, got {getattr(self, key)}")
+
+
+def evaluate(config: EvaluateConfig) -> dict[str, Any]:
+    """Score the model, print the scores and write scores.json, scores.md and projections.json.
+
+    Returns:
+        the content of scores.json (see the module's docstring).
+
+    Raises:
+        UserError: for a model or retrieval folder that is missing, incomplete or malformed.
+    """
+    if config.retrieval is None:
+        raise UserError("there is nothing to score: name a folder of aligned sentences with --retrieval")
+    device = _device(config.device)
+    sets = read_aligned(config.retrieval, config.max_sentences)
+    sample = probe_sentences(sets, config.probe_sentences, config.seed)
+    parts: dict[str, Any] = {"model": None, "baseline": None}
+    projections: dict[str, Any] = dict(parts)
+    num_layers = 0
+    for name in ("model", "baseline") if config.untrained else ("model",):
+        encoder = SentenceEncoder.load(
+            config.model,
+            untrained_seed=config.seed if name == "baseline" else None,
+            max_length=config.max_length,
+            batch_tokens=config.batch_tokens,
+            device=device,
+        )
+        num_layers = encoder.num_layers
+        sampled = encoder.embed(sample.sentences).numpy()
+        parts[name] = {
+            **_retrieval_scores(encoder, sets, device, name),
+            **_sample_scores(sampled, sample, config, name),
+        }
+        projections[name] = _projections(sampled[headline_layer(num_layers)], sample)
+    scores = {
+        "format": 1,
+        "model_folder": str(config.model),
+        "num_layers": num_layers,
+        "headline_layer": headline_layer(num_layers),
+        "data": {
+            "folder": str(config.retrieval),
+            "sets": {aligned.name: len(aligned) for aligned in sets},
+            "left_out": {aligned.name: aligned.left_out for aligned in sets if aligned.left_out},
+            "languages": sample.names,
+            "probe_sentences": len(sample.sentences),
+        },
+        "chance": {
+            "retrieval": float(np.mean([1 / len(aligned) for aligned in sets])),
+            "probe": 1 / len(sample.names),
+        },
+        "settings": {
+            key: getattr(config, key)
+            for key in ("max_sentences", "probe_sentences", "probe_restarts", "max_length", "seed")
+        },
+        **parts,
+    }
+    text = format_scores(scores)
+    print(text)
+    _write(
+        config.output or config.model.resolve().parent / "evaluation",
+        {
+            "projections.json": json.dumps({"format": 1, **projections}, separators=(",", ":")),
+            "scores.md": text,
+            "scores.json": json.dumps(scores, indent=1),
+        },
+    )
+    return scores
+
+
+def _retrieval_scores(
+    encoder: SentenceEncoder, sets: Sequence[AlignedSet], device: torch.device, name: str
+) -> dict[str, Any]:
+    """``retrieval`` and its mean. One set's vectors are dropped before the next set's are made."""
+    accuracy: dict[str, dict[str, dict[str, float]]] = {}
+    for aligned in tqdm(sets, desc=f"{name}: retrieval", disable=None, leave=False):
+        vectors = {language: encoder.embed(sentences) for language, sentences in aligned.sentences.items()}
+        for (source, target), by_layer in retrieval_accuracy(vectors, device).items():
+            accuracy[f"{source}>{target}"] = {str(layer): entry for layer, entry in enumerate(by_layer)}
+    mean = {
+        str(layer): {
+            kind: float(np.mean([entry[str(layer)][kind] for entry in accuracy.values()]))
+            for kind in ("raw", "centred")
+        }
+        for layer in range(encoder.num_layers)
+    }
+    return {"retrieval": accuracy, "retrieval_mean": mean}
+
+
+def _sample_scores(vectors: np.ndarray, sample: LabelledSentences, config: EvaluateConfig, name: str) -> dict[str, Any]:
+    """``probe`` and ``geometry`` from the sample's vectors (num_layers, N, H)."""
+    probe, geometry = {}, {}
+    for layer, rows in enumerate(tqdm(vectors, desc=f"{name}: language probe", disable=None, leave=False)):
+        probe[str(layer)] = probe_accuracy(
+            rows, sample.languages, sample.groups, restarts=config.probe_restarts, seed=config.seed
+        )
+        geometry[str(layer)] = cloud_geometry(rows, sample.languages)
+    return {"probe": probe, "geometry": geometry}
+
+
+def _projections(vectors: np.ndarray, sample: LabelledSentences) -> dict[str, dict[str, list[list[float]]]]:
+    rows = np.concatenate(
+        [np.flatnonzero(sample.languages == label)[:PROJECTED_PER_LANGUAGE] for label in range(len(sample.names))]
+    )
+    languages = sample.languages[rows]
+    centred = subtract_language_means(vectors, sample.languages)
+    return {
+        kind: {
+            name: [[round(float(x), 4), round(float(y), 4)] for x, y in plane[languages == label]]
+            for label, name in enumerate(sample.names)
+        }
+        for kind, plane in (("raw", principal_plane(vectors[rows])), ("centred", principal_plane(centred[rows])))
+    }
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device: {name} cannot be used here ({str(error).splitlines()[0]}); try cpu") from None
+    return device
+
+
+def _write(folder: Path, files: Mapping[str, str]) -> None:
+    """Write the files whole or not at all; the last one, scores.json, tells that the others are there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            unfinished = folder / f".{name}.tmp"
+            unfinished.write_text(text, encoding="utf-8")
+            unfinished.replace(folder / name)
+    except OSError as error:
+        raise UserError(f"{folder}: the scores cannot be written: {error.strerror}") from error

@@ -1,0 +1,120 @@
+"""A fresh classifier that tries to tell the language from a sentence vector.
+
+A training-time discriminator at chance proves little: it may only have lost a race. What counts is whether a
+classifier trained afterwards, on the frozen vectors, finds the language.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from unibert.errors import UserError
+from unibert.evaluation.aligned import AlignedSet, line_groups
+from unibert.evaluation.geometry import subtract_language_means
+
+TEST_SHARE = 0.3
+
+
+@dataclass(frozen=True)
+class LabelledSentences:
+    """N sentences with their languages; ``groups`` (N,) int ties together sentences that say the same."""
+
+    sentences: list[str]
+    languages: np.ndarray
+    groups: np.ndarray
+    names: list[str]
+
+
+def probe_sentences(sets: Sequence[AlignedSet], per_language: int, seed: int) -> LabelledSentences:
+    """At most ``per_language`` sentences of every language; within an N-way set, the same lines of all languages.
+
+    ``languages`` is (N,) int into ``names``, the sorted language codes.
+    """
+    generator = np.random.default_rng(seed)
+    drawn: dict[str, dict[str, int]] = {}
+    for aligned, groups in zip(sets, line_groups(sets), strict=True):
+        lines = generator.permutation(len(aligned))[:per_language]
+        for language, sentences in aligned.sentences.items():
+            drawn.setdefault(language, {}).update((sentences[line], groups[line]) for line in lines)
+    texts, labels, group_numbers = [], [], []
+    for label, (_, found) in enumerate(sorted(drawn.items())):
+        candidates = list(found.items())
+        # Only a pivot language (English in Tatoeba) has more than its share, one helping from every pair.
+        if len(candidates) > per_language:
+            candidates = [candidates[i] for i in generator.permutation(len(candidates))[:per_language]]
+        for sentence, group in candidates:
+            texts.append(sentence)
+            labels.append(label)
+            group_numbers.append(group)
+    return LabelledSentences(texts, np.array(labels), np.array(group_numbers), sorted(drawn))
+
+
+def split_by_group(groups: np.ndarray, seed: int, test_share: float = TEST_SHARE) -> tuple[np.ndarray, np.ndarray]:
+    """(train, test) row indices such that no group is on both sides; ``test_share`` of the groups are tested."""
+    distinct = np.unique(groups)
+    shuffled = np.random.default_rng(seed).permutation(distinct)
+    tested = shuffled[: max(1, round(test_share * len(distinct)))]
+    in_test = np.isin(groups, tested)
+    return np.flatnonzero(~in_test), np.flatnonzero(in_test)
+
+
+def probe_accuracy(
+    vectors: np.ndarray, languages: np.ndarray, groups: np.ndarray, *, restarts: int = 3, seed: int = 0
+) -> dict[str, dict[str, dict[str, float]]]:
+    """How well fresh classifiers tell the languages of held-out sentences apart.
+
+    Each restart splits anew by group and trains a multinomial logistic regression (``linear``) and a perceptron
+    with one hidden layer of 128 (``mlp``) on standardised vectors. ``centred`` vectors are less their language's
+    mean over the training side only: with test sentences in the mean, the two sides' offsets would be opposites
+    and would push the probe below chance.
+
+    Args:
+        vectors: (N, H) float.
+        languages: (N,) int labels from 0.
+        groups: (N,) int; rows of one group never stand on both sides.
+        restarts: splits and initialisations.
+        seed: of the first restart; the others count up.
+
+    Returns:
+        ``{"raw" | "centred": {"linear" | "mlp": {"mean": …, "std": …}}}``, balanced accuracy (the mean of the
+        languages' recalls) over the restarts. Chance is 1 / number of languages.
+
+    Raises:
+        UserError: if a language has too few sentences to stand on both sides of a split.
+    """
+    results: dict[str, dict[str, list[float]]] = {kind: {"linear": [], "mlp": []} for kind in ("raw", "centred")}
+    for restart in range(seed, seed + restarts):
+        train, test = split_by_group(groups, restart)
+        if not set(languages) == set(languages[train]) == set(languages[test]):
+            raise UserError("the language probe needs more sentences: a language is missing on one side of its split")
+        centred = subtract_language_means(vectors, languages, mean_rows=train)
+        for kind, inputs in (("raw", vectors), ("centred", centred)):
+            classifiers = {
+                "linear": LogisticRegression(max_iter=200, class_weight="balanced"),
+                "mlp": MLPClassifier(hidden_layer_sizes=(128,), max_iter=60, random_state=restart),
+            }
+            for name, classifier in classifiers.items():
+                pipeline = make_pipeline(StandardScaler(), classifier)
+                with warnings.catch_warnings():
+                    # The step limits are the probe's budget; reaching them is no fault.
+                    warnings.simplefilter("ignore", ConvergenceWarning)
+                    pipeline.fit(inputs[train], languages[train])
+                accuracy = balanced_accuracy_score(languages[test], pipeline.predict(inputs[test]))
+                results[kind][name].append(float(accuracy))
+    return {
+        kind: {
+            name: {"mean": float(np.mean(accuracies)), "std": float(np.std(accuracies))}
+            for name, accuracies in by_classifier.items()
+        }
+        for kind, by_classifier in results.items()
+    }

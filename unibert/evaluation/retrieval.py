@@ -1,0 +1,65 @@
+"""Translation retrieval: is a sentence's nearest neighbour in another language its translation?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import combinations
+
+import torch
+from torch.nn.functional import normalize
+
+Direction = tuple[str, str]
+"""(language of the query, language of the candidates)."""
+
+
+def headline_layer(num_layers: int) -> int:
+    """The layer whose scores stand for the model: the middle one, fixed so that no test data chooses it.
+
+    ``num_layers`` counts the embeddings' output as layer 0, so 12 blocks (13 layers) give layer 6, 7 blocks 4.
+    """
+    return num_layers // 2
+
+
+def centre(vectors: torch.Tensor) -> torch.Tensor:
+    """One language's vectors (..., N, H) less their mean over N, which removes what all its sentences share."""
+    return vectors - vectors.mean(dim=-2, keepdim=True)
+
+
+def top1_accuracy(source: torch.Tensor, target: torch.Tensor) -> tuple[float, float]:
+    """Share of rows whose nearest row on the other side, by cosine, has the same index: (forward, backward).
+
+    ``source`` and ``target`` are (N, H), row i of one being the translation of row i of the other. Of equally near
+    candidates the first one counts, so that vectors that are all alike score 1/N.
+    """
+    similarity = normalize(source, dim=-1) @ normalize(target, dim=-1).T
+    right = torch.arange(len(source), device=source.device)
+    forward = (similarity.argmax(dim=1) == right).double().mean()
+    backward = (similarity.argmax(dim=0) == right).double().mean()
+    return forward.item(), backward.item()
+
+
+def retrieval_accuracy(
+    vectors: Mapping[str, torch.Tensor], device: torch.device | str = "cpu"
+) -> dict[Direction, list[dict[str, float]]]:
+    """Top-1 accuracy between every two languages of an aligned set, in both directions, at every layer.
+
+    Args:
+        vectors: for each language (num_layers, N, H), row i of all languages saying the same.
+        device: where the similarities are computed.
+
+    Returns:
+        for each direction one entry per layer: ``raw`` and ``centred`` (by the mean of each language's N
+        vectors, which needs no labels but the language). Chance is 1/N.
+    """
+    accuracy: dict[Direction, list[dict[str, float]]] = {
+        direction: [] for a, b in combinations(vectors, 2) for direction in ((a, b), (b, a))
+    }
+    num_layers = len(next(iter(vectors.values())))
+    for layer in range(num_layers):
+        raw = {language: layers[layer].to(device) for language, layers in vectors.items()}
+        centred = {language: centre(rows) for language, rows in raw.items()}
+        for a, b in combinations(vectors, 2):
+            raw_scores, centred_scores = top1_accuracy(raw[a], raw[b]), top1_accuracy(centred[a], centred[b])
+            for direction, score, centred_score in zip(((a, b), (b, a)), raw_scores, centred_scores, strict=True):
+                accuracy[direction].append({"raw": score, "centred": centred_score})
+    return accuracy

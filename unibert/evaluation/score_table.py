@@ -1,0 +1,117 @@
+"""The scores of an evaluation as Markdown tables that are readable as plain text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_NOTE = (
+    "Retrieval: the nearest neighbour by cosine is the translation, % of sentences, mean over all directions. "
+    "Probe: a fresh classifier names the language of held-out sentences, % right; at chance, the vectors no longer "
+    "tell the language. Centred: each language's vectors less their mean."
+)
+_LAYER_HEADERS = (
+    "layer",
+    "retrieval raw",
+    "centred",
+    "linear probe raw",
+    "centred",
+    "MLP probe raw",
+    "centred",
+    "variance",
+    "mean cosine",
+    "language share",
+)
+
+
+def format_scores(scores: Mapping[str, Any]) -> str:
+    """Tables of the content of scores.json: headline, every layer, every language."""
+    headline, data = str(scores["headline_layer"]), scores["data"]
+    evaluated = {"trained": scores["model"], "untrained": scores["baseline"]}
+    evaluated = {name: part for name, part in evaluated.items() if part}
+    lines = [
+        f"# Scores of {scores['model_folder']}",
+        "",
+        f"{len(data['languages'])} languages, {sum(data['sets'].values())} aligned lines of {data['folder']}. "
+        f"The headline layer is {headline} of 0-{scores['num_layers'] - 1}: the middle, fixed beforehand.",
+        "",
+        *_table(["", *evaluated, "chance"], _headline_rows(headline, evaluated, scores["chance"])),
+        "",
+        _NOTE,
+    ]
+    for name, part in evaluated.items():
+        rows = [_layer_row(part, layer, headline) for layer in part["retrieval_mean"]]
+        lines += ["", f"## Every layer, {name}", "", *_table(_LAYER_HEADERS, rows)]
+    by_language = [retrieval_by_language(part, headline) for part in evaluated.values()]
+    lines += [
+        "",
+        f"## Retrieval by language, layer {headline}",
+        "",
+        "Mean over all directions from and to the language, %.",
+        "",
+        *_table(
+            ["language", *(f"{name} {kind}" for name in evaluated for kind in ("raw", "centred"))],
+            [
+                [language, *(percent(found[language][kind]) for found in by_language for kind in ("raw", "centred"))]
+                for language in data["languages"]
+            ],
+        ),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def retrieval_by_language(part: Mapping[str, Any], layer: str) -> dict[str, dict[str, float]]:
+    """For each language the mean ``raw`` and ``centred`` accuracy over the directions that it takes part in.
+
+    ``part`` is ``model`` or ``baseline`` of scores.json.
+    """
+    found: dict[str, list[dict[str, float]]] = {}
+    for direction, layers in part["retrieval"].items():
+        for language in direction.split(">"):
+            found.setdefault(language, []).append(layers[layer])
+    return {
+        language: {kind: sum(entry[kind] for entry in entries) / len(entries) for kind in ("raw", "centred")}
+        for language, entries in found.items()
+    }
+
+
+def percent(share: float) -> str:
+    """A share of 1 as a percentage with one decimal, without the sign."""
+    return f"{100 * share:.1f}"
+
+
+def _headline_rows(
+    layer: str, evaluated: Mapping[str, Mapping[str, Any]], chance: Mapping[str, float]
+) -> list[list[str]]:
+    rows = []
+    for kind in ("raw", "centred"):
+        accuracies = [percent(part["retrieval_mean"][layer][kind]) for part in evaluated.values()]
+        rows.append([f"retrieval {kind}", *accuracies, percent(chance["retrieval"])])
+    for classifier, label in (("linear", "linear"), ("mlp", "MLP")):
+        for kind in ("raw", "centred"):
+            accuracies = [percent(part["probe"][layer][kind][classifier]["mean"]) for part in evaluated.values()]
+            rows.append([f"{label} language probe {kind}", *accuracies, percent(chance["probe"])])
+    return rows
+
+
+def _layer_row(part: Mapping[str, Any], layer: str, headline: str) -> list[str]:
+    retrieval, probe, geometry = (part[key][layer] for key in ("retrieval_mean", "probe", "geometry"))
+    return [
+        f"{layer} *" if layer == headline else layer,
+        *(percent(retrieval[kind]) for kind in ("raw", "centred")),
+        *(percent(probe[kind][classifier]["mean"]) for classifier in ("linear", "mlp") for kind in ("raw", "centred")),
+        f"{geometry['variance']:.3g}",
+        f"{geometry['mean_cosine']:.3f}",
+        f"{geometry['language_share']:.3f}",
+    ]
+
+
+def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(headers, *rows, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        label, *numbers = zip(cells, widths, strict=True)
+        return "| " + " | ".join([label[0].ljust(label[1]), *(cell.rjust(width) for cell, width in numbers)]) + " |"
+
+    rule = "|" + "|".join("-" * (width + 1) + (":" if column else "-") for column, width in enumerate(widths)) + "|"
+    return [line(headers), rule, *map(line, rows)]

@@ -1,0 +1,1 @@
+"""Encoder, heads, adversary, teacher and export; knows nothing of training."""

@@ -1,0 +1,142 @@
+"""What is trained: the encoder and the settings of its three objectives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from unibert.schedules import Schedule, check_points, dann_ramp, value_at
+
+
+@dataclass(kw_only=True)
+class ModelConfig:
+    """The student encoder, any masked language model that transformers builds from a configuration."""
+
+    architecture: str = "modernbert"
+    """transformers' ``model_type``: modernbert, bert, roberta or xlm-roberta."""
+
+    config: dict[str, Any] = field(default_factory=dict)
+    """Fields of the architecture's transformers configuration, e.g. ``hidden_size``; vocabulary and special ids
+    come from the corpus's tokenizer."""
+
+    initialize_from: str | None = None
+    """Hugging Face folder of the same architecture whose weights start the student; ``config`` then only overrides."""
+
+    initialize_layers: list[int] | None = None
+    """Which of its layers to take, in order; the student gets as many layers. Default: all."""
+
+    def __post_init__(self) -> None:
+        if self.initialize_layers is not None and self.initialize_from is None:
+            raise ValueError("model.initialize_layers: needs model.initialize_from, the folder to take layers from")
+
+
+@dataclass(kw_only=True)
+class MLMConfig:
+    """Masked language modelling."""
+
+    weight: Schedule = 1.0
+    """Weight of the MLM loss in the total, over progress."""
+
+    label_smoothing: float = 0.0
+    """Share of the target's probability spread over the vocabulary."""
+
+    z_loss: float = 0.0
+    """Weight of the squared log-normaliser, which keeps logits from drifting (PaLM, arXiv 2204.02311, section 5)."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.weight, list):
+            check_points(self.weight, "mlm.weight")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"mlm.label_smoothing: must be at least 0 and below 1, got {self.label_smoothing}")
+
+
+@dataclass(kw_only=True)
+class AdversaryConfig:
+    """The language discriminator behind the gradient-reversal layer (DANN, arXiv 1505.07818)."""
+
+    level: Literal["mean", "cls", "token"] = "mean"
+    """What the discriminator sees: a document's mean-pooled tokens, its first token, or every token."""
+
+    layer: int = -1
+    """Hidden state it reads: 0 is the embedding output, -1 the last layer."""
+
+    intermediate_size: int | None = None
+    """Width of its hidden layer. Default: the encoder's hidden size."""
+
+    objective: Literal["reversal", "uniform"] = "reversal"
+    """``reversal`` sends the encoder the negated gradient of the discriminator's loss; ``uniform`` the gradient of
+    its cross-entropy to the uniform distribution, which is bounded."""
+
+    max_lambda: float = 0.1
+    """λ, the factor on the reversed gradient, at the end of the ramp. With 0 the discriminator only watches."""
+
+    ramp: Literal["dann", "linear", "constant"] = "dann"
+    """How λ grows to ``max_lambda`` after the warm-up."""
+
+    warmup: float = 0.1
+    """Share of the run at the start during which λ is 0."""
+
+    learning_rate: float = 1e-3
+    """The discriminator's own peak learning rate; it follows the encoder's schedule."""
+
+    class_balanced: bool = True
+    """Weight every language's documents by the inverse of its expected share, so that none is ignored."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"adversary.warmup: must be at least 0 and below 1, got {self.warmup}")
+        if self.learning_rate <= 0:
+            raise ValueError(f"adversary.learning_rate: must be positive, got {self.learning_rate}")
+        if self.max_lambda < 0:
+            raise ValueError(f"adversary.max_lambda: must not be negative, got {self.max_lambda}")
+
+    def lambda_at(self, progress: float) -> float:
+        """λ at ``progress``."""
+        if progress < self.warmup:
+            return 0.0
+        through = (progress - self.warmup) / (1 - self.warmup)
+        return self.max_lambda * {"dann": dann_ramp(through), "linear": through, "constant": 1.0}[self.ramp]
+
+
+@dataclass(kw_only=True)
+class DistillationConfig:
+    """Knowledge distillation from a frozen Hugging Face encoder that shares the corpus's tokenizer."""
+
+    teacher: str
+    """Hugging Face folder of the teacher, a masked language model."""
+
+    weight: Schedule = 1.0
+    """Factor on all distillation losses, over progress."""
+
+    logits: float = 1.0
+    """Weight of KL(teacher ‖ student) of the predictions at the masked positions, times temperature squared."""
+
+    relations: float = 0.0
+    """Weight of the self-attention relations (query-query, key-key, value-value; MiniLMv2, arXiv 2012.15828)."""
+
+    hidden: float = 0.0
+    """Weight of 1 - cosine between hidden states (DistilBERT, arXiv 1910.01108), projected where sizes differ."""
+
+    temperature: float = 2.0
+    """Softens both distributions of the ``logits`` loss."""
+
+    teacher_layer: int = -1
+    """Teacher layer matched by ``relations`` and ``hidden``; -1 is the last."""
+
+    student_layer: int = -1
+    """Student layer matched by ``relations`` and ``hidden``; -1 is the last."""
+
+    relation_heads: int | None = None
+    """Heads into which queries, keys and values are regrouped. Default: the student's attention heads."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.weight, list):
+            check_points(self.weight, "distillation.weight")
+        if self.temperature <= 0:
+            raise ValueError(f"distillation.temperature: must be positive, got {self.temperature}")
+        if min(self.logits, self.relations, self.hidden) < 0 or not (self.logits or self.relations or self.hidden):
+            raise ValueError("distillation: at least one of logits, relations, hidden must be positive, none negative")
+
+    def weight_at(self, progress: float) -> float:
+        """The factor on all distillation losses at ``progress``."""
+        return value_at(self.weight, progress)

@@ -1,0 +1,224 @@
+"""Encoders by configuration: building, loading, and reaching the parts that the objectives need."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedConfig, PreTrainedModel
+
+from unibert.errors import UserError
+from unibert.model.attention import document_attention_mask
+from unibert.model.config import ModelConfig
+
+SPECIAL_IDS = {"pad_token_id": 0, "bos_token_id": 2, "cls_token_id": 2, "eos_token_id": 3, "sep_token_id": 3}
+
+
+def _bert_features(model: Any, hidden: Tensor) -> Tensor:
+    return model.cls.predictions.transform(hidden)
+
+
+def _roberta_features(model: Any, hidden: Tensor) -> Tensor:
+    head = model.lm_head
+    return head.layer_norm(nn.functional.gelu(head.dense(hidden)))
+
+
+_FEATURES: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "modernbert": lambda model, hidden: model.head(hidden),
+    "bert": _bert_features,
+    "roberta": _roberta_features,
+    "xlm-roberta": _roberta_features,
+}
+
+
+def check_architecture(architecture: str, where: str) -> None:
+    """Refuse an architecture whose parts this module can't reach. ``where`` is the key or folder for the message."""
+    if architecture not in _FEATURES:
+        raise UserError(
+            f"{where}: architecture {architecture!r} is not supported; choose one of {', '.join(_FEATURES)}"
+        )
+
+
+def head_features(model: PreTrainedModel, hidden: Tensor) -> Tensor:
+    """The MLM head up to its last matrix: (..., H) hidden states to (..., H) features.
+
+    The logits would be ``features @ decoder.weight.T + decoder.bias`` with ``decoder = model.get_output_embeddings()``.
+    """
+    return _FEATURES[model.config.model_type](model, hidden)
+
+
+def attention_projections(model: PreTrainedModel, layer: int) -> list[nn.Linear]:
+    """The modules whose outputs, concatenated, are the queries, keys and values (3H) of ``layer``."""
+    backbone: Any = model.base_model
+    if model.config.model_type == "modernbert":
+        return [backbone.layers[layer].attn.Wqkv]
+    attention = backbone.encoder.layer[layer].attention.self
+    return [attention.query, attention.key, attention.value]
+
+
+def encode(
+    model: PreTrainedModel, input_ids: Tensor, position_ids: Tensor, document_ids: Tensor, *, hidden_states: bool
+) -> tuple[Tensor, ...]:
+    """Hidden states of packed rows, documents apart.
+
+    Args:
+        model: a masked language model; only its encoder runs.
+        input_ids: (B, S) int64.
+        position_ids: (B, S) int64, from 0 in every document.
+        document_ids: (B, S) int64, -1 on padding.
+        hidden_states: return every layer's, else only the last.
+
+    Returns:
+        (B, S, H) tensors: embedding output, then each layer's, the last one normalised as the head sees it.
+    """
+    if model.config.model_type in ("roberta", "xlm-roberta"):
+        # These count positions from the padding id on.
+        position_ids = position_ids + model.config.pad_token_id + 1
+    output = model.base_model(
+        input_ids=input_ids,
+        position_ids=position_ids,
+        attention_mask=document_attention_mask(document_ids, model.config),
+        output_hidden_states=hidden_states,
+    )
+    if not hidden_states:
+        return (output.last_hidden_state,)
+    return (*output.hidden_states[:-1], output.last_hidden_state)
+
+
+def build_masked_lm(config: ModelConfig, vocab_size: int, sequence_length: int) -> PreTrainedModel:
+    """The student, freshly initialised (from torch's generator) or started from another model's layers.
+
+    Args:
+        config: architecture and its settings.
+        vocab_size: of the corpus's tokenizer.
+        sequence_length: the longest that the run will feed.
+
+    Raises:
+        UserError: for an unknown setting (with the nearest), a setting of the wrong value, a start folder that
+            doesn't fit.
+    """
+    if config.initialize_from is not None:
+        return _from_layers(config, vocab_size, sequence_length)
+    check_architecture(config.architecture, "model.architecture")
+    return AutoModelForMaskedLM.from_config(_encoder_config(config, vocab_size, sequence_length))
+
+
+def load_masked_lm(folder: str | Path, key: str) -> PreTrainedModel:
+    """A masked language model from a Hugging Face folder; ``key`` names the config key in errors.
+
+    Raises:
+        UserError: if the folder holds no usable model.
+    """
+    if not (Path(folder) / "config.json").is_file():
+        raise UserError(f"{key}: {folder} is no Hugging Face model folder (it has no config.json)")
+    try:
+        model = AutoModelForMaskedLM.from_pretrained(folder)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"{key}: the model in {folder} cannot be loaded: {_first_line(error)}") from error
+    check_architecture(model.config.model_type, f"{key} ({folder})")
+    return model
+
+
+def _encoder_config(config: ModelConfig, vocab_size: int, sequence_length: int) -> PreTrainedConfig:
+    defaults = AutoConfig.for_model(config.architecture)
+    _check_settings(config.config, defaults)
+    settings = {"max_position_embeddings": _position_rows(config.architecture, sequence_length), **config.config}
+    try:
+        built = AutoConfig.for_model(config.architecture, vocab_size=vocab_size, **SPECIAL_IDS, **settings)
+    except Exception as error:  # transformers validates with its own, unrelated exception types
+        raise UserError(f"model.config: {_first_line(error)}; mend it in the run file") from error
+    if built.hidden_size % built.num_attention_heads:
+        raise UserError(
+            f"model.config: hidden_size {built.hidden_size} is not a multiple of "
+            f"num_attention_heads {built.num_attention_heads}; change one of them"
+        )
+    if built.max_position_embeddings < _position_rows(config.architecture, sequence_length):
+        raise UserError(
+            f"model.config.max_position_embeddings: {built.max_position_embeddings} is too small for "
+            f"training.sequence_length {sequence_length}"
+        )
+    return built
+
+
+def _position_rows(architecture: str, sequence_length: int) -> int:
+    return sequence_length + (1 + SPECIAL_IDS["pad_token_id"] if architecture.endswith("roberta") else 0)
+
+
+def _check_settings(settings: dict[str, Any], defaults: PreTrainedConfig) -> None:
+    owned = {"vocab_size", *SPECIAL_IDS}
+    known = set(defaults.to_dict()) | {"local_attention", "global_attn_every_n_layers"}
+    for key in settings:
+        if key in owned:
+            raise UserError(f"model.config.{key}: comes from the corpus's tokenizer; remove it from the run file")
+        if key not in known:
+            nearest = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+            raise UserError(f"model.config.{key}: {defaults.model_type} has no such setting{hint}")
+
+
+def _from_layers(config: ModelConfig, vocab_size: int, sequence_length: int) -> PreTrainedModel:
+    assert config.initialize_from is not None
+    source = load_masked_lm(config.initialize_from, "model.initialize_from")
+    if source.config.vocab_size != vocab_size:
+        raise UserError(
+            f"model.initialize_from: {config.initialize_from} has a vocabulary of {source.config.vocab_size}, "
+            f"the corpus one of {vocab_size}; build the corpus with that model's tokenizer"
+        )
+    if source.config.max_position_embeddings < _position_rows(source.config.model_type, sequence_length):
+        raise UserError(
+            f"model.initialize_from: {config.initialize_from} has {source.config.max_position_embeddings} positions, "
+            f"too few for training.sequence_length {sequence_length}"
+        )
+    _check_settings(config.config, source.config)
+    depth = source.config.num_hidden_layers
+    layers = config.initialize_layers if config.initialize_layers is not None else list(range(depth))
+    if not layers or any(not 0 <= layer < depth for layer in layers):
+        raise UserError(f"model.initialize_layers: {layers} must name layers from 0 to {depth - 1}")
+    settings = source.config.to_dict() | {"num_hidden_layers": len(layers)}
+    layer_types = settings.pop("layer_types", None)
+    if layer_types is not None:
+        settings["layer_types"] = [layer_types[layer] for layer in layers]
+    student = AutoModelForMaskedLM.from_config(type(source.config).from_dict(settings | config.config))
+    state = {
+        name: tensor
+        for name, tensor in _renumbered(source.state_dict(), layers).items()
+        if name in student.state_dict() and student.state_dict()[name].shape == tensor.shape
+    }
+    missing = set(student.state_dict()) - set(state)
+    if missing:
+        raise UserError(
+            f"model.initialize_from: {config.initialize_from} cannot start this student, {len(missing)} tensors differ "
+            f"(first: {min(missing)}); give model.config the same sizes"
+        )
+    student.load_state_dict(state)
+    return student
+
+
+def _renumbered(state: dict[str, Tensor], layers: list[int]) -> dict[str, Tensor]:
+    """The state dict of ``layers`` only, numbered from 0. Layer tensors are named ``….layers.7.…`` or ``….layer.7.…``."""
+    renumbered = {}
+    for name, tensor in state.items():
+        parts = name.split(".")
+        at = next((i + 1 for i, part in enumerate(parts[:-1]) if part in ("layers", "layer")), None)
+        if at is None or not parts[at].isdigit():
+            renumbered[name] = tensor
+            continue
+        for new, old in enumerate(layers):
+            if int(parts[at]) == old:
+                renumbered[".".join([*parts[:at], str(new), *parts[at + 1 :]])] = tensor
+    return renumbered
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2]).rstrip(".") if lines else type(error).__name__
+
+
+def freeze(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
+    """``model`` on ``device`` in ``dtype``, in evaluation mode and without gradients."""
+    model.requires_grad_(False)
+    return nn.Module.to(model.eval(), device=device, dtype=dtype)

@@ -1,0 +1,25 @@
+"""Online data: corpus shards in, packed and masked batches out.
+
+The names below are imported on first use, so that reading a configuration does not import torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from unibert.stream.batch import Batch
+    from unibert.stream.config import StreamConfig
+    from unibert.stream.heldout import heldout_batches
+    from unibert.stream.stream import StepRows, Stream
+
+__all__ = ["Batch", "StepRows", "Stream", "StreamConfig", "heldout_batches"]
+
+_HOMES = {"Batch": "batch", "StreamConfig": "config", "heldout_batches": "heldout"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'stream')}"), name)

@@ -1,0 +1,70 @@
+"""The batch that the model sees."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, fields, replace
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unibert.stream.rows import NOT_MASKED, MaskedRows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """B packed rows of S tokens that hold D documents, of which N tokens are masked. All tensors are int64."""
+
+    input_ids: Tensor
+    """(B, S)."""
+    labels: Tensor
+    """The masked positions' own tokens, -100 elsewhere, (B, S)."""
+    position_ids: Tensor
+    """From 0 with every document, 0 on padding, (B, S)."""
+    document_ids: Tensor
+    """Index into this batch's documents, -1 on padding, (B, S)."""
+    document_languages: Tensor
+    """Index into ``Stream.languages``, (D,)."""
+    masked_rows: Tensor
+    """Flat positions b * S + s of the masked tokens, ascending, (N,)."""
+    sequence_indices: Tensor
+    """Run-wide, (B,)."""
+    origins: list[list[str]]
+    """For each row its documents as ``lang/train-000000.tar#document``."""
+
+    @classmethod
+    def from_rows(cls, rows: MaskedRows, first: int, last: int) -> Batch:
+        """Rows ``first`` to ``last``, end excluded."""
+        bounds = np.concatenate([[0], np.cumsum(rows.documents_per_row)])[first : last + 1]
+        lengths = rows.document_lengths[bounds[0] : bounds[-1]]
+        input_ids, labels = rows.input_ids[first:last], rows.labels[first:last]
+        tokens_before = np.concatenate([[0], np.cumsum(lengths)])
+        filled = np.arange(input_ids.shape[1]) < np.diff(tokens_before[bounds - bounds[0]])[:, None]
+        document_ids = np.full(input_ids.shape, -1, dtype=np.int64)
+        document_ids[filled] = np.repeat(np.arange(len(lengths)), lengths)
+        position_ids = np.zeros(input_ids.shape, dtype=np.int64)
+        position_ids[filled] = np.arange(tokens_before[-1]) - np.repeat(tokens_before[:-1], lengths)
+        return cls(
+            input_ids=torch.from_numpy(input_ids.astype(np.int64)),
+            labels=torch.from_numpy(labels.astype(np.int64)),
+            position_ids=torch.from_numpy(position_ids),
+            document_ids=torch.from_numpy(document_ids),
+            document_languages=torch.tensor(rows.document_languages[bounds[0] : bounds[-1]]),
+            masked_rows=torch.from_numpy(np.flatnonzero(labels != NOT_MASKED)),
+            sequence_indices=torch.tensor(rows.sequence_indices[first:last]),
+            origins=[rows.origins[start:end] for start, end in pairwise(bounds)],
+        )
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The batch with its tensors on ``device``; copies from pinned memory do not block."""
+        tensors = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "origins"}
+        return replace(self, **{name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()})
+
+    def digest(self) -> str:
+        """SHA-256 (hex) of what the model learns from: inputs, labels, documents and languages."""
+        content = hashlib.sha256()
+        for tensor in (self.input_ids, self.labels, self.document_ids, self.document_languages):
+            content.update(repr(tuple(tensor.shape)).encode() + tensor.cpu().numpy().tobytes())
+        return content.hexdigest()

@@ -1,0 +1,117 @@
+"""Held-out batches: the same rows with the same masks at every evaluation, each row in one language."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from math import ceil
+from pathlib import Path
+
+import numpy as np
+
+from unibert.corpus.manifest import Manifest, Shard
+from unibert.errors import UserError
+from unibert.stream.batch import Batch
+from unibert.stream.config import StreamConfig
+from unibert.stream.masking import mask
+from unibert.stream.packing import pack
+from unibert.stream.plan import FRAME_TOKENS
+from unibert.stream.randomness import Purpose, permutation
+from unibert.stream.rows import NOT_MASKED, MaskedRows, Rows
+from unibert.stream.stream import check_shards_exist, chosen_languages
+from unibert.stream.window import load_window
+
+HELDOUT_MASKING_RATE = 0.15
+
+
+def heldout_batches(
+    corpus_dir: str | os.PathLike[str],
+    config: StreamConfig,
+    *,
+    seed: int,
+    sequence_length: int,
+    micro_batch_size: int,
+    languages: Sequence[str] | None = None,
+    max_sequences_per_language: int | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Iterator[Batch]:
+    """This rank's share of the held-out rows, in batches of at most ``micro_batch_size``.
+
+    Every rank gets the same number of batches, because the model's forward pass may need all ranks at once; a rank
+    that has no row left for the last repeats one without labels. Masking is at 15 %, with the config's shares of
+    ``<mask>`` and random tokens, and together with the choice of rows depends on the seed alone.
+
+    Args:
+        corpus_dir: folder made by ``unibert corpus build``.
+        config: the run file's ``stream`` section; language indices are those of its :class:`Stream`.
+        seed: of the run.
+        sequence_length: of the rows.
+        micro_batch_size: rows per batch.
+        languages: codes to evaluate; None takes all that have held-out shards.
+        max_sequences_per_language: rows of each language, drawn at random from its packed rows; None takes all.
+        rank: of this process.
+        world_size: number of ranks.
+
+    Raises:
+        UserError: if nothing is held out, a language asked for has nothing held out, or a shard cannot be read.
+    """
+    root, manifest = Path(corpus_dir), Manifest.load(corpus_dir)
+    indices = {code: index for index, code in enumerate(chosen_languages(manifest, config))}
+    held_out = [code for code in indices if manifest.tokens(code, "heldout")]
+    for code in languages or ():
+        if code not in held_out:
+            raise UserError(f"{code}: the corpus {root} has no held-out documents of this language")
+    if not held_out:
+        raise UserError(f"{root}: the corpus has no held-out documents; build it with a held-out share")
+    parts: list[MaskedRows] = []
+    num_rows = 0
+    for code in held_out if languages is None else sorted(set(languages)):
+        shards = manifest.of(code, "heldout")
+        rows = _language_rows(root, manifest, shards, indices[code], seed, sequence_length, max_sequences_per_language)
+        parts.append(
+            mask(
+                rows,
+                seed=seed,
+                purpose=Purpose.HELDOUT_MASKING,
+                first_sequence=num_rows,
+                rate=HELDOUT_MASKING_RATE,
+                mask_share=config.mask_share,
+                random_share=config.random_share,
+                vocab_size=manifest.vocab_size,
+            )
+        )
+        num_rows += len(rows.input_ids)
+    everything = MaskedRows.concatenate(parts)
+    first, last = num_rows * rank // world_size, num_rows * (rank + 1) // world_size
+    num_batches = ceil(ceil(num_rows / world_size) / micro_batch_size)
+    for start in range(first, first + num_batches * micro_batch_size, micro_batch_size):
+        if start < last:
+            yield Batch.from_rows(everything, start, min(start + micro_batch_size, last))
+        else:
+            unlabelled = replace(everything, labels=np.full_like(everything.labels, NOT_MASKED))
+            yield Batch.from_rows(unlabelled, 0, 1)
+
+
+def _language_rows(
+    root: Path,
+    manifest: Manifest,
+    shards: Sequence[Shard],
+    language: int,
+    seed: int,
+    sequence_length: int,
+    max_sequences: int | None,
+) -> Rows:
+    check_shards_exist(root, shards)
+    if max_sequences is not None:
+        tokens_before = np.cumsum([0] + [shard.tokens for shard in shards[:-1]])
+        shards = shards[: int(np.searchsorted(tokens_before, max_sequences * sequence_length))]
+    window = load_window(root, [(language, shard) for shard in shards], manifest.vocab_size)
+    if window.skipped:
+        path, count = next(iter(window.skipped.items()))
+        raise UserError(f"{root / path}: {count} damaged blocks; held-out shards must be whole: copy it again")
+    pieces = window.documents().split(sequence_length - FRAME_TOKENS)
+    packing = pack(pieces, sequence_length, FRAME_TOKENS)
+    packing = packing.reordered(permutation(packing.num_rows, seed, Purpose.HELDOUT_ORDER, language))
+    return window.rows(packing.rows(0, min(packing.num_rows, max_sequences or packing.num_rows)), sequence_length)

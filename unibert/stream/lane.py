@@ -1,0 +1,137 @@
+"""A lane: one independent reader of the run, whose whole state is a few integers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from unibert.errors import UserError
+from unibert.stream.packing import Packing, Pieces, pack
+from unibert.stream.plan import FRAME_TOKENS, Draw, Plan
+from unibert.stream.randomness import Purpose, permutation
+from unibert.stream.rows import Rows
+from unibert.stream.window import Window, load_window
+
+
+class Lane:
+    """Reads every ``num_lanes``-th draw of the plan, mixes a window of them at a time, and packs.
+
+    Window w of lane l holds its draws w * window_shards and following. The documents are shuffled and packed at the
+    sequence length of the moment; when that changes, the rows not yet taken are put together again and packed anew.
+
+    Args:
+        index: of this lane.
+        num_lanes: of the run.
+        window_shards: draws per window.
+        plan: of the run.
+        corpus_dir: where the shards lie.
+        vocab_size: of the corpus; blocks with other ids count as damaged.
+        seed: of the run.
+        state: of an earlier lane of the same run, to go on from there.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        *,
+        num_lanes: int,
+        window_shards: int,
+        plan: Plan,
+        corpus_dir: Path,
+        vocab_size: int,
+        seed: int,
+        state: dict[str, Any] | None = None,
+    ) -> None:
+        self._index, self._num_lanes, self._window_shards = index, num_lanes, window_shards
+        self._plan, self._corpus_dir, self._vocab_size, self._seed = plan, corpus_dir, vocab_size, seed
+        self._window_index = 0
+        self._packs: list[list[int]] = []
+        self._window: Window | None = None
+        self._packing: Packing | None = None
+        self._skipped: dict[str, int] = {}
+        if state is not None:
+            self._window_index = state["window"]
+            for sequence_length, rows_taken in state["packs"]:
+                self._repack(sequence_length)
+                self._packs[-1][1] = rows_taken
+            # What was skipped was told by the lane that took the first rows.
+            self._skipped = {}
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """The window's number, and of each packing of it the sequence length and the rows taken."""
+        return {"window": self._window_index, "packs": [list(packed) for packed in self._packs]}
+
+    def take(self, num_rows: int, sequence_length: int) -> Rows:
+        """The next rows.
+
+        Raises:
+            UserError: if a shard is missing or none of the corpus can be read.
+        """
+        return Rows.concatenate(
+            [window.rows(packing, sequence_length) for window, packing in self._advance(num_rows, sequence_length)]
+        )
+
+    def skip(self, num_rows: int, sequence_length: int) -> None:
+        """Go on as :meth:`take` does, without making the rows."""
+        for _ in self._advance(num_rows, sequence_length):
+            pass
+
+    def collect_skipped(self) -> dict[str, int]:
+        """Damaged blocks by shard met since the last call."""
+        skipped, self._skipped = self._skipped, {}
+        return skipped
+
+    def _advance(self, num_rows: int, sequence_length: int) -> Iterator[tuple[Window, Packing]]:
+        barren_shards: set[str] = set()
+        while num_rows:
+            if not self._packs or self._packs[-1][0] != sequence_length:
+                self._repack(sequence_length)
+            assert self._window is not None
+            assert self._packing is not None
+            taken = self._packs[-1][1]
+            last = min(taken + num_rows, self._packing.num_rows)
+            if last > taken:
+                yield self._window, self._packing.rows(taken, last)
+                self._packs[-1][1] = last
+                num_rows -= last - taken
+                barren_shards.clear()
+            else:
+                barren_shards.update(draw.shard.path for draw in self._draws())
+                if len(barren_shards) == self._plan.num_shards:
+                    raise UserError(
+                        f"{self._corpus_dir}: no shard has a sound block; copy the corpus or build it again"
+                    )
+            if last == self._packing.num_rows:
+                self._window_index += 1
+                self._packs, self._window, self._packing = [], None, None
+
+    def _draws(self) -> list[Draw]:
+        first = self._window_index * self._window_shards
+        return [self._plan[(first + i) * self._num_lanes + self._index] for i in range(self._window_shards)]
+
+    def _repack(self, sequence_length: int) -> None:
+        """Open the window or, if it is open, put together what is left of it; pack."""
+        if self._window is None:
+            shards = [(draw.language, draw.shard) for draw in self._draws()]
+            self._window = load_window(self._corpus_dir, shards, self._vocab_size)
+            for path, count in self._window.skipped.items():
+                self._skipped[path] = self._skipped.get(path, 0) + count
+        self._packing = self._shuffled_packing(self._remaining(), sequence_length)
+        self._packs.append([sequence_length, 0])
+
+    def _remaining(self) -> Pieces:
+        assert self._window is not None
+        if self._packing is None:
+            return self._window.documents()
+        return self._packing.rows(self._packs[-1][1], self._packing.num_rows).pieces.rejoin()
+
+    def _shuffled_packing(self, pieces: Pieces, sequence_length: int) -> Packing:
+        def order(count: int, decision: int) -> Any:
+            return permutation(count, self._seed, Purpose.WINDOW, self._index, self._window_index, decision)
+
+        decision = 2 * len(self._packs)
+        pieces = pieces[order(len(pieces), decision)].split(sequence_length - FRAME_TOKENS)
+        packing = pack(pieces, sequence_length, FRAME_TOKENS)
+        return packing.reordered(order(packing.num_rows, decision + 1))

@@ -1,0 +1,108 @@
+"""Packing pieces of documents into rows of one length."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Integers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """Stretches of documents, each array (P,): ``length`` tokens from ``start`` on in an array that holds the
+    documents end to end, belonging to ``document``."""
+
+    document: Integers
+    start: Integers
+    length: Integers
+
+    def __len__(self) -> int:
+        return len(self.length)
+
+    def __getitem__(self, index: Any) -> Pieces:
+        return Pieces(self.document[index], self.start[index], self.length[index])
+
+    def split(self, max_length: int) -> Pieces:
+        """Cut into pieces of ``max_length`` tokens and a rest; a document's pieces stay together, empty ones go."""
+        counts = -(-self.length // max_length)
+        offset = (np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)) * max_length
+        return Pieces(
+            np.repeat(self.document, counts),
+            np.repeat(self.start, counts) + offset,
+            np.minimum(np.repeat(self.length, counts) - offset, max_length),
+        )
+
+    def rejoin(self) -> Pieces:
+        """Put neighbouring pieces of a document together again, in order of start."""
+        pieces = self[np.argsort(self.start, kind="stable")]
+        if not len(pieces):
+            return pieces
+        follows = (pieces.start[1:] == pieces.start[:-1] + pieces.length[:-1]) & (
+            pieces.document[1:] == pieces.document[:-1]
+        )
+        first = np.flatnonzero(np.concatenate([[True], ~follows]))
+        return Pieces(pieces.document[first], pieces.start[first], np.add.reduceat(pieces.length, first))
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Pieces in rows: row r holds pieces ``bounds[r]`` to ``bounds[r + 1]``; bounds is (R + 1,)."""
+
+    pieces: Pieces
+    bounds: Integers
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.bounds) - 1
+
+    def rows(self, first: int, last: int) -> Packing:
+        """Rows ``first`` to ``last``, end excluded."""
+        bounds = self.bounds[first : last + 1]
+        return Packing(self.pieces[bounds[0] : bounds[-1]], bounds - bounds[0])
+
+    def reordered(self, order: Integers) -> Packing:
+        """The same rows, row ``order[i]`` at place i."""
+        counts = np.diff(self.bounds)[order]
+        bounds = np.concatenate([[0], np.cumsum(counts)])
+        pieces = np.arange(bounds[-1]) + np.repeat(self.bounds[order] - bounds[:-1], counts)
+        return Packing(self.pieces[pieces], bounds)
+
+
+def pack(pieces: Pieces, sequence_length: int, frame: int) -> Packing:
+    """Pack pieces of at most ``sequence_length - frame`` tokens into rows of ``sequence_length``, best fit decreasing;
+    every piece takes ``frame`` tokens more than its own. Rows of equal content keep the order of the pieces.
+    """
+    pieces = pieces[np.argsort(-pieces.length, kind="stable")]
+    row = np.array(_best_fit((pieces.length + frame).tolist(), sequence_length), dtype=np.int64)
+    order = np.argsort(row, kind="stable")
+    bounds = np.concatenate([[0], np.cumsum(np.bincount(row))]) if len(row) else np.zeros(1, dtype=np.int64)
+    return Packing(pieces[order], bounds)
+
+
+def _best_fit(sizes: list[int], capacity: int) -> list[int]:
+    """The row of each size: the fullest row that still has room, else a new one."""
+    with_room: list[list[int]] = [[] for _ in range(capacity + 1)]
+    # Bit b is set while some row has b free, so that the tightest fit is one shift and one lowest-bit away.
+    free_bits = 0
+    num_rows = 0
+    rows = []
+    for size in sizes:
+        fitting = free_bits >> size
+        if fitting:
+            free = size + (fitting & -fitting).bit_length() - 1
+            candidates = with_room[free]
+            row = candidates.pop()
+            if not candidates:
+                free_bits ^= 1 << free
+        else:
+            free, row = capacity, num_rows
+            num_rows += 1
+        rows.append(row)
+        left = free - size
+        with_room[left].append(row)
+        free_bits |= 1 << left
+    return rows

@@ -1,0 +1,180 @@
+"""The global plan: which shard the run reads at its n-th draw."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from unibert.corpus.manifest import Manifest, Shard
+from unibert.errors import UserError
+from unibert.schedules import Schedule, value_at
+from unibert.stream.randomness import Purpose, permutation, random_words
+
+FRAME_TOKENS = 2
+"""Every document in a row is framed by ``<s>`` and ``</s>``."""
+
+_UNIFORMS_PER_CHUNK = 1024
+
+Floats = npt.NDArray[np.float64]
+
+
+class Draw(NamedTuple):
+    """One shard to read: ``epoch`` counts how often its language was read before."""
+
+    language: int
+    epoch: int
+    shard: Shard
+
+
+class Plan:
+    """An endless sequence of draws that follows the language mixture, indexed by draw number.
+
+    Every draw picks a language at random among those whose tokens lag behind the mixture, weighted by the lag: as
+    close to the mixture as whole shards allow, yet without a period that could resonate with the lanes. Within a
+    language, each epoch goes through a fresh permutation of all its shards. Draws are computed when first asked for
+    and are a pure function of the arguments.
+
+    A language that was read ``max_epochs`` times leaves the mixture. Once all have left, the caps are lifted, so
+    that damaged shards cannot end a run early; :meth:`check_supply` refuses runs that would need this.
+
+    Args:
+        manifest: the corpus.
+        languages: codes; their positions are the language indices of the draws.
+        seed: of the run.
+        run_tokens: tokens of the run, padding included; the plan's progress is the share of them drawn so far.
+        exponent: of the train tokens in the mixture, over progress.
+        max_epochs: cap on the epochs of every language, None for no cap.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        languages: Sequence[str],
+        *,
+        seed: int,
+        run_tokens: int,
+        exponent: Schedule,
+        max_epochs: float | None = None,
+    ) -> None:
+        self._shards = [manifest.of(language) for language in languages]
+        self._seed, self._run_tokens, self._exponent, self._max_epochs = seed, run_tokens, exponent, max_epochs
+        self._tokens = np.array([sum(shard.tokens for shard in shards) for shards in self._shards], dtype=np.float64)
+        self._documents = np.array([sum(shard.documents for shard in shards) for shards in self._shards], dtype=float)
+        self._shard_counts = np.array([len(shards) for shards in self._shards])
+        self._caps = np.floor(self._shard_counts * (np.inf if max_epochs is None else max_epochs))
+        self._mean_shard = float((self._tokens + FRAME_TOKENS * self._documents).sum() / self._shard_counts.sum())
+
+        self._draws: list[Draw] = []
+        self._tokens_before: list[int] = []
+        self._tokens_drawn = 0
+        self._exhausted_at: int | None = None
+        self._counts = np.zeros(len(languages), dtype=np.int64)
+        self._lag: Floats = np.zeros(len(languages))
+        self._in_mixture = np.ones(len(languages), dtype=bool)
+        self._orders: list[npt.NDArray[np.int64]] = [np.empty(0, dtype=np.int64)] * len(languages)
+        self._uniforms: Floats = np.empty(0)
+
+    def __getitem__(self, index: int) -> Draw:
+        while len(self._draws) <= index:
+            self._draw()
+        return self._draws[index]
+
+    @property
+    def num_shards(self) -> int:
+        """Of all languages of the plan."""
+        return int(self._shard_counts.sum())
+
+    def mixture(self, progress: float) -> Floats:
+        """Share of each language in the tokens drawn at ``progress``, caps left aside, (L,)."""
+        weights = self._tokens ** value_at(self._exponent, progress)
+        return weights / weights.sum()
+
+    def document_shares(self, progress: float, sequence_length: int) -> Floats:
+        """Expected share of each language in a batch's documents, caps left aside, (L,).
+
+        A batch counts the pieces of a cut document each. With exponentially distributed lengths of mean m, a
+        document gives 1 / (1 - exp(-c / m)) pieces of at most c tokens.
+        """
+        mean = self._tokens / self._documents
+        pieces = 1 / -np.expm1(-(sequence_length - FRAME_TOKENS) / mean)
+        shares = self.mixture(progress) / mean * pieces
+        return shares / shares.sum()
+
+    def epochs(self, progress: float) -> Floats:
+        """Times each language has been drawn when the plan is at ``progress``, (L,); whole numbers are whole epochs."""
+        while self._tokens_drawn < progress * self._run_tokens:
+            self._draw()
+        end = bisect_left(self._tokens_before, progress * self._run_tokens)
+        counts = np.bincount([draw.language for draw in self._draws[:end]], minlength=len(self._shards))
+        return counts / self._shard_counts
+
+    def check_supply(self, lanes: int) -> None:
+        """Check that every lane finds its share of the run before all languages reach their caps.
+
+        Raises:
+            UserError: if the caps leave too little.
+        """
+        if self._max_epochs is None:
+            return
+        needed = self._run_tokens / lanes
+        supply = np.zeros(lanes)
+        index = 0
+        while supply.min() < needed:
+            if index == self._exhausted_at:
+                raise UserError(
+                    f"stream.max_epochs: reading every language at most {self._max_epochs:g} times fills the emptiest "
+                    f"of the {lanes} lanes to {supply.min() / needed:.0%} of what the run needs (the corpus has "
+                    f"{self.num_shards} shards); raise stream.max_epochs, lower training.tokens or "
+                    "stream.lanes, or build a corpus of more or smaller shards"
+                )
+            supply[index % lanes] += _framed_tokens(self[index].shard)
+            index += 1
+
+    def _draw(self) -> None:
+        chunk, within_chunk = divmod(len(self._draws), _UNIFORMS_PER_CHUNK)
+        if within_chunk == 0:
+            words = random_words(_UNIFORMS_PER_CHUNK, self._seed, Purpose.MIXTURE, chunk)
+            self._uniforms = (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
+        shares = self.mixture(self._tokens_drawn / self._run_tokens) * self._in_mixture
+        shares /= shares.sum()
+        # One mean shard ahead, so that there is something to choose from when nobody lags.
+        cumulative = np.maximum(self._lag + shares * self._mean_shard, 0).cumsum()
+        language = int(np.searchsorted(cumulative, self._uniforms[within_chunk] * cumulative[-1], side="right"))
+        language = min(language, len(shares) - 1)
+
+        shards = self._shards[language]
+        epoch, within_epoch = divmod(int(self._counts[language]), len(shards))
+        if within_epoch == 0:
+            self._orders[language] = permutation(len(shards), self._seed, Purpose.EPOCH, language, epoch)
+        shard = shards[self._orders[language][within_epoch]]
+        self._draws.append(Draw(language, epoch, shard))
+        self._tokens_before.append(self._tokens_drawn)
+
+        tokens = _framed_tokens(shard)
+        self._tokens_drawn += tokens
+        self._counts[language] += 1
+        self._lag += shares * tokens
+        self._lag[language] -= tokens
+        if self._counts[language] == self._caps[language]:
+            self._retire(language)
+
+    def _retire(self, language: int) -> None:
+        self._in_mixture[language] = False
+        # Lags add up to 0 over the mixture, which keeps one of them positive; what leaves must not take its lag along.
+        shares = self.mixture(self._tokens_drawn / self._run_tokens) * self._in_mixture
+        if shares.any():
+            self._lag += self._lag[language] * shares / shares.sum()
+        self._lag[~self._in_mixture] = -np.inf
+        if not self._in_mixture.any():
+            self._exhausted_at = len(self._draws)
+            self._in_mixture[:] = True
+            self._caps[:] = np.inf
+            self._lag[:] = 0
+
+
+def _framed_tokens(shard: Shard) -> int:
+    return shard.tokens + FRAME_TOKENS * shard.documents

@@ -1,0 +1,53 @@
+"""Packed rows as numpy arrays: what lanes make, masking completes, and processes exchange."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from itertools import chain
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+PAD, CLS, SEP, MASK = 0, 2, 3, 4
+NUM_SPECIAL_TOKENS = 5
+NOT_MASKED = -100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """R rows of S tokens: framed documents from the left, padding at the right.
+
+    Documents are counted as they stand in the rows: the pieces of one that was cut are D documents of their own.
+    """
+
+    input_ids: npt.NDArray[np.int32]
+    """(R, S)."""
+    documents_per_row: npt.NDArray[np.int64]
+    """(R,)."""
+    document_lengths: npt.NDArray[np.int64]
+    """With the frame, (D,), row by row."""
+    document_languages: npt.NDArray[np.int64]
+    """(D,)."""
+    origins: list[str]
+    """``lang/train-000000.tar#document``, of length D."""
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Self]) -> Self:
+        """The rows of all parts, in order; all have the same sequence length."""
+        if len(parts) == 1:
+            return parts[0]
+        columns = {field.name: [getattr(part, field.name) for part in parts] for field in fields(cls)}
+        origins = list(chain.from_iterable(columns.pop("origins")))
+        return cls(origins=origins, **{name: np.concatenate(column) for name, column in columns.items()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedRows(Rows):
+    """Rows whose ``input_ids`` show the masked text."""
+
+    labels: npt.NDArray[np.int32]
+    """The masked positions' own tokens, -100 elsewhere, (R, S)."""
+    sequence_indices: npt.NDArray[np.int64]
+    """Run-wide, (R,)."""

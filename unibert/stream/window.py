@@ -1,0 +1,89 @@
+"""A window: the documents of a few shards in memory, and rows made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from unibert.corpus.manifest import Shard
+from unibert.corpus.shards import Block
+from unibert.stream.packing import Packing, Pieces
+from unibert.stream.reader import read_blocks
+from unibert.stream.rows import CLS, PAD, SEP, Rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """Documents end to end, with what is known of each."""
+
+    tokens: npt.NDArray[np.unsignedinteger]
+    """(T,)."""
+    lengths: npt.NDArray[np.int64]
+    """Tokens of each document, (D,)."""
+    languages: npt.NDArray[np.int64]
+    """Language index of each document, (D,)."""
+    origins: list[str]
+    """``lang/train-000000.tar#document``, of length D."""
+    skipped: dict[str, int]
+    """Blocks of the manifest that could not be read, for the shards that have such."""
+
+    def documents(self) -> Pieces:
+        """Every document whole."""
+        return Pieces(np.arange(len(self.lengths)), np.cumsum(self.lengths) - self.lengths, self.lengths)
+
+    def rows(self, packing: Packing, sequence_length: int) -> Rows:
+        """The packing's rows as tokens: every piece framed by ``<s>`` and ``</s>``, padding at the right."""
+        pieces = packing.pieces
+        framed = pieces.length + 2
+        pieces_per_row = np.diff(packing.bounds)
+        piece_offset = np.cumsum(framed) - framed
+        row_offset = np.arange(packing.num_rows) * sequence_length
+        first_offset = piece_offset[packing.bounds[:-1]]
+        begin = piece_offset + np.repeat(row_offset - first_offset, pieces_per_row)
+        end = begin + framed
+
+        flat = np.full(packing.num_rows * sequence_length, PAD, dtype=np.int32)
+        flat[begin], flat[end - 1] = CLS, SEP
+        spans = zip(begin.tolist(), end.tolist(), pieces.start.tolist(), pieces.length.tolist(), strict=True)
+        for row_begin, row_end, start, length in spans:
+            flat[row_begin + 1 : row_end - 1] = self.tokens[start : start + length]
+        return Rows(
+            input_ids=flat.reshape(packing.num_rows, sequence_length),
+            documents_per_row=pieces_per_row,
+            document_lengths=framed,
+            document_languages=self.languages[pieces.document],
+            origins=[self.origins[document] for document in pieces.document.tolist()],
+        )
+
+
+def load_window(corpus_dir: Path, shards: Iterable[tuple[int, Shard]], vocab_size: int) -> Window:
+    """Read the shards of (language index, shard) pairs, in order.
+
+    Raises:
+        UserError: for a missing or unreadable shard.
+    """
+    blocks: list[Block] = []
+    languages: list[int] = []
+    origins: list[str] = []
+    skipped: dict[str, int] = {}
+    for language, shard in shards:
+        sound = list(read_blocks(corpus_dir, shard, vocab_size))
+        if len(sound) < shard.blocks:
+            skipped[shard.path] = skipped.get(shard.path, 0) + shard.blocks - len(sound)
+        for block in sound:
+            languages += [language] * len(block.ids)
+            origins += [f"{shard.path}#{document}" for document in block.ids]
+        blocks += sound
+    if not blocks:
+        blocks = [Block([], np.empty(0, np.uint32), np.empty(0, np.uint32))]
+    return Window(
+        tokens=np.concatenate([block.tokens for block in blocks]),
+        lengths=np.concatenate([block.lengths for block in blocks]).astype(np.int64),
+        languages=np.array(languages, dtype=np.int64),
+        origins=origins,
+        skipped=skipped,
+    )

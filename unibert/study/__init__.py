@@ -1,0 +1,1 @@
+"""Reports: what a run has done, on one page."""

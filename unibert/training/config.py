@@ -1,0 +1,174 @@
+"""The run file: what ``unibert pretrain`` reads, one dataclass per component."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from unibert.model.config import AdversaryConfig, DistillationConfig, MLMConfig, ModelConfig
+from unibert.schedules import DecayShape, IntegerSchedule, Timeline
+from unibert.stream.config import StreamConfig
+
+
+@dataclass(kw_only=True)
+class OptimizerConfig:
+    """AdamW with a warm-up, stable, decay schedule. Norms and biases are not decayed."""
+
+    learning_rate: float = 1e-3
+    """Peak learning rate of the encoder."""
+
+    betas: tuple[float, float] = (0.9, 0.98)
+    """AdamW's moment decays."""
+
+    eps: float = 1e-6
+    """AdamW's denominator term."""
+
+    weight_decay: float = 0.01
+    """Decoupled weight decay of matrices."""
+
+    max_grad_norm: float = 1.0
+    """Gradients are clipped to this global 2-norm."""
+
+    warmup: float = 0.02
+    """Share of the run over which the learning rate rises from 0."""
+
+    decay: float = 0.1
+    """Share of the run at the end over which it falls to 0."""
+
+    decay_shape: DecayShape = "1-sqrt"
+    """How it falls."""
+
+    def __post_init__(self) -> None:
+        if not (self.warmup >= 0 and self.decay >= 0 and self.warmup + self.decay <= 1):
+            raise ValueError(
+                f"optimizer.warmup: warm-up {self.warmup} and decay {self.decay} are shares of the run and must "
+                "not be negative nor add up to more than 1"
+            )
+        if self.learning_rate <= 0:
+            raise ValueError(f"optimizer.learning_rate: must be positive, got {self.learning_rate}")
+        if self.max_grad_norm <= 0:
+            raise ValueError(f"optimizer.max_grad_norm: must be positive, got {self.max_grad_norm}")
+
+
+@dataclass(kw_only=True)
+class TrainingConfig:
+    """How long, how large, how often."""
+
+    tokens: int
+    """Length of the run in tokens, padding included; the last step may run over by less than a step."""
+
+    global_batch_size: IntegerSchedule = 256
+    """Sequences per optimizer step over all ranks, over progress; a multiple of ``stream.lanes``."""
+
+    micro_batch_size: int = 32
+    """Most sequences that a rank puts through the model at once; the rest is gradient accumulation."""
+
+    sequence_length: IntegerSchedule = 512
+    """Tokens per sequence, over progress."""
+
+    ds_config: str = "zero1"
+    """DeepSpeed JSON: a file, or the name of one in ``ds_configs`` (zero0 to zero3)."""
+
+    log_every: int = 10
+    """Steps between lines of metrics.jsonl; each describes its own step."""
+
+    evaluate_every: int = 0
+    """Steps between held-out losses; 0 means only after the last step."""
+
+    heldout_sequences: int = 64
+    """Most held-out sequences per language."""
+
+    checkpoint_every: int = 500
+    """Steps between checkpoints; there is always one at the end."""
+
+    keep_checkpoints: int = 2
+    """How many of the newest checkpoints are kept."""
+
+    monitors: list[Literal["tensorboard", "csv", "wandb"]] = field(default_factory=list)
+    """DeepSpeed monitors that get the metrics besides metrics.jsonl; written under ``run_dir/monitor``."""
+
+    def __post_init__(self) -> None:
+        for name in ("micro_batch_size", "log_every", "checkpoint_every", "keep_checkpoints", "heldout_sequences"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"training.{name}: must be positive, got {getattr(self, name)}")
+        self.timeline()
+
+    def timeline(self) -> Timeline:
+        """Every step's batch and sequence length. Raises ValueError for a malformed schedule."""
+        try:
+            return Timeline(self.tokens, self.global_batch_size, self.sequence_length)
+        except ValueError as error:
+            raise ValueError(f"training.{error}") from error
+
+
+@dataclass(kw_only=True)
+class RunConfig:
+    """One pre-training run."""
+
+    run_dir: str
+    """Folder of everything the run writes."""
+
+    corpus: str
+    """Corpus folder made by ``unibert corpus build``."""
+
+    training: TrainingConfig
+    """How long, how large, how often."""
+
+    seed: int = 0
+    """Seeds the initial weights, the stream and dropout."""
+
+    stream: StreamConfig = field(default_factory=StreamConfig)
+    """Mixture, packing, masking."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """The student encoder."""
+
+    mlm: MLMConfig = field(default_factory=MLMConfig)
+    """Masked language modelling."""
+
+    adversary: AdversaryConfig | None = None
+    """The language adversary; null trains without."""
+
+    distillation: DistillationConfig | None = None
+    """Distillation; null trains without."""
+
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """Optimizer and learning rate."""
+
+    def __post_init__(self) -> None:
+        phases = self.training.timeline().phases()
+        for phase in phases:
+            if phase.num_sequences % self.stream.lanes:
+                raise ValueError(
+                    f"training.global_batch_size: {phase.num_sequences} is not a multiple of stream.lanes "
+                    f"({self.stream.lanes}); change one of them"
+                )
+
+
+FREE_KEYS = (
+    "run_dir",
+    "training.micro_batch_size",
+    "training.ds_config",
+    "training.log_every",
+    "training.checkpoint_every",
+    "training.keep_checkpoints",
+    "training.monitors",
+    "stream.num_workers",
+)
+"""What may change between the sittings of one run without changing its batches or its objective."""
+
+
+def first_difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> str | None:
+    """The first dotted key, besides :data:`FREE_KEYS`, whose values differ, with both; None if there is none."""
+    for key in {**old, **new}:
+        dotted = f"{prefix}{key}"
+        before, after = old.get(key), new.get(key)
+        if dotted in FREE_KEYS or before == after:
+            continue
+        if isinstance(before, dict) and isinstance(after, dict):
+            difference = first_difference(before, after, f"{dotted}.")
+            if difference is None:
+                continue
+            return difference
+        return f"{dotted} was {before!r} and is now {after!r}"
+    return None

@@ -1,0 +1,126 @@
+"""Finding this process's place among the ranks, however it was started, and joining them."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from unibert.errors import UserError
+
+Object = TypeVar("Object")
+COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """One process of the run. ``local_*`` count the processes of this machine."""
+
+    rank: int
+    local_rank: int
+    world_size: int
+    local_world_size: int
+    device: torch.device
+
+
+def join() -> Placement:
+    """Join the other ranks: those of the ``deepspeed`` launcher, of ``srun``, or none.
+
+    Raises:
+        UserError: if the launcher's variables make no sense or this machine has fewer GPUs than ranks.
+    """
+    rank, local_rank, world_size, local_world_size = _place_from_environment()
+    if torch.cuda.is_available():
+        if local_rank >= torch.cuda.device_count():
+            raise UserError(
+                f"rank {rank} on {socket.gethostname()} is process {local_rank} of its machine, which has "
+                f"{torch.cuda.device_count()} GPUs; start one process per GPU"
+            )
+        device = torch.device("cuda", local_rank)
+        torch.cuda.set_device(device)
+    else:
+        device = torch.device("cpu")
+        if "OMP_NUM_THREADS" not in os.environ or local_world_size > 1:
+            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_world_size))
+    _initialise_deepspeed(device)
+    return Placement(rank, local_rank, world_size, local_world_size, device)
+
+
+def _place_from_environment() -> tuple[int, int, int, int]:
+    environment = os.environ
+    if "RANK" in environment:
+        missing = [name for name in ("LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR") if name not in environment]
+        if missing:
+            raise UserError(f"RANK is set but {', '.join(missing)} is not; start with the deepspeed launcher or srun")
+        local = int(environment.get("LOCAL_WORLD_SIZE", environment.get("LOCAL_SIZE", "1")))
+        return int(environment["RANK"]), int(environment["LOCAL_RANK"]), int(environment["WORLD_SIZE"]), local
+    if "SLURM_STEP_NUM_TASKS" in environment:
+        place = (
+            int(environment["SLURM_PROCID"]),
+            int(environment["SLURM_LOCALID"]),
+            int(environment["SLURM_STEP_NUM_TASKS"]),
+            int(environment["SLURM_STEP_TASKS_PER_NODE"].split("(")[0].split(",")[0]),
+        )
+        environment.setdefault("MASTER_ADDR", _first_host(environment["SLURM_STEP_NODELIST"]))
+        environment.setdefault("MASTER_PORT", str(20000 + int(environment["SLURM_JOB_ID"]) % 20000))
+    else:
+        place = (0, 0, 1, 1)
+        environment["MASTER_ADDR"], environment["MASTER_PORT"] = "127.0.0.1", str(_free_port())
+    # DeepSpeed goes looking for MPI where it doesn't find these.
+    environment["RANK"], environment["LOCAL_RANK"], environment["WORLD_SIZE"] = map(str, place[:3])
+    return place
+
+
+def _first_host(nodelist: str) -> str:
+    try:
+        listed = subprocess.run(
+            ["scontrol", "show", "hostnames", nodelist], capture_output=True, text=True, check=True, timeout=30
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise UserError(
+            f"the first host of {nodelist} could not be read with 'scontrol show hostnames' ({error}); "
+            "set MASTER_ADDR in the job script"
+        ) from error
+    return listed.stdout.split()[0]
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def _initialise_deepspeed(device: torch.device) -> None:
+    import deepspeed
+    from deepspeed.utils import logger
+
+    logger.setLevel("WARNING")
+    if device.type == "cpu":
+        # DeepSpeed would compile this shared-memory all-reduce at the first start, with a compiler that may not be
+        # there and a lock that a killed job leaves behind; gloo does the same work.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(
+        dist_backend="nccl" if device.type == "cuda" else "gloo",
+        auto_mpi_discovery=False,
+        timeout=COLLECTIVE_TIMEOUT,
+        verbose=False,
+    )
+
+
+def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
+    """``values`` added up over all ranks, in place."""
+    dist.all_reduce(values)
+    return values
+
+
+def gather_objects(value: Object) -> list[Object]:
+    """Every rank's ``value``, in order of rank, on every rank."""
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, value)
+    return gathered

@@ -1,0 +1,157 @@
+"""The DeepSpeed engine: its configuration, made of a ds_config file and the run file, and the parameter groups."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from unibert.errors import UserError
+from unibert.model.unibert import UniBERT
+from unibert.training.config import OptimizerConfig, RunConfig
+
+DS_CONFIGS = Path(__file__).parents[2] / "ds_configs"
+
+_OWNED_BY_THE_RUN_FILE = {
+    "train_batch_size": "training.global_batch_size",
+    "train_micro_batch_size_per_gpu": "training.micro_batch_size",
+    "gradient_accumulation_steps": "training.global_batch_size and training.micro_batch_size",
+    "gradient_clipping": "optimizer.max_grad_norm",
+    "optimizer": "optimizer",
+    "scheduler": "optimizer",
+    "tensorboard": "training.monitors",
+    "csv_monitor": "training.monitors",
+    "wandb": "training.monitors",
+}
+_ALLOWED = (
+    "zero_optimization",
+    "bf16",
+    "fp16",
+    "communication_data_type",
+    "prescale_gradients",
+    "gradient_predivide_factor",
+    "sparse_gradients",
+    "comms_logger",
+    "aio",
+    "wall_clock_breakdown",
+    "zero_allow_untested_optimizer",
+)
+
+
+def ds_config_path(name: str) -> Path:
+    """The JSON file that ``training.ds_config`` means."""
+    for path in (Path(name), DS_CONFIGS / f"{name}.json"):
+        if path.is_file():
+            return path
+    known = ", ".join(sorted(path.stem for path in DS_CONFIGS.glob("*.json")))
+    raise UserError(f"training.ds_config: {name} is neither a file nor one of {known}")
+
+
+def read_ds_config(path: Path, device: torch.device) -> dict[str, Any]:
+    """A ds_config file, checked, with ``"auto"`` precision resolved: bf16 on a GPU, fp32 on a CPU.
+
+    Raises:
+        UserError: for a file that isn't JSON, or a key that belongs to the run file or to nobody.
+    """
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: is not valid JSON: {error}") from error
+    for key in config:
+        if key in _OWNED_BY_THE_RUN_FILE:
+            raise UserError(
+                f"{path}: sets {key!r}, which the run file sets as {_OWNED_BY_THE_RUN_FILE[key]}; remove it here"
+            )
+        if key not in _ALLOWED:
+            nearest = difflib.get_close_matches(key, _ALLOWED, n=1)
+            hint = f"did you mean {nearest[0]!r}?" if nearest else f"allowed are {', '.join(_ALLOWED)}"
+            raise UserError(f"{path}: unknown key {key!r}; {hint}")
+    for precision in ("bf16", "fp16"):
+        if config.get(precision, {}).get("enabled") == "auto":
+            config[precision]["enabled"] = device.type == "cuda"
+    return config
+
+
+def zero_stage(ds_config: dict[str, Any]) -> int:
+    """The ZeRO stage that a ds_config asks for."""
+    return int(ds_config.get("zero_optimization", {}).get("stage", 0))
+
+
+def deepspeed_config(
+    ds_config: dict[str, Any], run: RunConfig, *, micro_batch_size: int, world_size: int
+) -> dict[str, Any]:
+    """``ds_config`` with what the run file owns put in: batch sizes, clipping, monitors."""
+    first = run.training.timeline()[0]
+    config = {
+        **ds_config,
+        "train_batch_size": first.num_sequences,
+        "train_micro_batch_size_per_gpu": micro_batch_size,
+        "gradient_accumulation_steps": first.num_sequences // (world_size * micro_batch_size),
+        "gradient_clipping": run.optimizer.max_grad_norm,
+        "steps_per_print": 10**9,
+    }
+    folder = str(Path(run.run_dir) / "monitor")
+    for monitor in run.training.monitors:
+        name = "csv_monitor" if monitor == "csv" else monitor
+        config[name] = {"enabled": True} | ({} if monitor == "wandb" else {"output_path": folder, "job_name": monitor})
+    return config
+
+
+def parameter_groups(model: UniBERT, config: OptimizerConfig) -> list[dict[str, Any]]:
+    """Matrices with weight decay, norms and biases without, each for the encoder and for the discriminator.
+
+    Every group carries ``peak``, its peak learning rate.
+    """
+    discriminator = model.discriminator_parameters()
+    adversary_rate = model.adversary.learning_rate if model.adversary else config.learning_rate
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for parameter in model.parameters():
+        groups.setdefault((parameter in discriminator, parameter.ndim >= 2), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "weight_decay": config.weight_decay if decayed else 0.0,
+            "peak": adversary_rate if adversarial else config.learning_rate,
+        }
+        for (adversarial, decayed), parameters in groups.items()
+    ]
+
+
+def build_engine(
+    model: UniBERT, run: RunConfig, ds_config: dict[str, Any], *, micro_batch_size: int, world_size: int
+) -> Any:
+    """The DeepSpeed engine around ``model`` with AdamW."""
+    import deepspeed
+
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model, run.optimizer),
+        lr=run.optimizer.learning_rate,
+        betas=run.optimizer.betas,
+        eps=run.optimizer.eps,
+    )
+    config = deepspeed_config(ds_config, run, micro_batch_size=micro_batch_size, world_size=world_size)
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config, dist_init_required=False)
+    if zero_stage(ds_config) == 3:
+        for parameter in model.parameters_used_outside_their_module():
+            deepspeed.zero.register_external_parameter(model, parameter)
+    return engine
+
+
+def set_learning_rate(engine: Any, factor: float) -> None:
+    """Give every parameter group ``factor`` times its peak learning rate."""
+    for group in engine.optimizer.param_groups:
+        group["lr"] = factor * group["peak"]
+
+
+def set_batch(engine: Any, *, micro_batch_size: int, accumulation: int, world_size: int) -> None:
+    """Tell the engine of another micro-batch or accumulation, where a schedule changes them."""
+    if (
+        engine.train_micro_batch_size_per_gpu() != micro_batch_size
+        or engine.gradient_accumulation_steps() != accumulation
+    ):
+        engine.set_train_micro_batch_size(micro_batch_size)
+        engine.set_train_batch_size(micro_batch_size * accumulation * world_size)

@@ -1,0 +1,371 @@
+"""The training loop: ``pretrain`` takes a run from its configuration to an exported model."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import yaml
+from tqdm import tqdm
+from transformers import AutoTokenizer, PreTrainedModel
+
+from unibert.configuration import read_yaml, to_dict
+from unibert.corpus.manifest import Manifest
+from unibert.errors import UserError
+from unibert.model.encoder import build_masked_lm, freeze, load_masked_lm
+from unibert.model.unibert import StepWeights, UniBERT
+from unibert.schedules import Step, learning_rate_factor, value_at
+from unibert.stream import Batch, Stream
+from unibert.training.checkpoints import Checkpoints
+from unibert.training.config import RunConfig, first_difference
+from unibert.training.distributed import Placement, gather_objects, join, sum_over_ranks
+from unibert.training.engine import (
+    build_engine,
+    ds_config_path,
+    read_ds_config,
+    set_batch,
+    set_learning_rate,
+    zero_stage,
+)
+from unibert.training.export import export_run
+from unibert.training.heldout import heldout_totals
+from unibert.training.metrics import (
+    MetricsFile,
+    Sums,
+    Throughput,
+    nine_digits,
+    objective_metrics,
+    peak_memory_gib,
+    prediction_metrics,
+)
+from unibert.training.preemption import Preempted, StopRequest
+
+
+def pretrain(config: RunConfig) -> Path:
+    """Train, or continue, the run that ``config`` describes and export its model.
+
+    Returns:
+        The exported Hugging Face folder, ``run_dir/model``.
+
+    Raises:
+        UserError: for anything the user can mend.
+        Preempted: when a signal ended the run after a checkpoint.
+    """
+    placement = join()
+    try:
+        return Pretraining(config, placement).run()
+    finally:
+        dist.destroy_process_group()
+
+
+class Pretraining:
+    """One run on one rank. Its attributes are the parts of the run; :meth:`run` is the loop."""
+
+    def __init__(self, config: RunConfig, placement: Placement) -> None:
+        self.config = config
+        self.placement = placement
+        self.is_main = placement.rank == 0
+        self.run_dir = Path(config.run_dir)
+        self.timeline = config.training.timeline()
+        self.manifest = Manifest.load(config.corpus)
+        self.stream = Stream(
+            config.corpus, config.stream, seed=config.seed, timeline=self.timeline,
+            rank=placement.rank, world_size=placement.world_size,
+        )  # fmt: skip
+        ds_config = read_ds_config(ds_config_path(config.training.ds_config), placement.device)
+        self._claim_run_dir()
+        self.model = self._build_model()
+        self.engine = build_engine(
+            self.model, config, ds_config,
+            micro_batch_size=self._micro_batch_size(self.timeline[0]), world_size=placement.world_size,
+        )  # fmt: skip
+        self.checkpoints = Checkpoints(
+            self.run_dir / "checkpoints",
+            keep=config.training.keep_checkpoints,
+            rank=placement.rank,
+            layout={"world_size": placement.world_size, "zero_stage": zero_stage(ds_config)},
+        )
+        self.metrics = MetricsFile(self.run_dir / "metrics.jsonl")
+        self.stop = StopRequest()
+
+    def run(self) -> Path:
+        """Every step from the newest checkpoint to the end, then the export."""
+        training = self.config.training
+        first_step, stream_state = self._restore()
+        progress_bar = tqdm(
+            total=len(self.timeline), initial=first_step, desc=self.run_dir.name, unit="step",
+            disable=not self.is_main or not os.isatty(2),
+        )  # fmt: skip
+        self.throughput = Throughput(self.timeline[first_step].tokens_before if first_step < len(self.timeline) else 0)
+        for rows in self.stream.steps(first_step, stream_state):
+            step = rows.step
+            done = step.index + 1
+            self.skipped.update(rows.skipped)
+            sums, grad_norm = self._optimizer_step(step, rows.micro_batches(self._micro_batch_size(step)))
+            last = done == len(self.timeline)
+            stopping = self._stop_requested()
+            if done % training.log_every == 0 or last:
+                self._log(step, sums, grad_norm)
+            if last or (training.evaluate_every and done % training.evaluate_every == 0):
+                self._log_heldout(done)
+            if last or stopping or done % training.checkpoint_every == 0:
+                self._save(done, rows.state)
+            progress_bar.update()
+            if stopping and not last:
+                raise Preempted(f"{stopping} received: stopped after step {done}, checkpoint saved")
+        progress_bar.close()
+        if self.is_main:
+            export_run(self.run_dir)
+        dist.barrier()
+        return self.run_dir / "model"
+
+    # ---- building ----------------------------------------------------------------------------------------------
+
+    def _claim_run_dir(self) -> None:
+        """Write config.yaml, or make sure that the one there is of the same run."""
+        path = self.run_dir / "config.yaml"
+        resolved = to_dict(self.config)
+        if path.exists():
+            difference = first_difference(read_yaml(path), resolved)
+            if difference is not None:
+                raise UserError(
+                    f"{self.run_dir} belongs to a run of another configuration: {difference}; "
+                    "choose another run_dir or remove this one"
+                )
+        dist.barrier()
+        if self.is_main:
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_suffix(".partial")
+            temporary.write_text(yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True), encoding="utf-8")
+            temporary.replace(path)
+
+    def _build_model(self) -> UniBERT:
+        config = self.config
+        torch.manual_seed(config.seed)
+        longest = max(phase.sequence_length for phase in self.timeline.phases())
+        student = build_masked_lm(config.model, self.manifest.vocab_size, longest)
+        if self.is_main:
+            student.config.save_pretrained(self.run_dir / "model_config")
+        return UniBERT(
+            student,
+            len(self.stream.languages),
+            mlm=config.mlm,
+            adversary=config.adversary,
+            distillation=config.distillation,
+            teacher=self._load_teacher(),
+        )
+
+    def _load_teacher(self) -> PreTrainedModel | None:
+        if self.config.distillation is None:
+            return None
+        folder = self.config.distillation.teacher
+        teacher = load_masked_lm(folder, "distillation.teacher")
+        own = AutoTokenizer.from_pretrained(Path(self.config.corpus) / "tokenizer").get_vocab()
+        try:
+            same = AutoTokenizer.from_pretrained(folder).get_vocab() == own
+        except (OSError, ValueError) as error:
+            raise UserError(f"distillation.teacher: {folder} has no tokenizer that can be loaded") from error
+        if not same:
+            raise UserError(
+                f"distillation.teacher: {folder} has another vocabulary than {self.config.corpus}/tokenizer; build the "
+                "corpus with the teacher's tokenizer or train a teacher on this corpus"
+            )
+        device = self.placement.device
+        return freeze(teacher, device, torch.bfloat16 if device.type == "cuda" else torch.float32)
+
+    def _micro_batch_size(self, step: Step) -> int:
+        """The most rows per micro-batch that divide this rank's share of the step evenly."""
+        rows = step.num_sequences // self.placement.world_size
+        limit = min(self.config.training.micro_batch_size, rows)
+        return next(size for size in range(limit, 0, -1) if rows % size == 0)
+
+    def _restore(self) -> tuple[int, dict[str, Any] | None]:
+        checkpoint = self.checkpoints.load_newest(self.engine)
+        step = checkpoint["step"] if checkpoint else 0
+        if checkpoint and checkpoint["state"]["corpus"] != self.manifest.fingerprint:
+            raise UserError(
+                f"{self.config.corpus} is not the corpus that {self.run_dir} was trained on (its manifest differs); "
+                "give the run its corpus back or choose another run_dir"
+            )
+        self.skipped: Counter[str] = Counter()
+        if self.is_main:
+            self.metrics.keep_until(step)
+            self.skipped.update(checkpoint["state"]["skipped_blocks"] if checkpoint else {})
+        return step, checkpoint["state"]["stream"] if checkpoint else None
+
+    def _save(self, done: int, lanes: dict[str, Any]) -> None:
+        merged = {lane: state for part in gather_objects(lanes) for lane, state in part.items()}
+        skipped = sum(gather_objects(self.skipped), Counter())
+        state = {"stream": merged, "corpus": self.manifest.fingerprint, "skipped_blocks": dict(skipped)}
+        self.checkpoints.save(self.engine, done, state)
+
+    # ---- one step ----------------------------------------------------------------------------------------------
+
+    def _optimizer_step(self, step: Step, batches: list[Batch]) -> tuple[Sums, float]:
+        config, placement = self.config, self.placement
+        # Dropout becomes a function of seed, step and rank, so that a resumed run repeats it.
+        torch.manual_seed((config.seed * 1_000_003 + step.index) * 4099 + placement.rank)
+        set_batch(
+            self.engine, micro_batch_size=len(batches[0].input_ids), accumulation=len(batches),
+            world_size=placement.world_size,
+        )  # fmt: skip
+        set_learning_rate(self.engine, self._learning_rate_factor(step))
+        weights = self._step_weights(step, batches)
+        sums = Sums()
+        losses = []
+        for batch in batches:
+            objectives = self.engine(batch.to(placement.device), weights)
+            self.engine.backward(objectives.total)
+            losses.append(objectives.total.detach())
+            sums.add({**objectives.sums, "loss": losses[-1] / weights.replicas})
+            if len(losses) < len(batches):
+                self.engine.step()
+        self._refuse_non_finite(step, torch.stack(losses), batches)
+        own_norm = None if self._engine_measures_norm() else self._gradient_norm()
+        self.engine.step()
+        grad_norm = float(self.engine.get_global_grad_norm() if own_norm is None else own_norm)
+        if grad_norm != grad_norm and not self.engine.fp16_enabled():
+            raise UserError(
+                f"step {step.index + 1}: the gradient is not a number although the losses are; the newest checkpoint "
+                f"is kept; lower optimizer.learning_rate (now {config.optimizer.learning_rate}) or adversary.max_lambda"
+            )
+        return sums, grad_norm
+
+    def _learning_rate_factor(self, step: Step) -> float:
+        optimizer = self.config.optimizer
+        # The middle of the step: neither the first nor the last step is wasted at a rate of 0.
+        progress = step.progress + 0.5 * step.num_tokens / self.timeline.total_tokens
+        return learning_rate_factor(
+            progress, warmup=optimizer.warmup, decay=optimizer.decay, shape=optimizer.decay_shape
+        )
+
+    def _step_weights(self, step: Step, batches: list[Batch]) -> StepWeights:
+        """Counts over the whole global batch, which turn sums into means, and the schedules' values."""
+        config, device = self.config, self.placement.device
+        class_weights = self._class_weights(step.progress)
+        counts = torch.zeros(3, dtype=torch.float64)
+        for batch in batches:
+            tokens = batch.document_ids >= 0
+            counts[0] += batch.masked_rows.numel()
+            counts[1] += tokens.sum()
+            classified = batch.document_languages
+            if config.adversary is not None and config.adversary.level == "token":
+                classified = classified[batch.document_ids[tokens]]
+            counts[2] += classified.numel() if class_weights is None else class_weights[classified].sum().double()
+        masked, tokens_total, adversary_weight = sum_over_ranks(counts.to(device)).tolist()
+        reversal = config.adversary.lambda_at(step.progress) if config.adversary else 0.0
+        return StepWeights(
+            replicas=self.placement.world_size * len(batches),
+            masked_tokens=max(masked, 1.0),
+            tokens=tokens_total,
+            adversary_weight=adversary_weight,
+            mlm=value_at(config.mlm.weight, step.progress),
+            distillation=config.distillation.weight_at(step.progress) if config.distillation else 0.0,
+            reversal_lambda=torch.tensor(reversal, device=device),
+            class_weights=None if class_weights is None else class_weights.to(device),
+        )
+
+    def _class_weights(self, progress: float) -> torch.Tensor | None:
+        """(L,) fp32: a language's weight in the discriminator's loss, the inverse of its share of the documents."""
+        if self.config.adversary is None or not self.config.adversary.class_balanced:
+            return None
+        shares = torch.from_numpy(self.stream.document_shares(progress)).float()
+        return torch.where(shares > 0, 1 / (len(shares) * shares.clamp(min=1e-12)), 0.0)
+
+    def _engine_measures_norm(self) -> bool:
+        return hasattr(self.engine.optimizer, "_global_grad_norm")
+
+    def _gradient_norm(self) -> float:
+        """2-norm over all parameters; plain data parallelism in fp32 has every gradient on every rank."""
+        norms = [p.grad.norm() for p in self.engine.module.parameters() if p.grad is not None]
+        return float(torch.stack(norms).norm())
+
+    def _refuse_non_finite(self, step: Step, losses: torch.Tensor, batches: list[Batch]) -> None:
+        bad = (~torch.isfinite(losses)).sum().double()
+        if not sum_over_ranks(bad.clone()).item():
+            return
+        here = [
+            f"rank {self.placement.rank}: {', '.join(sorted({name for row in batch.origins for name in row})[:5])}"
+            for batch, loss in zip(batches, losses.tolist(), strict=True)
+            if loss != loss or loss in (float("inf"), float("-inf"))
+        ]
+        found = [name for part in gather_objects(here) for name in part]
+        raise UserError(
+            f"step {step.index + 1}: the loss is not finite in the batch of {'; '.join(found)}; the newest checkpoint "
+            "is kept; look at these documents or lower optimizer.learning_rate"
+        )
+
+    def _stop_requested(self) -> str | None:
+        """The signal that any rank has received, the same answer on all ranks."""
+        number = torch.tensor(float(self.stop.signal or 0), device=self.placement.device)
+        dist.all_reduce(number, op=dist.ReduceOp.MAX)
+        if not number.item():
+            return None
+        return signal.Signals(int(number.item())).name
+
+    # ---- what is written down ------------------------------------------------------------------------------------
+
+    def _log(self, step: Step, sums: Sums, grad_norm: float) -> None:
+        totals = sums.over_ranks()
+        config = self.config
+        done = step.tokens_before + step.num_tokens
+        line: dict[str, Any] = {
+            "step": step.index + 1,
+            "tokens": done,
+            "progress": done / self.timeline.total_tokens,
+            "loss": nine_digits(float(totals["loss"])),
+            **prediction_metrics(totals, self.stream.languages),
+            **objective_metrics(totals),
+            "grad_norm": nine_digits(grad_norm),
+            "learning_rate": config.optimizer.learning_rate * self._learning_rate_factor(step),
+            "masking_rate": value_at(config.stream.masking_rate, step.progress),
+            "padding_share": 1 - float(totals["tokens"]) / step.num_tokens,
+            "skipped_blocks": dict(sum(gather_objects(self.skipped), Counter())),
+        }
+        if config.adversary is not None:
+            line["adversary_chance"] = float(self.stream.document_shares(step.progress).max())
+            line["reversal_lambda"] = config.adversary.lambda_at(step.progress)
+        if config.distillation is not None:
+            line["distillation_weight"] = config.distillation.weight_at(step.progress)
+        line["tokens_per_second"] = round(self.throughput.since_last(done), 1)
+        line["memory_gib"] = round(peak_memory_gib(self.placement.device), 3)
+        self._write(line)
+
+    def _log_heldout(self, done: int) -> None:
+        totals = heldout_totals(self.engine, self.config, self.placement)
+        entropy = self.manifest.unigram_entropy
+        self._write(
+            {
+                "step": done,
+                **prediction_metrics(totals, self.stream.languages, prefix="heldout_"),
+                "unigram_entropy": entropy["all"],
+                "unigram_entropy_by_language": {
+                    code: entropy[code] for code in self.stream.languages if code in entropy
+                },
+            }
+        )
+        self.throughput.skip()
+
+    def _write(self, line: dict[str, Any]) -> None:
+        if not self.is_main:
+            return
+        self.metrics.append(line)
+        if self.config.training.monitors:
+            numbers = {key: value for key, value in line.items() if isinstance(value, int | float)}
+            self.engine.monitor.write_events([(f"unibert/{k}", v, line["step"]) for k, v in numbers.items()])
+        if not os.isatty(2):
+            print(_summary(line, len(self.timeline)), file=sys.stderr, flush=True)
+
+
+def _summary(line: dict[str, Any], num_steps: int) -> str:
+    """A line of metrics for logs without a progress bar."""
+    shown = ("loss", "mlm_loss", "adversary_accuracy", "grad_norm", "learning_rate", "tokens_per_second",
+             "heldout_mlm_loss", "unigram_entropy")  # fmt: skip
+    numbers = "  ".join(f"{key} {line[key]:.4g}" for key in shown if key in line)
+    return f"step {line['step']}/{num_steps}  {numbers}"

@@ -1,0 +1,131 @@
+"""``metrics.jsonl`` and the numbers in it."""
+
+from __future__ import annotations
+
+import json
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unibert.training.distributed import sum_over_ranks
+
+TIMING_KEYS = ("tokens_per_second", "memory_gib")
+"""What may differ between two identical runs."""
+
+
+class MetricsFile:
+    """One JSON object per line, append only; on resume the lines after the checkpoint go."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def keep_until(self, step: int) -> None:
+        """Drop lines of later steps and a last line cut short by a kill."""
+        if not self._path.exists():
+            return
+        kept = [line for line in _whole_lines(self._path) if json.loads(line)["step"] <= step]
+        temporary = self._path.with_suffix(".partial")
+        temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        temporary.replace(self._path)
+
+    def append(self, line: dict[str, Any]) -> None:
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """All whole lines of a ``metrics.jsonl``."""
+    return [json.loads(line) for line in _whole_lines(path)]
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """The lines that hold an object; one cut short by a kill does not."""
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [line for line in lines if line.startswith("{") and line.endswith("}")]
+
+
+class Sums:
+    """Adds up the objectives' sums over micro-batches and ranks.
+
+    All ranks must add the same keys with the same shapes.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+
+    def add(self, sums: dict[str, Tensor]) -> None:
+        for name, value in sums.items():
+            value = value.double()
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+
+    def over_ranks(self) -> dict[str, Tensor]:
+        """The totals over all ranks, on the CPU, in float64, with one all-reduce."""
+        names = sorted(self._sums)
+        flat = sum_over_ranks(torch.cat([self._sums[name].flatten() for name in names])).cpu()
+        pieces = flat.split([self._sums[name].numel() for name in names])
+        return {name: piece.view(self._sums[name].shape) for name, piece in zip(names, pieces, strict=True)}
+
+
+def prediction_metrics(totals: dict[str, Tensor], languages: list[str], prefix: str = "") -> dict[str, Any]:
+    """MLM loss (nats per masked token) and accuracy, over all languages and by language."""
+    masked = max(float(totals["masked"]), 1.0)
+    by_language = {
+        code: nine_digits(float(loss / count))
+        for code, (loss, count, _) in zip(languages, totals["mlm_by_language"], strict=True)
+        if count > 0
+    }
+    return {
+        f"{prefix}mlm_loss": nine_digits(float(totals["mlm"]) / masked),
+        f"{prefix}mlm_accuracy": nine_digits(float(totals["masked_correct"]) / masked),
+        f"{prefix}mlm_loss_by_language": by_language,
+    }
+
+
+def objective_metrics(totals: dict[str, Tensor]) -> dict[str, float]:
+    """The adversary's and the distillation's losses and the discriminator's accuracy, where they are on."""
+    metrics: dict[str, float] = {}
+    if "adversary" in totals:
+        metrics["adversary_loss"] = nine_digits(float(totals["adversary"] / totals["adversary_weight"]))
+        metrics["adversary_accuracy"] = nine_digits(float(totals["classified_correct"] / totals["classified"]))
+    for kind, count in (("logits", "masked"), ("relations", "tokens"), ("hidden", "tokens")):
+        if kind in totals:
+            metrics[f"distillation_{kind}_loss"] = nine_digits(float(totals[kind] / totals[count]))
+    return metrics
+
+
+def nine_digits(value: float) -> float:
+    """``value`` at float32's nine significant digits: exact for what fp32 computed, and short to read."""
+    return float(f"{value:.9g}")
+
+
+class Throughput:
+    """Tokens per second of training since the last time it was asked, held-out evaluation left out.
+
+    Args:
+        tokens: tokens of the run already consumed.
+    """
+
+    def __init__(self, tokens: int) -> None:
+        self._tokens = tokens
+        self._time = time.perf_counter()
+
+    def since_last(self, tokens: int) -> float:
+        now = time.perf_counter()
+        rate = (tokens - self._tokens) / (now - self._time)
+        self._tokens, self._time = tokens, now
+        return rate
+
+    def skip(self) -> None:
+        """Leave out the time since the last answer."""
+        self._time = time.perf_counter()
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """Most memory this process has held, in GiB: on its GPU, or resident where there is none."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -1,0 +1,26 @@
+"""Signals that ask a run to end soon: remembered, and acted upon between steps."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+
+EXIT_PREEMPTED = 75
+"""Exit status of a run that was asked to stop and can be continued (EX_TEMPFAIL)."""
+
+
+class StopRequest:
+    """Set by SIGTERM, SIGINT or SIGUSR1; a second signal of the kind has its usual effect."""
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            signal.signal(number, self._receive)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self.signal = signal.Signals(number)
+        signal.signal(number, signal.SIG_DFL)
+
+
+class Preempted(Exception):
+    """The run stopped after a checkpoint because a signal asked it to; the same command continues it."""
