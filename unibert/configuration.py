@@ -43,15 +43,14 @@ def parse(parser: jsonargparse.ArgumentParser, config_class: type[Config], argum
     _check_options(config_class, arguments)
     for path in _config_files(arguments):
         check_keys(config_class, read_yaml(path), source=str(path))
+    names = {field.name for field in dataclasses.fields(config_class)}  # type: ignore[arg-type]
     try:
-        namespace = parser.parse_args(arguments)
-        instance = parser.instantiate(namespace)
+        values = vars(parser.instantiate(parser.parse_args(arguments)))
+        return config_class(**{name: value for name, value in values.items() if name in names})
     except (argparse.ArgumentError, jsonargparse.ArgumentError) as error:
         raise UserError(_sentence(error)) from error
     except (ValueError, TypeError) as error:
         raise UserError(str(error)) from error
-    names = {f.name for f in dataclasses.fields(config_class)}  # type: ignore[arg-type]
-    return config_class(**{name: value for name, value in vars(instance).items() if name in names})
 
 
 def run_file(name: str) -> Path:

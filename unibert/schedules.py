@@ -66,7 +66,7 @@ def learning_rate_factor(
         return progress / warmup
     if decay == 0 or progress < 1 - decay:
         return 1.0
-    through = min((progress - (1 - decay)) / decay, 1.0)
+    through = 1 - (1 - min(progress, 1.0)) / decay
     remaining = {
         "1-sqrt": 1 - math.sqrt(through),
         "linear": 1 - through,

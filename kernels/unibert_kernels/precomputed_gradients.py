@@ -38,8 +38,14 @@ class _PrecomputedGradients(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        scaled = (
-            None if gradient is None else torch.mul(gradient, upstream, out=torch.empty_like(gradient, dtype=dtype))
-            for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
-        )
+        # A vocabulary's gradient is hundreds of megabytes: scaled in place when no other backward pass will need it.
+        last_pass = not torch._C._autograd._get_current_graph_task_keep_graph()
+        scaled: list[Tensor | None] = []
+        for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True):
+            if gradient is None:
+                scaled.append(None)
+            elif last_pass and gradient.dtype == dtype:
+                scaled.append(gradient.mul_(upstream))
+            else:
+                scaled.append(torch.mul(gradient, upstream, out=torch.empty_like(gradient, dtype=dtype)))
         return None, None, *scaled

@@ -53,7 +53,7 @@ def test_a_users_mistake_gets_a_sentence(tmp_path):
         read_aligned(write(tmp_path / "empty"))
     with pytest.raises(UserError, match="no aligned sentences"):
         read_aligned(write(tmp_path / "alone", de__txt="a\nb\n"))
-    with pytest.raises(UserError, match="de.txt has 2 lines and en.txt has 3"):
+    with pytest.raises(UserError, match=r"de\.txt has 2 lines and en\.txt has 3"):
         read_aligned(write(tmp_path / "unequal", de__txt="a\nb\n", en__txt="a\nb\nc\n"))
     with pytest.raises(UserError, match="fewer than two lines"):
         read_aligned(write(tmp_path / "void", de__txt="", en__txt=""))
@@ -63,11 +63,11 @@ def test_a_users_mistake_gets_a_sentence(tmp_path):
         read_aligned(mixed)
     half = write(tmp_path / "half")
     (half / "tatoeba.fra-eng.fra").write_text("a\nb\n")
-    with pytest.raises(UserError, match="fra-eng.eng is missing"):
+    with pytest.raises(UserError, match=r"fra-eng\.eng is missing"):
         read_aligned(half)
     latin = write(tmp_path / "latin", en__txt="a\nb\n")
     (latin / "fr.txt").write_bytes("a\nété\n".encode("latin-1"))
-    with pytest.raises(UserError, match="fr.txt, line 2: not UTF-8"):
+    with pytest.raises(UserError, match=r"fr\.txt, line 2: not UTF-8"):
         read_aligned(latin)
 
 

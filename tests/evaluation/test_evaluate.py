@@ -57,7 +57,7 @@ def test_scores_tell_shared_words_from_foreign_ones(scores):
     retrieval = scores["model"]["retrieval"]
     assert retrieval["bb>cc"]["0"]["centred"] > 0.95
     assert retrieval["aa>bb"]["0"]["centred"] < 0.3
-    assert scores["model"]["probe"]["2"]["raw"]["linear"]["mean"] > 0.9
+    assert scores["model"]["probe"]["2"]["raw"]["linear"]["mean"] > 0.8
     means = retrieval_by_language(scores["model"], "0")
     assert means["bb"]["raw"] > means["aa"]["raw"]
 
@@ -101,5 +101,5 @@ def test_a_users_mistake_gets_a_sentence(folders, tmp_path):
                 model=model, retrieval=retrieval, output=tmp_path / "file", max_sentences=10, probe_restarts=1
             )
         )
-    with pytest.raises(ValueError, match="^max_sentences: must be at least 2"):
+    with pytest.raises(ValueError, match=r"^max_sentences: must be at least 2"):
         EvaluateConfig(model=model, max_sentences=1)

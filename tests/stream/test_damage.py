@@ -6,7 +6,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -240,7 +240,8 @@ SCRIPT = """
 
 
 @pytest.fixture
-def consumer(corpus: Path) -> Any:
+def consumer(corpus: Path) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
+    """A process in the middle of a stream, waiting for a line, and its two loader processes."""
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(SCRIPT), str(corpus)],
         stdin=subprocess.PIPE,
@@ -250,39 +251,44 @@ def consumer(corpus: Path) -> Any:
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
-    yield process
+    workers = children(process.pid)
+    assert len(workers) == 2
+    yield process, workers
     process.kill()
+    for worker in filter(alive, workers):
+        os.kill(worker, signal.SIGKILL)
     process.communicate()
 
 
+Consumer = tuple[subprocess.Popen[str], list[int]]
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
 
 @linux_only
-def test_loader_processes_die_with_their_parent(consumer: Any) -> None:
-    workers = children(consumer.pid)
-    assert len(workers) == 2
-    consumer.kill()
+def test_loader_processes_die_with_their_parent(consumer: Consumer) -> None:
+    process, workers = consumer
+    process.kill()
     assert wait_until_gone(workers, 5)
 
 
 @linux_only
-def test_signals_of_a_scheduler_are_left_to_the_parent_which_may_stop_early(consumer: Any) -> None:
-    workers = children(consumer.pid)
+def test_signals_of_a_scheduler_are_left_to_the_parent_which_may_stop_early(consumer: Consumer) -> None:
+    process, workers = consumer
     for worker in workers:
         for announcement in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
             os.kill(worker, announcement)
     time.sleep(0.3)
-    output, errors = consumer.communicate("go\n", timeout=30)
+    output, errors = process.communicate("go\n", timeout=30)
     assert output == "done\n", errors
-    assert consumer.returncode == 0
+    assert process.returncode == 0
     assert wait_until_gone(workers, 2)
 
 
 @linux_only
-def test_killed_loader_process_is_a_sentence(consumer: Any) -> None:
-    os.kill(children(consumer.pid)[1], signal.SIGKILL)
-    output, errors = consumer.communicate("go\n", timeout=30)
-    assert consumer.returncode == 1
+def test_killed_loader_process_is_a_sentence(consumer: Consumer) -> None:
+    process, workers = consumer
+    os.kill(workers[1], signal.SIGKILL)
+    output, errors = process.communicate("go\n", timeout=30)
+    assert process.returncode == 1
     assert output == ""
     assert "loader process" in errors or "DataLoader worker" in errors

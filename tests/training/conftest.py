@@ -50,10 +50,18 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run_file(corpus: Path, tmp_path: Path) -> Path:
+    return write_run_file(corpus, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def module_run_file(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run_file(corpus, tmp_path_factory.mktemp("run-file"))
+
+
+def write_run_file(corpus: Path, folder: Path) -> Path:
     """All but distillation on; 50 steps of 8 sequences."""
-    path = tmp_path / "run.yaml"
     run = {
-        "run_dir": str(tmp_path / "run"),
+        "run_dir": str(folder / "run"),
         "corpus": str(corpus),
         "training": {
             "tokens": 50 * 8 * 64, "global_batch_size": 8, "micro_batch_size": 2, "sequence_length": 64,
@@ -67,6 +75,7 @@ def run_file(corpus: Path, tmp_path: Path) -> Path:
         "adversary": {"max_lambda": 0.5},
         "optimizer": {"learning_rate": 2e-3},
     }  # fmt: skip
+    path = folder / "run.yaml"
     path.write_text(yaml.safe_dump(run))
     return path
 
@@ -86,13 +95,13 @@ def start(words: list[str], ranks: int = 1, **options: object) -> subprocess.Pop
     )
 
 
+def run_to_end(*words: str, ranks: int = 1) -> tuple[int, str]:
+    """A command's exit status and all that it printed."""
+    process = start(list(words), ranks)
+    output, _ = process.communicate(timeout=500)
+    return process.returncode, output
+
+
 @pytest.fixture
 def unibert() -> Callable[..., tuple[int, str]]:
-    """Runs a command to its end: exit status and all that it printed."""
-
-    def run(*words: str, ranks: int = 1) -> tuple[int, str]:
-        process = start(list(words), ranks)
-        output, _ = process.communicate(timeout=500)
-        return process.returncode, output
-
-    return run
+    return run_to_end

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from sentencepiece import sentencepiece_model_pb2
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
@@ -25,7 +26,7 @@ def save_tokenizer(model: bytes, folder: Path, *, model_max_length: int) -> None
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MODEL_NAME).write_bytes(model)
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=_build(sentencepiece_model_pb2.ModelProto.FromString(model)),
+        tokenizer_object=_build(model),
         pad_token="<pad>",
         unk_token="<unk>",
         bos_token="<s>",
@@ -37,21 +38,31 @@ def save_tokenizer(model: bytes, folder: Path, *, model_max_length: int) -> None
         model_max_length=model_max_length,
         padding_side="right",
         truncation_side="right",
+        model_input_names=["input_ids", "attention_mask"],
         clean_up_tokenization_spaces=False,
     )
     fast.save_pretrained(str(folder))
 
 
-def _build(proto: sentencepiece_model_pb2.ModelProto) -> Tokenizer:
+def _build(model: bytes) -> Tokenizer:
+    proto = sentencepiece_model_pb2.ModelProto.FromString(model)  # type: ignore[attr-defined]
     pieces = [(piece.piece, piece.score) for piece in proto.pieces]
     tokenizer = Tokenizer(models.Unigram(pieces, unk_id=proto.trainer_spec.unk_id, byte_fallback=True))
-    steps = [normalizers.Strip(left=False, right=True), normalizers.Replace(Regex(" {2,}"), " ")]
+    steps: list[normalizers.Normalizer] = []
     if charsmap := proto.normalizer_spec.precompiled_charsmap:
-        steps.insert(0, normalizers.Precompiled(charsmap))
+        steps.append(normalizers.Precompiled(charsmap))
+    if proto.normalizer_spec.remove_extra_whitespaces:
+        steps += [normalizers.Strip(left=False, right=True), normalizers.Replace(Regex(" {2,}"), " ")]
     tokenizer.normalizer = normalizers.Sequence(steps)
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
+    # "first", not "always": in "(<mask>)" no space belongs before the second bracket
+    prepend_scheme: Literal["first", "never"] = "first" if proto.normalizer_spec.add_dummy_prefix else "never"
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme=prepend_scheme)
     tokenizer.decoder = decoders.Sequence(
-        [decoders.ByteFallback(), decoders.Metaspace(replacement="▁", prepend_scheme="always")]
+        [
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Metaspace(replacement="▁", prepend_scheme=prepend_scheme),
+        ]
     )
     start, end = (SPECIAL_TOKENS[2], 2), (SPECIAL_TOKENS[3], 3)
     tokenizer.post_processor = processors.TemplateProcessing(

@@ -12,8 +12,9 @@ from typing import Any, Literal
 from xml.etree.ElementTree import ParseError
 from xml.parsers import expat
 
-from mwxml import MalformedXML, Page
+from mwxml import Page
 from mwxml.element_iterator import ElementIterator
+from mwxml.errors import MalformedXML
 from mwxml.iteration.site_info import SiteInfo
 
 from unibert.corpus.compression import COMPRESSIONS, UNREADABLE, open_text

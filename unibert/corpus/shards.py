@@ -101,8 +101,10 @@ def _npy_bytes(array: npt.NDArray[Any]) -> bytes:
 class ShardWriter:
     """Writes one language's split as ``<language>/<split>-000000.tar``, ``-000001.tar`` and so on.
 
-    A shard is closed at the first block that brings it to ``tokens_per_shard`` tokens. Files carry the suffix
-    ``.partial`` until they are complete. Use as a context manager; ``shards`` then lists what was written.
+    Numbers begin at ``first_shard``. A shard is closed at the first block that brings it to ``tokens_per_shard``
+    tokens, or never (None). A block holds at most ``tokens_per_block`` tokens, unless one document alone is longer.
+    Files carry the suffix ``.partial`` until they are complete. Use as a context manager; ``shards`` then lists what
+    was written.
     """
 
     def __init__(
@@ -112,7 +114,8 @@ class ShardWriter:
         split: Split,
         *,
         vocab_size: int,
-        tokens_per_shard: int,
+        tokens_per_shard: int | None = None,
+        first_shard: int = 0,
         documents_per_block: int = 256,
         tokens_per_block: int = 1 << 16,
     ) -> None:
@@ -120,13 +123,13 @@ class ShardWriter:
         self._dir = Path(corpus_dir)
         self._language, self._split = language, split
         self._dtype = token_dtype(vocab_size)
-        self._tokens_per_shard = tokens_per_shard
+        self._tokens_per_shard, self._first_shard = tokens_per_shard, first_shard
         self._documents_per_block, self._tokens_per_block = documents_per_block, tokens_per_block
         self._tar: tarfile.TarFile | None = None
         self._path = self._partial = self._dir
         self._ids: list[str] = []
         self._documents: list[npt.NDArray[Any]] = []
-        self._block_tokens = 0
+        self._block_tokens = self._block_text_bytes = 0
         self._totals = dict.fromkeys(("documents", "blocks", "tokens", "text_bytes"), 0)
 
     def __enter__(self) -> ShardWriter:
@@ -148,14 +151,14 @@ class ShardWriter:
         array = np.asarray(tokens)
         if not array.size or array.min() < 0 or array.max() > np.iinfo(self._dtype).max:
             raise ValueError(f"document {document_id}: no tokens, or ids outside {self._dtype.__name__}")
+        if self._ids and self._block_tokens + array.size > self._tokens_per_block:
+            self._flush_block()
         self._ids.append(document_id)
         self._documents.append(array.astype(self._dtype))
         self._block_tokens += array.size
-        self._totals["text_bytes"] += text_bytes
+        self._block_text_bytes += text_bytes
         if len(self._ids) >= self._documents_per_block or self._block_tokens >= self._tokens_per_block:
             self._flush_block()
-            if self._totals["tokens"] >= self._tokens_per_shard:
-                self._close_shard()
 
     def close(self) -> None:
         """Write what is left and complete the last shard."""
@@ -174,11 +177,16 @@ class ShardWriter:
             tar.addfile(info, io.BytesIO(content))
         self._totals["documents"] += len(self._ids)
         self._totals["tokens"] += self._block_tokens
+        self._totals["text_bytes"] += self._block_text_bytes
         self._totals["blocks"] += 1
-        self._ids, self._documents, self._block_tokens = [], [], 0
+        self._ids, self._documents = [], []
+        self._block_tokens = self._block_text_bytes = 0
+        if self._tokens_per_shard is not None and self._totals["tokens"] >= self._tokens_per_shard:
+            self._close_shard()
 
     def _open_shard(self) -> tarfile.TarFile:
-        self._path = self._dir / self._language / f"{self._split}-{len(self.shards):06d}.tar"
+        number = self._first_shard + len(self.shards)
+        self._path = self._dir / self._language / f"{self._split}-{number:06d}.tar"
         self._partial = self._path.with_suffix(".tar.partial")
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._tar = tarfile.open(self._partial, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115 (closed with the shard)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from unibert.corpus.readers import Document
 
 INDEX_DTYPE = np.dtype(
     [
+        ("spool", np.uint16),
         ("offset", np.uint64),
         ("size", np.uint32),
         ("text_hash", np.uint64),
@@ -30,7 +31,7 @@ INDEX_DTYPE = np.dtype(
         ("lines", np.uint32),
     ]
 )
-"""One entry per document: place and size in the data file, hashes of text and id, and sizes of the text."""
+"""One entry per document: number of its spool, place and size in it, hashes of text and id, sizes of the text."""
 
 Index = npt.NDArray[np.void]
 
@@ -50,22 +51,32 @@ def write_spool(path: Path, documents: Iterable[Document]) -> None:
             content = zlib.compress(json.dumps([document.id, text], ensure_ascii=False).encode(), level=1)
             file.write(content)
             sizes = (len(text.encode()), len(text), len(text.split()), text.count("\n") + 1)
-            entries.append((offset, len(content), stable_hash(text), stable_hash(document.id), *sizes))
+            entries.append((0, offset, len(content), stable_hash(text), stable_hash(document.id), *sizes))
             offset += len(content)
     np.save(_index_path(path), np.array(entries, dtype=INDEX_DTYPE), allow_pickle=False)
 
 
-def read_index(path: Path) -> Index:
-    """The index of a spool: (documents,) of ``INDEX_DTYPE``."""
-    return np.load(_index_path(path), allow_pickle=False)
+def read_index(spools: Sequence[Path]) -> Index:
+    """The entries of all documents of the spools, (documents,) of ``INDEX_DTYPE``, in order."""
+    indexes = [np.load(_index_path(path), allow_pickle=False) for path in spools]
+    for number, index in enumerate(indexes):
+        index["spool"] = number
+    return np.concatenate(indexes)
 
 
-def read_spool(path: Path, entries: Index) -> Iterator[tuple[str, str]]:
-    """(id, text) of the documents that the index entries stand for, in their order."""
-    with path.open("rb") as file:
-        for offset, size in zip(entries["offset"].tolist(), entries["size"].tolist(), strict=True):
-            document_id, text = json.loads(zlib.decompress(os.pread(file.fileno(), size, offset)))
-            yield document_id, text
+def read_documents(spools: Sequence[Path], index: Index) -> list[tuple[str, str]]:
+    """(id, text) of the documents that the entries stand for, in their order; files are read front to back."""
+    documents = [("", "")] * len(index)
+    order = np.lexsort((index["offset"], index["spool"]))
+    with ExitStack() as stack:
+        files = [stack.enter_context(path.open("rb")) for path in spools]
+        for position in order.tolist():
+            entry = index[position]
+            file = files[entry["spool"]]
+            file.seek(int(entry["offset"]))
+            document_id, text = json.loads(zlib.decompress(file.read(int(entry["size"]))))
+            documents[position] = (document_id, text)
+    return documents
 
 
 def _index_path(path: Path) -> Path:

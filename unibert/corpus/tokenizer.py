@@ -56,7 +56,7 @@ def train_tokenizer(lines: Iterable[str], *, vocab_size: int, character_coverage
             num_threads=_NUM_THREADS,
             minloglevel=2,
         )
-    except (RuntimeError, StopIteration) as error:
+    except RuntimeError as error:
         raise UserError(_training_failure(str(error), vocab_size)) from error
     return model.getvalue()
 

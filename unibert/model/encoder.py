@@ -10,10 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
 from unibert.errors import UserError
 from unibert.model.attention import document_attention_mask
 from unibert.model.config import ModelConfig
+
+# Loading and saving compact models takes a moment; a bar for each would only break up the run's own.
+transformers_logging.disable_progress_bar()
 
 SPECIAL_IDS = {"pad_token_id": 0, "bos_token_id": 2, "cls_token_id": 2, "eos_token_id": 3, "sep_token_id": 3}
 

@@ -189,9 +189,10 @@ def retrieval_matrices(scores: Record) -> Figure:
     top = max(float(np.nanmax(matrix)) for matrix in matrices.values()) or 1.0
     figure = Figure(figsize=(WIDTH, len(parts) * WIDTH / 2 + 0.7), layout="compressed")
     grid = figure.subplots(len(parts), 2, squeeze=False)
+    colours = matplotlib.colormaps["Blues"].with_extremes(bad="#f1f3f5")
     labelled = len(languages) <= LABELLED_LANGUAGES
     for axes, ((kind, key), matrix) in zip(grid.flat, matrices.items(), strict=True):
-        image = axes.imshow(matrix, cmap=_heat_colours(), vmin=0, vmax=top)
+        image = axes.imshow(matrix, cmap=colours, vmin=0, vmax=top)
         axes.set_title(f"{parts[key]}, {kind}")
         axes.grid(visible=False)
         axes.spines[:].set_visible(False)
@@ -373,9 +374,3 @@ def _matrix(retrieval: Record, languages: Sequence[str], layer: str, kind: str) 
         source, target = direction.split(">")
         matrix[languages.index(source), languages.index(target)] = layers[layer][kind]
     return matrix
-
-
-def _heat_colours() -> matplotlib.colors.Colormap:
-    colours = matplotlib.colormaps["Blues"].copy()
-    colours.set_bad("#f1f3f5")
-    return colours

@@ -6,12 +6,15 @@ is always complete.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 from unibert.errors import UserError
@@ -96,14 +99,15 @@ def describe(checkpoint: Path) -> dict[str, Any]:
 
 def full_state_dict(checkpoint: Path) -> dict[str, Any]:
     """The trained module's fp32 weights, put together from all ranks' files. Needs no GPU and no ranks."""
+    if describe(checkpoint)["zero_stage"] == 0:
+        file = checkpoint / _TAG / "mp_rank_00_model_states.pt"
+        state = torch.load(file, map_location="cpu", weights_only=False)["module"]
+        return {name: tensor.float() for name, tensor in state.items()}
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-    if describe(checkpoint)["zero_stage"] == 0:
-        import torch
-
-        state = torch.load(checkpoint / _TAG / "mp_rank_00_model_states.pt", map_location="cpu", weights_only=False)
-        return {name: tensor.float() for name, tensor in state["module"].items()}
-    return get_fp32_state_dict_from_zero_checkpoint(str(checkpoint), tag=_TAG)
+    # It reports its progress with print and a bar of its own.
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        return get_fp32_state_dict_from_zero_checkpoint(str(checkpoint), tag=_TAG)
 
 
 def _flush_to_disk(path: Path) -> None:

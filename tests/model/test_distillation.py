@@ -1,0 +1,50 @@
+import torch
+
+from unibert.model.distillation import hidden_loss, relation_loss
+
+
+def projections(seed: int, width: int = 16) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    first, second, third = torch.randn(3, 2, 7, width, generator=generator, dtype=torch.float64)
+    return first, second, third
+
+
+DOCUMENTS = torch.tensor([[0, 0, 0, 1, 1, -1, -1], [2, 2, 2, 2, 2, 2, 2]])
+
+
+def naive_relation_loss(student, teacher, heads: int) -> torch.Tensor:
+    """Token by token and head by head, straight from the formula."""
+    total = torch.zeros(())
+    for a, b in zip(student, teacher, strict=True):
+        for row, columns in ((0, [0, 1, 2]), (0, [3, 4]), (1, list(range(7)))):
+            for head in range(heads):
+                x, y = (part[row, columns].view(len(columns), heads, -1)[:, head].float() for part in (a, b))
+                p, q = ((y @ y.T) / y.shape[1] ** 0.5).softmax(-1), ((x @ x.T) / x.shape[1] ** 0.5).softmax(-1)
+                total += (p * (p.log() - q.log())).sum() / heads
+    return total
+
+
+def test_relation_loss_is_the_formula_within_documents():
+    student, teacher = projections(0), projections(1, width=32)
+    # Sums of about 100 fp32 terms of order 1.
+    torch.testing.assert_close(
+        relation_loss(student, teacher, DOCUMENTS, 4), naive_relation_loss(student, teacher, 4), rtol=1e-5, atol=0
+    )
+
+
+def test_relation_loss_of_a_model_with_itself_is_zero_and_has_finite_gradients():
+    student = tuple(part.clone().requires_grad_() for part in projections(0))
+    loss = relation_loss(student, projections(0), DOCUMENTS, 4)
+    loss.backward()
+    assert loss.item() == 0
+    assert all(torch.isfinite(part.grad).all() for part in student)
+
+
+def test_hidden_loss_ignores_padding_and_scale():
+    student = projections(0)[0]
+    assert abs(hidden_loss(student, 3 * student, DOCUMENTS).item()) < 1e-5
+    spoiled = student.clone()
+    spoiled[DOCUMENTS < 0] = 100.0
+    teacher = projections(1)[0]
+    assert hidden_loss(spoiled, teacher, DOCUMENTS) == hidden_loss(student, teacher, DOCUMENTS)
+    assert hidden_loss(student, -student, DOCUMENTS).item() == torch.tensor(2.0 * 12).item()

@@ -1,0 +1,99 @@
+"""Packed documents do not see each other, and the parts that objectives need are the right ones."""
+
+import pytest
+import torch
+
+from unibert.errors import UserError
+from unibert.model.config import ModelConfig
+from unibert.model.encoder import attention_projections, build_masked_lm, encode, head_features
+
+SIZES = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 96}
+ARCHITECTURES = {
+    "modernbert": {**SIZES, "local_attention": 8},
+    "bert": SIZES,
+    "roberta": SIZES,
+    "xlm-roberta": SIZES,
+}
+# Hidden states are of order 1 after a layer norm; four layers of fp32 sums of up to 100 terms in another order.
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def model(request):
+    torch.manual_seed(0)
+    return build_masked_lm(ModelConfig(architecture=request.param, config=ARCHITECTURES[request.param]), 500, 64).eval()
+
+
+def packed_row() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[slice]]:
+    torch.manual_seed(1)
+    lengths = [25, 1, 20]
+    ids = torch.randint(5, 500, (1, 50))
+    documents = torch.full((1, 50), -1)
+    positions = torch.zeros(1, 50, dtype=torch.int64)
+    slices, start = [], 0
+    for index, length in enumerate(lengths):
+        slices.append(slice(start, start + length))
+        documents[0, slices[-1]] = index
+        positions[0, slices[-1]] = torch.arange(length)
+        start += length
+    ids[documents < 0] = 0
+    return ids, positions, documents, slices
+
+
+@torch.no_grad()
+def test_packed_documents_are_as_if_alone(model):
+    ids, positions, documents, slices = packed_row()
+    packed = encode(model, ids, positions, documents, hidden_states=True)
+    assert len(packed) == 5
+    assert all(torch.isfinite(state).all() for state in packed)
+    for part in slices:
+        alone = model.base_model(input_ids=ids[:, part]).last_hidden_state
+        torch.testing.assert_close(packed[-1][:, part], alone, atol=TOLERANCE, rtol=0)
+
+
+@torch.no_grad()
+def test_head_features_times_the_decoder_are_the_logits(model):
+    ids = packed_row()[0][:, :20]
+    decoder = model.get_output_embeddings()
+    hidden = model.base_model(input_ids=ids).last_hidden_state
+    logits = head_features(model, hidden) @ decoder.weight.T + decoder.bias
+    torch.testing.assert_close(logits, model(input_ids=ids).logits, atol=TOLERANCE, rtol=0)
+
+
+def test_projections_are_the_layer_asked_for(model):
+    names = {module: name for name, module in model.named_modules()}
+    for layer in (-1, 1):
+        modules = attention_projections(model, layer)
+        assert sum(module.out_features for module in modules) == 3 * 64
+        assert all(f".{layer % 4}." in names[module] for module in modules)
+
+
+def test_a_student_takes_the_named_layers(tmp_path, model):
+    model.save_pretrained(tmp_path)
+    architecture = model.config.model_type
+    student = build_masked_lm(
+        ModelConfig(architecture=architecture, initialize_from=str(tmp_path), initialize_layers=[0, 3]), 500, 64
+    )
+    assert student.config.num_hidden_layers == 2
+    ours, theirs = attention_projections(student, 1), attention_projections(model, 3)
+    assert all(torch.equal(a.weight, b.weight) for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (
+            {"architecture": "gpt2"},
+            "model.architecture: architecture 'gpt2' is not supported; choose one of modernbert",
+        ),
+        ({"config": {"hiden_size": 64}}, "modernbert has no such setting; did you mean 'hidden_size'"),
+        ({"config": {"vocab_size": 7}}, "comes from the corpus's tokenizer"),
+        ({"config": {"hidden_size": "wide"}}, "model.config: .*hidden_size.* expected int"),
+        ({"config": {"hidden_size": 65, "num_attention_heads": 2}}, "not a multiple of num_attention_heads"),
+        ({"config": {"max_position_embeddings": 8}}, "too small for training.sequence_length"),
+        ({"initialize_from": "/nowhere"}, "model.initialize_from: /nowhere is no Hugging Face model folder"),
+    ],
+)
+def test_wrong_models_are_refused_in_a_sentence(config, message):
+    with pytest.raises(UserError, match=message):
+        build_masked_lm(ModelConfig(**config), 500, 64)

@@ -1,0 +1,137 @@
+"""What users get wrong ends with exit status 1 and one sentence that says how to mend it."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from unibert.cli import main
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    with pytest.raises(SystemExit) as stop:
+        main(["pretrain", *map(str, words)])
+    printed = capsys.readouterr().err
+    assert stop.value.code == 1
+    assert printed.startswith("unibert: error: ")
+    assert printed.count("\n") == 1
+    return printed
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("--stream.lane=8", "--stream.lane: unknown key 'stream.lane'; did you mean 'stream.lanes'?"),
+        ("--adversary.max_lamda=1", "unknown key 'adversary.max_lamda'; did you mean 'adversary.max_lambda'?"),
+        ("--sead=1", "unknown key 'sead'; did you mean 'seed'?"),
+        ("--training.tokens=many", "training.tokens: Expected a <class 'int'>. Got value: many"),
+        ("--training.global_batch_size=6", "training.global_batch_size: 6 is not a multiple of stream.lanes (4)"),
+        ("--optimizer.warmup=0.95", "optimizer.warmup: warm-up 0.95 and decay 0.1 are shares of the run"),
+        ("--training.sequence_length=[[0.5, 64]]", "the first point must be at progress 0"),
+        ("--adversary.level=sentence", "adversary"),
+    ],
+)
+def test_overrides(run_file, capsys, override, sentence):
+    assert sentence in refused(capsys, run_file, override)
+
+
+def test_keys_of_the_file(run_file, tmp_path, capsys):
+    text = run_file.read_text()
+    run_file.write_text(text.replace("log_every", "log_evry"))
+    sentence = f"{run_file}: unknown key 'training.log_evry'; did you mean 'training.log_every'?"
+    assert sentence in refused(capsys, run_file)
+    run_file.write_text("- a\n- list\n")
+    assert "must hold keys and values" in refused(capsys, run_file)
+    run_file.write_text("seed: [1\n")
+    assert "is not valid YAML" in refused(capsys, run_file)
+
+
+def test_a_run_file_that_is_not_there(capsys):
+    assert "no such run file, and no preset of that name; presets are base, demo" in refused(capsys, "nowhere.yaml")
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ('{"train_batch_size": 8}', "sets 'train_batch_size', which the run file sets as training.global_batch_size"),
+        ('{"gradient_clipping": 1.0}', "which the run file sets as optimizer.max_grad_norm; remove it here"),
+        ('{"zero_optimisation": {"stage": 1}}', "unknown key 'zero_optimisation'; did you mean 'zero_optimization'?"),
+        ("{", "is not valid JSON"),
+    ],
+)
+def test_ds_configs(run_file, tmp_path, unibert, content, sentence):
+    path = tmp_path / "mine.json"
+    path.write_text(content)
+    status, output = unibert("pretrain", str(run_file), f"--training.ds_config={path}")
+    assert status == 1
+    assert sentence in output
+    assert "Traceback" not in output
+
+
+def test_a_ds_config_that_is_not_there(run_file, unibert):
+    status, output = unibert("pretrain", str(run_file), "--training.ds_config=zero7")
+    assert status == 1
+    assert "training.ds_config: zero7 is neither a file nor one of zero0, zero1, zero2, zero3" in output
+
+
+@pytest.fixture
+def own_corpus(corpus: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(corpus, tmp_path / "corpus"))
+
+
+def test_a_missing_shard(run_file, own_corpus, unibert):
+    shard = own_corpus / "en" / "train-000000.tar"
+    shard.unlink()
+    status, output = unibert("pretrain", str(run_file), f"--corpus={own_corpus}")
+    assert status == 1
+    assert f"{shard}: missing shard" in output
+    assert "Traceback" not in output
+
+
+def test_no_corpus(run_file, tmp_path, unibert):
+    status, output = unibert("pretrain", str(run_file), f"--corpus={tmp_path / 'none'}")
+    assert status == 1
+    assert str(tmp_path / "none") in output
+    assert "Traceback" not in output
+
+
+def test_ranks_that_do_not_divide_the_lanes(run_file, unibert):
+    status, output = unibert("pretrain", str(run_file), ranks=3)
+    assert status != 0
+    assert "stream.lanes: 4 lanes cannot be shared by 3 ranks; start 1, 2, 4 ranks" in output
+
+
+def test_a_corpus_that_has_changed(run_file, own_corpus, unibert):
+    words = ["pretrain", str(run_file), f"--corpus={own_corpus}", "--training.tokens=1024"]
+    assert unibert(*words)[0] == 0
+    manifest = json.loads((own_corpus / "manifest.json").read_text())
+    manifest["tokenizer_sha256"] = "1" * 64
+    (own_corpus / "manifest.json").write_text(json.dumps(manifest))
+    status, output = unibert(*words)
+    assert status == 1
+    assert "is not the corpus that" in output
+
+
+def test_a_loss_that_is_not_finite_names_step_and_documents_and_keeps_the_checkpoint(run_file, tmp_path, unibert):
+    # Far too high a rate: the weights overflow fp32 within a few steps.
+    status, output = unibert(
+        "pretrain", str(run_file), "--optimizer.learning_rate=1e30", "--optimizer.warmup=0",
+        "--optimizer.max_grad_norm=1e30", "--training.checkpoint_every=1",
+    )  # fmt: skip
+    assert status == 1
+    assert "not finite in the batch of rank 0: " in output or "the gradient is not a number" in output
+    assert "Traceback" not in output
+    assert list((tmp_path / "run" / "checkpoints").glob("step-*"))
+
+
+def test_a_teacher_of_another_vocabulary(run_file, tmp_path, unibert):
+    from transformers import ModernBertConfig, ModernBertForMaskedLM
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    ids = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
+    ModernBertForMaskedLM(ModernBertConfig(vocab_size=77, **sizes, **ids)).save_pretrained(tmp_path / "teacher")
+    status, output = unibert("pretrain", str(run_file), f"--distillation.teacher={tmp_path / 'teacher'}")
+    assert status == 1
+    assert "distillation.teacher" in output
+    assert "Traceback" not in output

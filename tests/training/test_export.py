@@ -1,0 +1,87 @@
+"""The model that comes out is a plain Hugging Face model that predicts what the trainer measured."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+from unibert.stream import StreamConfig, heldout_batches
+from unibert.training.metrics import read_metrics
+
+
+@pytest.fixture(scope="module")
+def run_dir(module_run_file) -> Path:
+    from tests.training.conftest import run_to_end
+
+    folder = module_run_file.parent / "run"
+    status, output = run_to_end("pretrain", str(module_run_file), f"--run_dir={folder}")
+    assert status == 0, output
+    return folder
+
+
+@torch.no_grad()
+def test_documents_alone_in_the_export_have_the_trainers_heldout_loss(run_dir, corpus):
+    model = AutoModelForMaskedLM.from_pretrained(run_dir / "model").eval()
+    batches = heldout_batches(
+        corpus, StreamConfig(lanes=4, window_shards=2), seed=0, sequence_length=64, micro_batch_size=4,
+        max_sequences_per_language=64,
+    )  # fmt: skip
+    loss = count = 0.0
+    for batch in batches:
+        for document in range(len(batch.document_languages)):
+            here = batch.document_ids == document
+            ids, labels = batch.input_ids[here][None], batch.labels[here][None]
+            if (labels >= 0).any():
+                logits = model(input_ids=ids).logits[0]
+                loss += torch.nn.functional.cross_entropy(logits, labels[0], ignore_index=-100, reduction="sum").item()
+                count += (labels >= 0).sum().item()
+    last = next(line for line in reversed(read_metrics(run_dir / "metrics.jsonl")) if "heldout_mlm_loss" in line)
+    # Means of fp32 losses: 6e-8 a term, in another order and through another attention shape.
+    assert loss / count == pytest.approx(last["heldout_mlm_loss"], rel=1e-5)
+
+
+def test_it_loads_without_this_package_and_fills_masks(run_dir):
+    program = (
+        "import sys; sys.modules['unibert'] = sys.modules['unibert_kernels'] = None\n"
+        "from transformers import pipeline\n"
+        f"answers = pipeline('fill-mask', model={str(run_dir / 'model')!r}, device='cpu')('w1 w2 <mask> w4')\n"
+        "print(len(answers))"
+    )
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert finished.stdout.strip() == "5", finished.stderr
+    assert sorted(path.suffix for path in (run_dir / "model").glob("*model*")) == [".safetensors"]
+
+
+def test_any_checkpoint_can_be_exported(run_dir, tmp_path, unibert):
+    steps = [int(path.name.removeprefix("step-")) for path in sorted((run_dir / "checkpoints").glob("step-*"))]
+    assert steps == [40, 50]
+    status, output = unibert("export", str(run_dir), "--step=40", f"--output={tmp_path / 'early'}")
+    assert status == 0, output
+    early, late = (AutoModelForMaskedLM.from_pretrained(path) for path in (tmp_path / "early", run_dir / "model"))
+    assert not torch.equal(early.decoder.weight, late.decoder.weight)
+    assert early.decoder.weight.data_ptr() == early.get_input_embeddings().weight.data_ptr()
+    assert AutoTokenizer.from_pretrained(tmp_path / "early").mask_token == "<mask>"
+
+
+def test_a_checkpoint_that_is_not_there(run_dir, tmp_path, unibert):
+    status, output = unibert("export", str(run_dir), "--step=41")
+    assert (status, "has no checkpoint of step 41; it has 40, 50" in output) == (1, True)
+    status, output = unibert("export", str(tmp_path))
+    assert (status, "is no run folder" in output) == (1, True)
+
+
+def test_tensorboard_gets_the_metrics(module_run_file, tmp_path, unibert):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    status, output = unibert(
+        "pretrain", str(module_run_file), f"--run_dir={tmp_path / 'run'}", "--training.tokens=2048",
+        "--training.monitors=[tensorboard]",
+    )  # fmt: skip
+    assert status == 0, output
+    events = EventAccumulator(str(next((tmp_path / "run" / "monitor").rglob("events*")).parent)).Reload()
+    logged = [line["loss"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if "loss" in line]
+    # TensorBoard keeps float32.
+    assert [event.value for event in events.Scalars("unibert/loss")] == pytest.approx(logged, rel=1e-6)

@@ -1,0 +1,276 @@
+"""Building a corpus: read, clean, filter, deduplicate, split, train the tokenizer, tokenise, write shards."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import shutil
+from collections import Counter, defaultdict
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import sentencepiece
+
+from unibert.corpus import selection
+from unibert.corpus.cleaning import CleaningTask, clean, num_parts, read_exclusions
+from unibert.corpus.config import CorpusConfig
+from unibert.corpus.executors import mpi_executor, process_executor, run_tasks, started_under_mpi
+from unibert.corpus.manifest import MANIFEST_NAME, Manifest, Shard, Split
+from unibert.corpus.readers import InputFile, find_inputs
+from unibert.corpus.report import LanguageReport, save_report
+from unibert.corpus.shards import ShardWriter, token_dtype
+from unibert.corpus.spool import Index, read_documents, read_index
+from unibert.corpus.tokenizer import MODEL_NAME, encode, load_tokenizer, train_tokenizer
+from unibert.errors import UserError
+from unibert.languages import LANGUAGES, language
+
+_SPOOL_NAME = ".spool"
+_SAMPLED_DOCUMENTS = 200  # of each language, to estimate how many tokens its text will have
+
+
+@dataclass(frozen=True)
+class _Selection:
+    """What is kept of a language, and where it lies."""
+
+    spools: list[Path]
+    train: Index
+    heldout: Index
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ShardTask:
+    language: str
+    split: Split
+    number: int
+    spools: list[Path]
+    documents: Index
+    corpus_dir: Path
+    tokens_per_block: int
+
+
+def build_corpus(config: CorpusConfig) -> Manifest:
+    """Build the corpus folder that ``config`` describes; ``manifest.json`` is written last.
+
+    Under mpirun or srun every rank calls this; rank 0 leads and the others work.
+
+    Raises:
+        UserError: for inputs that cannot be read, an output folder in use, a language of which nothing is left, a
+            vocabulary that the text does not allow, or a full disk.
+    """
+    if not started_under_mpi():
+        with process_executor(config.workers) as executor:
+            return _build(config, executor)
+    with mpi_executor() as executor:
+        if executor is not None:
+            return _build(config, executor)
+    return Manifest.load(config.output)
+
+
+def _build(config: CorpusConfig, executor: Executor | None) -> Manifest:
+    output = Path(config.output)
+    wanted = {language(code).code for code in config.languages or LANGUAGES}
+    files = [file for file in find_inputs(config.inputs) if file.language in wanted]
+    if not files:
+        raise UserError(f"languages: the inputs hold no document in {', '.join(sorted(wanted))}")
+    excluded = read_exclusions(config.exclude)
+    model = load_tokenizer(Path(config.tokenizer)).serialized_model_proto() if config.tokenizer else None
+    _prepare_output(output, config.overwrite)
+    try:
+        spools, reports = _clean_files(config, files, excluded, executor)
+        selections = {code: _select(config, code, paths, reports[code]) for code, paths in spools.items()}
+        _check_nothing_is_empty(config, selections, reports)
+        selections = {code: kept for code, kept in selections.items() if len(kept.train)}
+        model = model or _train(config, selections)
+        manifest = _write_shards(config, selections, model, reports, executor)
+        save_report(output, reports, manifest)
+        shutil.rmtree(output / _SPOOL_NAME)
+        manifest.save(output)
+    except BaseException as error:
+        _clear(output)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(
+                f"output: the disk of {output} is full; the build needs about twice the text's size"
+            ) from error
+        raise
+    return manifest
+
+
+def _prepare_output(output: Path, overwrite: bool) -> None:
+    """Make the folder, empty of an older corpus (if ``overwrite``) or an interrupted build."""
+    if output.exists():
+        if not output.is_dir():
+            raise UserError(f"output: {output} is a file; name a folder")
+        if (output / MANIFEST_NAME).exists():
+            if not overwrite:
+                raise UserError(f"output: {output} already holds a corpus; name another folder or give --overwrite")
+        elif any(output.iterdir()) and not (output / _SPOOL_NAME).exists():
+            raise UserError(f"output: {output} is not empty and holds no corpus; name another folder")
+    _clear(output)
+    (output / _SPOOL_NAME).mkdir(parents=True)
+
+
+def _clear(output: Path) -> None:
+    """Remove whatever a build has written, the manifest first, so that no half corpus looks whole."""
+    (output / MANIFEST_NAME).unlink(missing_ok=True)
+    for report in output.glob("report.*"):
+        report.unlink()
+    for code in LANGUAGES:
+        if (folder := output / code).is_dir():
+            for shard in folder.glob("*-??????.tar*"):
+                shard.unlink()
+            if not any(folder.iterdir()):
+                folder.rmdir()
+    shutil.rmtree(output / "tokenizer", ignore_errors=True)
+    shutil.rmtree(output / _SPOOL_NAME, ignore_errors=True)
+
+
+def _clean_files(
+    config: CorpusConfig, files: list[InputFile], excluded: dict[str, frozenset[str]], executor: Executor | None
+) -> tuple[dict[str, list[Path]], dict[str, LanguageReport]]:
+    tasks = [
+        CleaningTask(
+            file=file,
+            part=part,
+            parts=num_parts(file),
+            spool=Path(config.output) / _SPOOL_NAME / f"{number:06d}-{part:02d}.spool",
+            filters=config.filters,
+            excluded=excluded.get(file.language, frozenset()),
+            max_page_characters=config.max_page_characters,
+        )
+        for number, file in enumerate(files)
+        for part in range(num_parts(file))
+    ]
+    spools: dict[str, list[Path]] = defaultdict(list)
+    reports: dict[str, LanguageReport] = defaultdict(LanguageReport)
+    for task in tasks:
+        spools[task.file.language].append(task.spool)
+    largest_first = sorted(tasks, key=lambda task: -task.file.path.stat().st_size)
+    for task, counts in zip(largest_first, run_tasks(executor, clean, largest_first, "cleaning"), strict=True):
+        reports[task.file.language].add(counts)
+    return dict(sorted(spools.items())), reports
+
+
+def _select(config: CorpusConfig, code: str, spools: list[Path], report: LanguageReport) -> _Selection:
+    index = read_index(spools)
+    kept = selection.without_duplicates(index)
+    report.add(Counter(duplicate=len(index) - len(kept)))
+    train, heldout = selection.split_heldout(selection.shuffled(kept, code, config.seed), config.heldout_share)
+    report.count_kept(kept)
+    return _Selection(spools, train, heldout)
+
+
+def _check_nothing_is_empty(
+    config: CorpusConfig, selections: dict[str, _Selection], reports: dict[str, LanguageReport]
+) -> None:
+    empty = {code: reports[code] for code, kept in selections.items() if not len(kept.train)}
+    if empty and (not config.skip_empty_languages or len(empty) == len(selections)):
+        causes = "; ".join(f"{code}: {report.read} read, dropped {report.reasons}" for code, report in empty.items())
+        raise UserError(
+            f"nothing is left of some languages ({causes}); "
+            "loosen filters, leave those inputs out, or give --skip_empty_languages true"
+        )
+
+
+def _train(config: CorpusConfig, selections: dict[str, _Selection]) -> bytes:
+    num_lines = {code: int(kept.train["lines"].sum(dtype=np.int64)) for code, kept in selections.items()}
+    text_bytes = {code: int(kept.train["text_bytes"].sum(dtype=np.int64)) for code, kept in selections.items()}
+    quotas = selection.sample_quotas(text_bytes, num_lines, config.tokenizer_sentences, config.tokenizer_exponent)
+    lines = (
+        line
+        for code, kept in selections.items()
+        for line in _lines(kept.spools, selection.first_lines(kept.train, quotas[code]))[: quotas[code]]
+    )
+    return train_tokenizer(lines, vocab_size=config.vocab_size, character_coverage=config.character_coverage)
+
+
+def _lines(spools: list[Path], documents: Index) -> list[str]:
+    return [line for _, text in read_documents(spools, documents) for line in text.split("\n")]
+
+
+def _write_shards(
+    config: CorpusConfig,
+    selections: dict[str, _Selection],
+    model: bytes,
+    reports: dict[str, LanguageReport],
+    executor: Executor | None,
+) -> Manifest:
+    from unibert.corpus.fast_tokenizer import save_tokenizer  # imports transformers
+
+    corpus_dir = Path(config.output)
+    save_tokenizer(model, corpus_dir / "tokenizer", model_max_length=config.model_max_length)
+    processor = load_tokenizer(corpus_dir / "tokenizer")
+    tasks = [
+        _ShardTask(
+            language=code,
+            split=split,
+            number=number,
+            spools=kept.spools,
+            documents=documents,
+            corpus_dir=corpus_dir,
+            tokens_per_block=config.tokens_per_block,
+        )
+        for code, kept in selections.items()
+        for split, shards in _cut(config, kept, processor)
+        for number, documents in enumerate(shards)
+    ]
+    vocab_size = processor.GetPieceSize()
+    counts: dict[tuple[str, Split], npt.NDArray[np.int64]] = defaultdict(lambda: np.zeros(vocab_size, np.int64))
+    shards: list[Shard] = []
+    for shard, token_counts in run_tasks(executor, _write_shard, tasks, "tokenising"):
+        shards.append(shard)
+        counts[shard.language, shard.split] += token_counts
+        counts["all", shard.split] += token_counts
+        reports[shard.language].count_shard(shard)
+    return Manifest(
+        shards=tuple(shards),
+        vocab_size=vocab_size,
+        token_dtype="uint16" if token_dtype(vocab_size) is np.uint16 else "uint32",
+        tokenizer_sha256=hashlib.sha256(model).hexdigest(),
+        unigram_entropy={
+            key: selection.unigram_entropy(counts[key, "train"], counts[key, "heldout"])
+            for key in ["all", *selections]
+            if (key, "heldout") in counts
+        },
+    )
+
+
+def _cut(
+    config: CorpusConfig, kept: _Selection, processor: sentencepiece.SentencePieceProcessor
+) -> list[tuple[Split, list[Index]]]:
+    sample = kept.train[:_SAMPLED_DOCUMENTS]
+    sampled_tokens = sum(len(encode(processor, text)) for _, text in read_documents(kept.spools, sample))
+    tokens_per_byte = sampled_tokens / int(sample["text_bytes"].sum(dtype=np.int64))
+    parts: list[tuple[Split, Index]] = [("train", kept.train), ("heldout", kept.heldout)]
+    return [
+        (split, selection.cut_into_shards(documents, tokens_per_byte, config.tokens_per_shard))
+        for split, documents in parts
+    ]
+
+
+def _write_shard(task: _ShardTask) -> tuple[Shard, npt.NDArray[np.int64]]:
+    """Tokenise documents into one shard; returns it and how often each token occurs, (V,)."""
+    processor = _loaded_tokenizer(task.corpus_dir / "tokenizer" / MODEL_NAME)
+    counts = np.zeros(processor.GetPieceSize(), np.int64)
+    writer = ShardWriter(
+        task.corpus_dir,
+        task.language,
+        task.split,
+        vocab_size=len(counts),
+        first_shard=task.number,
+        tokens_per_block=task.tokens_per_block,
+    )
+    with writer:
+        for document_id, text in read_documents(task.spools, task.documents):
+            tokens = np.array(encode(processor, text))
+            counts += np.bincount(tokens, minlength=len(counts))
+            writer.write(document_id, tokens, len(text.encode()))
+    return writer.shards[0], counts
+
+
+@cache
+def _loaded_tokenizer(path: Path) -> sentencepiece.SentencePieceProcessor:
+    return load_tokenizer(path)

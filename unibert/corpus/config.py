@@ -1,0 +1,69 @@
+"""The configuration of a corpus build."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from unibert.corpus.filters import FilterConfig
+
+
+@dataclass(kw_only=True)
+class CorpusConfig:
+    """What ``build_corpus`` reads, keeps and writes.
+
+    Equal inputs and values give equal shards, whatever ``workers``.
+    """
+
+    inputs: list[str]
+    """MediaWiki dumps (.xml), .jsonl or .txt files, compressed or not, folders of them, or en=PATH."""
+    output: str
+    """The corpus folder to make."""
+    languages: list[str] | None = None
+    """Codes of the languages to take; None: all that the inputs hold."""
+    vocab_size: int = 64_000
+    """Of the tokenizer to train, special tokens and bytes included. Ids take two bytes up to 65,536."""
+    tokenizer: str | None = None
+    """A corpus, its tokenizer folder or a sentencepiece.model to use instead of training one."""
+    tokenizer_sentences: int = 2_000_000
+    """Lines of text to train the tokenizer on, at most."""
+    tokenizer_exponent: float = 0.3
+    """A language's share of them is proportional to its bytes of text to this power, as far as it has the lines."""
+    character_coverage: float = 0.99999
+    """Share of all characters that get a piece of their own; the others are spelt in bytes."""
+    model_max_length: int = 512
+    """Tokens to which the Hugging Face tokenizer truncates when asked to."""
+    filters: FilterConfig = field(default_factory=FilterConfig)
+    """Quality filters."""
+    exclude: str | None = None
+    """File of lines "code<TAB>title" or "code<TAB>id": documents to leave out, such as an evaluation set's articles."""
+    max_page_characters: int = 1 << 20
+    """Drop wiki pages with more wikitext than this; MediaWiki itself allows 2 MiB, nearly all of it tables."""
+    skip_empty_languages: bool = False
+    """Leave out languages of which nothing is left, and say so in the report, instead of stopping."""
+    heldout_share: float = 0.01
+    """Share of documents held out, chosen by a hash of their id; at least one where a language has several."""
+    tokens_per_shard: int = 4_000_000
+    """Tokens of a shard, approximately: shards of a language are made equally large."""
+    tokens_per_block: int = 1 << 16
+    """Tokens of a tar sample, at most, unless a single document is longer."""
+    seed: int = 0
+    """Of the documents' order and the tokenizer's sample."""
+    workers: int | None = None
+    """Processes; None: one for each CPU. Under mpirun or srun the other ranks are used instead."""
+    overwrite: bool = False
+    """Replace the corpus that lies in the output folder."""
+
+    def __post_init__(self) -> None:
+        if not self.inputs:
+            raise ValueError("inputs: give at least one file or folder of documents")
+        for key in ("tokenizer_sentences", "tokens_per_shard", "tokens_per_block", "model_max_length", "workers"):
+            if (value := getattr(self, key)) is not None and value < 1:
+                raise ValueError(f"{key}: must be at least 1, got {value}")
+        if self.vocab_size < 300:
+            raise ValueError(f"vocab_size: needs room for 256 bytes, special tokens and pieces, got {self.vocab_size}")
+        if not 0 <= self.heldout_share < 1:
+            raise ValueError(f"heldout_share: must be at least 0 and less than 1, got {self.heldout_share}")
+        if not 0.9 <= self.character_coverage <= 1:
+            raise ValueError(f"character_coverage: must lie between 0.9 and 1, got {self.character_coverage}")
+        if not 0 <= self.tokenizer_exponent <= 1:
+            raise ValueError(f"tokenizer_exponent: must lie between 0 and 1, got {self.tokenizer_exponent}")

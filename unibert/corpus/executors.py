@@ -1,0 +1,74 @@
+"""Where the tasks of a build run: in this process, in a pool of processes, or on the other MPI ranks."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from unibert.errors import UserError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+_SECONDS_BETWEEN_LINES = 30
+
+
+@contextmanager
+def process_executor(workers: int | None) -> Iterator[Executor | None]:
+    """A pool of processes, or None where one worker makes a pool needless."""
+    workers = workers or len(os.sched_getaffinity(0))
+    if workers == 1:
+        yield None
+        return
+    # Fresh interpreters: a fork would copy the threads' locks of whatever the caller has imported.
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as executor:
+        try:
+            yield executor
+        except BrokenProcessPool as error:
+            raise UserError("workers: a process was killed, probably for want of memory; use fewer workers") from error
+        except BaseException:
+            executor.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+@contextmanager
+def mpi_executor() -> Iterator[Executor | None]:
+    """On rank 0 an executor over the other ranks; they serve it until it closes, then get None."""
+    from mpi4py import MPI
+    from mpi4py.futures import MPICommExecutor
+
+    if MPI.COMM_WORLD.size == 1:
+        raise UserError("started as several tasks, but MPI sees one: give srun the --mpi that this MPI understands")
+    with MPICommExecutor(MPI.COMM_WORLD, root=0) as executor:
+        yield executor
+
+
+def started_under_mpi() -> bool:
+    """Whether a launcher started several of us: mpirun (Open MPI, MPICH) or srun."""
+    sizes = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
+    return any(int(os.environ.get(name, 1)) > 1 for name in sizes)
+
+
+def run_tasks(
+    executor: Executor | None, function: Callable[[Task], Result], tasks: Sequence[Task], title: str
+) -> Iterator[Result]:
+    """Results in the order of the tasks, with progress on standard error: a bar on a terminal, lines elsewhere."""
+    results = map(function, tasks) if executor is None else executor.map(function, tasks)
+    if sys.stderr.isatty():
+        yield from tqdm(results, total=len(tasks), desc=title, unit="task")
+        return
+    last = time.monotonic()
+    for number, result in enumerate(results, start=1):
+        if number == len(tasks) or time.monotonic() - last > _SECONDS_BETWEEN_LINES:
+            last = time.monotonic()
+            print(f"{title}: {number}/{len(tasks)}", file=sys.stderr, flush=True)
+        yield result

@@ -1,0 +1,138 @@
+"""What a build read, dropped and kept, per language: report.json for programs, report.md for people."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unibert.corpus.manifest import Manifest, Shard
+from unibert.corpus.spool import Index
+from unibert.languages import language
+
+
+@dataclass
+class LanguageReport:
+    """Counts of one language, filled stage by stage."""
+
+    read: int = 0
+    """Documents, redirects and pages outside the article namespace included."""
+    cut_off_files: int = 0
+    """Input files that ended too early; what came before the end was used."""
+    dropped: Counter[str] = field(default_factory=Counter)
+    """Documents by the reason why they were dropped."""
+    kept: int = 0
+    text_bytes: int = 0
+    """UTF-8 bytes of the kept documents, as are the characters and words."""
+    characters: int = 0
+    words: int = 0
+    """Separated by spaces: few in Chinese, Japanese, Thai, Khmer and Burmese."""
+    train_documents: int = 0
+    heldout_documents: int = 0
+    train_tokens: int = 0
+    heldout_tokens: int = 0
+
+    def add(self, counts: Counter[str]) -> None:
+        """Add what a task counted: ``read``, ``cut_off_files``, and documents dropped by reason."""
+        counts = counts.copy()
+        self.read += counts.pop("read", 0)
+        self.cut_off_files += counts.pop("cut_off_files", 0)
+        self.dropped += counts
+
+    def count_kept(self, index: Index) -> None:
+        """Add the sizes of the kept documents."""
+        self.kept += len(index)
+        for name in ("text_bytes", "characters", "words"):
+            setattr(self, name, getattr(self, name) + int(index[name].sum(dtype=np.int64)))
+
+    def count_shard(self, shard: Shard) -> None:
+        """Add a shard's documents and tokens."""
+        if shard.split == "train":
+            self.train_documents += shard.documents
+            self.train_tokens += shard.tokens
+        else:
+            self.heldout_documents += shard.documents
+            self.heldout_tokens += shard.tokens
+
+    @property
+    def tokens(self) -> int:
+        return self.train_tokens + self.heldout_tokens
+
+    @property
+    def reasons(self) -> str:
+        """The drops in words, most frequent first: ``too_short 12, duplicate 3``."""
+        return ", ".join(f"{reason} {count}" for reason, count in sorted(self.dropped.items(), key=_by_count)) or "none"
+
+    def content(self) -> dict[str, Any]:
+        """As it stands in report.json: the counts, and ratios where there are tokens."""
+        content = vars(self) | {"dropped": dict(sorted(self.dropped.items(), key=_by_count))}
+        if self.tokens:
+            content["tokens_per_word"] = round(self.tokens / self.words, 3)
+            content["characters_per_token"] = round(self.characters / self.tokens, 3)
+            content["bytes_per_token"] = round(self.text_bytes / self.tokens, 3)
+        return content
+
+
+def save_report(corpus_dir: Path, reports: Mapping[str, LanguageReport], manifest: Manifest) -> None:
+    """Write ``report.json`` and ``report.md`` into the corpus folder."""
+    content = {
+        "vocab_size": manifest.vocab_size,
+        "unigram_entropy": manifest.unigram_entropy,
+        "languages": {code: report.content() for code, report in sorted(reports.items())},
+    }
+    (corpus_dir / "report.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    (corpus_dir / "report.md").write_text(_markdown(reports, manifest), encoding="utf-8")
+
+
+def _markdown(reports: Mapping[str, LanguageReport], manifest: Manifest) -> str:
+    reasons: Counter[str] = Counter()
+    for report in reports.values():
+        reasons += report.dropped
+    num_bytes = sum(report.text_bytes for report in reports.values())
+    num_tokens = sum(report.tokens for report in reports.values())
+    lines = [
+        "# Corpus report",
+        "",
+        f"{len(manifest.languages)} languages, {sum(report.kept for report in reports.values()):,} documents, "
+        f"{num_bytes:,} bytes of text, {num_tokens:,} tokens of a vocabulary of {manifest.vocab_size:,}, "
+        f"{len(manifest.shards):,} shards.",
+        "",
+        "Tokens per word (fertility) means little in scripts without spaces; characters per token compares better.",
+        "",
+        "| language | read | kept | held out | bytes | tokens | tokens/word | characters/token "
+        "| unigram loss | dropped |",
+        "| --- " + "| ---: " * 8 + "| --- |",
+        *(_row(code, report, manifest) for code, report in sorted(reports.items())),
+        "",
+        "## Dropped, all languages",
+        "",
+        "| reason | documents |",
+        "| --- | ---: |",
+        *(f"| {reason} | {count:,} |" for reason, count in sorted(reasons.items(), key=_by_count)),
+    ]
+    if empty := [code for code, report in sorted(reports.items()) if not report.tokens]:
+        lines += ["", f"Skipped, nothing was left of them: {', '.join(empty)}."]
+    if cut_off := [code for code, report in sorted(reports.items()) if report.cut_off_files]:
+        lines += ["", f"Some input files ended too early: {', '.join(cut_off)}."]
+    return "\n".join(lines) + "\n"
+
+
+def _row(code: str, report: LanguageReport, manifest: Manifest) -> str:
+    name = f"{code} {language(code).name}"
+    sizes = (
+        f"{report.read:,} | {report.kept:,} | {report.heldout_documents:,} | {report.text_bytes:,} | {report.tokens:,}"
+    )
+    if not report.tokens:
+        return f"| {name} | {sizes} | | | | {report.reasons} |"
+    entropy = f"{manifest.unigram_entropy[code]:.2f}" if code in manifest.unigram_entropy else ""
+    ratios = f"{report.tokens / report.words:.2f} | {report.characters / report.tokens:.2f}"
+    return f"| {name} | {sizes} | {ratios} | {entropy} | {report.reasons} |"
+
+
+def _by_count(entry: tuple[str, int]) -> tuple[int, str]:
+    return -entry[1], entry[0]

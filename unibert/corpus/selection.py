@@ -1,0 +1,88 @@
+"""Which cleaned documents a language keeps, on which side of the held-out split, in which shard, and for the tokenizer.
+
+Everything is decided on the spools' indexes, by hashes and counter-based generators: order of work plays no part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from unibert.corpus.spool import Index, stable_hash
+
+
+def without_duplicates(index: Index) -> Index:
+    """The first of every group of documents with equal text."""
+    _, first = np.unique(index["text_hash"], return_index=True)
+    return index[np.sort(first)]
+
+
+def shuffled(index: Index, language: str, seed: int) -> Index:
+    """The documents in a random order that depends on the seed and the language only."""
+    generator = np.random.Generator(np.random.Philox(key=np.array([seed, stable_hash(language)], dtype=np.uint64)))
+    return index[generator.permutation(len(index))]
+
+
+def split_heldout(index: Index, share: float) -> tuple[Index, Index]:
+    """(train, held-out) documents; those of one id stay together, in every language and every corpus.
+
+    A document is held out if the hash of its id is in the lowest ``share`` of the range. Where that takes none or all
+    of a language's documents, only the id of the lowest hash is held out, unless there is no other.
+    """
+    hashes = index["id_hash"]
+    heldout = hashes < np.uint64(int(share * 2**64))
+    if share > 0 and len(index) and (heldout.all() or not heldout.any()):
+        heldout = hashes == hashes.min()
+        heldout &= not heldout.all()
+    return index[~heldout], index[heldout]
+
+
+def cut_into_shards(index: Index, tokens_per_byte: float, tokens_per_shard: int) -> list[Index]:
+    """Cut documents, in their order, into shards of nearly equal text.
+
+    Args:
+        index: the documents of one split.
+        tokens_per_byte: of their text, by estimate.
+        tokens_per_shard: wanted.
+    """
+    if not len(index):
+        return []
+    total_bytes = int(index["text_bytes"].sum(dtype=np.int64))
+    count = max(1, round(total_bytes * tokens_per_byte / tokens_per_shard))
+    bytes_before = np.cumsum(index["text_bytes"], dtype=np.int64) - index["text_bytes"]
+    shard = bytes_before * count // total_bytes
+    return [index[shard == number] for number in np.unique(shard)]
+
+
+def sample_quotas(
+    text_bytes: Mapping[str, int], lines: Mapping[str, int], total: int, exponent: float
+) -> dict[str, int]:
+    """Lines to take of each language: in proportion to bytes ** exponent, at most ``total``.
+
+    What a language lacks in lines goes to the others in the same proportion.
+    """
+    quotas: dict[str, int] = {}
+    open_languages = {code: float(text_bytes[code]) ** exponent for code in sorted(text_bytes)}
+    while open_languages:
+        rest = total - sum(quotas.values())
+        scale = rest / sum(open_languages.values())
+        full = [code for code, weight in open_languages.items() if lines[code] <= weight * scale]
+        if not full:
+            return quotas | {code: int(weight * scale) for code, weight in open_languages.items()}
+        for code in full:
+            quotas[code] = lines[code]
+            del open_languages[code]
+    return quotas
+
+
+def first_lines(index: Index, quota: int) -> Index:
+    """The leading documents that together have at least ``quota`` lines."""
+    return index[: int(np.searchsorted(np.cumsum(index["lines"], dtype=np.int64), quota)) + 1] if quota else index[:0]
+
+
+def unigram_entropy(train: npt.NDArray[np.int64], heldout: npt.NDArray[np.int64]) -> float:
+    """Cross-entropy, nats per token, of held-out counts (V,) under add-one-smoothed train counts (V,)."""
+    log_probability = np.log(train + 1.0) - np.log(train.sum() + len(train))
+    return float(-(heldout @ log_probability) / heldout.sum())
