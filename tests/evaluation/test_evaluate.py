@@ -58,8 +58,20 @@ def test_scores_tell_shared_words_from_foreign_ones(scores):
     assert retrieval["bb>cc"]["0"]["centred"] > 0.95
     assert retrieval["aa>bb"]["0"]["centred"] < 0.3
     assert scores["model"]["probe"]["2"]["raw"]["linear"]["mean"] > 0.8
-    means = retrieval_by_language(scores["model"], "0")
-    assert means["bb"]["raw"] > means["aa"]["raw"]
+
+
+def test_the_baseline_is_another_model(scores):
+    assert scores["baseline"]["geometry"] != scores["model"]["geometry"]
+    assert scores["baseline"]["retrieval"].keys() == scores["model"]["retrieval"].keys()
+
+
+def test_a_language_is_scored_as_query_and_as_candidate():
+    accuracy = {"de>en": (0.2, 0.4), "en>de": (0.4, 0.6), "fr>en": (0.6, 0.8)}
+    part = {"retrieval": {pair: {"3": {"raw": raw, "centred": centred}} for pair, (raw, centred) in accuracy.items()}}
+    means = retrieval_by_language(part, "3")
+    assert means["de"] == {"raw": pytest.approx(0.3), "centred": pytest.approx(0.5)}
+    assert means["en"] == {"raw": pytest.approx(0.4), "centred": pytest.approx(0.6)}
+    assert means["fr"] == {"raw": 0.6, "centred": 0.8}
 
 
 def test_the_table_is_printed_and_stored(folders, tmp_path, capsys):

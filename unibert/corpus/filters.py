@@ -22,7 +22,7 @@ _LETTERS_PER_CHARACTER = {"Han": 3, "Hiragana": 2, "Katakana": 2, "Hangul": 2}
 class FilterConfig:
     """Quality filters; none of them counts words, so that scripts without spaces are treated like the others."""
 
-    min_letters: int = 100
+    min_letters: int = 50
     """Drop shorter documents. A Chinese character counts as 3 letters, a Japanese syllable or Korean block as 2."""
     min_letter_share: float = 0.6
     """Drop documents with a lower share of letters and their marks among the characters that are no spaces."""

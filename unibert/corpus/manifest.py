@@ -109,7 +109,7 @@ class Manifest:
             )
         try:
             return cls._from_content(content)
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path}: malformed manifest ({error}); build the corpus again") from error
 
     @classmethod

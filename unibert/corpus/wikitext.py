@@ -31,8 +31,9 @@ _LINE_OF_CATEGORIES = re.compile(r"^\s*(\[\[[^\[\]|:\s][^\[\]|:]*:[^\s\[\]][^\[\
 _COMMENT = re.compile(r"<!--.*?(-->|\Z)", re.DOTALL)
 _MAGIC_WORD = re.compile(r"__[^\W\d_]+__")
 _VARIANTS = re.compile(r"-\{(?P<flags>[^{}|]*\|)?(?P<rules>[^{}|]*)\}-")
-_LEFTOVER_MARKUP = re.compile(r"^\s*(\{?\||!.*(\|\||!!|=))|\{\{|\}\}|\{\||\|\}|\[\[\S+:")
-_QUOTES = re.compile(r"'{2,}")
+# What unbalanced markup leaves behind: lines with pieces of tables, templates or files go, single tags are cut out
+_LINE_OF_MARKUP = re.compile(r"^\s*(\{?\||!.*(\|\||!!|=))|\{\{|\}\}|\{\||\|\}|\[\[\S+:|<t[rdh]\b")
+_LONE_MARKUP = re.compile(r"<ref\b.*|</?[a-zA-Z][^<>]*>|\[\[|\]\]|'{2,}|^\s*[=*#:;]+")
 _BRACKETS = re.compile(r"[(（\[]\s*[,;:،；，、.\s]*[)）\]]")
 _BRACKET_START = re.compile(r"([(（])\s*[,;:،；，、\s]+")
 _SPACES = re.compile(r"[^\S\n]+")
@@ -125,10 +126,10 @@ def _entity(entity: HTMLEntity) -> str:
 
 
 def _clean_line(line: str) -> str:
-    if _LEFTOVER_MARKUP.search(line):
+    if _LINE_OF_MARKUP.search(line):
         return ""
     line = _MAGIC_WORD.sub("", _VARIANTS.sub(_first_variant, line))
-    line = _BRACKET_START.sub(r"\1", _BRACKETS.sub("", _QUOTES.sub("", line)))
+    line = _BRACKET_START.sub(r"\1", _BRACKETS.sub("", _LONE_MARKUP.sub("", line)))
     line = _SPACE_BEFORE_COMMA.sub(r"\1", _SPACES.sub(" ", line)).strip()
     return line if _HAS_WORD.search(line) else ""
 

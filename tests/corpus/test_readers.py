@@ -1,0 +1,271 @@
+import bz2
+import gzip
+import json
+import lzma
+import tracemalloc
+
+import pytest
+import zstandard
+
+from tests.corpus.inputs import dump_xml, page_xml, read, write_dump, write_jsonl
+from unibert.corpus.readers import DocumentReader, find_inputs
+from unibert.errors import UserError
+
+COMPRESS = {
+    "": bytes,
+    ".gz": gzip.compress,
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+    ".zst": zstandard.ZstdCompressor().compress,
+}
+
+
+@pytest.mark.parametrize("ending", COMPRESS)
+def test_every_kind_in_every_compression(tmp_path, ending):
+    compress = COMPRESS[ending]
+    wiki, jsonl, text = (tmp_path / f"{name}{ending}" for name in ("dewiki-1-pages.xml", "af.jsonl", "sv.txt"))
+    wiki.write_bytes(compress(dump_xml(page_xml(7, "Käse", "Käse ist '''gut'''.")).encode()))
+    jsonl.write_bytes(compress(b'{"id": 3, "text": "een", "src": "s", "title": "t"}\n\n{"text": "twee\\ndrie"}\n'))
+    text.write_bytes(compress("ett\nen rad\n\n\ntvå\n".encode()))
+
+    (page,), counts = read(wiki)
+    assert (page.id, page.language, page.title, page.text) == ("7", "de", "Käse", "Käse ist gut.")
+    assert counts == {"read": 1}
+
+    documents, _ = read(jsonl)
+    assert [(d.id, d.language, d.title, d.text, d.source) for d in documents] == [
+        ("3", "af", "t", "een", "s"),
+        (f"af.jsonl{ending}:3", "af", "", "twee\ndrie", f"af.jsonl{ending}"),
+    ]
+    documents, _ = read(text)
+    assert [d.text for d in documents] == ["ett\nen rad\n", "två\n"]
+
+
+def test_redirects_and_other_namespaces_are_counted_not_read(tmp_path):
+    path = write_dump(
+        tmp_path / "dewiki.xml.bz2",
+        page_xml(1, "A", "Text von A"),
+        page_xml(2, "B", "#WEITERLEITUNG [[A]]", redirect="A"),
+        page_xml(3, "C", "#REDIRECT [[A]]"),
+        page_xml(4, "Diskussion:A", "Text", ns=1),
+        page_xml(5, "Vorlage:A", "Text", ns=10),
+        page_xml(6, "D", "return {}", model="Scribunto"),
+    )
+    documents, counts = read(path)
+    assert [d.id for d in documents] == ["1"]
+    assert counts == {"read": 6, "redirect": 2, "not_an_article": 2, "not_wikitext": 1}
+
+
+def test_namespace_names_come_from_the_dump(tmp_path):
+    text = "Berlin [[Datei:B.webm|mini|Bild]] ist [[Kategorie:Stadt]]gut."
+    (page,), _ = read(write_dump(tmp_path / "dewiki.xml.bz2", page_xml(1, "A", text)))
+    assert page.text == "Berlin ist gut."
+
+
+def test_a_dump_without_siteinfo_and_with_several_revisions(tmp_path):
+    page = page_xml(1, "A", "alt")
+    newer = page.replace(">alt<", ">neu<")
+    both = page.replace("</page>", newer[newer.index("<revision>") :])
+    path = tmp_path / "dewiki.xml"
+    path.write_text(dump_xml(both, siteinfo=""))
+    assert [d.text for d in read(path)[0]] == ["neu"]
+
+
+def test_malformed_and_hopeless_pages_are_counted(tmp_path):
+    path = write_dump(
+        tmp_path / "dewiki.xml.bz2",
+        page_xml(1, "A", "gut").replace("<id>1</id>", "<id>eins</id>"),
+        page_xml(2, "B", "gut").replace("<sha1>", "<unknown/><sha1>"),
+        page_xml(3, "C", "{{{a|" * 30_000),
+        page_xml(4, "D", "x" * 2_000_000),
+        page_xml(5, "E", "gut"),
+    )
+    documents, counts = read(path)
+    assert [d.id for d in documents] == ["5"]
+    assert counts == {"read": 5, "malformed_page": 2, "too_complex_page": 1, "too_long_page": 1}
+
+
+def test_parts_share_a_file(tmp_path):
+    path = write_dump(tmp_path / "dewiki.xml.bz2", *(page_xml(n, "A", f"Seite {n}", ns=n % 2) for n in range(20)))
+    (file,) = find_inputs([str(path)])
+    readers = [DocumentReader(file, part, parts=3) for part in range(3)]
+    ids = [[d.id for d in reader] for reader in readers]
+    assert sorted((i for part in ids for i in part), key=int) == [str(n) for n in range(0, 20, 2)]
+    assert all(4 > len(part) > 2 for part in ids)
+    assert sum(reader.counts["read"] for reader in readers) == 20
+    assert sum(reader.counts["not_an_article"] for reader in readers) == 10
+
+
+def test_memory_stays_small_over_a_large_file(tmp_path):
+    page = page_xml(1, "A", "Ein Satz. " * 100)
+    dump = write_dump(tmp_path / "dewiki.xml.bz2", *[page] * 5000)
+    lines = write_jsonl(tmp_path / "af.jsonl", [{"text": "x" * 1000}] * 5000)
+    tracemalloc.start()
+    for path in (dump, lines):
+        (file,) = find_inputs([str(path)])
+        assert sum(1 for _ in DocumentReader(file)) == 5000
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 3_000_000  # the files hold 5 MB of text each
+
+
+def test_lines_end_at_newlines_only(tmp_path):
+    path = write_jsonl(tmp_path / "af.jsonl", [{"text": "a\u2028b\u0085c"}, {"text": "d"}])
+    assert [d.text for d in read(path)[0]] == ["a\u2028b\u0085c", "d"]
+
+
+def test_a_text_file_without_blank_lines_is_not_one_document(tmp_path):
+    path = tmp_path / "af.txt"
+    path.write_text("een reël teks wat nie eindig nie\n" * 100_000)
+    documents, _ = read(path)
+    assert len(documents) > 2
+    assert sum(d.text.count("\n") for d in documents) == 100_000
+
+
+def test_byte_order_mark_and_lone_surrogates(tmp_path):
+    path = tmp_path / "af.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"id": "\\ud800", "text": "een"}\n')
+    (document,), _ = read(path)
+    assert document.text == "een"
+    document.id.encode()
+
+
+# names and folders
+
+
+@pytest.mark.parametrize(
+    ("name", "language"),
+    [
+        ("enwiki-20230501-pages-articles.xml.bz2", "en"),
+        ("enwiki-20230501-pages-articles1.xml-p1p41242.bz2", "en"),
+        ("afwiki.xml.bz2", "af"),
+        ("simplewiki.xml", "simple"),
+        ("en.jsonl.xz", "en"),
+        ("sv-news.txt.gz", "sv"),
+    ],
+)
+def test_languages_from_names(tmp_path, name, language):
+    (tmp_path / name).touch()
+    (file,) = find_inputs([str(tmp_path / name)])
+    assert file.language == language
+
+
+def test_explicit_language_folder_and_repeats(tmp_path):
+    for name in ("en.jsonl", "afwiki.xml.bz2", "README.md", "notes.txt", "languages.tsv"):
+        (tmp_path / name).touch()
+    found = find_inputs([str(tmp_path), str(tmp_path / "en.jsonl"), f"is={tmp_path / 'notes.txt'}"])
+    assert [(file.path.name, file.language) for file in found] == [
+        ("afwiki.xml.bz2", "af"),
+        ("en.jsonl", "en"),
+        ("notes.txt", "is"),
+    ]
+
+
+def test_inputs_that_do_not_work_are_named(tmp_path):
+    for name in ("notes.txt", "data.csv"):
+        (tmp_path / name).touch()
+    (tmp_path / "empty").mkdir()
+    for given, message in (
+        (tmp_path / "none.xml", "no such file"),
+        (tmp_path / "data.csv", "unknown kind of file"),
+        (tmp_path / "notes.txt", "does not begin with a language code; give it as <code>="),
+        (tmp_path / "empty", "no file of documents"),
+        (f"xq={tmp_path / 'notes.txt'}", "language 'xq' is unknown"),
+    ):
+        with pytest.raises(UserError, match=message):
+            find_inputs([str(given)])
+
+
+# damage
+
+
+def _dump_of(count):
+    return dump_xml(*(page_xml(n, f"T{n}", f"Seite {n} " + "von vielen " * 50) for n in range(count))).encode()
+
+
+@pytest.mark.parametrize("ending", COMPRESS)
+def test_a_dump_cut_off_keeps_what_was_read(tmp_path, ending):
+    # zlib and bz2 give out whole blocks only, so there must be several of them before the cut
+    blocks = [COMPRESS[ending](part) for part in (_dump_of(400)[:40_000], _dump_of(400)[40_000:])]
+    path = tmp_path / f"dewiki.xml{ending}"
+    path.write_bytes(blocks[0] + blocks[1][: len(blocks[1]) // 2])
+    documents, counts = read(path)
+    assert 40 < len(documents) < 400
+    assert counts["cut_off_files"] == 1
+    assert documents[-1].text.startswith(f"Seite {len(documents) - 1} ")
+
+
+@pytest.mark.parametrize("cut", [0.3, 0.5, 0.999])
+def test_a_cut_at_any_byte(tmp_path, cut):
+    content = _dump_of(50).replace(b"von", "vön".encode())
+    for offset in range(4):
+        path = tmp_path / "dewiki.xml"
+        path.write_bytes(content[: int(cut * len(content)) + offset])
+        documents, counts = read(path)
+        assert counts["cut_off_files"] == 1
+        assert abs(len(documents) - 50 * cut) < 3
+
+
+def test_cut_off_lines_are_counted(tmp_path):
+    path = tmp_path / "af.jsonl"
+    path.write_text('{"text": "een"}\n{"text": "twe')
+    assert ([d.text for d in read(path)[0]], read(path)[1]["cut_off_files"]) == (["een"], 1)
+    path = tmp_path / "af.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"text": "een"}\n' * 1000)[:-10])
+    documents, counts = read(path)
+    assert counts["cut_off_files"] == 1
+    assert documents
+
+
+BOMB = '<!DOCTYPE m [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;&a;&a;">]>'
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("dewiki.xml", BOMB.encode() + dump_xml(page_xml(1, "A", "x")).encode(), "document type declaration"),
+        ("dewiki.xml", b'<!DOCTYPE m SYSTEM "file:///etc/passwd"><mediawiki></mediawiki>', "document type declaration"),
+        (
+            "dewiki.xml",
+            dump_xml(page_xml(1, "A", "x").replace(">x<", ">&b;<")).encode(),
+            "broken XML.*undefined",
+        ),
+        ("dewiki.xml", dump_xml(page_xml(1, "A", "x"), "</page>").encode(), "broken XML.*line 5"),
+        ("dewiki.xml", b"<html><body/></html>", "root is <html>"),
+        ("dewiki.xml", b"no markup at all", "no XML of a MediaWiki export"),
+        ("dewiki.xml", b"", "no XML of a MediaWiki export"),
+        ("dewiki.xml", dump_xml(page_xml(1, "A", "Käse")).encode("utf-16"), "not UTF-8"),
+        ("dewiki.xml", dump_xml(page_xml(1, "A", "x"), page_xml(2, "B", "Käse")).encode("latin-1"), "not UTF-8"),
+        ("dewiki.xml.bz2", b"<mediawiki>", "cannot be read"),
+        ("dewiki.xml.gz", b"<mediawiki>", "cannot be read"),
+        ("dewiki.xml.xz", b"<mediawiki>", "cannot be read"),
+        ("dewiki.xml.zst", b"<mediawiki>", "cannot be read"),
+        ("dewiki.xml.gz", gzip.compress(b"<mediawiki>" * 999)[:50] + b"junk" * 99, "cannot be read"),
+        ("af.jsonl", "één".encode("latin-1"), "not UTF-8"),
+        ("af.jsonl", b'{"text": "x"}\nno json\n{"text": "x"}\n', "line 2 is no JSON object"),
+        ("af.jsonl", b'{"txt": "x"}\n', "line 1 is no JSON object"),
+        ("af.jsonl", b'{"text": 3}\n', "line 1 is no JSON object"),
+        ("af.jsonl", b"[1]\n", "line 1 is no JSON object"),
+        ("af.jsonl", b"[" * 100_000 + b"\n", "line 1 is no JSON object"),
+        ("af.txt", b"\xff\xfe\x00", "not UTF-8"),
+    ],
+)
+def test_damaged_files_get_one_clear_sentence(tmp_path, name, content, message):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=message) as caught:
+        read(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_entity_in_the_text_is_not_expanded(tmp_path):
+    text = "&lt;!ENTITY&gt; und &amp;amp; bleiben"
+    (page,), _ = read(write_dump(tmp_path / "dewiki.xml.bz2", page_xml(1, "A", text)))
+    assert page.text == "<!ENTITY> und &amp; bleiben"
+
+
+def test_long_integers_and_nan_in_json(tmp_path):
+    path = tmp_path / "af.jsonl"
+    path.write_text(json.dumps({"text": "een", "score": float("nan")}) + "\n")
+    assert len(read(path)[0]) == 1

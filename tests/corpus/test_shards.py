@@ -1,0 +1,123 @@
+import io
+import json
+import pickle
+
+import numpy as np
+import pytest
+import webdataset
+
+from unibert.corpus.manifest import file_sha256
+from unibert.corpus.shards import Block, ShardWriter, decode_block, encode_block
+
+
+def _write(folder, documents, vocab_size=100, **limits):
+    with ShardWriter(folder, "af", "train", vocab_size=vocab_size, **limits) as writer:
+        for document_id, tokens in documents:
+            writer.write(document_id, tokens, text_bytes=2 * len(tokens))
+    return writer.shards
+
+
+def _read(folder, shards):
+    paths = [str(folder / shard.path) for shard in shards]
+    return [decode_block(sample) for sample in webdataset.WebDataset(paths, shardshuffle=False)]
+
+
+def _documents(count, longest=40):
+    generator = np.random.default_rng(0)
+    return [(f"id{n}", generator.integers(5, 100, generator.integers(1, longest)).tolist()) for n in range(count)]
+
+
+def test_webdataset_reads_what_was_written(tmp_path):
+    documents = _documents(300)
+    shards = _write(tmp_path, documents, tokens_per_shard=1000, tokens_per_block=200, documents_per_block=16)
+    assert [shard.path for shard in shards] == [f"af/train-{n:06d}.tar" for n in range(len(shards))]
+    assert len(shards) > 3
+    blocks = _read(tmp_path, shards)
+    found = [(i, t.tolist()) for block in blocks for i, t in zip(block.ids, block.documents(), strict=True)]
+    assert found == documents
+    assert all(len(block.tokens) <= 200 and len(block.ids) <= 16 for block in blocks)
+    assert sum(shard.tokens for shard in shards) == sum(len(tokens) for _, tokens in documents)
+    assert sum(shard.text_bytes for shard in shards) == 2 * sum(shard.tokens for shard in shards)
+    assert sum(shard.documents for shard in shards) == 300
+    assert sum(shard.blocks for shard in shards) == len(blocks)
+    for shard in shards:
+        assert shard.size_bytes == (tmp_path / shard.path).stat().st_size
+        assert shard.sha256 == file_sha256(tmp_path / shard.path)
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_equal_documents_give_equal_bytes(tmp_path):
+    first, second = (_write(tmp_path / name, _documents(50)) for name in "ab")
+    assert first == second
+
+
+def test_a_document_longer_than_a_block_has_a_block_alone(tmp_path):
+    documents = [("a", [5] * 3), ("b", [6] * 50), ("c", [7] * 3)]
+    blocks = _read(tmp_path, _write(tmp_path, documents, tokens_per_block=10))
+    assert [block.ids for block in blocks] == [["a"], ["b"], ["c"]]
+
+
+@pytest.mark.parametrize(("vocab_size", "dtype"), [(1 << 16, np.uint16), ((1 << 16) + 1, np.uint32)])
+def test_dtype_is_the_narrowest_that_holds_the_vocabulary(tmp_path, vocab_size, dtype):
+    (block,) = _read(tmp_path, _write(tmp_path, [("a", [vocab_size - 1])], vocab_size))
+    assert block.tokens.dtype == dtype
+    assert block.tokens.tolist() == [vocab_size - 1]
+
+
+def test_impossible_documents_are_refused(tmp_path):
+    with ShardWriter(tmp_path, "af", "train", vocab_size=100) as writer:
+        for tokens in ([], [-1], [1 << 16]):
+            with pytest.raises(ValueError, match="document x"):
+                writer.write("x", tokens, 1)
+    assert writer.shards == []
+
+
+def _fail_between_blocks(folder):
+    with ShardWriter(folder, "af", "train", vocab_size=9, tokens_per_block=1) as writer:
+        writer.write("a", [5, 6], 1)
+        writer.write("b", [5, 6], 1)
+        raise RuntimeError
+
+
+def test_an_error_leaves_no_shard(tmp_path):
+    with pytest.raises(RuntimeError):
+        _fail_between_blocks(tmp_path)
+    assert not list(tmp_path.rglob("*.tar*"))
+
+
+def _npy(array):
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=True)
+    return buffer.getvalue()
+
+
+class _Bomb:
+    def __reduce__(self):
+        return (print, ("unpickled",))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"tokens.npy": None},
+        {"json": None},
+        {"json": b"{"},
+        {"json": b"[]"},
+        {"json": json.dumps({"ids": ["a"], "crc32": 0}).encode()},
+        {"tokens.npy": b"\x93NUMPY"},
+        {"tokens.npy": _npy(np.array([5, 6, 8], np.uint16))},  # one token changed
+        {"tokens.npy": _npy(np.array([5, 6, 7, 7], np.uint16))},
+        {"tokens.npy": _npy(np.array([5, 6, 7], np.int64))},
+        {"lengths.npy": _npy(np.array([2, 1], np.int32))},
+        {"lengths.npy": _npy(np.array([[2, 1]], np.uint32))},
+        {"tokens.npy": _npy(np.array([_Bomb()], dtype=object))},
+        {"tokens.npy": pickle.dumps(_Bomb())},
+    ],
+)
+def test_damaged_blocks_raise_value_error(damage, capsys):
+    sample = dict(encode_block(Block(["a", "b"], np.array([2, 1], np.uint32), np.array([5, 6, 7], np.uint16))))
+    assert decode_block(sample | {"__key__": "000000"}).ids == ["a", "b"]
+    sample = {name: content for name, content in (sample | damage).items() if content is not None}
+    with pytest.raises(ValueError, match="block 000000"):
+        decode_block(sample | {"__key__": "000000"})
+    assert "unpickled" not in capsys.readouterr().out

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from conftest import BF16_GRADIENT, FP32_GRADIENT, FP32_LOSS, distance, gradients
+from torch import Tensor
+from unibert_kernels import distillation_loss, mlm_head_loss, reference
+
+VOCAB = 1031  # a prime: a multiple of no tile
+
+
+def pair(num_rows: int = 40, student_size: int = 48, teacher_size: int = 96, vocab_size: int = VOCAB) -> dict[str, Any]:
+    """Student and teacher heads with logits of order 3, and labels of which some are ignored."""
+    generator = torch.Generator().manual_seed(0)
+
+    def leaf(*shape: int, scale: float = 1.0) -> Tensor:
+        return (torch.randn(*shape, generator=generator) * scale).requires_grad_()
+
+    labels = torch.randint(0, vocab_size, (num_rows,), generator=generator)
+    labels[1::7] = -100
+    return {
+        "student_hidden": leaf(num_rows, student_size),
+        "student_weight": leaf(vocab_size, student_size, scale=3 / student_size**0.5),
+        "student_bias": leaf(vocab_size),
+        "teacher_hidden": leaf(num_rows, teacher_size),
+        "teacher_weight": leaf(vocab_size, teacher_size, scale=3 / teacher_size**0.5),
+        "teacher_bias": leaf(vocab_size),
+        "labels": labels,
+    }
+
+
+def student(tensors: dict[str, Any]) -> list[Tensor]:
+    return [tensors[f"student_{name}"] for name in ("hidden", "weight", "bias")]
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"temperature": 2.0},
+        {"temperature": 0.5, "scale_by_temperature_squared": False, "kl_weight": 0.7},
+        {"temperature": 4.0, "ce_weight": 0.5},
+        {"kl_weight": 0.0, "ce_weight": 1.0},
+    ],
+)
+def test_loss_and_gradients_agree_with_float64(options: dict[str, Any]) -> None:
+    tensors = pair()
+    languages = torch.arange(40) % 3
+    actual = distillation_loss(**tensors, **options, lang_ids=languages, num_languages=4)
+    expected = reference.distillation_loss(**tensors, **options, lang_ids=languages, num_languages=4)
+    for name in ("loss", "kl", "ce", "count", "correct"):
+        assert getattr(actual, name).item() == pytest.approx(getattr(expected, name).item(), rel=FP32_LOSS), name
+    torch.testing.assert_close(actual.per_language.double(), expected.per_language, rtol=2 * FP32_LOSS, atol=0)
+    leaves = student(tensors)
+    for got, wanted in zip(gradients(actual.loss, *leaves), gradients(expected.loss, *leaves), strict=True):
+        assert distance(got, wanted) <= FP32_GRADIENT
+
+
+def test_without_labels_every_row_counts() -> None:
+    tensors = pair() | {"labels": None}
+    actual, expected = distillation_loss(**tensors), reference.distillation_loss(**tensors)
+    assert actual.loss.item() == pytest.approx(expected.loss.item(), rel=FP32_LOSS)
+    assert (actual.count, actual.ce, actual.correct) == (40, 0, 0)
+
+
+def test_cross_entropy_alone_is_the_mlm_head_loss() -> None:
+    tensors = pair()
+    actual = distillation_loss(**tensors, kl_weight=0.0, ce_weight=1.0)
+    hidden, weight, bias = student(tensors)
+    expected = mlm_head_loss(hidden, weight, tensors["labels"], bias)
+    assert actual.correct == expected.correct
+    # Same products on same operands; the row losses are divided at different places, a roundoff each.
+    assert actual.loss.item() == pytest.approx(expected.loss.item(), rel=1e-6)
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_a_teacher_equal_to_the_student_gives_exactly_nothing(temperature: float) -> None:
+    tensors = pair()
+    for name in ("hidden", "weight", "bias"):
+        tensors[f"teacher_{name}"] = tensors[f"student_{name}"].detach().clone()
+    output = distillation_loss(**tensors, temperature=temperature)
+    assert output.loss == 0
+    assert output.kl == 0
+    assert all((gradient == 0).all() for gradient in gradients(output.loss, *student(tensors)))
+
+
+def test_the_square_of_the_temperature_is_explicit() -> None:
+    tensors = pair()
+    scaled = distillation_loss(**tensors, temperature=3.0)
+    plain = distillation_loss(**tensors, temperature=3.0, scale_by_temperature_squared=False)
+    assert torch.equal(scaled.kl, plain.kl)
+    assert scaled.loss.item() == pytest.approx(9 * plain.loss.item(), rel=1e-6)
+
+
+def test_the_teacher_gets_no_gradient() -> None:
+    tensors = pair()
+    distillation_loss(**tensors, ce_weight=1.0).loss.backward()
+    assert all(tensors[f"teacher_{name}"].grad is None for name in ("hidden", "weight", "bias"))
+    assert all(leaf.grad is not None for leaf in student(tensors))
+
+
+def test_a_bfloat16_teacher_and_student() -> None:
+    tensors = {
+        name: tensor if name == "labels" else tensor.detach().bfloat16().requires_grad_()
+        for name, tensor in pair().items()
+    }
+    actual, expected = (
+        distillation_loss(**tensors, temperature=2.0),
+        reference.distillation_loss(**tensors, temperature=2.0),
+    )
+    assert actual.loss.item() == pytest.approx(expected.loss.item(), rel=FP32_LOSS)
+    leaves = student(tensors)
+    for got, wanted in zip(gradients(actual.loss, *leaves), gradients(expected.loss, *leaves), strict=True):
+        assert got.dtype == torch.bfloat16
+        assert distance(got, wanted) <= BF16_GRADIENT
+
+
+@pytest.mark.parametrize("num_rows", [0, 4])
+def test_nothing_to_count_gives_zero_loss_and_zero_gradients(num_rows: int) -> None:
+    tensors = pair(num_rows)
+    tensors["labels"].fill_(-100)
+    output = distillation_loss(**tensors, ce_weight=1.0)
+    assert (output.loss, output.kl, output.ce, output.count) == (0, 0, 0, 0)
+    assert all((gradient == 0).all() for gradient in gradients(output.loss, *student(tensors)))
+
+
+def test_gradcheck() -> None:
+    tensors = {
+        name: tensor if name == "labels" else tensor.detach().double() for name, tensor in pair(6, 4, 5, 11).items()
+    }
+
+    def loss(*leaves: Tensor) -> Tensor:
+        named = dict(zip(("student_hidden", "student_weight", "student_bias"), leaves, strict=True))
+        return distillation_loss(**{**tensors, **named}, temperature=2.0, ce_weight=0.3).loss
+
+    assert torch.autograd.gradcheck(loss, [leaf.requires_grad_() for leaf in student(tensors)])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"path": "fast"}, "path: must be one of auto, chunked"),
+        ({"teacher_weight": torch.zeros(7, 96)}, "teacher_weight"),
+        ({"teacher_hidden": torch.zeros(7, 96)}, "teacher_hidden"),
+        ({"student_bias": torch.zeros(7)}, "student_bias"),
+        ({"labels": torch.zeros(7, dtype=torch.int64)}, "labels"),
+        ({"labels": None, "ce_weight": 1.0}, "ce_weight"),
+        ({"temperature": 0.0}, "temperature"),
+        ({"num_languages": 3}, "lang_ids"),
+    ],
+)
+def test_what_does_not_fit_is_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
+        distillation_loss(**(pair() | change))
