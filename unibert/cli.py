@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from unibert.errors import UserError
+from unibert.errors import AgreedError, RankError, UserError
 
 USAGE = """usage: unibert COMMAND ...
 
@@ -41,9 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _exit_with(error: UserError) -> None:
-    rank = os.environ.get("RANK", "0")
-    place = f" (rank {rank})" if os.environ.get("WORLD_SIZE", "1") != "1" else ""
-    print(f"unibert: error{place}: {error}", file=sys.stderr, flush=True)
+    """Print the sentence once for all ranks that say it: of agreed errors rank 0, before ranks meet one a machine."""
+    rank, local_rank = (os.environ.get(name, "0") for name in ("RANK", "LOCAL_RANK"))
+    alone = rank == "0" if isinstance(error, AgreedError) else local_rank == "0"
+    if alone or isinstance(error, RankError):
+        print(f"unibert: error: {error}", file=sys.stderr, flush=True)
     sys.exit(1)
 
 

@@ -39,7 +39,7 @@ def parse(parser: jsonargparse.ArgumentParser, config_class: type[Config], argum
         UserError: for an unknown key (with the nearest right one), a mistyped value, a missing key, a combination that
             a dataclass refuses.
     """
-    arguments = list(arguments)
+    arguments = _with_values(config_class, arguments)
     _check_options(config_class, arguments)
     for path in _config_files(arguments):
         check_keys(config_class, read_yaml(path), source=str(path))
@@ -109,6 +109,16 @@ def nested_dataclass(annotation: Any) -> type | None:
     """The dataclass in ``annotation`` (itself, or one arm of an Optional), if any."""
     options = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
     return next((option for option in options if dataclasses.is_dataclass(option)), None)  # type: ignore[return-value]
+
+
+def _with_values(config_class: type, arguments: Sequence[str]) -> list[str]:
+    """``arguments`` with a bare ``--flag`` of a bool written out as ``--flag=true``."""
+    flags = {f"--{name}" for name, annotation in field_types(config_class).items() if annotation is bool}
+    following = [*arguments[1:], "--"]
+    return [
+        f"{word}=true" if word in flags and after.startswith("--") else word
+        for word, after in zip(arguments, following, strict=True)
+    ]
 
 
 def _check_options(config_class: type, arguments: list[str]) -> None:

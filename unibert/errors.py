@@ -1,4 +1,4 @@
-"""The one exception that reaches the user as a sentence instead of a traceback."""
+"""The exceptions that reach the user as a sentence instead of a traceback."""
 
 
 class UserError(Exception):
@@ -6,3 +6,11 @@ class UserError(Exception):
 
     The command line prints the message and exits with 1.
     """
+
+
+class AgreedError(UserError):
+    """A user's mistake that all ranks raise together; rank 0 alone prints it."""
+
+
+class RankError(UserError):
+    """A user's mistake that one rank has met while the others went on; that rank prints it."""

@@ -8,7 +8,7 @@ of at most `WORKSPACE` elements serves the whole call, and memory does not grow 
     3. dX = dZ W,   dW += dZᵀ X,   db += Σ dZ                   two products, 4 R H V flops
 
 Gradients are computed here, when a backward pass could follow, and not by recomputing logits in the backward pass:
-6 N H V flops instead of 8, and on a CPU nearly all the time goes into the products (at H = 384, V = 120k: 95 %). The
+6 N H V flops instead of 8, and on a CPU nearly all the time goes into the products (94 % at H = 256, V = 32k). The
 price is that dX and dW live from the forward pass to the backward pass of the loss, which for a training loss is
 the next thing that happens; a vocabulary-chunked recomputation would need only dX, but a whole dW a moment later.
 
@@ -18,11 +18,12 @@ against the chunk's 6 R H V flops, which at R = 256 is 192 flops per byte, far a
 also makes the products themselves slower. Measured, one core, H = 384, V = 120k: R = 256 costs 5 % more than R = 512.
 
 Strips (step 2) exist because elementwise torch goes over its operand once per operation: on the CPU a strip stays in
-the second-level cache between operations, which halves the step. Other devices take the chunk as one strip.
+the second-level cache between operations, which takes up to half off the step. Other devices take the chunk whole.
 
 **Precision.** Logits, softmax, sums and collected gradients are fp32 (fp64 for fp64 inputs). CPU products are done in
-that dtype too, on upcast operands. On CUDA the products' operands have the inputs' dtype, or autocast's, and an
-fp32 result; ∂loss/∂logits is rounded to the operands' dtype before step 3.
+that dtype too, with an upcast copy of a half-precision W for the length of the call. On CUDA the products' operands
+have the inputs' dtype, or autocast's, and an fp32 result; ∂loss/∂logits is rounded to the operands' dtype before
+step 3.
 
 **Adversary.** Small enough for no workspace: the samples' gradients are the only thing that grows with T, and hidden's
 gradient is as large anyway. Token-level samples go through the discriminator in chunks of `SAMPLES`.
@@ -124,11 +125,9 @@ def adversary(
         () each: Ω times the loss, Ω, number of samples, hits; and the gradients of the first with respect to hidden
         (λ and the encoder's objective in it), w1, b1, w2 and b2, None where none is wanted.
     """
-    encoder_wants, *discriminator_wants = wants_gradient(hidden, *discriminator)
     dtype = _accumulator(hidden, *discriminator)
-    hidden = hidden.detach()
-    w1, b1, w2, b2 = (tensor.detach().to(dtype) for tensor in discriminator)
-    num_documents = len(languages)
+    wants_hidden, *wants = wants_gradient(hidden, *discriminator)
+    hidden, num_documents = hidden.detach(), len(languages)
     # Padding is one more document, the last, so that no step needs to know how many tokens are real.
     documents = document_ids.where(document_ids >= 0, num_documents)
     with torch.autocast(hidden.device.type, enabled=False):
@@ -136,42 +135,55 @@ def adversary(
             samples, exists = hidden, document_ids >= 0
             labels = torch.cat([languages, languages.new_zeros(1)])[documents]
         else:
-            share, exists = _shares_of_tokens(documents, num_documents, level, dtype)
-            samples = _sum_by_document(hidden.to(dtype) * share[:, None], documents, num_documents)
+            shares, exists = _shares_of_tokens(documents, num_documents, level, dtype)
+            samples = _sum_by_document(hidden.to(dtype) * shares[:, None], documents, num_documents)
             labels = languages
         weights = exists.to(dtype) if class_weights is None else exists * class_weights.to(dtype)[labels]
-
-        total = weights.new_zeros(())
-        correct = labels.new_zeros(())
-        sample_gradient = torch.empty_like(samples, dtype=dtype)
-        gradients = [torch.zeros_like(tensor) for tensor in (w1, b1, w2, b2)]
-        for part in _slices(0, len(labels), SAMPLES):
-            x, y, weight = samples[part].to(dtype), labels[part, None], weights[part, None]
-            a = torch.addmm(b1, x, w1.t())
-            activation = F.gelu(a)
-            log_p = torch.addmm(b2, activation, w2.t()).log_softmax(1)
-            total -= (log_p.gather(1, y) * weight).sum()
-            correct += (exists[part] & (log_p.gather(1, y)[:, 0] >= log_p.amax(1))).sum()
-
-            p = log_p.exp()
-            dz = p.scatter_add(1, y, -torch.ones_like(weight)) * weight
-            da = torch.ops.aten.gelu_backward(dz @ w2, a)
-            for gradient, increment in zip(
-                gradients, (da.t() @ x, da.sum(0), dz.t() @ activation, dz.sum(0)), strict=True
-            ):
-                gradient += increment
-            if objective == "uniform":
-                da = -torch.ops.aten.gelu_backward(((p - 1 / len(w2)) * weight) @ w2, a)
-            sample_gradient[part] = da @ w1
+        parameters = [parameter.detach().to(dtype) for parameter in discriminator]
+        total, hits, gradients, adverse_gradient = _discriminate(samples, labels, weights, parameters, objective)
 
         hidden_gradient = None
-        if encoder_wants:
-            hidden_gradient = sample_gradient.mul_(-reversal)
+        if wants_hidden:
+            hidden_gradient = adverse_gradient.mul_(reversal)
             if level != "token":
-                padded = torch.cat([hidden_gradient, hidden_gradient.new_zeros(1, hidden.shape[1])])
-                hidden_gradient = padded[documents].mul_(share[:, None])
-    wanted = (gradient if wants else None for gradient, wants in zip(gradients, discriminator_wants, strict=True))
-    return total, weights.sum(), exists.sum(), correct, (hidden_gradient, *wanted)
+                of_documents = torch.cat([hidden_gradient, hidden_gradient.new_zeros(1, hidden.shape[1])])
+                hidden_gradient = of_documents[documents].mul_(shares[:, None])
+    wanted = (gradient if wanted else None for gradient, wanted in zip(gradients, wants, strict=True))
+    return total, weights.sum(), exists.sum(), (exists & hits).sum(), (hidden_gradient, *wanted)
+
+
+def _discriminate(
+    samples: Tensor, labels: Tensor, weights: Tensor, parameters: list[Tensor], objective: str
+) -> tuple[Tensor, Tensor, list[Tensor], Tensor]:
+    """Send ``samples`` (number, H) through the discriminator and back.
+
+    Returns:
+        () weighted sum of the cross-entropies, hits (number,) bool, gradients of the sum with respect to the four
+        ``parameters``, and the gradient (number, H) that the encoder is to descend at λ = 1.
+    """
+    w1, b1, w2, b2 = parameters
+    total = weights.new_zeros(())
+    hits = torch.zeros_like(labels, dtype=torch.bool)
+    gradients = [torch.zeros_like(parameter) for parameter in parameters]
+    adverse_gradient = torch.empty_like(samples, dtype=w1.dtype)
+    for part in _slices(len(labels), SAMPLES):
+        x, y, weight = samples[part].to(w1.dtype), labels[part, None], weights[part, None]
+        a = torch.addmm(b1, x, w1.t())
+        activation = F.gelu(a)
+        log_p = torch.addmm(b2, activation, w2.t()).log_softmax(1)
+        label_log_p = log_p.gather(1, y)
+        total -= (label_log_p * weight).sum()
+        hits[part] = label_log_p[:, 0] >= log_p.amax(1)
+
+        p = log_p.exp_()
+        dz = p.scatter_add(1, y, -torch.ones_like(weight)) * weight
+        da = torch.ops.aten.gelu_backward(dz @ w2, a)
+        increments = da.t() @ x, da.sum(0), dz.t() @ activation, dz.sum(0)
+        for gradient, increment in zip(gradients, increments, strict=True):
+            gradient += increment
+        adverse_dz = -dz if objective == "reversal" else (p - 1 / len(w2)) * weight
+        adverse_gradient[part] = torch.ops.aten.gelu_backward(adverse_dz @ w2, a) @ w1
+    return total, hits, gradients, adverse_gradient
 
 
 class _LinearHead:
@@ -195,8 +207,8 @@ class _LinearHead:
 
     def project(self, chunk: slice, out: Tensor) -> None:
         _product(self.hidden_states(chunk), self.weight.t(), out)
-        for strip, _ in _strips(chunk, out):
-            if self.bias is not None:
+        if self.bias is not None:
+            for strip, _ in _strips(chunk, out):
                 out[strip].add_(self.bias)
 
     def collect_gradients(self, chunk: slice, logits_gradient: Tensor) -> None:
@@ -215,7 +227,7 @@ class _LinearHead:
         if weight_gradient is not None:
             states = self.hidden_states(chunk)
             if states.dtype == self.dtype:
-                weight_gradient.addmm_(operand.t(), states)
+                torch.addmm(weight_gradient, operand.t(), states, out=weight_gradient)
             else:
                 weight_gradient += torch.mm(operand.t(), states, out_dtype=self.dtype)
 
@@ -226,8 +238,9 @@ def _accumulator(*tensors: Tensor) -> torch.dtype:
 
 def _operand_dtype(hidden: Tensor, weight: Tensor) -> torch.dtype:
     """The dtype of the products' operands: half precision only where a product of halves can have an fp32 result."""
-    if not hidden.is_cuda:
-        return _accumulator(hidden, weight)
+    accumulator = _accumulator(hidden, weight)
+    if not hidden.is_cuda or accumulator == torch.float64:
+        return accumulator
     if torch.is_autocast_enabled("cuda"):
         return torch.get_autocast_dtype("cuda")
     return torch.promote_types(hidden.dtype, weight.dtype)
@@ -240,19 +253,19 @@ def _product(left: Tensor, right: Tensor, out: Tensor) -> None:
         torch.mm(left, right, out_dtype=out.dtype, out=out)
 
 
-def _slices(start: int, stop: int, most: int) -> list[slice]:
-    """Cut start … stop into the fewest slices of at most ``most``, as equal as can be."""
-    length = stop - start
+def _slices(length: int, most: int) -> list[slice]:
+    """Cut 0 … length into the fewest slices of at most ``most``, as equal as can be."""
     number = math.ceil(length / most)
-    return [slice(start + length * i // number, start + length * (i + 1) // number) for i in range(number)]
+    return [slice(length * i // number, length * (i + 1) // number) for i in range(number)]
 
 
 def _logits_by_chunk(num_rows: int, *heads: _LinearHead) -> Iterator[tuple[slice, list[Tensor]]]:
     """Yield slices of rows with every head's logits (rows, V), in buffers that the next chunk overwrites."""
     vocab_size = len(heads[0].weight)
-    most = max(1, min(MAX_CHUNK_ROWS, WORKSPACE // max(1, vocab_size * len(heads))))
-    buffers = [head.weight.new_empty((min(most, num_rows), vocab_size), dtype=head.dtype) for head in heads]
-    for chunk in _slices(0, num_rows, most):
+    chunks = _slices(num_rows, max(1, min(MAX_CHUNK_ROWS, WORKSPACE // max(1, vocab_size * len(heads)))))
+    most = max((chunk.stop - chunk.start for chunk in chunks), default=0)
+    buffers = [head.weight.new_empty((most, vocab_size), dtype=head.dtype) for head in heads]
+    for chunk in chunks:
         logits = [buffer[: chunk.stop - chunk.start] for buffer in buffers]
         for head, out in zip(heads, logits, strict=True):
             head.project(chunk, out)
@@ -262,7 +275,7 @@ def _logits_by_chunk(num_rows: int, *heads: _LinearHead) -> Iterator[tuple[slice
 def _strips(chunk: slice, logits: Tensor) -> Iterator[tuple[slice, slice]]:
     """Yield the strips of a chunk, as rows of ``logits`` and as rows of the whole call."""
     most = max(1, STRIP // max(1, logits.shape[1])) if logits.device.type == "cpu" else len(logits)
-    for strip in _slices(0, len(logits), most):
+    for strip in _slices(len(logits), most):
         yield strip, slice(chunk.start + strip.start, chunk.start + strip.stop)
 
 
@@ -305,7 +318,7 @@ def _shares_of_tokens(documents: Tensor, num_documents: int, level: str, dtype: 
         positions = torch.arange(len(documents), device=documents.device)
         firsts = torch.full_like(lengths, len(documents)).scatter_reduce_(0, documents, positions, "amin")
         share = (firsts[documents] == positions).to(dtype)
-    return share * (documents < num_documents), lengths[:num_documents] > 0
+    return share, lengths[:num_documents] > 0
 
 
 def _sum_by_document(values: Tensor, documents: Tensor, num_documents: int) -> Tensor:

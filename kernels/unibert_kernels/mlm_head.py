@@ -9,6 +9,10 @@ For a row with hidden state h, label y and logits z = W h + b over V ids, with L
 coefficient of the z-loss (Chowdhery et al. 2022, PaLM, arXiv 2204.02311), which keeps LSE near 0. The row's maximum
 is taken off before exponentiation: with m = max_v z_v, LSE = m + log Σ_v exp(z_v - m). A row is a hit when z_y = m.
 
+Over tiles of the vocabulary, the pairs (m, S = Σ_v exp(z_v - m)) of two tiles merge to m = max(m1, m2) and
+S = S1 exp(m1 - m) + S2 exp(m2 - m); z_y comes from the one tile that holds y, Σ_v z_v is needed only if ε > 0. With
+LSE known, any tile of ∂loss/∂z follows from that tile's logits alone, since p_v = exp(z_v - LSE).
+
 The mean is over the N' counted rows. With dZ the (N, V) matrix of rows ∂loss/∂z, zero in rows not counted:
 
     ∂/∂hidden = dZ W / N'      ∂/∂W = dZᵀ hidden / N'      ∂/∂b = Σ_n dZ_n / N'

@@ -91,7 +91,7 @@ def test_parts_share_a_file(tmp_path):
     readers = [DocumentReader(file, part, parts=3) for part in range(3)]
     ids = [[d.id for d in reader] for reader in readers]
     assert sorted((i for part in ids for i in part), key=int) == [str(n) for n in range(0, 20, 2)]
-    assert all(4 > len(part) > 2 for part in ids)
+    assert all(len(part) in (3, 4) for part in ids)
     assert sum(reader.counts["read"] for reader in readers) == 20
     assert sum(reader.counts["not_an_article"] for reader in readers) == 10
 
@@ -190,20 +190,21 @@ def test_a_dump_cut_off_keeps_what_was_read(tmp_path, ending):
     path = tmp_path / f"dewiki.xml{ending}"
     path.write_bytes(blocks[0] + blocks[1][: len(blocks[1]) // 2])
     documents, counts = read(path)
-    assert 40 < len(documents) < 400
+    assert 30 < len(documents) < 400
     assert counts["cut_off_files"] == 1
     assert documents[-1].text.startswith(f"Seite {len(documents) - 1} ")
 
 
 @pytest.mark.parametrize("cut", [0.3, 0.5, 0.999])
 def test_a_cut_at_any_byte(tmp_path, cut):
-    content = _dump_of(50).replace(b"von", "vön".encode())
+    content = _dump_of(200).replace(b"von", "vön".encode())
     for offset in range(4):
         path = tmp_path / "dewiki.xml"
         path.write_bytes(content[: int(cut * len(content)) + offset])
         documents, counts = read(path)
         assert counts["cut_off_files"] == 1
-        assert abs(len(documents) - 50 * cut) < 3
+        # a page has 1 kB; a cut within a character loses what was read ahead, 16 kB
+        assert 200 * cut - 20 < len(documents) < 200 * cut + 2
 
 
 def test_cut_off_lines_are_counted(tmp_path):
@@ -230,7 +231,7 @@ BOMB = '<!DOCTYPE m [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;&a;&a;"
             dump_xml(page_xml(1, "A", "x").replace(">x<", ">&b;<")).encode(),
             "broken XML.*undefined",
         ),
-        ("dewiki.xml", dump_xml(page_xml(1, "A", "x"), "</page>").encode(), "broken XML.*line 5"),
+        ("dewiki.xml", dump_xml(page_xml(1, "A", "x"), "</page>").encode(), "broken XML.*line 6"),
         ("dewiki.xml", b"<html><body/></html>", "root is <html>"),
         ("dewiki.xml", b"no markup at all", "no XML of a MediaWiki export"),
         ("dewiki.xml", b"", "no XML of a MediaWiki export"),
@@ -240,7 +241,6 @@ BOMB = '<!DOCTYPE m [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;&a;&a;"
         ("dewiki.xml.gz", b"<mediawiki>", "cannot be read"),
         ("dewiki.xml.xz", b"<mediawiki>", "cannot be read"),
         ("dewiki.xml.zst", b"<mediawiki>", "cannot be read"),
-        ("dewiki.xml.gz", gzip.compress(b"<mediawiki>" * 999)[:50] + b"junk" * 99, "cannot be read"),
         ("af.jsonl", "één".encode("latin-1"), "not UTF-8"),
         ("af.jsonl", b'{"text": "x"}\nno json\n{"text": "x"}\n', "line 2 is no JSON object"),
         ("af.jsonl", b'{"txt": "x"}\n', "line 1 is no JSON object"),

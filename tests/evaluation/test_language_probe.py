@@ -86,6 +86,18 @@ def test_a_pivot_language_gets_no_more_than_its_share():
     assert set(english) == {"de", "fr", "tr"}
 
 
+def test_the_split_is_independent_of_the_sample_drawn_with_the_same_seed():
+    sets = [
+        AlignedSet(f"{code}-en", {code: [f"{code}{i}" for i in range(120)], "en": [f"en{i}" for i in range(120)]}, 0)
+        for code in ("af", "de", "fr")
+    ]
+    for seed in range(3):
+        sample = probe_sentences(sets, per_language=20, seed=seed)
+        _, test = split_by_group(sample.groups, seed)
+        # 6 of 20 expected; 0 or 20 would be the sample's own draw again.
+        assert np.all(np.isin(np.bincount(sample.languages[test]), range(1, 15)))
+
+
 def test_too_few_sentences_are_refused_in_a_sentence():
     with pytest.raises(UserError, match="needs more sentences"):
         probe_accuracy(noise()[:5], np.array([0, 0, 0, 0, 1]), np.arange(5))

@@ -1,38 +1,18 @@
-"""What the kernels' tests share: how far two results may lie apart, and chunks small enough to have many."""
-
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import pytest
 import torch
-from torch import Tensor
 from unibert_kernels import chunked
-
-FP32_GRADIENT = 1e-5
-"""Relative Frobenius error of an fp32 gradient: unit roundoff 6e-8 times the square root of the few thousand terms of
-a sum is 4e-6, and errors of the logits (|z| times the roundoff) enter the softmax as relative errors of that size."""
-FP32_LOSS = 2e-6
-"""Relative error of an fp32 loss of order 10: a few tens of roundoffs of 6e-8."""
-BF16_GRADIENT = 2.0**-9
-"""bf16 holds 8 bits, so rounding the finished fp32 gradient errs by at most 2^-9 of each element."""
-
-
-def distance(actual: Tensor | None, expected: Tensor | None) -> float:
-    """Relative Frobenius distance, computed in float64."""
-    assert actual is not None
-    assert expected is not None
-    assert actual.shape == expected.shape
-    actual, expected = actual.double(), expected.double()
-    return float((actual - expected).norm() / expected.norm().clamp(min=1e-300))
-
-
-def gradients(loss: Tensor, *leaves: Tensor) -> tuple[Tensor, ...]:
-    """Gradients of ``loss``, leaving the leaves' own ``grad`` alone."""
-    return torch.autograd.grad(loss, leaves)
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> None:
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

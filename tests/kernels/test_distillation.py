@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import BF16_GRADIENT, FP32_GRADIENT, FP32_LOSS, distance, gradients
 from torch import Tensor
 from unibert_kernels import distillation_loss, mlm_head_loss, reference
+
+from .closeness import BF16_GRADIENT, FP32_GRADIENT, FP32_LOSS, distance, gradients
 
 VOCAB = 1031  # a prime: a multiple of no tile
 
@@ -29,6 +30,14 @@ def pair(num_rows: int = 40, student_size: int = 48, teacher_size: int = 96, voc
         "teacher_bias": leaf(vocab_size),
         "labels": labels,
     }
+
+
+def convert(tensors: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    """The same with heads of ``dtype``."""
+    labels = {"labels": tensors["labels"]}
+    return {
+        name: tensor.detach().to(dtype).requires_grad_() for name, tensor in tensors.items() if name not in labels
+    } | labels
 
 
 def student(tensors: dict[str, Any]) -> list[Tensor]:
@@ -104,14 +113,9 @@ def test_the_teacher_gets_no_gradient() -> None:
 
 
 def test_a_bfloat16_teacher_and_student() -> None:
-    tensors = {
-        name: tensor if name == "labels" else tensor.detach().bfloat16().requires_grad_()
-        for name, tensor in pair().items()
-    }
-    actual, expected = (
-        distillation_loss(**tensors, temperature=2.0),
-        reference.distillation_loss(**tensors, temperature=2.0),
-    )
+    tensors = convert(pair(), torch.bfloat16)
+    actual = distillation_loss(**tensors, temperature=2.0)
+    expected = reference.distillation_loss(**tensors, temperature=2.0)
     assert actual.loss.item() == pytest.approx(expected.loss.item(), rel=FP32_LOSS)
     leaves = student(tensors)
     for got, wanted in zip(gradients(actual.loss, *leaves), gradients(expected.loss, *leaves), strict=True):
@@ -129,15 +133,13 @@ def test_nothing_to_count_gives_zero_loss_and_zero_gradients(num_rows: int) -> N
 
 
 def test_gradcheck() -> None:
-    tensors = {
-        name: tensor if name == "labels" else tensor.detach().double() for name, tensor in pair(6, 4, 5, 11).items()
-    }
+    tensors = convert(pair(6, 4, 5, 11), torch.float64)
 
     def loss(*leaves: Tensor) -> Tensor:
         named = dict(zip(("student_hidden", "student_weight", "student_bias"), leaves, strict=True))
         return distillation_loss(**{**tensors, **named}, temperature=2.0, ce_weight=0.3).loss
 
-    assert torch.autograd.gradcheck(loss, [leaf.requires_grad_() for leaf in student(tensors)])
+    assert torch.autograd.gradcheck(loss, student(tensors))
 
 
 @pytest.mark.parametrize(

@@ -207,7 +207,7 @@ class DocumentReader:
                         f'{self._file.path}: line {number} is no JSON object with a "text" ({error!r})'
                     ) from error
                 yield Document(
-                    str(record.get("id", f"{name}:{number}")),
+                    str(record.get("id", f"{name}:{number}")).encode(errors="backslashreplace").decode(),
                     self._file.language,
                     title,
                     text,

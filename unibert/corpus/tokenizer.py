@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
 
 from unibert.errors import UserError
 
@@ -89,7 +90,7 @@ def load_tokenizer(path: Path) -> sentencepiece.SentencePieceProcessor:
     """Load a SentencePiece model: its file, or a folder with ``sentencepiece.model`` such as a corpus's tokenizer.
 
     Raises:
-        UserError: if there is none, it cannot be read, or its first ids are not ``SPECIAL_TOKENS``.
+        UserError: if there is none, it cannot be read, is no unigram model, or begins with other special tokens.
     """
     file = next((file for file in (path / MODEL_NAME, path / "tokenizer" / MODEL_NAME) if file.is_file()), path)
     processor = sentencepiece.SentencePieceProcessor()
@@ -102,6 +103,9 @@ def load_tokenizer(path: Path) -> sentencepiece.SentencePieceProcessor:
     first = [processor.IdToPiece(index) for index in range(min(len(SPECIAL_TOKENS), processor.GetPieceSize()))]
     if first != list(SPECIAL_TOKENS):
         raise UserError(f"tokenizer: the first pieces of {file} are {first}, not {list(SPECIAL_TOKENS)}")
+    spec = sentencepiece_model_pb2.ModelProto.FromString(processor.serialized_model_proto()).trainer_spec
+    if spec.model_type != spec.UNIGRAM:
+        raise UserError(f"tokenizer: {file} is not a unigram model; only those become the same fast tokenizer")
     return processor
 
 

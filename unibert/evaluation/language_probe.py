@@ -17,12 +17,17 @@ from sklearn.metrics import balanced_accuracy_score
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from unibert.errors import UserError
 from unibert.evaluation.aligned import AlignedSet, line_groups
 from unibert.evaluation.geometry import subtract_language_means
 
 TEST_SHARE = 0.3
+
+# Sample and split draw from streams of their own: from one and the same, the split would repeat the sample's draw
+# and put all sentences of a language on one side.
+_SAMPLE_STREAM, _SPLIT_STREAM = 0, 1
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ def probe_sentences(sets: Sequence[AlignedSet], per_language: int, seed: int) ->
 
     ``languages`` is (N,) int into ``names``, the sorted language codes.
     """
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng([_SAMPLE_STREAM, seed])
     drawn: dict[str, dict[str, int]] = {}
     for aligned, groups in zip(sets, line_groups(sets), strict=True):
         lines = generator.permutation(len(aligned))[:per_language]
@@ -62,7 +67,7 @@ def probe_sentences(sets: Sequence[AlignedSet], per_language: int, seed: int) ->
 def split_by_group(groups: np.ndarray, seed: int, test_share: float = TEST_SHARE) -> tuple[np.ndarray, np.ndarray]:
     """(train, test) row indices such that no group is on both sides; ``test_share`` of the groups are tested."""
     distinct = np.unique(groups)
-    shuffled = np.random.default_rng(seed).permutation(distinct)
+    shuffled = np.random.default_rng([_SPLIT_STREAM, seed]).permutation(distinct)
     tested = shuffled[: max(1, round(test_share * len(distinct)))]
     in_test = np.isin(groups, tested)
     return np.flatnonzero(~in_test), np.flatnonzero(in_test)
@@ -96,7 +101,10 @@ def probe_accuracy(
     for restart in range(seed, seed + restarts):
         train, test = split_by_group(groups, restart)
         if not set(languages) == set(languages[train]) == set(languages[test]):
-            raise UserError("the language probe needs more sentences: a language is missing on one side of its split")
+            raise UserError(
+                "the language probe needs more sentences: its split left a language on one side only; raise "
+                "probe_sentences or max_sentences, or leave out languages with few lines"
+            )
         centred = subtract_language_means(vectors, languages, mean_rows=train)
         for kind, inputs in (("raw", vectors), ("centred", centred)):
             classifiers = {
@@ -105,7 +113,8 @@ def probe_accuracy(
             }
             for name, classifier in classifiers.items():
                 pipeline = make_pipeline(StandardScaler(), classifier)
-                with warnings.catch_warnings():
+                # On matrices this small more threads cost more in waiting than they give, most of all on a busy node.
+                with warnings.catch_warnings(), threadpool_limits(1):
                     # The step limits are the probe's budget; reaching them is no fault.
                     warnings.simplefilter("ignore", ConvergenceWarning)
                     pipeline.fit(inputs[train], languages[train])

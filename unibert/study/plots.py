@@ -236,8 +236,9 @@ def retrieval_by_language_dots(scores: Record) -> Figure:
             continue
         raw, centred = ([found[key][language][kind] for language in languages] for kind in ("raw", "centred"))
         axes.hlines(positions, raw, centred, color=colour, linewidth=1, alpha=0.5)
-        axes.scatter(raw, positions, s=26, facecolors="white", edgecolors=colour, zorder=3, label=f"{_PARTS[key]}, raw")
-        axes.scatter(centred, positions, s=26, color=colour, zorder=3, label=f"{_PARTS[key]}, centred")
+        for values, fill, kind in ((raw, "white", "raw"), (centred, colour, "centred")):
+            look: dict[str, Any] = {"facecolors": fill, "edgecolors": colour, "s": 26, "zorder": 3, "clip_on": False}
+            axes.scatter(values, positions, label=f"{_PARTS[key]}, {kind}", **look)
     _name_rows(axes, languages)
     axes.set(xlabel="top-1 accuracy, mean over the language's directions", xlim=(0, None))
     axes.xaxis.set_major_formatter(PercentFormatter(1))
@@ -282,11 +283,11 @@ def sentence_planes(projections: Record) -> Figure:
     cells = [(kind, key) for kind in ("raw", "centred") for key in parts]
     for axes, (kind, key) in zip(grid.flat, cells, strict=True):
         points = {language: np.array(projections[key][kind][language]) for language in languages}
+        for language, colour, marker in zip(coloured, SCATTER_COLOURS, SCATTER_MARKERS, strict=False):
+            axes.scatter(*points[language].T, s=14, color=colour, marker=marker, alpha=0.75, lw=0, label=language)
         if len(coloured) < len(languages):
             others = np.concatenate([points[language] for language in languages if language not in coloured])
             axes.scatter(*others.T, s=5, color=PALE, lw=0, label="others", zorder=0)
-        for language, colour, marker in zip(coloured, SCATTER_COLOURS, SCATTER_MARKERS, strict=False):
-            axes.scatter(*points[language].T, s=14, color=colour, marker=marker, alpha=0.75, lw=0, label=language)
         axes.set_title(f"{parts[key]}, {kind}")
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(True)

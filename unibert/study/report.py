@@ -58,7 +58,7 @@ class Section:
     missing: str = ""
 
 
-def write_report(run_dir: Path) -> Path:
+def write_report(run_dir: Path | str) -> Path:
     """Write ``report/index.html`` and its figures as PNG files into a run folder.
 
     The page holds its figures inline, so that it can be sent as one file. Parts of the run that are not there, such
@@ -70,6 +70,7 @@ def write_report(run_dir: Path) -> Path:
     Raises:
         UserError: if the folder is no run folder, or its evaluation is damaged.
     """
+    run_dir = Path(run_dir)
     run = read_run(run_dir)
     folder = run_dir / "report"
     try:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from unibert.errors import UserError
+from unibert.errors import AgreedError
 
 _TAG = "state"
 _DESCRIPTION = "checkpoint.json"
@@ -45,7 +45,7 @@ class Checkpoints:
         dist.barrier()
 
     def save(self, engine: Any, step: int, state: dict[str, Any]) -> Path:
-        """Write the checkpoint after ``step`` steps, all ranks together. ``state`` must be JSON-able, rank 0's counts."""
+        """Write the checkpoint after ``step`` steps, all ranks together; ``state``, of which rank 0's counts, as JSON."""
         complete = self.folder / f"step-{step:08d}"
         if complete.exists():
             return complete
@@ -68,7 +68,7 @@ class Checkpoints:
         """Restore the newest checkpoint into ``engine``; its ``{"step", "state", …}``, or None if there is none.
 
         Raises:
-            UserError: if it was saved by another number of ranks or under another ZeRO stage.
+            AgreedError: if it was saved by another number of ranks or under another ZeRO stage.
         """
         checkpoints = complete_checkpoints(self.folder)
         if not checkpoints:
@@ -77,13 +77,13 @@ class Checkpoints:
         description = describe(newest)
         for key, now in self._layout.items():
             if description[key] != now:
-                raise UserError(
+                raise AgreedError(
                     f"{newest}: was saved with {key.replace('_', ' ')} {description[key]}, this start has {now}; "
                     f"start it with {description[key]}"
                 )
         loaded, _ = engine.load_checkpoint(str(newest), tag=_TAG)
         if loaded is None:
-            raise UserError(f"{newest}: DeepSpeed could not read it; remove the folder to continue from an older one")
+            raise AgreedError(f"{newest}: DeepSpeed could not read it; remove the folder to continue from an older one")
         return description
 
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from unibert.errors import UserError
+from unibert.errors import AgreedError, UserError
 
 Object = TypeVar("Object")
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
@@ -124,3 +124,20 @@ def gather_objects(value: Object) -> list[Object]:
     gathered: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(gathered, value)
     return gathered
+
+
+def agree(error: UserError | None) -> None:
+    """Tell every rank of the others' errors, so that none goes on to wait for a rank that has given up.
+
+    Raises:
+        AgreedError: on all ranks if any has an error; equal sentences are said once, with the ranks they come from.
+    """
+    ranks: dict[str, list[int]] = {}
+    for rank, sentence in enumerate(gather_objects(None if error is None else str(error))):
+        if sentence is not None:
+            ranks.setdefault(sentence, []).append(rank)
+    if not ranks:
+        return
+    if len(ranks) == 1 and len(next(iter(ranks.values()))) == dist.get_world_size():
+        raise AgreedError(next(iter(ranks)))
+    raise AgreedError("; ".join(f"rank {', '.join(map(str, who))}: {what}" for what, who in ranks.items()))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,14 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from unibert.configuration import read_yaml, to_dict
 from unibert.corpus.manifest import Manifest
-from unibert.errors import UserError
+from unibert.errors import AgreedError, RankError, UserError
 from unibert.model.encoder import build_masked_lm, freeze, load_masked_lm
 from unibert.model.unibert import StepWeights, UniBERT
 from unibert.schedules import Step, learning_rate_factor, value_at
-from unibert.stream import Batch, Stream
-from unibert.training.checkpoints import Checkpoints
+from unibert.stream import Batch, StepRows, Stream
+from unibert.training.checkpoints import Checkpoints, complete_checkpoints
 from unibert.training.config import RunConfig, first_difference
-from unibert.training.distributed import Placement, gather_objects, join, sum_over_ranks
+from unibert.training.distributed import Placement, agree, gather_objects, join, sum_over_ranks
 from unibert.training.engine import (
     build_engine,
     ds_config_path,
@@ -73,14 +73,14 @@ class Pretraining:
         self.is_main = placement.rank == 0
         self.run_dir = Path(config.run_dir)
         self.timeline = config.training.timeline()
-        self.manifest = Manifest.load(config.corpus)
-        self.stream = Stream(
-            config.corpus, config.stream, seed=config.seed, timeline=self.timeline,
-            rank=placement.rank, world_size=placement.world_size,
-        )  # fmt: skip
-        ds_config = read_ds_config(ds_config_path(config.training.ds_config), placement.device)
-        self._claim_run_dir()
-        self.model = self._build_model()
+        error = None
+        try:
+            ds_config = self._prepare()
+        except UserError as mistake:
+            error = mistake
+        agree(error)
+        if self.is_main:
+            self._claim_run_dir()
         self.engine = build_engine(
             self.model, config, ds_config,
             micro_batch_size=self._micro_batch_size(self.timeline[0]), world_size=placement.world_size,
@@ -92,6 +92,7 @@ class Pretraining:
             layout={"world_size": placement.world_size, "zero_stage": zero_stage(ds_config)},
         )
         self.metrics = MetricsFile(self.run_dir / "metrics.jsonl")
+        self.skipped: Counter[str] = Counter()
         self.stop = StopRequest()
 
     def run(self) -> Path:
@@ -103,13 +104,14 @@ class Pretraining:
             disable=not self.is_main or not os.isatty(2),
         )  # fmt: skip
         self.throughput = Throughput(self.timeline[first_step].tokens_before if first_step < len(self.timeline) else 0)
-        for rows in self.stream.steps(first_step, stream_state):
+        for rows in self._rows(first_step, stream_state):
             step = rows.step
             done = step.index + 1
             self.skipped.update(rows.skipped)
-            sums, grad_norm = self._optimizer_step(step, rows.micro_batches(self._micro_batch_size(step)))
+            batches = rows.micro_batches(self._micro_batch_size(step))
+            weights, stopping = self._step_weights(step, batches)
+            sums, grad_norm = self._optimizer_step(step, batches, weights)
             last = done == len(self.timeline)
-            stopping = self._stop_requested()
             if done % training.log_every == 0 or last:
                 self._log(step, sums, grad_norm)
             if last or (training.evaluate_every and done % training.evaluate_every == 0):
@@ -118,7 +120,7 @@ class Pretraining:
                 self._save(done, rows.state)
             progress_bar.update()
             if stopping and not last:
-                raise Preempted(f"{stopping} received: stopped after step {done}, checkpoint saved")
+                raise Preempted(f"{self.stop.name} received: stopped after step {done}, checkpoint saved")
         progress_bar.close()
         if self.is_main:
             export_run(self.run_dir)
@@ -127,33 +129,49 @@ class Pretraining:
 
     # ---- building ----------------------------------------------------------------------------------------------
 
+    def _prepare(self) -> dict[str, Any]:
+        """All that a user's mistake can spoil, before the ranks first wait for each other; the ds_config."""
+        config, placement = self.config, self.placement
+        self.manifest = Manifest.load(config.corpus)
+        self.stream = Stream(
+            config.corpus, config.stream, seed=config.seed, timeline=self.timeline,
+            rank=placement.rank, world_size=placement.world_size,
+        )  # fmt: skip
+        ds_config = read_ds_config(ds_config_path(config.training.ds_config), placement.device)
+        self._check_run_dir()
+        self.model = self._build_model()
+        return ds_config
+
+    def _check_run_dir(self) -> None:
+        """A run folder with a checkpoint must be of the same run."""
+        if not complete_checkpoints(self.run_dir / "checkpoints"):
+            return
+        difference = first_difference(read_yaml(self.run_dir / "config.yaml"), to_dict(self.config))
+        if difference is not None:
+            raise UserError(
+                f"{self.run_dir} belongs to a run of another configuration: {difference}; "
+                "choose another run_dir or remove this one"
+            )
+
     def _claim_run_dir(self) -> None:
-        """Write config.yaml, or make sure that the one there is of the same run."""
+        """Write the resolved configuration and that of the model, which the export needs."""
         path = self.run_dir / "config.yaml"
-        resolved = to_dict(self.config)
-        if path.exists():
-            difference = first_difference(read_yaml(path), resolved)
-            if difference is not None:
-                raise UserError(
-                    f"{self.run_dir} belongs to a run of another configuration: {difference}; "
-                    "choose another run_dir or remove this one"
-                )
-        dist.barrier()
-        if self.is_main:
+        try:
             self.run_dir.mkdir(parents=True, exist_ok=True)
             temporary = path.with_suffix(".partial")
-            temporary.write_text(yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True), encoding="utf-8")
+            resolved = yaml.safe_dump(to_dict(self.config), sort_keys=False, allow_unicode=True)
+            temporary.write_text(resolved, encoding="utf-8")
             temporary.replace(path)
+            self.model.masked_lm.config.save_pretrained(self.run_dir / "model_config")
+        except OSError as error:
+            raise RankError(f"run_dir: {self.run_dir} cannot be written ({error.strerror}); choose another") from error
 
     def _build_model(self) -> UniBERT:
         config = self.config
         torch.manual_seed(config.seed)
         longest = max(phase.sequence_length for phase in self.timeline.phases())
-        student = build_masked_lm(config.model, self.manifest.vocab_size, longest)
-        if self.is_main:
-            student.config.save_pretrained(self.run_dir / "model_config")
         return UniBERT(
-            student,
+            build_masked_lm(config.model, self.manifest.vocab_size, longest),
             len(self.stream.languages),
             mlm=config.mlm,
             adversary=config.adversary,
@@ -185,19 +203,28 @@ class Pretraining:
         limit = min(self.config.training.micro_batch_size, rows)
         return next(size for size in range(limit, 0, -1) if rows % size == 0)
 
+    def _rows(self, first_step: int, state: dict[str, Any] | None) -> Iterator[StepRows]:
+        try:
+            yield from self.stream.steps(first_step, state)
+        except UserError as error:
+            raise RankError(f"rank {self.placement.rank}: {error}") from error
+
     def _restore(self) -> tuple[int, dict[str, Any] | None]:
+        """The step to go on from, with the stream's state; the engine gets its weights back."""
         checkpoint = self.checkpoints.load_newest(self.engine)
-        step = checkpoint["step"] if checkpoint else 0
-        if checkpoint and checkpoint["state"]["corpus"] != self.manifest.fingerprint:
-            raise UserError(
+        if self.is_main:
+            self.metrics.keep_until(checkpoint["step"] if checkpoint else 0)
+        if checkpoint is None:
+            return 0, None
+        state = checkpoint["state"]
+        if state["corpus"] != self.manifest.fingerprint:
+            raise AgreedError(
                 f"{self.config.corpus} is not the corpus that {self.run_dir} was trained on (its manifest differs); "
                 "give the run its corpus back or choose another run_dir"
             )
-        self.skipped: Counter[str] = Counter()
         if self.is_main:
-            self.metrics.keep_until(step)
-            self.skipped.update(checkpoint["state"]["skipped_blocks"] if checkpoint else {})
-        return step, checkpoint["state"]["stream"] if checkpoint else None
+            self.skipped.update(state["skipped_blocks"])
+        return checkpoint["step"], state["stream"]
 
     def _save(self, done: int, lanes: dict[str, Any]) -> None:
         merged = {lane: state for part in gather_objects(lanes) for lane, state in part.items()}
@@ -207,7 +234,8 @@ class Pretraining:
 
     # ---- one step ----------------------------------------------------------------------------------------------
 
-    def _optimizer_step(self, step: Step, batches: list[Batch]) -> tuple[Sums, float]:
+    def _optimizer_step(self, step: Step, batches: list[Batch], weights: StepWeights) -> tuple[Sums, float]:
+        """One update of the weights: the step's sums, and the norm of the gradient before clipping."""
         config, placement = self.config, self.placement
         # Dropout becomes a function of seed, step and rank, so that a resumed run repeats it.
         torch.manual_seed((config.seed * 1_000_003 + step.index) * 4099 + placement.rank)
@@ -216,7 +244,6 @@ class Pretraining:
             world_size=placement.world_size,
         )  # fmt: skip
         set_learning_rate(self.engine, self._learning_rate_factor(step))
-        weights = self._step_weights(step, batches)
         sums = Sums()
         losses = []
         for batch in batches:
@@ -231,7 +258,7 @@ class Pretraining:
         self.engine.step()
         grad_norm = float(self.engine.get_global_grad_norm() if own_norm is None else own_norm)
         if grad_norm != grad_norm and not self.engine.fp16_enabled():
-            raise UserError(
+            raise AgreedError(
                 f"step {step.index + 1}: the gradient is not a number although the losses are; the newest checkpoint "
                 f"is kept; lower optimizer.learning_rate (now {config.optimizer.learning_rate}) or adversary.max_lambda"
             )
@@ -245,11 +272,15 @@ class Pretraining:
             progress, warmup=optimizer.warmup, decay=optimizer.decay, shape=optimizer.decay_shape
         )
 
-    def _step_weights(self, step: Step, batches: list[Batch]) -> StepWeights:
-        """Counts over the whole global batch, which turn sums into means, and the schedules' values."""
+    def _step_weights(self, step: Step, batches: list[Batch]) -> tuple[StepWeights, bool]:
+        """Counts over the whole global batch, which turn sums into means, and the schedules' values.
+
+        Also whether a signal has asked any rank to stop, which costs no exchange of its own this way.
+        """
         config, device = self.config, self.placement.device
         class_weights = self._class_weights(step.progress)
-        counts = torch.zeros(3, dtype=torch.float64)
+        counts = torch.zeros(4, dtype=torch.float64)
+        counts[3] = self.stop.requested
         for batch in batches:
             tokens = batch.document_ids >= 0
             counts[0] += batch.masked_rows.numel()
@@ -258,18 +289,19 @@ class Pretraining:
             if config.adversary is not None and config.adversary.level == "token":
                 classified = classified[batch.document_ids[tokens]]
             counts[2] += classified.numel() if class_weights is None else class_weights[classified].sum().double()
-        masked, tokens_total, adversary_weight = sum_over_ranks(counts.to(device)).tolist()
+        masked, num_tokens, adversary_weight, stopping = sum_over_ranks(counts.to(device)).tolist()
         reversal = config.adversary.lambda_at(step.progress) if config.adversary else 0.0
-        return StepWeights(
+        weights = StepWeights(
             replicas=self.placement.world_size * len(batches),
             masked_tokens=max(masked, 1.0),
-            tokens=tokens_total,
+            tokens=num_tokens,
             adversary_weight=adversary_weight,
             mlm=value_at(config.mlm.weight, step.progress),
             distillation=config.distillation.weight_at(step.progress) if config.distillation else 0.0,
             reversal_lambda=torch.tensor(reversal, device=device),
             class_weights=None if class_weights is None else class_weights.to(device),
         )
+        return weights, stopping > 0
 
     def _class_weights(self, progress: float) -> torch.Tensor | None:
         """(L,) fp32: a language's weight in the discriminator's loss, the inverse of its share of the documents."""
@@ -296,18 +328,10 @@ class Pretraining:
             if loss != loss or loss in (float("inf"), float("-inf"))
         ]
         found = [name for part in gather_objects(here) for name in part]
-        raise UserError(
+        raise AgreedError(
             f"step {step.index + 1}: the loss is not finite in the batch of {'; '.join(found)}; the newest checkpoint "
             "is kept; look at these documents or lower optimizer.learning_rate"
         )
-
-    def _stop_requested(self) -> str | None:
-        """The signal that any rank has received, the same answer on all ranks."""
-        number = torch.tensor(float(self.stop.signal or 0), device=self.placement.device)
-        dist.all_reduce(number, op=dist.ReduceOp.MAX)
-        if not number.item():
-            return None
-        return signal.Signals(int(number.item())).name
 
     # ---- what is written down ------------------------------------------------------------------------------------
 
@@ -338,6 +362,8 @@ class Pretraining:
         self._write(line)
 
     def _log_heldout(self, done: int) -> None:
+        if not any(self.manifest.of(code, "heldout") for code in self.stream.languages):
+            return
         totals = heldout_totals(self.engine, self.config, self.placement)
         entropy = self.manifest.unigram_entropy
         self._write(

@@ -13,12 +13,13 @@ class StopRequest:
     """Set by SIGTERM, SIGINT or SIGUSR1; a second signal of the kind has its usual effect."""
 
     def __init__(self) -> None:
-        self.signal: signal.Signals | None = None
+        self.requested = False
+        self.name = "a signal to another rank"
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
             signal.signal(number, self._receive)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        self.signal = signal.Signals(number)
+        self.requested, self.name = True, signal.Signals(number).name
         signal.signal(number, signal.SIG_DFL)
 
 

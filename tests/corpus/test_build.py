@@ -1,0 +1,244 @@
+import bz2
+import json
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import webdataset
+from transformers import AutoTokenizer
+
+from tests.corpus.inputs import page_xml, sentences, write_dump, write_jsonl
+from unibert.corpus.build import build_corpus
+from unibert.corpus.config import CorpusConfig
+from unibert.corpus.manifest import Manifest, verify
+from unibert.corpus.shards import decode_block
+from unibert.corpus.tokenizer import load_tokenizer
+from unibert.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("inputs")
+    texts = sentences(240)
+    pages = [page_xml(n, f"Titel {n}", "\n\n".join(texts[3 * n : 3 * n + 3])) for n in range(60)]
+    write_dump(folder / "dewiki.xml.bz2", *pages, page_xml(99, "R", "", redirect="A"), page_xml(98, "X", "kurz"))
+    other = sentences(200, seed=1)
+    records = [{"id": str(n), "text": "\n".join(other[2 * n : 2 * n + 2])} for n in range(80)]
+    write_jsonl(folder / "af.jsonl", records)
+    again = [{"id": "copy", "text": records[3]["text"]}, {"id": "new", "text": other[190]}]
+    write_jsonl(folder / "af-again.jsonl", again)
+    return folder
+
+
+@pytest.fixture
+def config(inputs, tmp_path):
+    return CorpusConfig(
+        inputs=[str(inputs)],
+        output=str(tmp_path / "corpus"),
+        vocab_size=400,
+        workers=1,
+        heldout_share=0.1,
+        tokens_per_shard=2500,
+        tokens_per_block=500,
+    )
+
+
+def _documents(corpus, manifest, split):
+    """(language, id) → tokens of all documents of a split."""
+    found = {}
+    for language in manifest.languages:
+        for shard in manifest.of(language, split):
+            for sample in webdataset.WebDataset(str(Path(corpus) / shard.path), shardshuffle=False):
+                block = decode_block(sample)
+                for document_id, tokens in zip(block.ids, block.documents(), strict=True):
+                    assert (language, document_id) not in found
+                    found[language, document_id] = tokens.tolist()
+    return found
+
+
+def test_a_corpus_from_end_to_end(config, inputs, capsys):
+    manifest = build_corpus(config)
+    corpus = Path(config.output)
+    assert verify(corpus, digests=True) == manifest
+    assert sorted(path.name for path in corpus.iterdir()) == [
+        "af", "de", "manifest.json", "report.json", "report.md", "tokenizer",
+    ]  # fmt: skip
+    assert manifest.languages == ["af", "de"]
+    assert manifest.vocab_size == 400
+    assert len(manifest.of("de")) > 2
+
+    train, heldout = (_documents(corpus, manifest, split) for split in ("train", "heldout"))
+    assert not train.keys() & heldout.keys()
+    german, afrikaans = ({i for code, i in train | heldout if code == language} for language in ("de", "af"))
+    assert german == {str(n) for n in range(60)}
+    # af-again.jsonl comes before af.jsonl, so its copy of document 3 is the first
+    assert afrikaans == {str(n) for n in range(80)} - {"3"} | {"copy", "new"}
+    # pages of one id are on one side in both languages
+    german, afrikaans = ({i for code, i in heldout if code == language} for language in ("de", "af"))
+    assert german
+    assert german - {"3"} == {i for i in afrikaans if i.isdigit() and int(i) < 60}
+
+    processor = load_tokenizer(corpus)
+    text = json.loads((inputs / "af.jsonl").read_text().split("\n")[0])["text"]
+    assert processor.Decode((train | heldout)["af", "0"]) == text.replace("\n", " ")
+    fast = AutoTokenizer.from_pretrained(corpus / "tokenizer")
+    assert fast(text, add_special_tokens=False).input_ids == (train | heldout)["af", "0"]
+
+    order = [int(i) for code, i in train if code == "de"]
+    assert order != sorted(order)
+
+    report = json.loads((corpus / "report.json").read_text())["languages"]
+    assert report["de"]["read"] == 62
+    assert report["de"]["dropped"] == {"redirect": 1, "too_short": 1}
+    assert report["af"]["dropped"] == {"duplicate": 1}
+    for code, entry in report.items():
+        assert entry["read"] == entry["kept"] + sum(entry["dropped"].values())
+        assert entry["kept"] == entry["train_documents"] + entry["heldout_documents"]
+        assert entry["train_tokens"] == manifest.tokens(code)
+        assert entry["text_bytes"] == sum(s.text_bytes for s in manifest.shards if s.language == code)
+    assert "| de German | 62 | 60 |" in (corpus / "report.md").read_text()
+    assert "cleaning: 3/3" in capsys.readouterr().err
+
+    counts = np.bincount(np.concatenate([np.array(t) for (code, _), t in train.items() if code == "de"]), minlength=400)
+    losses = -np.log((counts + 1) / (counts.sum() + 400))
+    expected = np.mean([losses[t] for (code, _), tokens in heldout.items() if code == "de" for t in tokens])
+    assert manifest.unigram_entropy["de"] == pytest.approx(expected, rel=1e-9)
+    assert set(manifest.unigram_entropy) == {"all", "af", "de"}
+
+
+def test_equal_for_any_number_of_workers_and_different_for_another_seed(config, tmp_path):
+    one = build_corpus(config)
+    two = build_corpus(replace(config, workers=2, output=str(tmp_path / "two")))
+    other = build_corpus(replace(config, seed=1, output=str(tmp_path / "other")))
+    assert one == two
+    assert {s.sha256 for s in one.shards} != {s.sha256 for s in other.shards}
+    for name in ("manifest.json", "report.json", "report.md", "tokenizer/tokenizer.json"):
+        assert (Path(config.output) / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_an_existing_tokenizer_is_shared(config, tmp_path):
+    first = build_corpus(config)
+    for given in (config.output, f"{config.output}/tokenizer", f"{config.output}/tokenizer/sentencepiece.model"):
+        second = build_corpus(
+            replace(config, output=str(tmp_path / "second"), tokenizer=given, languages=["af"], overwrite=True)
+        )
+        assert second.tokenizer_sha256 == first.tokenizer_sha256
+        assert [s.sha256 for s in second.of("af")] == [s.sha256 for s in first.of("af")]
+        assert second.languages == ["af"]
+    again = build_corpus(replace(config, tokenizer=config.output, overwrite=True))  # its own, while it is replaced
+    assert again == first
+
+
+def test_a_folder_in_use_is_refused_and_overwrite_replaces_it(config, tmp_path):
+    build_corpus(config)
+    with pytest.raises(UserError, match=r"already holds a corpus.*--overwrite"):
+        build_corpus(config)
+    manifest = build_corpus(replace(config, languages=["de"], overwrite=True))
+    assert not (tmp_path / "corpus" / "af").exists()
+    assert verify(config.output) == manifest
+
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").touch()
+    for overwrite in (False, True):
+        with pytest.raises(UserError, match="is not empty and holds no corpus"):
+            build_corpus(replace(config, output=str(tmp_path / "mine"), overwrite=overwrite))
+    with pytest.raises(UserError, match="is a file"):
+        build_corpus(replace(config, output=str(tmp_path / "mine" / "thesis.txt")))
+
+
+def test_a_failed_build_leaves_no_corpus(config, inputs):
+    with pytest.raises(UserError, match="vocab_size: 100000 pieces"):
+        build_corpus(replace(config, vocab_size=100_000))
+    assert list(Path(config.output).iterdir()) == []
+    build_corpus(config)
+
+
+def test_a_killed_build_is_replaced(config):
+    code = (
+        "import os, signal\n"
+        "from unibert.corpus import build, config\n"
+        "build.save_report = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"  # comes just before the manifest
+        f"build.build_corpus(config.CorpusConfig(inputs={config.inputs!r}, output={config.output!r},"
+        " vocab_size=400, workers=1, tokens_per_shard=1000))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
+    assert (Path(config.output) / "de").is_dir()
+    with pytest.raises(UserError, match="no such file"):
+        Manifest.load(config.output)
+    manifest = build_corpus(config)
+    tars = {path.relative_to(config.output).as_posix() for path in Path(config.output).rglob("*.tar*")}
+    assert tars == {shard.path for shard in manifest.shards}
+
+
+def test_a_language_with_nothing_left(config, tmp_path):
+    path = write_jsonl(tmp_path / "sv.jsonl", [{"text": "kort"}, {"text": "kort igen"}])
+    both = replace(config, inputs=[*config.inputs, str(path)])
+    with pytest.raises(UserError, match=r"sv: 2 read, dropped too_short 2.*skip_empty_languages"):
+        build_corpus(both)
+    manifest = build_corpus(replace(both, skip_empty_languages=True))
+    assert manifest.languages == ["af", "de"]
+    assert "nothing was left of them: sv" in (Path(config.output) / "report.md").read_text()
+    with pytest.raises(UserError, match="nothing is left"):
+        build_corpus(replace(both, languages=["sv"], skip_empty_languages=True, overwrite=True))
+    with pytest.raises(UserError, match="the inputs hold no document in is"):
+        build_corpus(replace(both, languages=["is"], overwrite=True))
+
+
+def test_a_cut_off_dump_is_used_and_reported(config, inputs, tmp_path):
+    content = bz2.decompress((inputs / "dewiki.xml.bz2").read_bytes())
+    (tmp_path / "dewiki.xml").write_bytes(content[:-20_000])
+    build_corpus(replace(config, inputs=[str(tmp_path / "dewiki.xml")]))
+    report = json.loads((Path(config.output) / "report.json").read_text())["languages"]["de"]
+    assert report["cut_off_files"] == 1
+    assert 10 < report["kept"] < 60
+    assert "ended too early: de" in (Path(config.output) / "report.md").read_text()
+
+
+def test_excluded_titles_and_ids(config, tmp_path):
+    path = tmp_path / "exclude.tsv"
+    path.write_text("de\tTitel 5\nde\t6\naf\t5\n\n")
+    manifest = build_corpus(replace(config, exclude=str(path)))
+    found = _documents(config.output, manifest, "train") | _documents(config.output, manifest, "heldout")
+    assert not {("de", "5"), ("de", "6"), ("af", "5")} & found.keys()
+    assert ("af", "6") in found
+    report = json.loads((Path(config.output) / "report.json").read_text())["languages"]
+    assert report["de"]["dropped"]["excluded"] == 2
+    path.write_text("Titel 5\n")
+    with pytest.raises(UserError, match=r"exclude: .*line 1"):
+        build_corpus(replace(config, exclude=str(path), overwrite=True))
+
+
+def test_an_error_in_a_worker_reaches_the_user(config, tmp_path):
+    path = write_jsonl(tmp_path / "sv.jsonl", [{"txt": "x"}])
+    with pytest.raises(UserError, match="line 1 is no JSON object"):
+        build_corpus(replace(config, inputs=[*config.inputs, str(path)], workers=2))
+    assert not (Path(config.output) / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("inputs", []),
+        ("workers", 0),
+        ("vocab_size", 100),
+        ("heldout_share", 1.0),
+        ("tokens_per_shard", 0),
+        ("character_coverage", 2.0),
+        ("tokenizer_exponent", -1.0),
+    ],
+)
+def test_impossible_values_name_the_key(config, key, value):
+    with pytest.raises(ValueError, match=f"^{key}: "):
+        replace(config, **{key: value})
+
+
+def test_importing_the_formats_is_light():
+    code = (
+        "import sys, unibert.corpus.shards, unibert.corpus.config, unibert.languages;"
+        "assert not {'torch', 'transformers', 'mwxml', 'sentencepiece'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
