@@ -13,6 +13,7 @@ from unibert.errors import AgreedError, RankError, UserError
 USAGE = """usage: unibert COMMAND ...
 
   corpus build INPUT ... --output DIR     dumps, JSONL or text to a tokenised, sharded corpus
+  corpus verify DIR                       check every shard against the manifest's digests
   pretrain RUN.yaml [--dotted.override …] train a run file or preset; again to continue
   export RUN_DIR [--step N]               a checkpoint to a Hugging Face model
   evaluate MODEL_DIR --retrieval DIR      sentence retrieval and language probe
@@ -75,6 +76,15 @@ def _corpus_build(words: list[str]) -> None:
     build_corpus(_parse(CorpusConfig, "corpus build", "Build a corpus.", words, "inputs"))
 
 
+def _corpus_verify(words: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="unibert corpus verify", description="Check a corpus against its manifest.")
+    parser.add_argument("corpus")
+    options = parser.parse_args(words)
+    from unibert.corpus.manifest import verify
+
+    print(f"{options.corpus}: {len(verify(options.corpus).shards)} shards are as the manifest says")
+
+
 def _pretrain(words: list[str]) -> None:
     from unibert.training.config import RunConfig
 
@@ -126,6 +136,7 @@ def _demo(words: list[str]) -> None:
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "corpus build": _corpus_build,
+    "corpus verify": _corpus_verify,
     "pretrain": _pretrain,
     "export": _export,
     "evaluate": _evaluate,

@@ -40,7 +40,7 @@ class DistillationOutput(NamedTuple):
     correct: Tensor
     """() int64: counted rows whose label has the student's largest logit; 0 without labels."""
     per_language: Tensor
-    """(num_languages, 3) fp32: sum of the rows' losses as they enter ``loss``, count, hits; (0, 3) without lang_ids."""
+    """(num_languages, 3) fp32: sum of the rows' cross-entropies as in ``ce``, count, hits; (0, 3) without lang_ids."""
 
 
 def distillation_loss(
@@ -134,5 +134,5 @@ def distillation_loss(
         ce=row_ce.sum() / divisor,
         count=count,
         correct=row_hits.sum(),
-        per_language=sums_by_language([row_losses, counted, row_hits], lang_ids, num_languages),
+        per_language=sums_by_language([row_ce, counted, row_hits], lang_ids, num_languages),
     )

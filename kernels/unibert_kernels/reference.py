@@ -80,7 +80,7 @@ def distillation_loss(
         ce=ce.sum() / divisor,
         count=counted.sum(),
         correct=hits.sum(),
-        per_language=_per_language(losses, counted, hits, lang_ids, num_languages),
+        per_language=_per_language(ce, counted, hits, lang_ids, num_languages),
     )
 
 

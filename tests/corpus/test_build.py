@@ -1,9 +1,12 @@
 import bz2
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -234,6 +237,37 @@ def test_an_error_in_a_worker_reaches_the_user(config, tmp_path):
 def test_impossible_values_name_the_key(config, key, value):
     with pytest.raises(ValueError, match=f"^{key}: "):
         replace(config, **{key: value})
+
+
+_SCRIPT = """
+import sys
+from unibert.corpus.build import build_corpus
+from unibert.corpus.config import CorpusConfig
+from unibert.errors import UserError
+try:
+    print(build_corpus(CorpusConfig(inputs=[sys.argv[1]], output=sys.argv[2], vocab_size=400, workers=1)).fingerprint)
+except UserError as error:
+    sys.exit(str(error))
+"""
+
+
+@pytest.mark.skipif(not (find_spec("mpi4py") and shutil.which("mpirun")), reason="needs mpi4py and mpirun")
+def test_mpi_ranks_give_the_same_corpus(inputs, tmp_path):
+    allowed = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    command = ["mpirun", "-n", "2", sys.executable, "-c", _SCRIPT, str(inputs), str(tmp_path / "mpi")]
+    result = subprocess.run(command, env=os.environ | allowed, capture_output=True, text=True, check=True)
+    alone = build_corpus(CorpusConfig(inputs=[str(inputs)], output=str(tmp_path / "alone"), vocab_size=400, workers=1))
+    assert result.stdout.split() == [alone.fingerprint] * 2
+
+
+def test_several_tasks_without_mpi_do_not_build_the_same_folder_at_once(inputs, tmp_path):
+    command = [sys.executable, "-c", _SCRIPT, str(inputs), str(tmp_path / "corpus")]
+    environment = os.environ | {"SLURM_STEP_NUM_TASKS": "2"}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "started as several tasks" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "corpus").exists()
 
 
 def test_importing_the_formats_is_light():

@@ -70,10 +70,12 @@ def test_framing_and_mask(folder):
     tokens = fast.convert_ids_to_tokens(fast(word, other).input_ids)
     assert (tokens[0], tokens[-1], tokens.count("</s>")) == ("<s>", "</s>", 2)
     assert list(fast(word)) == ["input_ids", "attention_mask"]
-    plain = fast.tokenize(f"{word} {other}.")
-    masked = fast.tokenize(f"{word} <mask>.")
-    assert masked == [*fast.tokenize(word), "<mask>", "."]
-    assert fast.tokenize(f"<mask> {other}.") == ["<mask>", *plain[len(fast.tokenize(word)) :]]
+    of_word, of_both = (fast.convert_ids_to_tokens(fast(t).input_ids)[1:-1] for t in (word, f"{word} {other}."))
+    for text, expected in (
+        (f"{word} <mask>.", [*of_word, "<mask>", "."]),
+        (f"<mask> {other}.", ["<mask>", *of_both[len(of_word) :]]),
+    ):
+        assert fast.convert_ids_to_tokens(fast(text).input_ids)[1:-1] == expected
     assert fast.decode(fast(f"{word} {other}.").input_ids, skip_special_tokens=True) == f"{word} {other}."
     assert len(fast(" ".join(sentences(20)), truncation=True).input_ids) == 64
 
@@ -123,5 +125,5 @@ def test_fast_tokenizer_agrees_with_sentencepiece_on_real_text(shared_data, tmp_
     processor, fast = load_tokenizer(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
     ids = fast(lines, add_special_tokens=False, truncation=False, verbose=False).input_ids
     differing = [line for line, found in zip(lines, ids, strict=True) if found != processor.Encode(line)]
-    assert len(lines) > 3000
+    assert len(lines) > 2500
     assert len(differing) <= len(lines) / 1000, differing[:5]  # ties between segmentations of equal score

@@ -85,8 +85,20 @@ def test_a_missing_shard(run_file, own_corpus, unibert):
     shard.unlink()
     status, output = unibert("pretrain", str(run_file), f"--corpus={own_corpus}")
     assert status == 1
-    assert f"{shard}: missing shard" in output
+    assert f"{shard}: missing, although manifest.json lists it" in output
     assert "Traceback" not in output
+
+
+def test_a_shard_of_another_digest(run_file, own_corpus, unibert):
+    shard = own_corpus / "en" / "train-000000.tar"
+    content = bytearray(shard.read_bytes())
+    content[-600] ^= 1  # in the padding at the end, which the tar reader would never look at
+    shard.write_bytes(content)
+    for words in (["pretrain", str(run_file), f"--corpus={own_corpus}"], ["corpus", "verify", str(own_corpus)]):
+        status, output = unibert(*words)
+        assert status == 1
+        assert f"{shard}: content differs from the manifest's digest; copy it again" in output
+        assert "Traceback" not in output
 
 
 def test_no_corpus(run_file, tmp_path, unibert):

@@ -67,7 +67,10 @@ def build_corpus(config: CorpusConfig) -> Manifest:
     with mpi_executor() as executor:
         if executor is not None:
             return _build(config, executor)
-    return Manifest.load(config.output)
+    try:
+        return Manifest.load(config.output)
+    except UserError as error:
+        raise UserError("rank 0 could not build the corpus; its message says why") from error
 
 
 def _build(config: CorpusConfig, executor: Executor | None) -> Manifest:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +31,10 @@ def process_executor(workers: int | None) -> Iterator[Executor | None]:
         yield None
         return
     # Fresh interpreters: a fork would copy the threads' locks of whatever the caller has imported.
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as executor:
+    context = multiprocessing.get_context("spawn")
+    # Ctrl-C is for the leading process, which then ends the others.
+    ignore_interrupt = (signal.SIGINT, signal.SIG_IGN)
+    with ProcessPoolExecutor(workers, context, initializer=signal.signal, initargs=ignore_interrupt) as executor:
         try:
             yield executor
         except BrokenProcessPool as error:
@@ -42,10 +46,18 @@ def process_executor(workers: int | None) -> Iterator[Executor | None]:
 
 @contextmanager
 def mpi_executor() -> Iterator[Executor | None]:
-    """On rank 0 an executor over the other ranks; they serve it until it closes, then get None."""
-    from mpi4py import MPI
-    from mpi4py.futures import MPICommExecutor
+    """On rank 0 an executor over the other ranks; they serve it until it closes, then get None.
 
+    Raises:
+        UserError: if there is no MPI, or if the launcher and MPI disagree about how many we are.
+    """
+    try:
+        from mpi4py import MPI
+        from mpi4py.futures import MPICommExecutor
+    except (ImportError, RuntimeError) as error:
+        raise UserError(
+            "started as several tasks, which needs mpi4py and an MPI library: install unibert[mpi], or start one task"
+        ) from error
     if MPI.COMM_WORLD.size == 1:
         raise UserError("started as several tasks, but MPI sees one: give srun the --mpi that this MPI understands")
     with MPICommExecutor(MPI.COMM_WORLD, root=0) as executor:

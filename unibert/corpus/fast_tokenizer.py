@@ -58,11 +58,7 @@ def _build(model: bytes) -> Tokenizer:
     prepend_scheme: Literal["first", "never"] = "first" if proto.normalizer_spec.add_dummy_prefix else "never"
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme=prepend_scheme)
     tokenizer.decoder = decoders.Sequence(
-        [
-            decoders.ByteFallback(),
-            decoders.Fuse(),
-            decoders.Metaspace(replacement="▁", prepend_scheme=prepend_scheme),
-        ]
+        [decoders.ByteFallback(), decoders.Metaspace(replacement="▁", prepend_scheme=prepend_scheme)]
     )
     start, end = (SPECIAL_TOKENS[2], 2), (SPECIAL_TOKENS[3], 3)
     tokenizer.post_processor = processors.TemplateProcessing(

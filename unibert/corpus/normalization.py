@@ -11,8 +11,9 @@ _INVISIBLE = re.compile(
     "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufff0-\uffff"
     "\ud800-\udfff\ue000-\uf8ff\ufdd0-\ufdef\U000f0000-\U0010ffff]"
 )
-_LINE_BREAK = re.compile(" *[\r\n\x0b\x0c\x1c-\x1e\x85\u2028\u2029][\\s]*")
-_SPACES = re.compile(r"[^\S\n]+")
+_BREAKS = "\r\n\x0b\x0c\x1c-\x1e\x85\u2028\u2029"
+_SPACES = re.compile(rf"[^\S{_BREAKS}]+")
+_LINE_BREAK = re.compile(f" ?[{_BREAKS}][{_BREAKS} ]*")
 
 
 def normalize(text: str) -> str:

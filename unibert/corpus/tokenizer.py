@@ -64,9 +64,7 @@ def train_tokenizer(lines: Iterable[str], *, vocab_size: int, character_coverage
 
 def _training_failure(message: str, vocab_size: int) -> str:
     if largest := re.search(r"value <= (\d+)", message):
-        return (
-            f"vocab_size: the text allows at most {largest[1]} pieces, not {vocab_size}; set it to {largest[1]} or less"
-        )
+        return f"vocab_size: {vocab_size} pieces are more than the text allows; set it to {largest[1]} or less"
     if required := re.search(r"required_chars\.? *(\d+) vs (\d+)", message):
         return (
             f"vocab_size: {vocab_size} is too small for the characters of the text; "
@@ -103,7 +101,8 @@ def load_tokenizer(path: Path) -> sentencepiece.SentencePieceProcessor:
     first = [processor.IdToPiece(index) for index in range(min(len(SPECIAL_TOKENS), processor.GetPieceSize()))]
     if first != list(SPECIAL_TOKENS):
         raise UserError(f"tokenizer: the first pieces of {file} are {first}, not {list(SPECIAL_TOKENS)}")
-    spec = sentencepiece_model_pb2.ModelProto.FromString(processor.serialized_model_proto()).trainer_spec
+    proto = sentencepiece_model_pb2.ModelProto.FromString(processor.serialized_model_proto())  # type: ignore[attr-defined]
+    spec = proto.trainer_spec
     if spec.model_type != spec.UNIGRAM:
         raise UserError(f"tokenizer: {file} is not a unigram model; only those become the same fast tokenizer")
     return processor

@@ -92,7 +92,7 @@ def _render(nodes: Iterable[Node], dropped_prefixes: frozenset[str]) -> str:
             case ExternalLink() if node.brackets and node.title is not None:
                 pieces.append(_render(node.title.nodes, dropped_prefixes))
             case HTMLEntity():
-                pieces.append(_entity(node))
+                pieces.append(node.normalize())
             case Tag():
                 pieces.append(_tag_text(node, dropped_prefixes))
     return "".join(pieces)
@@ -116,13 +116,6 @@ def _tag_text(tag: Tag, dropped_prefixes: frozenset[str]) -> str:
         return ""
     text = _render(tag.contents.nodes, dropped_prefixes)
     return f"\n{text}\n" if name in _BLOCK_TAGS else text
-
-
-def _entity(entity: HTMLEntity) -> str:
-    try:
-        return entity.normalize()
-    except (OverflowError, ValueError):
-        return ""
 
 
 def _clean_line(line: str) -> str:

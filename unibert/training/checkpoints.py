@@ -45,7 +45,7 @@ class Checkpoints:
         dist.barrier()
 
     def save(self, engine: Any, step: int, state: dict[str, Any]) -> Path:
-        """Write the checkpoint after ``step`` steps, all ranks together; ``state``, of which rank 0's counts, as JSON."""
+        """Write the checkpoint after ``step`` steps, all ranks together; ``state`` is JSON, and rank 0's counts."""
         complete = self.folder / f"step-{step:08d}"
         if complete.exists():
             return complete

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import warnings
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -101,6 +102,8 @@ def _initialise_deepspeed(device: torch.device) -> None:
     from deepspeed.utils import logger
 
     logger.setLevel("WARNING")
+    # DeepSpeed calls some collectives by names that torch deprecates, which no user can mend.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     if device.type == "cpu":
         # DeepSpeed would compile this shared-memory all-reduce at the first start, with a compiler that may not be
         # there and a lock that a killed job leaves behind; gloo does the same work.

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from transformers import AutoTokenizer, PreTrainedModel
 
 from unibert.configuration import read_yaml, to_dict
-from unibert.corpus.manifest import Manifest
+from unibert.corpus.manifest import Manifest, verify
 from unibert.errors import AgreedError, RankError, UserError
 from unibert.model.encoder import build_masked_lm, freeze, load_masked_lm
 from unibert.model.unibert import StepWeights, UniBERT
@@ -45,6 +45,10 @@ from unibert.training.metrics import (
     prediction_metrics,
 )
 from unibert.training.preemption import Preempted, StopRequest
+
+DIGESTS_UP_TO_BYTES = 1 << 30
+"""Corpora up to this size have their shards' digests checked at every start, a matter of seconds; larger ones their
+sizes only, and ``unibert corpus verify`` checks the rest."""
 
 
 def pretrain(config: RunConfig) -> Path:
@@ -133,6 +137,9 @@ class Pretraining:
         """All that a user's mistake can spoil, before the ranks first wait for each other; the ds_config."""
         config, placement = self.config, self.placement
         self.manifest = Manifest.load(config.corpus)
+        if self.is_main:
+            size = sum(shard.size_bytes for shard in self.manifest.shards)
+            verify(config.corpus, digests=size <= DIGESTS_UP_TO_BYTES)
         self.stream = Stream(
             config.corpus, config.stream, seed=config.seed, timeline=self.timeline,
             rank=placement.rank, world_size=placement.world_size,
