@@ -97,24 +97,37 @@ def test_parts_share_a_file(tmp_path):
 
 
 def test_memory_stays_small_over_a_large_file(tmp_path):
-    talk = page_xml(1, "A", "Ein Satz. " * 1000, ns=1)
-    dump = write_dump(tmp_path / "dewiki.xml.bz2", *[talk] * 1000)
-    lines = write_jsonl(tmp_path / "af.jsonl", [{"text": "x" * 10_000}] * 1000)
+    talk = page_xml(1, "A", "Ein Satz. " * 10_000, ns=1)
+    dump = write_dump(tmp_path / "dewiki.xml.bz2", *[talk] * 100)
+    lines = write_jsonl(tmp_path / "af.jsonl", [{"text": "x" * 100_000}] * 100)
     tracemalloc.start()
     for path in (dump, lines):
         (file,) = find_inputs([str(path)])
         reader = DocumentReader(file)
         for _ in reader:
             pass
-        assert reader.counts["read"] == 1000
+        assert reader.counts["read"] == 100
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 3_000_000  # the files hold 10 MB of text each
 
 
+def test_memory_does_not_grow_with_the_number_of_pages(tmp_path):
+    path = tmp_path / "dewiki.xml"
+    path.write_text(dump_xml("<page><title>A</title><ns>1</ns><id>1</id></page>" * 30_000))
+    (file,) = find_inputs([str(path)])
+    tracemalloc.start()
+    assert list(DocumentReader(file)) == []
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1_000_000  # an element left behind for each page would take more than twice as much
+
+
 def test_lines_end_at_newlines_only(tmp_path):
     path = write_jsonl(tmp_path / "af.jsonl", [{"text": "a\u2028b\u0085c"}, {"text": "d"}])
     assert [d.text for d in read(path)[0]] == ["a\u2028b\u0085c", "d"]
+    path.write_bytes(b'{"text":\r"e"}\n')
+    assert [d.text for d in read(path)[0]] == ["e"]
 
 
 def test_a_text_file_without_blank_lines_is_not_one_document(tmp_path):
@@ -162,6 +175,13 @@ def test_explicit_language_folder_and_repeats(tmp_path):
         ("en.jsonl", "en"),
         ("notes.txt", "is"),
     ]
+
+
+def test_an_equals_sign_in_a_path(tmp_path):
+    (tmp_path / "af=b").mkdir()
+    (tmp_path / "af=b" / "sv.txt").touch()
+    (file,) = find_inputs([str(tmp_path / "af=b" / "sv.txt")])
+    assert file.language == "sv"
 
 
 def test_inputs_that_do_not_work_are_named(tmp_path):

@@ -34,7 +34,7 @@ def test_special_ids_and_bytes(folder):
     for token_ids in (encode(processor, "€𓀀"), fast("€𓀀", add_special_tokens=False).input_ids):
         assert [processor.IsByte(token) for token in token_ids].count(True) == 7  # 3 + 4 bytes of UTF-8
         assert processor.Decode(token_ids) == "€𓀀"
-    assert encode(processor, "<mask></s>")[0] > 4  # text cannot forge special tokens
+    assert min(encode(processor, "<mask></s>")) > 4  # text cannot forge special tokens
 
 
 def test_training_is_deterministic_and_silent(model, capfd):
@@ -76,8 +76,32 @@ def test_framing_and_mask(folder):
         (f"<mask> {other}.", ["<mask>", *of_both[len(of_word) :]]),
     ):
         assert fast.convert_ids_to_tokens(fast(text).input_ids)[1:-1] == expected
+    (mask,) = (
+        t for t in json.loads((folder / "tokenizer.json").read_text())["added_tokens"] if t["content"] == "<mask>"
+    )
+    assert mask["lstrip"]
+    assert not mask["rstrip"]
     assert fast.decode(fast(f"{word} {other}.").input_ids, skip_special_tokens=True) == f"{word} {other}."
     assert len(fast(" ".join(sentences(20)), truncation=True).input_ids) == 64
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "  two  leading spaces ",
+        "ﬁ ligature ①² Ａ",
+        "tab\there",
+        "a ▁ b",
+        "\u3000全角　空白",
+        "e\u0301 €",
+        "a\nb",
+    ],
+)
+def test_fast_tokenizer_normalises_as_sentencepiece_does(folder, text):
+    fast = AutoTokenizer.from_pretrained(folder)
+    assert fast(text, add_special_tokens=False).input_ids == load_tokenizer(folder).Encode(text)
 
 
 def test_words_given_apart_are_segmented_as_in_a_sentence(folder):
@@ -120,7 +144,6 @@ def test_fast_tokenizer_agrees_with_sentencepiece_on_real_text(shared_data, tmp_
         with lzma.open(path, "rt", encoding="utf-8", newline="\n") as file:
             for _, record in zip(range(4), file, strict=False):
                 lines += json.loads(record)["text"].split("\n")[:20]
-    lines += ["  two  leading spaces ", "ﬁ ligature ①²", "tab\there", "<0x41> and ▁ and <unk", "\u3000全角　空白", ""]
     save_tokenizer(train_tokenizer(lines, vocab_size=8000), tmp_path, model_max_length=512)
     processor, fast = load_tokenizer(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
     ids = fast(lines, add_special_tokens=False, truncation=False, verbose=False).input_ids

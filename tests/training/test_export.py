@@ -29,18 +29,20 @@ def test_documents_alone_in_the_export_have_the_trainers_heldout_loss(run_dir, c
         corpus, StreamConfig(lanes=4, window_shards=2), seed=0, sequence_length=64, micro_batch_size=4,
         max_sequences_per_language=64,
     )  # fmt: skip
-    loss = count = 0.0
+    losses: dict[int, list[float]] = {}
     for batch in batches:
-        for document in range(len(batch.document_languages)):
+        for document, language in enumerate(batch.document_languages.tolist()):
             here = batch.document_ids == document
-            ids, labels = batch.input_ids[here][None], batch.labels[here][None]
-            if (labels >= 0).any():
-                logits = model(input_ids=ids).logits[0]
-                loss += torch.nn.functional.cross_entropy(logits, labels[0], ignore_index=-100, reduction="sum").item()
-                count += (labels >= 0).sum().item()
+            ids, labels = batch.input_ids[here][None], batch.labels[here]
+            logits = model(input_ids=ids).logits[0]
+            losses.setdefault(language, []).extend(
+                torch.nn.functional.cross_entropy(logits[labels >= 0], labels[labels >= 0], reduction="none").tolist()
+            )
     last = next(line for line in reversed(read_metrics(run_dir / "metrics.jsonl")) if "heldout_mlm_loss" in line)
+    own = [sum(losses[language]) / len(losses[language]) for language in sorted(losses)]
     # Means of fp32 losses: 6e-8 a term, in another order and through another attention shape.
-    assert loss / count == pytest.approx(last["heldout_mlm_loss"], rel=1e-5)
+    assert own == pytest.approx(list(last["heldout_mlm_loss_by_language"].values()), rel=1e-5)
+    assert min(own) <= last["heldout_mlm_loss"] <= max(own)
 
 
 def test_it_loads_without_this_package_and_fills_masks(run_dir):

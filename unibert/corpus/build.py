@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import hashlib
 import shutil
+import sys
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import cache
@@ -21,7 +23,7 @@ from unibert.corpus.config import CorpusConfig
 from unibert.corpus.executors import mpi_executor, process_executor, run_tasks, started_under_mpi
 from unibert.corpus.manifest import MANIFEST_NAME, Manifest, Shard, Split
 from unibert.corpus.readers import InputFile, find_inputs
-from unibert.corpus.report import LanguageReport, save_report
+from unibert.corpus.report import REPORT_JSON, REPORT_MARKDOWN, LanguageReport, save_report
 from unibert.corpus.shards import ShardWriter, token_dtype
 from unibert.corpus.spool import Index, read_documents, read_index
 from unibert.corpus.tokenizer import MODEL_NAME, encode, load_tokenizer, train_tokenizer
@@ -53,7 +55,7 @@ class _ShardTask:
 
 
 def build_corpus(config: CorpusConfig) -> Manifest:
-    """Build the corpus folder that ``config`` describes; ``manifest.json`` is written last.
+    """Build the corpus folder that ``config`` describes; ``manifest.json`` is written when all else is there.
 
     Under mpirun or srun every rank calls this; rank 0 leads and the others work.
 
@@ -90,8 +92,9 @@ def _build(config: CorpusConfig, executor: Executor | None) -> Manifest:
         model = model or _train(config, selections)
         manifest = _write_shards(config, selections, model, reports, executor)
         save_report(output, reports, manifest)
-        shutil.rmtree(output / _SPOOL_NAME)
         manifest.save(output)
+        shutil.rmtree(output / _SPOOL_NAME)
+        _say_what_was_built(output, reports, manifest)
     except BaseException as error:
         _clear(output)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -100,6 +103,21 @@ def _build(config: CorpusConfig, executor: Executor | None) -> Manifest:
             ) from error
         raise
     return manifest
+
+
+def _say_what_was_built(output: Path, reports: Mapping[str, LanguageReport], manifest: Manifest) -> None:
+    if cut_off := {code: report.cut_off_files for code, report in reports.items() if report.cut_off_files}:
+        number = sum(cut_off.values())
+        print(
+            f"{number} input file{'s' * (number > 1)} ended too early ({', '.join(cut_off)}); what was read is kept, "
+            f"see {output / REPORT_MARKDOWN}",
+            file=sys.stderr,
+        )
+    num_tokens = sum(shard.tokens for shard in manifest.shards)
+    print(
+        f"{output}: {len(manifest.languages)} languages, {num_tokens:,} tokens in {len(manifest.shards):,} shards",
+        file=sys.stderr,
+    )
 
 
 def _prepare_output(output: Path, overwrite: bool) -> None:
@@ -119,8 +137,8 @@ def _prepare_output(output: Path, overwrite: bool) -> None:
 def _clear(output: Path) -> None:
     """Remove whatever a build has written, the manifest first, so that no half corpus looks whole."""
     (output / MANIFEST_NAME).unlink(missing_ok=True)
-    for report in output.glob("report.*"):
-        report.unlink()
+    for name in (REPORT_JSON, REPORT_MARKDOWN):
+        (output / name).unlink(missing_ok=True)
     for code in LANGUAGES:
         if (folder := output / code).is_dir():
             for shard in folder.glob("*-??????.tar*"):

@@ -26,7 +26,7 @@ _SECONDS_BETWEEN_LINES = 30
 @contextmanager
 def process_executor(workers: int | None) -> Iterator[Executor | None]:
     """A pool of processes, or None where one worker makes a pool needless."""
-    workers = workers or len(os.sched_getaffinity(0))
+    workers = workers or _available_cpus()
     if workers == 1:
         yield None
         return
@@ -42,6 +42,12 @@ def process_executor(workers: int | None) -> Iterator[Executor | None]:
         except BaseException:
             executor.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _available_cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):  # Linux: what Slurm or a container has left of the machine
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @contextmanager

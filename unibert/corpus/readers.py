@@ -70,7 +70,8 @@ def find_inputs(inputs: Iterable[str]) -> list[InputFile]:
     found: set[InputFile] = set()
     for given in inputs:
         code, has_code, name = given.partition("=")
-        path, forced = (Path(name), language(code).code) if has_code and code.isalpha() else (Path(given), None)
+        explicit = has_code and not Path(given).exists()
+        path, forced = (Path(name), language(code).code) if explicit else (Path(given), None)
         if path.is_dir():
             files = [file for file in path.iterdir() if file.is_file() and _kind(file) and (forced or _language(file))]
             if not files:
@@ -153,7 +154,6 @@ class DocumentReader:
                         prefixes = ENGLISH_PREFIXES.union(unwanted)
                     elif element.tag == "page" and self._is_ours():
                         yield from self._page(element, namespaces, prefixes)
-                    element.clear()
                     root.element.clear()  # else the root keeps an empty element for every page of the dump
             except ParseError as error:
                 if error.code not in _CUT_OFF_XML:

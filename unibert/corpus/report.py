@@ -15,6 +15,8 @@ from unibert.corpus.manifest import Manifest, Shard
 from unibert.corpus.spool import Index
 from unibert.languages import language
 
+REPORT_JSON, REPORT_MARKDOWN = "report.json", "report.md"
+
 
 @dataclass
 class LanguageReport:
@@ -85,8 +87,8 @@ def save_report(corpus_dir: Path, reports: Mapping[str, LanguageReport], manifes
         "unigram_entropy": manifest.unigram_entropy,
         "languages": {code: report.content() for code, report in sorted(reports.items())},
     }
-    (corpus_dir / "report.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    (corpus_dir / "report.md").write_text(_markdown(reports, manifest), encoding="utf-8")
+    (corpus_dir / REPORT_JSON).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    (corpus_dir / REPORT_MARKDOWN).write_text(_markdown(reports, manifest), encoding="utf-8")
 
 
 def _markdown(reports: Mapping[str, LanguageReport], manifest: Manifest) -> str:

@@ -150,6 +150,8 @@ FREE_KEYS = (
     "training.micro_batch_size",
     "training.ds_config",
     "training.log_every",
+    "training.evaluate_every",
+    "training.heldout_sequences",
     "training.checkpoint_every",
     "training.keep_checkpoints",
     "training.monitors",

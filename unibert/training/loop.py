@@ -39,6 +39,7 @@ from unibert.training.metrics import (
     MetricsFile,
     Sums,
     Throughput,
+    heldout_metrics,
     nine_digits,
     objective_metrics,
     peak_memory_gib,
@@ -369,18 +370,17 @@ class Pretraining:
         self._write(line)
 
     def _log_heldout(self, done: int) -> None:
-        if not any(self.manifest.of(code, "heldout") for code in self.stream.languages):
+        heldout_tokens = {code: self.manifest.tokens(code, "heldout") for code in self.stream.languages}
+        if not any(heldout_tokens.values()):
             return
         totals = heldout_totals(self.engine, self.config, self.placement)
         entropy = self.manifest.unigram_entropy
         self._write(
             {
                 "step": done,
-                **prediction_metrics(totals, self.stream.languages, prefix="heldout_"),
+                **heldout_metrics(totals, heldout_tokens),
                 "unigram_entropy": entropy["all"],
-                "unigram_entropy_by_language": {
-                    code: entropy[code] for code in self.stream.languages if code in entropy
-                },
+                "unigram_entropy_by_language": {code: entropy[code] for code in heldout_tokens if code in entropy},
             }
         )
         self.throughput.skip()

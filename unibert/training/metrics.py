@@ -70,19 +70,34 @@ class Sums:
         return {name: piece.view(self._sums[name].shape) for name, piece in zip(names, pieces, strict=True)}
 
 
-def prediction_metrics(totals: dict[str, Tensor], languages: list[str], prefix: str = "") -> dict[str, Any]:
+def prediction_metrics(totals: dict[str, Tensor], languages: list[str]) -> dict[str, Any]:
     """MLM loss (nats per masked token) and accuracy, over all languages and by language."""
     masked = max(float(totals["masked"]), 1.0)
-    by_language = {
-        code: nine_digits(float(loss / count))
-        for code, (loss, count, _) in zip(languages, totals["mlm_by_language"], strict=True)
-        if count > 0
-    }
     return {
-        f"{prefix}mlm_loss": nine_digits(float(totals["mlm"]) / masked),
-        f"{prefix}mlm_accuracy": nine_digits(float(totals["masked_correct"]) / masked),
-        f"{prefix}mlm_loss_by_language": by_language,
+        "mlm_loss": nine_digits(float(totals["mlm"]) / masked),
+        "mlm_accuracy": nine_digits(float(totals["masked_correct"]) / masked),
+        "mlm_loss_by_language": _means_by_language(totals, languages, column=0),
     }
+
+
+def heldout_metrics(totals: dict[str, Tensor], heldout_tokens: dict[str, int]) -> dict[str, Any]:
+    """The same of held-out text, each language weighted by its held-out tokens however few of them were looked at.
+
+    So the loss is that of the corpus, and compares with the corpus's unigram entropy.
+    """
+    losses = _means_by_language(totals, list(heldout_tokens), column=0)
+    hits = _means_by_language(totals, list(heldout_tokens), column=2)
+    weight = sum(heldout_tokens[code] for code in losses)
+    return {
+        "heldout_mlm_loss": nine_digits(sum(heldout_tokens[code] * loss for code, loss in losses.items()) / weight),
+        "heldout_mlm_accuracy": nine_digits(sum(heldout_tokens[code] * hit for code, hit in hits.items()) / weight),
+        "heldout_mlm_loss_by_language": losses,
+    }
+
+
+def _means_by_language(totals: dict[str, Tensor], languages: list[str], column: int) -> dict[str, float]:
+    by_language = zip(languages, totals["mlm_by_language"], strict=True)
+    return {code: nine_digits(float(sums[column] / sums[1])) for code, sums in by_language if sums[1] > 0}
 
 
 def objective_metrics(totals: dict[str, Tensor]) -> dict[str, float]:
