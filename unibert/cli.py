@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from unibert.errors import AgreedError, RankError, UserError
@@ -121,8 +122,10 @@ def _report(words: list[str]) -> None:
     parser.add_argument("run_dir")
     options = parser.parse_args(words)
     from unibert.study.report import write_report
+    from unibert.study.summary import format_summary, write_summary
 
-    print(write_report(options.run_dir))
+    page = write_report(options.run_dir)
+    print(f"{format_summary(write_summary(Path(options.run_dir)))}\n\nreport   {page}")
 
 
 def _demo(words: list[str]) -> None:

@@ -8,6 +8,7 @@ from tests.evaluation.tiny_model import save_tiny_model
 from unibert.errors import UserError
 from unibert.evaluation.evaluate import EvaluateConfig, evaluate
 from unibert.study.report import write_report
+from unibert.study.summary import format_summary, write_summary
 from unibert.study.run_records import read_run
 
 LANGUAGES = ("aa", "bb", "cc")
@@ -160,3 +161,16 @@ def test_a_users_mistake_gets_a_sentence(tmp_path):
         scores.write_text(content)
         with pytest.raises(UserError, match=message):
             write_report(tmp_path)
+
+
+def test_the_summary_is_the_last_heldout_loss_and_the_headline_layers_scores(evaluated_run):
+    summary = write_summary(evaluated_run)
+    assert json.loads((evaluated_run / "report" / "summary.json").read_text()) == summary
+    scores = json.loads((evaluated_run / "evaluation" / "scores.json").read_text())
+    layer = str(scores["headline_layer"])
+    assert summary["retrieval"]["centred"]["trained"] == scores["model"]["retrieval_mean"][layer]["centred"]
+    assert summary["probe"]["raw"]["chance"] == scores["chance"]["probe"]
+    assert summary["environment"]["versions"]["torch"]
+    text = format_summary(summary)
+    assert f"{summary['heldout_mlm_loss']:.2f} nats a token" in text
+    assert f"{100 * summary['retrieval']['raw']['trained']:.1f} %" in text

@@ -203,7 +203,7 @@ def _from_layers(config: ModelConfig, vocab_size: int, sequence_length: int) -> 
 
 
 def _renumbered(state: dict[str, Tensor], layers: list[int]) -> dict[str, Tensor]:
-    """The state dict of ``layers`` only, numbered from 0. Layer tensors are named ``….layers.7.…`` or ``….layer.7.…``."""
+    """The state dict of ``layers`` only, numbered from 0; tensors are named ``….layers.7.…`` or ``….layer.7.…``."""
     renumbered = {}
     for name, tensor in state.items():
         parts = name.split(".")
