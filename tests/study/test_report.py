@@ -8,8 +8,8 @@ from tests.evaluation.tiny_model import save_tiny_model
 from unibert.errors import UserError
 from unibert.evaluation.evaluate import EvaluateConfig, evaluate
 from unibert.study.report import write_report
-from unibert.study.summary import format_summary, write_summary
 from unibert.study.run_records import read_run
+from unibert.study.summary import format_summary, write_summary
 
 LANGUAGES = ("aa", "bb", "cc")
 SECTIONS = (
