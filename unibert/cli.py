@@ -96,7 +96,8 @@ def _pretrain(words: list[str]) -> None:
     try:
         pretrain(config)
     except Preempted as stopped:
-        print(f"unibert: {stopped}; start the same command again to continue", file=sys.stderr, flush=True)
+        if os.environ.get("RANK", "0") == "0":
+            print(f"unibert: {stopped}; start the same command again to continue", file=sys.stderr, flush=True)
         sys.exit(EXIT_PREEMPTED)
 
 

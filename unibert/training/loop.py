@@ -86,6 +86,7 @@ class Pretraining:
         agree(error)
         if self.is_main:
             self._claim_run_dir()
+            self._warn_of_poor_mixing()
         self.engine = build_engine(
             self.model, config, ds_config,
             micro_batch_size=self._micro_batch_size(self.timeline[0]), world_size=placement.world_size,
@@ -173,6 +174,17 @@ class Pretraining:
             self.model.masked_lm.config.save_pretrained(self.run_dir / "model_config")
         except OSError as error:
             raise RankError(f"run_dir: {self.run_dir} cannot be written ({error.strerror}); choose another") from error
+
+    def _warn_of_poor_mixing(self) -> None:
+        """A batch can hold no more languages than the lanes' windows hold shards."""
+        stream, num_languages = self.config.stream, len(self.stream.languages)
+        mixed = stream.lanes * stream.window_shards
+        if mixed < num_languages:
+            print(
+                f"unibert: {stream.lanes} lanes of {stream.window_shards} shards mix at most {mixed} of the corpus's "
+                f"{num_languages} languages at a time; raise stream.window_shards or stream.lanes",
+                file=sys.stderr,
+            )
 
     def _build_model(self) -> UniBERT:
         config = self.config
