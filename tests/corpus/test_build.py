@@ -251,6 +251,23 @@ except UserError as error:
 """
 
 
+def test_workers_end_with_a_killed_build(tmp_path):
+    script = tmp_path / "lead.py"
+    script.write_text(
+        "import os, signal\n"
+        "from unibert.corpus.executors import process_executor\n"
+        "if __name__ == '__main__':\n"
+        "    with process_executor(2) as executor:\n"
+        "        print(*set(executor.map(os.getpgid, [0] * 8)), flush=True)\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    # the workers hold the pipe open too, so it ends only when the last of them has
+    process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, start_new_session=True)
+    output, _ = process.communicate(timeout=60)
+    assert output.split() == [str(process.pid).encode()]
+    assert process.returncode == -signal.SIGKILL
+
+
 @pytest.mark.skipif(not (find_spec("mpi4py") and shutil.which("mpirun")), reason="needs mpi4py and mpirun")
 def test_mpi_ranks_give_the_same_corpus(inputs, tmp_path):
     allowed = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}

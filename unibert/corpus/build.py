@@ -93,8 +93,6 @@ def _build(config: CorpusConfig, executor: Executor | None) -> Manifest:
         manifest = _write_shards(config, selections, model, reports, executor)
         save_report(output, reports, manifest)
         manifest.save(output)
-        shutil.rmtree(output / _SPOOL_NAME)
-        _say_what_was_built(output, reports, manifest)
     except BaseException as error:
         _clear(output)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -102,6 +100,8 @@ def _build(config: CorpusConfig, executor: Executor | None) -> Manifest:
                 f"output: the disk of {output} is full; the build needs about twice the text's size"
             ) from error
         raise
+    shutil.rmtree(output / _SPOOL_NAME)
+    _say_what_was_built(output, reports, manifest)
     return manifest
 
 

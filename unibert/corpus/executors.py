@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
@@ -32,9 +33,7 @@ def process_executor(workers: int | None) -> Iterator[Executor | None]:
         return
     # Fresh interpreters: a fork would copy the threads' locks of whatever the caller has imported.
     context = multiprocessing.get_context("spawn")
-    # Ctrl-C is for the leading process, which then ends the others.
-    ignore_interrupt = (signal.SIGINT, signal.SIG_IGN)
-    with ProcessPoolExecutor(workers, context, initializer=signal.signal, initargs=ignore_interrupt) as executor:
+    with ProcessPoolExecutor(workers, context, initializer=_follow_parent) as executor:
         try:
             yield executor
         except BrokenProcessPool as error:
@@ -42,6 +41,18 @@ def process_executor(workers: int | None) -> Iterator[Executor | None]:
         except BaseException:
             executor.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _follow_parent() -> None:
+    """Leave Ctrl-C to the leading process, and end when it ends: a killed one could not tell its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_exit_after_parent, daemon=True).start()
+
+
+def _exit_after_parent() -> None:
+    if parent := multiprocessing.parent_process():
+        parent.join()
+    os._exit(1)
 
 
 def _available_cpus() -> int:

@@ -20,6 +20,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -72,7 +73,7 @@ def decode_block(sample: Mapping[str, Any]) -> Block:
         tokens, lengths = (np.load(io.BytesIO(sample[name]), allow_pickle=False) for name in _MEMBERS[:2])
         facts = json.loads(sample["json"])
         ids, checksum = facts["ids"], facts["crc32"]
-    except (EOFError, KeyError, OSError, SyntaxError, TypeError, ValueError) as error:
+    except (EOFError, KeyError, OSError, SyntaxError, TokenError, TypeError, ValueError) as error:
         raise ValueError(f"block {sample.get('__key__', '?')}: unreadable ({error})") from error
     sound = (
         tokens.ndim == lengths.ndim == 1

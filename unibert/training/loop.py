@@ -51,6 +51,9 @@ DIGESTS_UP_TO_BYTES = 1 << 30
 """Corpora up to this size have their shards' digests checked at every start, a matter of seconds; larger ones their
 sizes only, and ``unibert corpus verify`` checks the rest."""
 
+LARGEST_CLASS_WEIGHT = 10.0
+"""Most that a document of a rare language counts in the discriminator's loss, an average one being 1."""
+
 
 def pretrain(config: RunConfig) -> Path:
     """Train, or continue, the run that ``config`` describes and export its model.
@@ -324,11 +327,14 @@ class Pretraining:
         return weights, stopping > 0
 
     def _class_weights(self, progress: float) -> torch.Tensor | None:
-        """(L,) fp32: a language's weight in the discriminator's loss, the inverse of its share of the documents."""
+        """(L,) fp32: a language's weight in the discriminator's loss, the inverse of its share of the documents.
+
+        Capped, or a language of a handful of documents would rule the clipped gradient when one of them comes up.
+        """
         if self.config.adversary is None or not self.config.adversary.class_balanced:
             return None
         shares = torch.from_numpy(self.stream.document_shares(progress)).float()
-        return torch.where(shares > 0, 1 / (len(shares) * shares.clamp(min=1e-12)), 0.0)
+        return torch.where(shares > 0, 1 / (len(shares) * shares), 0.0).clamp(max=LARGEST_CLASS_WEIGHT)
 
     def _engine_measures_norm(self) -> bool:
         return hasattr(self.engine.optimizer, "_global_grad_norm")
