@@ -6,14 +6,16 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test test-all lint clean
 
+# mpirun stands beside Python in the environment, where tests look for it on the PATH.
+
 demo: $(VENV)/installed
 	$(BIN)/unibert demo --output demo-run
 
 test: $(VENV)/installed-tests lint
-	$(BIN)/pytest -m "not slow"
+	PATH="$(CURDIR)/$(BIN):$$PATH" pytest -m "not slow"
 
 test-all: $(VENV)/installed-tests lint
-	$(BIN)/pytest
+	PATH="$(CURDIR)/$(BIN):$$PATH" pytest
 
 lint: $(VENV)/installed-tests
 	$(BIN)/ruff check .
