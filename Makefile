@@ -4,17 +4,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all lint clean
-
-# mpirun stands beside Python in the environment, where tests look for it on the PATH.
+.PHONY: demo test lint clean
 
 demo: $(VENV)/installed
 	$(BIN)/unibert demo --output demo-run
 
+# mpirun stands beside Python in the environment; the tests that want it look for it on the PATH.
 test: $(VENV)/installed-tests lint
-	PATH="$(CURDIR)/$(BIN):$$PATH" pytest -m "not slow"
-
-test-all: $(VENV)/installed-tests lint
 	PATH="$(CURDIR)/$(BIN):$$PATH" pytest
 
 lint: $(VENV)/installed-tests
