@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import cast, TypeVar
 
 from tqdm import tqdm
 
@@ -78,7 +78,8 @@ def mpi_executor() -> Iterator[Executor | None]:
     if MPI.COMM_WORLD.size == 1:
         raise UserError("started as several tasks, but MPI sees one: give srun the --mpi that this MPI understands")
     with MPICommExecutor(MPI.COMM_WORLD, root=0) as executor:
-        yield executor
+        # The stubs of mpi4py name the context manager where it hands out an Executor.
+        yield cast("Executor | None", executor)
 
 
 def started_under_mpi() -> bool:
