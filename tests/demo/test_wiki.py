@@ -1,0 +1,62 @@
+"""The embedded mini-Wikipedia is what the demo says it is."""
+
+import re
+import unicodedata
+from collections import Counter
+
+import pytest
+
+from unibert.corpus.readers import DocumentReader, find_inputs
+from unibert.demo.alignment import SENTENCES_PER_ARTICLE, WIKI, aligned_sentences
+from unibert.languages import LANGUAGES
+
+ARTICLES = 30
+
+
+@pytest.fixture(scope="module")
+def sentences():
+    return aligned_sentences()
+
+
+def test_twelve_languages_in_at_least_six_scripts(sentences):
+    assert len(sentences) == 12
+    scripts = {
+        Counter(unicodedata.name(letter).split()[0] for letter in "".join(lines) if letter.isalpha()).most_common(1)[0][
+            0
+        ]
+        for lines in sentences.values()
+    }
+    assert {"LATIN", "CYRILLIC", "GREEK", "ARABIC", "DEVANAGARI", "CJK"} <= scripts
+    assert all(LANGUAGES[code].in_107 for code in sentences)
+
+
+def test_every_sentence_has_its_translation(sentences):
+    assert {len(lines) for lines in sentences.values()} == {ARTICLES * SENTENCES_PER_ARTICLE}
+    assert all(len(set(lines)) == len(lines) for lines in sentences.values())
+    for code, lines in sentences.items():
+        # Nearly all numbers are written in the same digits everywhere: lines out of step would share hardly any.
+        pairs = [
+            (set(re.findall(r"\d+", english)), set(re.findall(r"\d+", line)))
+            for english, line in zip(sentences["en"], lines, strict=True)
+        ]
+        with_numbers = [(numbers, here) for numbers, here in pairs if numbers]
+        assert sum(bool(numbers & here) for numbers, here in with_numbers) > 0.9 * len(with_numbers), code
+
+
+def test_articles_are_long_enough_and_free_of_markup(sentences):
+    for code, lines in sentences.items():
+        assert not re.search(r"[\[\]{}<>|]|''", "".join(lines)), code
+        for first in range(0, len(lines), SENTENCES_PER_ARTICLE):
+            article = " ".join(lines[first : first + SENTENCES_PER_ARTICLE])
+            # Scripts without spaces are counted in characters; a few languages say a hundred words in ninety.
+            assert len(article) >= 160 if code in ("ja", "zh") else len(article.split()) >= 85, (code, first)
+
+
+def test_the_dumps_have_what_real_ones_have():
+    for file in find_inputs([str(WIKI)]):
+        text = file.path.read_text(encoding="utf-8")
+        reader = DocumentReader(file)
+        assert len(list(reader)) == ARTICLES
+        assert reader.counts["redirect"] == 6
+        assert reader.counts["not_an_article"] == 2
+        assert all(markup in text for markup in ("[[", "{{", "{|", "&lt;ref&gt;", "&lt;!--", "== ")), file.path

@@ -1,0 +1,27 @@
+"""Every run file and ds_config that ships can be used."""
+
+import pytest
+import torch
+
+from unibert.configuration import PRESETS, parse, parser_for
+from unibert.model.encoder import build_masked_lm
+from unibert.training.config import RunConfig
+from unibert.training.engine import DS_CONFIGS, read_ds_config, zero_stage
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_presets_describe_a_model_and_a_run(preset):
+    config = parse(parser_for(RunConfig, "test", ""), RunConfig, ["--config", str(preset)])
+    timeline = config.training.timeline()
+    assert timeline.total_tokens >= config.training.tokens
+    with torch.device("meta"):
+        model = build_masked_lm(config.model, 64_000, timeline[0].sequence_length)
+    assert model.config.hidden_size == config.model.config["hidden_size"]
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_ds_configs_are_named_after_their_stage_and_leave_precision_to_the_device(stage):
+    path = DS_CONFIGS / f"zero{stage}.json"
+    on_cpu, on_gpu = (read_ds_config(path, torch.device(kind)) for kind in ("cpu", "cuda"))
+    assert zero_stage(on_cpu) == stage
+    assert (on_cpu["bf16"]["enabled"], on_gpu["bf16"]["enabled"]) == (False, True)
