@@ -67,7 +67,7 @@ class AdversaryConfig:
     """``reversal`` sends the encoder the negated gradient of the discriminator's loss; ``uniform`` the gradient of
     its cross-entropy to the uniform distribution, which is bounded."""
 
-    max_lambda: float = 0.1
+    max_lambda: float = 0.02
     """λ, the factor on the reversed gradient, at the end of the ramp. With 0 the discriminator only watches."""
 
     ramp: Literal["dann", "linear", "constant"] = "dann"

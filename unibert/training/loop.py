@@ -108,7 +108,7 @@ class Pretraining:
         """Every step from the newest checkpoint to the end, then the export."""
         training = self.config.training
         first_step, stream_state = self._restore()
-        progress_bar = tqdm(
+        self.progress_bar = tqdm(
             total=len(self.timeline), initial=first_step, desc=self.run_dir.name, unit="step",
             disable=not self.is_main or not os.isatty(2),
         )  # fmt: skip
@@ -127,10 +127,10 @@ class Pretraining:
                 self._log_heldout(done)
             if last or stopping or done % training.checkpoint_every == 0:
                 self._save(done, rows.state)
-            progress_bar.update()
+            self.progress_bar.update()
             if stopping and not last:
                 raise Preempted(f"{self.stop.name} received: stopped after step {done}, checkpoint saved")
-        progress_bar.close()
+        self.progress_bar.close()
         if self.is_main:
             export_run(self.run_dir)
         dist.barrier()
@@ -410,6 +410,8 @@ class Pretraining:
         if self.config.training.monitors:
             numbers = {key: value for key, value in line.items() if isinstance(value, int | float)}
             self.engine.monitor.write_events([(f"unibert/{k}", v, line["step"]) for k, v in numbers.items()])
+        if "loss" in line:
+            self.progress_bar.set_postfix(loss=f"{line['loss']:.3f}", mlm=f"{line['mlm_loss']:.3f}", refresh=False)
         if not os.isatty(2):
             print(_summary(line, len(self.timeline)), file=sys.stderr, flush=True)
 
