@@ -1,6 +1,8 @@
 import torch
 
-from unibert.model.distillation import hidden_loss, relation_loss
+from unibert.model.config import ModelConfig
+from unibert.model.distillation import AttentionProjections, hidden_loss, relation_loss
+from unibert.model.encoder import build_masked_lm
 
 
 def projections(seed: int, width: int = 16) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -10,6 +12,20 @@ def projections(seed: int, width: int = 16) -> tuple[torch.Tensor, torch.Tensor,
 
 
 DOCUMENTS = torch.tensor([[0, 0, 0, 1, 1, -1, -1], [2, 2, 2, 2, 2, 2, 2]])
+
+
+def test_kept_projections_are_those_of_the_layer_counted_from_one():
+    sizes = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 16}
+    model = build_masked_lm(ModelConfig(architecture="bert", config=sizes), 50, 8).eval()
+    kept = {layer: AttentionProjections(model, layer) for layer in (1, 3, -1)}
+    ids = torch.arange(5, 11)[None]
+    states = model.base_model(input_ids=ids, output_hidden_states=True).hidden_states
+    queries = {layer: projections.take()[0] for layer, projections in kept.items()}
+    layers = model.base_model.encoder.layer
+    # The layer that makes hidden state k reads hidden state k - 1.
+    assert torch.equal(queries[1], layers[0].attention.self.query(states[0]))
+    assert torch.equal(queries[3], layers[2].attention.self.query(states[2]))
+    assert torch.equal(queries[-1], queries[3])
 
 
 def naive_relation_loss(student, teacher, heads: int) -> torch.Tensor:

@@ -121,10 +121,10 @@ class DistillationConfig:
     """Softens both distributions of the ``logits`` loss."""
 
     teacher_layer: int = -1
-    """Teacher layer matched by ``relations`` and ``hidden``; -1 is the last."""
+    """Teacher layer matched by ``relations`` and ``hidden``, from 1; 0 is the embedding output, -1 the last."""
 
     student_layer: int = -1
-    """Student layer matched by ``relations`` and ``hidden``; -1 is the last."""
+    """Student layer matched by ``relations`` and ``hidden``, from 1; 0 is the embedding output, -1 the last."""
 
     relation_heads: int | None = None
     """Heads into which queries, keys and values are regrouped. Default: the student's attention heads."""

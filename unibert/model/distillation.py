@@ -15,11 +15,11 @@ class AttentionProjections:
 
     Args:
         model: a masked language model.
-        layer: which layer, -1 the last.
+        layer: which layer, counted from 1 as hidden states are, or from the end with -1 the last.
     """
 
     def __init__(self, model: PreTrainedModel, layer: int) -> None:
-        self._modules = attention_projections(model, layer)
+        self._modules = attention_projections(model, layer - 1 if layer > 0 else layer)
         self._outputs: dict[nn.Module, Tensor] = {}
         for module in self._modules:
             module.register_forward_hook(self._keep)

@@ -108,6 +108,8 @@ class UniBERT(nn.Module):
             )
         self._check_layer(teacher, config.teacher_layer, "distillation.teacher_layer")
         self._check_layer(student, config.student_layer, "distillation.student_layer")
+        if config.relations and 0 in (config.teacher_layer, config.student_layer):
+            raise UserError("distillation.relations: layer 0, the embeddings, has no attention; name a layer from 1 on")
         width, teacher_width = student.config.hidden_size, teacher.config.hidden_size
         if config.relations:
             self.relation_heads = config.relation_heads or student.config.num_attention_heads
