@@ -117,12 +117,16 @@ def test_ranks_that_do_not_divide_the_lanes(run_file, unibert):
 def test_a_corpus_that_has_changed(run_file, own_corpus, unibert):
     words = ["pretrain", str(run_file), f"--corpus={own_corpus}", "--training.tokens=1024"]
     assert unibert(*words)[0] == 0
+    metrics = run_file.parent / "run" / "metrics.jsonl"
+    before = metrics.read_text() + '{"step": 3, "loss": 1.0}\n'
+    metrics.write_text(before)
     manifest = json.loads((own_corpus / "manifest.json").read_text())
     manifest["tokenizer_sha256"] = "1" * 64
     (own_corpus / "manifest.json").write_text(json.dumps(manifest))
     status, output = unibert(*words)
     assert status == 1
     assert "is not the corpus that" in output
+    assert metrics.read_text() == before
 
 
 def test_a_loss_that_is_not_finite_names_step_and_documents_and_keeps_the_checkpoint(run_file, tmp_path, unibert):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections import Counter
@@ -235,19 +236,17 @@ class Pretraining:
     def _restore(self) -> tuple[int, dict[str, Any] | None]:
         """The step to go on from, with the stream's state; the engine gets its weights back."""
         checkpoint = self.checkpoints.load_newest(self.engine)
-        if self.is_main:
-            self.metrics.keep_until(checkpoint["step"] if checkpoint else 0)
-        if checkpoint is None:
-            return 0, None
-        state = checkpoint["state"]
-        if state["corpus"] != self.manifest.fingerprint:
+        state = checkpoint["state"] if checkpoint else None
+        if state and state["corpus"] != self.manifest.fingerprint:
             raise AgreedError(
                 f"{self.config.corpus} is not the corpus that {self.run_dir} was trained on (its manifest differs); "
                 "give the run its corpus back or choose another run_dir"
             )
+        step = checkpoint["step"] if checkpoint else 0
         if self.is_main:
-            self.skipped.update(state["skipped_blocks"])
-        return checkpoint["step"], state["stream"]
+            self.metrics.keep_until(step)
+            self.skipped.update(state["skipped_blocks"] if state else {})
+        return step, state["stream"] if state else None
 
     def _save(self, done: int, lanes: dict[str, Any]) -> None:
         merged = {lane: state for part in gather_objects(lanes) for lane, state in part.items()}
@@ -280,9 +279,9 @@ class Pretraining:
         own_norm = None if self._engine_measures_norm() else self._gradient_norm()
         self.engine.step()
         grad_norm = float(self.engine.get_global_grad_norm() if own_norm is None else own_norm)
-        if grad_norm != grad_norm and not self.engine.fp16_enabled():
+        if not math.isfinite(grad_norm) and not self.engine.fp16_enabled():
             raise AgreedError(
-                f"step {step.index + 1}: the gradient is not a number although the losses are; the newest checkpoint "
+                f"step {step.index + 1}: the gradient is not a number or infinite; the newest checkpoint "
                 f"is kept; lower optimizer.learning_rate (now {config.optimizer.learning_rate}) or adversary.max_lambda"
             )
         return sums, grad_norm
