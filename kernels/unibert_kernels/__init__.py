@@ -13,10 +13,12 @@ in `chunked`; `reference` holds the same in naive float64. The package imports n
 from unibert_kernels.adversary import AdversaryOutput, LanguageDiscriminator, adversary_loss
 from unibert_kernels.distillation import DistillationOutput, distillation_loss
 from unibert_kernels.mlm_head import MLMHeadOutput, mlm_head_loss
-from unibert_kernels.paths import PATHS
+from unibert_kernels.paths import ADVERSARY_PATHS, DISTILLATION_PATHS, MLM_HEAD_PATHS
 
 __all__ = [
-    "PATHS",
+    "ADVERSARY_PATHS",
+    "DISTILLATION_PATHS",
+    "MLM_HEAD_PATHS",
     "AdversaryOutput",
     "DistillationOutput",
     "LanguageDiscriminator",

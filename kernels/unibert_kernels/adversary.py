@@ -37,11 +37,13 @@ import torch
 from torch import Tensor, nn
 
 from unibert_kernels import chunked
-from unibert_kernels.paths import check_path
+from unibert_kernels.paths import ADVERSARY_PATHS, check_path, choose_path
 from unibert_kernels.precomputed_gradients import attach_gradients
 
 Level = Literal["mean", "cls", "token"]
 Objective = Literal["reversal", "uniform"]
+MAX_FUSED_LANGUAGES = 256
+"""``fused`` holds a tile's logits over all languages in registers."""
 
 
 class AdversaryOutput(NamedTuple):
@@ -74,8 +76,8 @@ def adversary_loss(
 ) -> AdversaryOutput:
     """The discriminator's loss, whose backward pass gives the encoder λ times an adverse gradient; see the module.
 
-    Computed in fp32 (fp64 for fp64 inputs) with or without autocast: the layer is too small for half precision to pay.
-    Gradients come in the dtype of their input. Results are bitwise the same from run to run.
+    Computed in fp32 (fp64 for fp64 inputs, chunked only) with or without autocast: the layer is too small for half
+    precision to pay. Gradients come in the dtype of their input. Results are bitwise the same from run to run.
 
     Args:
         hidden: (T, H) states of all tokens.
@@ -89,12 +91,12 @@ def adversary_loss(
         level: what a sample is: a document's mean, its first token, or every token.
         objective: what the encoder is given: ``reversal`` of the discriminator's loss, or ``uniform`` confusion.
         class_weights: (L,) ω.
-        path: one of `unibert_kernels.PATHS`.
+        path: one of `unibert_kernels.ADVERSARY_PATHS`; see `unibert_kernels.paths`.
 
     Raises:
-        ValueError: shapes that do not fit, an unknown level, objective or path.
+        ValueError: shapes that do not fit, an unknown level or objective, a path that is unknown or cannot serve the
+            tensors (``fused`` takes at most `MAX_FUSED_LANGUAGES` languages).
     """
-    check_path(path)
     _check_choices(level, objective)
     if hidden.ndim != 2 or document_ids.shape != hidden.shape[:1]:
         raise ValueError(f"document_ids: {tuple(document_ids.shape)} does not fit hidden (T, H) {tuple(hidden.shape)}")
@@ -112,12 +114,21 @@ def adversary_loss(
         if tensor is not None and tensor.shape != shape:
             raise ValueError(f"{name}: needs shape {shape}, got {tuple(tensor.shape)}")
 
+    discriminator = w1, b1, w2, b2
+    if _resolve_path(path, hidden, w1, w2) == "fused":
+        # Triton is not to be had everywhere.
+        from unibert_kernels.fused import adversary as fused
+
+        results = fused.adversary(
+            hidden, document_ids, languages, discriminator, reversal, level, objective, class_weights
+        )
+        return AdversaryOutput(*results)
     total, weight_sum, count, correct, gradients = chunked.adversary(
-        hidden, document_ids, languages, (w1, b1, w2, b2), reversal, level, objective, class_weights
+        hidden, document_ids, languages, discriminator, reversal, level, objective, class_weights
     )
     divisor = weight_sum.where(weight_sum > 0, 1)
     return AdversaryOutput(
-        loss=attach_gradients(total, (hidden, w1, b1, w2, b2), gradients) / divisor,
+        loss=attach_gradients(total, (hidden, *discriminator), gradients) / divisor,
         weight_sum=weight_sum,
         count=count,
         correct=correct,
@@ -189,3 +200,13 @@ def _check_choices(level: str, objective: str) -> None:
     for name, value, choices in (("level", level, get_args(Level)), ("objective", objective, get_args(Objective))):
         if value not in choices:
             raise ValueError(f"{name}: must be one of {', '.join(choices)}, got {value!r}")
+
+
+def _resolve_path(path: str, hidden: Tensor, w1: Tensor, w2: Tensor) -> str:
+    """``chunked`` or ``fused``; ValueError for an unknown path, and for ``fused`` where it cannot run."""
+    check_path(path, ADVERSARY_PATHS)
+    if len(w2) > MAX_FUSED_LANGUAGES:
+        if path == "fused":
+            raise ValueError(f"path: fused takes up to {MAX_FUSED_LANGUAGES} languages, got {len(w2)}")
+        return "chunked"
+    return choose_path("adversary_loss", path, "fused", hidden, w1, w2)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from unibert_kernels import chunked
 from unibert_kernels.language_sums import check_languages, sums_by_language
-from unibert_kernels.paths import check_path
+from unibert_kernels.paths import DISTILLATION_PATHS, check_path, choose_head_path, default_workspace
 from unibert_kernels.precomputed_gradients import attach_gradients
 
 
@@ -60,6 +60,7 @@ def distillation_loss(
     num_languages: int | None = None,
     ignore_index: int = -100,
     path: str = "auto",
+    max_workspace: int | None = None,
 ) -> DistillationOutput:
     """Mean over rows of ``kl_weight · T² · KL(teacher || student) + ce_weight · cross-entropy``; see the module's text.
 
@@ -82,12 +83,15 @@ def distillation_loss(
         lang_ids: (N,) int64 language of each row, with ``num_languages``, for ``per_language``.
         num_languages: rows of ``per_language``.
         ignore_index: the label of rows that count nowhere.
-        path: one of `unibert_kernels.PATHS`.
+        path: one of `unibert_kernels.DISTILLATION_PATHS`; see `unibert_kernels.paths`.
+        max_workspace: bytes of the teacher's logits that store-teacher keeps at a time, a sixteenth of the device's
+            memory by default.
 
     Raises:
-        ValueError: shapes that do not fit, a temperature not above 0, ``ce_weight`` without labels, an unknown path.
+        ValueError: shapes that do not fit, a temperature not above 0, ``ce_weight`` without labels, a path that is
+            unknown or cannot serve the tensors.
     """
-    check_path(path)
+    check_path(path, DISTILLATION_PATHS)
     num_rows, vocab_size = len(student_hidden), len(student_weight)
     for who, hidden, weight, bias in (
         ("student", student_hidden, student_weight, student_bias),
@@ -116,20 +120,27 @@ def distillation_loss(
         counted = labels != ignore_index
         labels = labels.where(counted, 0)
     kl_factor = kl_weight * (temperature**2 if scale_by_temperature_squared else 1.0)
-    row_kl, row_ce, row_hits, gradients = chunked.distillation(
-        (student_hidden, student_weight, student_bias),
-        (teacher_hidden, teacher_weight, teacher_bias),
-        labels,
-        counted,
-        temperature,
-        kl_factor,
-        ce_weight,
-    )
+    student = student_hidden, student_weight, student_bias
+    teacher = teacher_hidden, teacher_weight, teacher_bias
+    workspace = default_workspace(student_hidden.device) if max_workspace is None else max_workspace
+    path = choose_head_path(
+        "distillation_loss", path, "store-teacher", workspace, num_rows, student_hidden, student_weight,
+        teacher_hidden, teacher_weight,
+    )  # fmt: skip
+    if path == "chunked":
+        results = chunked.distillation(student, teacher, labels, counted, temperature, kl_factor, ce_weight)
+    else:
+        from unibert_kernels.fused import distillation as fused
+
+        results = fused.distillation(
+            student, teacher, labels, counted, temperature, kl_factor, ce_weight, path, workspace
+        )
+    row_kl, row_ce, row_hits, gradients = results
     row_losses = kl_factor * row_kl + ce_weight * row_ce
     count = counted.sum()
     divisor = count.clamp(min=1)
     return DistillationOutput(
-        loss=attach_gradients(row_losses.sum(), (student_hidden, student_weight, student_bias), gradients) / divisor,
+        loss=attach_gradients(row_losses.sum(), student, gradients) / divisor,
         kl=row_kl.sum() / divisor,
         ce=row_ce.sum() / divisor,
         count=count,

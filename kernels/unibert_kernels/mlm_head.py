@@ -29,7 +29,7 @@ from torch import Tensor
 
 from unibert_kernels import chunked
 from unibert_kernels.language_sums import check_languages, sums_by_language
-from unibert_kernels.paths import check_path
+from unibert_kernels.paths import MLM_HEAD_PATHS, check_path, choose_head_path, default_workspace
 from unibert_kernels.precomputed_gradients import attach_gradients
 
 
@@ -59,6 +59,7 @@ def mlm_head_loss(
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
     path: str = "auto",
+    max_workspace: int | None = None,
 ) -> MLMHeadOutput:
     """Mean cross-entropy of ``hidden @ weight.T + bias`` against ``labels``; the formula stands in the module's text.
 
@@ -79,12 +80,14 @@ def mlm_head_loss(
         ignore_index: the label of rows that count nowhere.
         label_smoothing: ε, from 0 to 1.
         z_loss: ζ, at least 0.
-        path: one of `unibert_kernels.PATHS`.
+        path: one of `unibert_kernels.MLM_HEAD_PATHS`; see `unibert_kernels.paths`.
+        max_workspace: bytes of the exponentials that exp-store keeps at a time, a sixteenth of the device's memory by
+            default.
 
     Raises:
-        ValueError: shapes that do not fit, a factor out of range, an unknown path.
+        ValueError: shapes that do not fit, a factor out of range, a path that is unknown or cannot serve the tensors.
     """
-    check_path(path)
+    check_path(path, MLM_HEAD_PATHS)
     if hidden.ndim != 2 or weight.ndim != 2 or hidden.shape[1] != weight.shape[1]:
         raise ValueError(f"weight: (V, H) {tuple(weight.shape)} does not fit hidden (N, H) {tuple(hidden.shape)}")
     if bias is not None and bias.shape != weight.shape[:1]:
@@ -99,9 +102,16 @@ def mlm_head_loss(
         raise ValueError(f"z_loss: must not be negative, got {z_loss}")
 
     counted = labels != ignore_index
-    row_losses, row_hits, gradients = chunked.mlm_head(
-        (hidden, weight, bias), rows, labels.where(counted, 0), counted, label_smoothing, z_loss
-    )
+    head, targets = (hidden, weight, bias), labels.where(counted, 0)
+    workspace = default_workspace(hidden.device) if max_workspace is None else max_workspace
+    path = choose_head_path("mlm_head_loss", path, "exp-store", workspace, num_rows, hidden, weight)
+    if path == "chunked":
+        results = chunked.mlm_head(head, rows, targets, counted, label_smoothing, z_loss)
+    else:
+        from unibert_kernels.fused import mlm_head as fused
+
+        results = fused.mlm_head(head, rows, targets, counted, label_smoothing, z_loss, path, workspace)
+    row_losses, row_hits, gradients = results
     count = counted.sum()
     return MLMHeadOutput(
         loss=attach_gradients(row_losses.sum(), (hidden, weight, bias), gradients) / count.clamp(min=1),

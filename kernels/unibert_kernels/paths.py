@@ -1,12 +1,111 @@
-"""The implementations that a caller may ask for."""
+"""The implementations that a caller may ask for, and what ``auto`` makes of a device."""
 
 from __future__ import annotations
 
-PATHS = ("auto", "chunked")
-"""``auto`` takes the fastest implementation for the tensors' device; ``chunked`` is plain torch, on any device."""
+import logging
+import os
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+MLM_HEAD_PATHS = ("auto", "chunked", "recompute", "exp-store")
+"""``chunked`` is plain torch on any device. Triton on CUDA: ``recompute`` computes the logits twice, and needs the
+least memory; ``exp-store`` keeps their exponentials in between, and is the fastest."""
+DISTILLATION_PATHS = ("auto", "chunked", "recompute", "store-teacher")
+"""As above; ``store-teacher`` keeps the teacher's logits in between, so that only the student's are computed twice."""
+ADVERSARY_PATHS = ("auto", "chunked", "fused")
+"""``fused`` is Triton on CUDA, forward pass and gradients in one kernel."""
+
+WORKSPACE_SHARE = 16
+"""By default the buffer of ``exp-store`` and ``store-teacher`` is at most 1/16 of the device's memory."""
+LEAST_STORED_ROWS = 1024
+"""With fewer rows in the buffer the weight's gradient is read and written so often that storing does not pay: at 1024
+rows, 8 bytes an element against 6 x 1024 flops of products, a quarter of the time on an H100."""
+
+_logger = logging.getLogger("unibert_kernels")
 
 
-def check_path(path: str) -> None:
-    """Raise ValueError unless ``path`` is one of `PATHS`."""
-    if path not in PATHS:
-        raise ValueError(f"path: must be one of {', '.join(PATHS)}, got {path!r}")
+def check_path(path: str, paths: tuple[str, ...]) -> None:
+    """Raise ValueError unless ``path`` is one of ``paths``."""
+    if path not in paths:
+        raise ValueError(f"path: must be one of {', '.join(paths)}, got {path!r}")
+
+
+def choose_path(loss: str, path: str, best: str, *tensors: Tensor) -> str:
+    """The path to take for ``tensors`` when ``path`` is asked for: ``best`` or ``chunked`` if that is ``auto``.
+
+    The choice is logged once. It depends on devices, dtypes and shapes alone, so that a run that is resumed chooses
+    as before.
+
+    Raises:
+        ValueError: if a path was asked for by name that cannot serve the tensors.
+    """
+    if path == "chunked":
+        return path
+    # The interpreter takes a thousand times as long, so only a caller who names a path gets it.
+    obstacle = _obstacle(tensors, interpreter=path != "auto" and interpreted())
+    if path != "auto":
+        if obstacle:
+            raise ValueError(f"path: {path} {obstacle}; take chunked")
+        return path
+    chosen = "chunked" if obstacle else best
+    _log_once(loss, chosen, obstacle)
+    return chosen
+
+
+def choose_head_path(
+    loss: str, path: str, storing: str, max_workspace: int, num_rows: int, hidden: Tensor, *weights: Tensor
+) -> str:
+    """As `choose_path`, for a head over the vocabulary: ``storing`` where the workspace allows, else recompute.
+
+    Raises:
+        ValueError: also for ``storing`` with fp16 operands, whose range exponentials leave.
+    """
+    half = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else hidden.dtype
+    row_bytes = len(weights[0]) * (4 if half == torch.float32 else 2)
+    enough = max_workspace >= min(LEAST_STORED_ROWS, num_rows) * row_bytes
+    if path == "exp-store" and half == torch.float16:
+        raise ValueError("path: exp-store needs bf16 or fp32, whose range holds exponentials; take recompute for fp16")
+    best = storing if enough and (half != torch.float16 or storing != "exp-store") else "recompute"
+    return choose_path(loss, path, best, hidden, *weights)
+
+
+def default_workspace(device: torch.device) -> int:
+    """Bytes that a storing path may use on ``device`` unless told otherwise."""
+    if device.type != "cuda":
+        return 2**30
+    return torch.cuda.get_device_properties(device).total_memory // WORKSPACE_SHARE
+
+
+def interpreted() -> bool:
+    """Whether Triton interprets kernels on the CPU (TRITON_INTERPRET=1)."""
+    return os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
+
+
+def _obstacle(tensors: tuple[Tensor, ...], interpreter: bool) -> str:
+    if not triton_installed():
+        return "needs triton, which is not installed"
+    device = tensors[0].device
+    if device.type == "cuda":
+        if torch.cuda.get_device_capability(device) < (8, 0):
+            return "needs a GPU of compute capability 8.0 or above"
+    elif not interpreter:
+        return f"needs CUDA tensors, these are on {device.type}"
+    if any(tensor.dtype == torch.float64 for tensor in tensors):
+        return "computes in fp32 at most, not in fp64"
+    if any(tensor.shape[-1] % 16 for tensor in tensors):
+        return "needs hidden sizes that are multiples of 16"
+    return ""
+
+
+@cache
+def triton_installed() -> bool:
+    """Whether Triton can be imported."""
+    return find_spec("triton") is not None
+
+
+@cache
+def _log_once(loss: str, path: str, obstacle: str) -> None:
+    _logger.info("%s: path %s%s", loss, path, f" (Triton {obstacle})" if obstacle else "")

@@ -66,7 +66,7 @@ def distillation_loss(
     student = _logits(student_hidden, student_weight, student_bias)
     teacher = _logits(teacher_hidden, teacher_weight, teacher_bias).detach()
     known = labels is not None
-    labels = labels if labels is not None else torch.zeros(len(student), dtype=torch.int64)
+    labels = labels if labels is not None else torch.zeros(len(student), dtype=torch.int64, device=student.device)
     counted = labels != ignore_index if known else torch.ones_like(labels, dtype=torch.bool)
     log_student, log_teacher = (student / temperature).log_softmax(1), (teacher / temperature).log_softmax(1)
     kl = counted * F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(1)
@@ -102,7 +102,7 @@ def adversary_loss(
     hidden = hidden.double()
     parameters = [parameter.double() for parameter in (w1, b1, w2, b2)]
     labels = languages[document_ids[document_ids >= 0]] if level == "token" else languages
-    weights = torch.ones(len(labels), dtype=torch.float64) if class_weights is None else class_weights.double()[labels]
+    weights = torch.ones_like(labels, dtype=torch.float64) if class_weights is None else class_weights.double()[labels]
 
     def samples(states: Tensor) -> Tensor:
         if level == "token":

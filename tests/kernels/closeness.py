@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+"""Where the losses are tested: kernels are interpreted on the CPU."""
 FP32_GRADIENT = 1e-5
 """Relative Frobenius error of an fp32 gradient: unit roundoff 6e-8 times the square root of the few thousand terms of
 a sum is 4e-6, and errors of the logits (|z| times the roundoff) enter the softmax as relative errors of that size."""

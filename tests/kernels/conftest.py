@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
 import pytest
 import torch
 from unibert_kernels import chunked
+from unibert_kernels.fused import configs, distillation, head, mlm_head, partition
 
 
 @pytest.fixture(autouse=True)
@@ -15,9 +17,26 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True)
+def _interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not torch.cuda.is_available():
+        monkeypatch.setenv("TRITON_INTERPRET", "1")
+
+
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Seven rows a chunk, three rows a strip at a vocabulary of 1031, five samples: every loop goes round."""
+    """Seven rows a chunk, three rows a strip at a vocabulary of 1031, five samples; 512 columns and 16 rows a chunk of
+    the Triton paths: every loop goes round."""
     monkeypatch.setattr(chunked, "WORKSPACE", 7 * 1031)
     monkeypatch.setattr(chunked, "STRIP", 3 * 1031)
     monkeypatch.setattr(chunked, "SAMPLES", 5)
+    monkeypatch.setattr(partition, "RECOMPUTE_WORKSPACE", 40 * 512 * 4)
+    for module in (mlm_head, distillation):
+        monkeypatch.setattr(module, "RECOMPUTE_ROWS", 30)
+
+
+@pytest.fixture(params=["pointers", "descriptors"])
+def tile_loads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways to load tiles, of a size that no vocabulary of the tests is a multiple of."""
+    config = dataclasses.replace(configs.INTERPRETED, columns=128, descriptors=request.param == "descriptors")
+    monkeypatch.setattr(head, "tile_config", lambda kernel, dtype, generation: config)

@@ -1,0 +1,161 @@
+"""Compiles every kernel for sm_80 and sm_90 without a GPU and says what it takes of a multiprocessor.
+
+`python -m unibert_kernels.fused.gate` prints the table and ends with 1 if a kernel spills registers or wants more
+shared memory than its generation has; ``--json FILE`` keeps it. The kernels are those that the losses launch, with the
+tile sizes of `configs.TABLE` and arguments specialised as in a run, in bf16 and fp32; fp16 has the kernels of bf16.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import get_args
+
+import torch
+import triton
+from torch import Tensor
+
+from unibert_kernels.adversary import Level, Objective
+from unibert_kernels.fused import adversary, distillation, mlm_head
+from unibert_kernels.fused.launch import Compiled, compiling_for
+
+SHARED_MEMORY_LIMITS = {80: 101_376, 90: 232_448}
+"""Bytes that a program may take. sm_80's tiles serve sm_86 and sm_89 too, which have 99 KiB where sm_80 has 163."""
+CONSTANTS_SHOWN = ("MODE", "STORED", "TEMPERED", "HAS_BIAS", "LEVEL", "OBJECTIVE", "ROWS", "COLUMNS", "DEPTH")
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one kernel takes."""
+
+    kernel: str
+    generation: str
+    dtype: str
+    constants: str
+    num_warps: int
+    num_stages: int
+    registers: int
+    spilled_bytes: int
+    shared_bytes: int
+    tensor_core_instructions: int
+
+    @property
+    def problem(self) -> str:
+        """Why the kernel does not pass, or nothing."""
+        limit = SHARED_MEMORY_LIMITS[int(self.generation.removeprefix("sm_"))]
+        if self.spilled_bytes:
+            return f"spills {self.spilled_bytes} bytes"
+        return f"wants {self.shared_bytes} bytes of {limit} shared" if self.shared_bytes > limit else ""
+
+
+def compile_all(compute_capability: int) -> list[Resources]:
+    """Compile for 80 or 90, both losses over the vocabulary and the adversary, in every dtype and variant."""
+    found: dict[Resources, None] = {}
+    for dtype in (torch.bfloat16, torch.float32):
+        with compiling_for(compute_capability) as compiled:
+            # Without a bias a kernel is another one; that the operands' dtype makes no difference to.
+            for bias in (False, True) if dtype == torch.bfloat16 else (True,):
+                _mlm_head(dtype, bias)
+                _distillation(dtype, bias)
+            _adversary(dtype)
+        for kernel in compiled:
+            found[_resources(kernel, f"sm_{compute_capability}", str(dtype).removeprefix("torch."))] = None
+    return list(found)
+
+
+def _head(dtype: torch.dtype, hidden_size: int, bias: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    hidden = torch.zeros(512, hidden_size, dtype=dtype, requires_grad=True)
+    weight = torch.zeros(4000, hidden_size, dtype=dtype, requires_grad=True)
+    return hidden, weight, torch.zeros(4000, dtype=dtype, requires_grad=True) if bias else None
+
+
+def _mlm_head(dtype: torch.dtype, bias: bool) -> None:
+    head = _head(dtype, 384, bias)
+    labels = torch.zeros(512, dtype=torch.int64)
+    for path in ("recompute", "exp-store"):
+        mlm_head.mlm_head(head, None, labels, labels == 0, 0.0, 0.0, path, 2**30)
+
+
+def _distillation(dtype: torch.dtype, bias: bool) -> None:
+    student, teacher = _head(dtype, 384, bias), _head(dtype, 768, bias)
+    labels = torch.zeros(512, dtype=torch.int64)
+    for temperature in (1.0, 2.0):
+        for path in ("recompute", "store-teacher"):
+            distillation.distillation(student, teacher, labels, labels == 0, temperature, 1.0, 1.0, path, 2**30)
+
+
+def _adversary(dtype: torch.dtype) -> None:
+    hidden = torch.zeros(512, 384, dtype=dtype, requires_grad=True)
+    shapes = (384, 384), (384,), (107, 384), (107,)
+    w1, b1, w2, b2 = (torch.zeros(shape, dtype=dtype, requires_grad=True) for shape in shapes)
+    ids = torch.zeros(512, dtype=torch.int64)
+    for level in get_args(Level):
+        for objective in get_args(Objective) if dtype == torch.bfloat16 else ("reversal",):
+            loss, *_ = adversary.adversary(
+                hidden, ids, ids[:8], (w1, b1, w2, b2), torch.ones(()), level, objective, torch.ones(107)
+            )
+            loss.backward()
+
+
+def _resources(compiled: Compiled, generation: str, dtype: str) -> Resources:
+    cubin = compiled.binary.asm["cubin"]
+    usage = _cuobjdump(cubin, "-res-usage")
+    sass = _cuobjdump(cubin, "-sass")
+    taken = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
+    shown = [f"{key}={compiled.arguments[key]}" for key in CONSTANTS_SHOWN if key in compiled.arguments]
+    return Resources(
+        kernel=compiled.name.strip("_").removesuffix("_kernel"),
+        generation=generation,
+        dtype=dtype,
+        constants=" ".join(shown),
+        num_warps=compiled.num_warps,
+        num_stages=compiled.num_stages,
+        registers=taken["REG"],
+        spilled_bytes=taken["STACK"] + taken["LOCAL"],
+        shared_bytes=compiled.binary.metadata.shared,
+        tensor_core_instructions=len(re.findall(r"\b(?:HGMMA|HMMA)\b", sass)),
+    )
+
+
+def _cuobjdump(cubin: bytes, option: str) -> str:
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        return subprocess.run([tool, option, file.name], capture_output=True, text=True, check=True).stdout
+
+
+def table(resources: list[Resources]) -> str:
+    """A line a kernel, under a header."""
+    columns = [*asdict(resources[0]), "problem"]
+    lines = [columns] + [[*map(str, asdict(entry).values()), entry.problem] for entry in resources]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="unibert_kernels.fused.gate", description=__doc__.split("\n")[0])
+    parser.add_argument("--json", type=Path, help="file to write the table to")
+    options = parser.parse_args(arguments)
+    resources = [entry for capability in SHARED_MEMORY_LIMITS for entry in compile_all(capability)]
+    print(f"triton {triton.__version__}, torch {torch.__version__}")
+    print(table(resources))
+    if options.json:
+        document = {"triton": triton.__version__, "kernels": [asdict(entry) for entry in resources]}
+        options.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    failed = sum(bool(entry.problem) for entry in resources)
+    print(f"{len(resources)} kernels, {failed} with a problem")
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+"""Pieces of kernels that work on tiles of a matrix: loads, stores, and the logits of a linear head."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def load_tile(
+    source, row, column, num_rows, num_columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DESCRIPTORS: tl.constexpr
+):
+    """Tile (ROWS, COLUMNS) at (row, column) of a contiguous matrix, 0 outside; see `launch.tile_source`."""
+    if DESCRIPTORS:
+        tile = source.load([row, column])
+    else:
+        rows = row + tl.arange(0, ROWS)
+        columns = column + tl.arange(0, COLUMNS)
+        inside = (rows < num_rows)[:, None] & (columns < num_columns)[None, :]
+        tile = tl.load(source + rows.to(tl.int64)[:, None] * num_columns + columns[None, :], mask=inside, other=0.0)
+    return tile
+
+
+@triton.jit
+def store_tile(
+    target, row, column, num_rows, stride, tile, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DESCRIPTORS: tl.constexpr
+):
+    """Write ``tile`` at (row, column) of a matrix whose rows are ``stride`` apart and hold whole tiles."""
+    if DESCRIPTORS:
+        target.store([row, column], tile)
+    else:
+        rows = row + tl.arange(0, ROWS)
+        columns = column + tl.arange(0, COLUMNS)
+        pointers = target + rows.to(tl.int64)[:, None] * stride + columns[None, :]
+        tl.store(pointers, tile, mask=(rows < num_rows)[:, None])
+
+
+@triton.jit
+def logits_tile(
+    states,
+    weight,
+    bias,
+    row,
+    column,
+    num_rows,
+    vocab_size,
+    hidden_size,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    DEPTH: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    DESCRIPTORS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Logits (ROWS, COLUMNS) of states (N, H) and weight (V, H), fp32; what lies outside is finite nonsense."""
+    logits = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for depth in tl.range(0, hidden_size, DEPTH):
+        x = load_tile(states, row, depth, num_rows, hidden_size, ROWS, DEPTH, DESCRIPTORS)
+        w = load_tile(weight, column, depth, vocab_size, hidden_size, COLUMNS, DEPTH, DESCRIPTORS)
+        logits = tl.dot(x, w.T, logits, input_precision=PRECISION)
+    if HAS_BIAS:
+        columns = column + tl.arange(0, COLUMNS)
+        logits += tl.load(bias + columns, mask=columns < vocab_size, other=0.0).to(tl.float32)[None, :]
+    return logits
+
+
+@triton.jit
+def maximum_over_splits(maxima, rows, present, num_rows, splits, ROWS: tl.constexpr):
+    """(ROWS,) the largest of each row's entries in ``maxima`` (splits, N)."""
+    maximum = tl.full((ROWS,), float("-inf"), tl.float32)
+    for split in range(splits):
+        maximum = tl.maximum(maximum, tl.load(maxima + split * num_rows + rows, mask=present, other=0.0))
+    return maximum

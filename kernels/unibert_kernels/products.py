@@ -1,0 +1,43 @@
+"""Matrix products of half-precision operands that keep their fp32 sums."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch import Tensor
+
+
+def accumulator_dtype(*tensors: Tensor) -> torch.dtype:
+    """fp64 if any of ``tensors`` is, else fp32."""
+    return torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
+
+
+def product(left: Tensor, right: Tensor, out: Tensor, *, accumulate: bool = False) -> None:
+    """Write ``left`` (M, K) times ``right`` (K, N) into ``out`` (M, N), or add it to what stands there.
+
+    Operands are both of ``out``'s dtype, or both half precision with ``out`` in fp32.
+    """
+    if left.dtype != out.dtype and not left.is_cuda:
+        # Only CUDA multiplies halves into fp32.
+        left, right = left.to(out.dtype), right.to(out.dtype)
+    if left.dtype == out.dtype:
+        torch.addmm(out, left, right, beta=1 if accumulate else 0, out=out)
+    elif not accumulate:
+        torch.mm(left, right, out_dtype=out.dtype, out=out)
+    elif _adds_halves_to_fp32(left.device, left.dtype):
+        torch.addmm(out, left, right, out_dtype=out.dtype, out=out)
+    else:
+        out += torch.mm(left, right, out_dtype=out.dtype)
+
+
+@cache
+def _adds_halves_to_fp32(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether this torch's addmm takes an fp32 summand beside half-precision operands; not every release does."""
+    operand = torch.ones(16, 16, device=device, dtype=dtype)
+    total = torch.ones(16, 16, device=device)
+    try:
+        torch.addmm(total, operand, operand, out_dtype=torch.float32, out=total)
+    except RuntimeError:
+        return False
+    return True
