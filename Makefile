@@ -4,7 +4,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+# What a GPU machine with torch, triton and transformers but no network may lack, for its Python.
+GPU_PACKAGES := .gpu-packages
+GPU_PYTHON_VERSION ?= 3.12
+GPU_PACKAGE_NAMES := webdataset braceexpand jsonargparse docstring_parser typeshed_client hjson einops msgpack ninja \
+    psutil py-cpuinfo pydantic pydantic_core annotated-types typing-inspection typing_extensions tqdm PyYAML \
+    pytest pytest-timeout iniconfig pluggy Pygments liger-kernel cut-cross-entropy
+GPU_PACKAGES_MIB := 55
+
+.PHONY: demo test lint gpu gpu-packages clean
 
 demo: $(VENV)/installed
 	$(BIN)/unibert demo --output demo-run
@@ -17,6 +25,23 @@ lint: $(VENV)/installed-tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Tests, benchmark and short trainings on a CUDA GPU: make gpu PYTHON=python3.12
+gpu:
+	PYTHONPATH=$(GPU_PACKAGES):.:kernels $(PYTHON) -m unibert bench gpu
+
+# DeepSpeed comes as source alone, whose wheel without compiled operators serves every Python.
+gpu-packages: $(VENV)/installed
+	rm -rf $(GPU_PACKAGES)
+	DS_BUILD_OPS=0 $(BIN)/python -m pip wheel --quiet --no-deps -c constraints.txt --no-build-isolation \
+	    --wheel-dir $(GPU_PACKAGES)/wheels deepspeed
+	$(BIN)/python -m pip install --quiet --no-compile --no-deps --target $(GPU_PACKAGES) -c constraints.txt \
+	    --python-version $(GPU_PYTHON_VERSION) --implementation cp --platform manylinux2014_x86_64 \
+	    --platform manylinux_2_28_x86_64 --only-binary=:all: $(GPU_PACKAGE_NAMES) $(GPU_PACKAGES)/wheels/*.whl
+	rm -rf $(GPU_PACKAGES)/wheels $(GPU_PACKAGES)/bin
+	$(BIN)/unibert corpus build unibert/demo/wiki --output $(GPU_PACKAGES)/demo-corpus --vocab_size 6000 \
+	    --heldout_share 0.1 --tokens_per_shard 2500
+	@size=$$(du -sm $(GPU_PACKAGES) | cut -f1); echo "$(GPU_PACKAGES): $$size MiB"; test $$size -le $(GPU_PACKAGES_MIB)
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "UniBERT needs Python 3.11 or newer; name one with: make demo PYTHON=python3.12")'
@@ -31,4 +56,4 @@ $(VENV)/installed-tests: $(VENV)/installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo-run
+	rm -rf $(VENV) $(GPU_PACKAGES) demo-run

@@ -20,6 +20,9 @@ USAGE = """usage: unibert COMMAND ...
   evaluate MODEL_DIR --retrieval DIR      sentence retrieval and language probe
   report RUN_DIR                          one HTML page with the run's plots
   demo [--output DIR]                     all of it on the embedded mini-Wikipedia
+  bench kernels [--preset NAME]           the losses beside their peers: time, memory, error
+  bench show DIR                          table, goals and plot of the results in DIR
+  bench gpu                               tests, benchmark and short trainings on a CUDA GPU
 
 'unibert COMMAND --help' lists a command's options.
 """
@@ -33,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not words or words[0] in ("-h", "--help", "help"):
         print(USAGE, end="")
         sys.exit(0 if words else 1)
-    name = " ".join(words[:2]) if words[0] == "corpus" else words[0]
+    name = " ".join(words[:2]) if words[0] in ("corpus", "bench") else words[0]
     try:
         if name not in COMMANDS:
             raise UserError(f"there is no command {name!r}; the commands are {', '.join(COMMANDS)}")
@@ -66,7 +69,11 @@ def _parse(config_class: type, command: str, description: str, words: list[str],
 
         words = ["--config", str(run_file(bare[0])), *words]
     elif bare:
-        words = [f"--{positional}", bare[0] if len(bare) == 1 and positional != "inputs" else str(bare), *words]
+        words = [
+            f"--{positional}",
+            bare[0] if len(bare) == 1 and positional not in ("inputs", "parts") else str(bare),
+            *words,
+        ]
     return parse(parser, config_class, words)
 
 
@@ -138,6 +145,34 @@ def _demo(words: list[str]) -> None:
     run_demo(config)
 
 
+def _bench_kernels(words: list[str]) -> None:
+    from unibert.bench.config import KernelBenchConfig
+
+    config = _parse(KernelBenchConfig, "bench kernels", "The losses beside their peers.", words, "preset")
+    from unibert.bench.kernels import bench_kernels
+
+    bench_kernels(config)
+
+
+def _bench_show(words: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="unibert bench show", description="Table, goals and plot of a benchmark.")
+    parser.add_argument("folder", type=Path, help="where bench kernels wrote results.json")
+    options = parser.parse_args(words)
+    from unibert.bench.result_files import read_results, show_results
+
+    show_results(read_results(options.folder), options.folder)
+
+
+def _bench_gpu(words: list[str]) -> None:
+    from unibert.bench.gpu_machine import check_gpu_machine
+
+    if not {"-h", "--help"} & set(words):
+        check_gpu_machine()
+    from unibert.bench.gpu import GpuBenchConfig, bench_gpu
+
+    bench_gpu(_parse(GpuBenchConfig, "bench gpu", "Everything that wants a CUDA GPU.", words, "parts"))
+
+
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "corpus build": _corpus_build,
     "corpus verify": _corpus_verify,
@@ -146,4 +181,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "evaluate": _evaluate,
     "report": _report,
     "demo": _demo,
+    "bench kernels": _bench_kernels,
+    "bench show": _bench_show,
+    "bench gpu": _bench_gpu,
 }

@@ -114,7 +114,7 @@ def nested_dataclass(annotation: Any) -> type | None:
 def _with_values(config_class: type, arguments: Sequence[str]) -> list[str]:
     """``arguments`` with a bare ``--flag`` of a bool written out as ``--flag=true``."""
     flags = {f"--{name}" for name, annotation in field_types(config_class).items() if annotation is bool}
-    following = [*arguments[1:], "--"]
+    following = [*arguments[1:], "--"][: len(arguments)]
     return [
         f"{word}=true" if word in flags and after.startswith("--") else word
         for word, after in zip(arguments, following, strict=True)

@@ -1,0 +1,67 @@
+"""What of ``unibert bench gpu`` a machine without a GPU can show."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+
+from unibert.bench import gpu
+from unibert.bench.gpu import GpuBenchConfig, Outcome, bench_gpu, compare_curves
+from unibert.bench.short_training import TrainingSize, train
+from unibert.cli import main
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_says_that_it_needs_one(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["bench", "gpu"])
+    assert stopped.value.code == 1
+    assert capsys.readouterr().err.startswith("unibert: error: bench gpu needs a CUDA GPU")
+
+
+@pytest.mark.parametrize("name", ["chunked", "distillation, chunked"])
+def test_the_short_training_is_repeatable(name):
+    size = TrainingSize(vocab=200, hidden=32, layers=1, batch=2, sequence=64, steps=3)
+    first, again = (train(name, size, "cpu") for _ in range(2))
+    assert len(first["losses"]) == 3
+    assert first["losses"] == again["losses"]
+    assert first["tokens_per_second"] > 0
+
+
+def test_curves_that_agree_and_that_do_not():
+    falling = [9 - step / 40 for step in range(120)]
+    results = {
+        "chunked": {"losses": falling},
+        "recompute": {"losses": [loss * 1.001 for loss in falling]},
+        "exp-store": {"losses": [*falling[:60], *(loss * 1.05 for loss in falling[60:])]},
+        "distillation, chunked": {"failed": "out of memory"},
+        "distillation, recompute": {"losses": falling},
+    }
+    found = compare_curves(results)
+    assert {name: entry["agree"] for name, entry in found.items()} == {"recompute": True, "exp-store": False}
+    results["recompute"]["losses"] = [math.nan] * 120
+    assert not compare_curves(results)["recompute"]["agree"]
+
+
+def test_a_part_that_fails_does_not_stop_the_next_and_other_parts_results_stay(tmp_path, monkeypatch, capsys):
+    def broken(folder, seconds):
+        raise RuntimeError("the kernels are on fire")
+
+    monkeypatch.setattr(gpu, "check_gpu_machine", lambda: None)
+    monkeypatch.setattr(gpu, "_correctness", broken)
+    monkeypatch.setattr(gpu, "_training", lambda folder, seconds: Outcome(True, f"curves agree in {seconds:.0f} s"))
+    (tmp_path / "summary.json").write_text(
+        json.dumps({"parts": {"kernels": {"ok": True, "seconds": 1, "summary": "x"}}})
+    )
+    bench_gpu(GpuBenchConfig(parts=["correctness", "training"], minutes=2, output=tmp_path))
+    parts = json.loads((tmp_path / "summary.json").read_text())["parts"]
+    assert {part: record["ok"] for part, record in parts.items()} == {
+        "kernels": True, "correctness": False, "training": True
+    }  # fmt: skip
+    text = capsys.readouterr().out
+    assert "FAILED correctness" in text
+    assert "the kernels are on fire" in text
+    assert "curves agree in 120 s" in text

@@ -1,0 +1,49 @@
+"""Peak memory of one forward and backward pass, over what the inputs take.
+
+On CUDA the allocator keeps count. On the CPU it is the growth of the process's peak resident set (``VmHWM``), which is
+set back before the passes; that needs a fresh process for each contestant, as memory once freed may stay with the
+process and hide the next one's need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from unibert.bench.inputs import Inputs
+
+STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+RESET_PEAK = "5"
+
+
+def measured_peak(both_passes: Callable[[], object], inputs: Inputs) -> dict[str, int]:
+    """Run ``both_passes`` once. ``peak_bytes`` counts all but inputs; ``workspace_bytes`` takes the gradients off too.
+
+    Empty on a CPU where Linux's counters are missing. On a CPU ``workspace_bytes`` may come out a little below 0 if
+    pages that the process had already serve again.
+    """
+    for leaf in inputs.leaves.values():
+        leaf.grad = None
+    if inputs.hidden.is_cuda:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        both_passes()
+        torch.cuda.synchronize()
+        peak = torch.cuda.max_memory_allocated() - before
+    elif CLEAR_REFS.exists():
+        CLEAR_REFS.write_text(RESET_PEAK)
+        before = _status_bytes("VmRSS")
+        both_passes()
+        peak = _status_bytes("VmHWM") - before
+    else:
+        return {}
+    gradients = sum(leaf.numel() * leaf.element_size() for leaf in inputs.leaves.values())
+    return {"peak_bytes": peak, "workspace_bytes": peak - gradients}
+
+
+def _status_bytes(key: str) -> int:
+    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(f"{key}:"))
+    return int(line.split()[1]) * 1024

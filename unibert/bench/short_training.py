@@ -1,0 +1,181 @@
+"""A short training of UniBERT's module with given kernel paths: ``python -m unibert.bench.short_training PATH …``.
+
+Not the trainer, which wants DeepSpeed and a corpus: AdamW in plain torch under bf16 autocast, on a synthetic language
+per document in which every second token follows from the one before, so that there is something to learn. Paths start
+from the same weights and see the same batches; their loss curves differ by rounding alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+
+from unibert.model import unibert as module
+from unibert.model.config import AdversaryConfig, DistillationConfig, MLMConfig, ModelConfig
+from unibert.model.encoder import build_masked_lm
+from unibert.stream.batch import Batch
+
+NOT_MASKED = -100
+MASK_ID = 4
+FIRST_ID = 5
+NUM_LANGUAGES = 16
+MASKED = 0.15
+DISTINCT_BATCHES = 64
+WARM_UP_STEPS = 5
+
+PATHS: dict[str, dict[str, str]] = {
+    "chunked": {"mlm_head_loss": "chunked", "adversary_loss": "chunked"},
+    "recompute": {"mlm_head_loss": "recompute", "adversary_loss": "fused"},
+    "exp-store": {"mlm_head_loss": "exp-store", "adversary_loss": "fused"},
+    "distillation, chunked": {"distillation_loss": "chunked", "adversary_loss": "chunked"},
+    "distillation, recompute": {"distillation_loss": "recompute", "adversary_loss": "fused"},
+    "distillation, store-teacher": {"distillation_loss": "store-teacher", "adversary_loss": "fused"},
+}
+"""Which implementation each loss takes; the first of either kind is the one that the others are compared with."""
+
+
+@dataclass(kw_only=True)
+class TrainingSize:
+    """Model and batch; the defaults are a compact model with a large vocabulary, on a GPU."""
+
+    vocab: int = 120_000
+    hidden: int = 384
+    layers: int = 6
+    batch: int = 64
+    sequence: int = 512
+    steps: int = 120
+
+
+def train(name: str, size: TrainingSize, device: str, seconds: float = float("inf")) -> dict[str, Any]:
+    """Train with the paths that ``name`` stands for in `PATHS`, until the steps or the seconds are used up.
+
+    Returns:
+        "losses" a step (nats: MLM, adversary and KL as they enter the total), "tokens_per_second" of the median step,
+        "peak_bytes" on CUDA, "size".
+    """
+    torch.manual_seed(0)
+    distilled = "distillation_loss" in PATHS[name]
+    student: Any = build_masked_lm(_model_config(size.hidden, size.layers), size.vocab, size.sequence)
+    teacher: Any = None
+    if distilled:
+        teacher = build_masked_lm(_model_config(2 * size.hidden, size.layers), size.vocab, size.sequence)
+        teacher.to(device, torch.bfloat16 if device != "cpu" else torch.float32).eval().requires_grad_(False)
+    model = module.UniBERT(
+        student, NUM_LANGUAGES, mlm=MLMConfig(), adversary=AdversaryConfig(), teacher=teacher,
+        distillation=DistillationConfig(teacher="random") if distilled else None,
+    ).to(device)  # fmt: skip
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4, betas=(0.9, 0.98), weight_decay=0.01)
+    batches = [_batch(number, size).to(device) for number in range(min(DISTINCT_BATCHES, size.steps))]
+    autocast: Callable[[], AbstractContextManager[None]] = functools.partial(
+        torch.autocast, device, torch.bfloat16, enabled=device != "cpu"
+    )
+    losses, times = [], []
+    started = time.monotonic()
+    with _paths(PATHS[name], model):
+        for step in range(size.steps):
+            if time.monotonic() - started > seconds:
+                break
+            begun = time.perf_counter()
+            batch = batches[step % len(batches)]
+            with autocast():
+                total = model(batch, _weights(batch, device, distilled)).total
+            total.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            # Reading the loss waits for the device, so the time is the step's.
+            losses.append(total.item())
+            times.append(time.perf_counter() - begun)
+    return {
+        "losses": losses,
+        "tokens_per_second": size.batch * size.sequence / statistics.median(times[WARM_UP_STEPS:] or times),
+        "peak_bytes": torch.cuda.max_memory_allocated() if device == "cuda" else None,
+        "size": asdict(size),
+    }
+
+
+def _paths(choices: dict[str, str], model: module.UniBERT) -> AbstractContextManager[Any]:
+    """Give the losses that the module calls the paths to take, for as long as the context lasts."""
+    losses: dict[str, Any] = {
+        name: functools.partial(getattr(module, name), path=path)
+        for name, path in choices.items()
+        if name != "adversary_loss"
+    }
+    model.discriminator.forward = functools.partial(  # type: ignore[method-assign]
+        model.discriminator.forward, path=choices["adversary_loss"]
+    )
+    return mock.patch.multiple(module, **losses)
+
+
+def _model_config(hidden: int, layers: int) -> ModelConfig:
+    return ModelConfig(
+        config={
+            "hidden_size": hidden,
+            "num_hidden_layers": layers,
+            "num_attention_heads": max(1, hidden // 64),
+            "intermediate_size": 3 * hidden // 2,
+        }
+    )
+
+
+def _weights(batch: Batch, device: str, distilled: bool) -> module.StepWeights:
+    return module.StepWeights(
+        replicas=1,
+        masked_tokens=float(len(batch.masked_rows)),
+        tokens=float(batch.input_ids.numel()),
+        adversary_weight=float(len(batch.document_languages)),
+        distillation=1.0 if distilled else 0.0,
+        reversal_lambda=torch.tensor(0.02, device=device),
+    )
+
+
+def _batch(number: int, size: TrainingSize) -> Batch:
+    """Four documents a row, each in a language of its own whose tokens follow one another by a fixed rule."""
+    generator = torch.Generator().manual_seed(number)
+    shape, length = (size.batch, size.sequence), size.sequence // 4
+    content = size.vocab - FIRST_ID
+    prior = 1 / (torch.arange(content) + 2.7)
+    ids = torch.multinomial(prior, size.batch * size.sequence, replacement=True, generator=generator).view(shape)
+    documents = torch.arange(4 * size.batch).view(-1, 1).expand(-1, length).reshape(shape)
+    languages = torch.randint(NUM_LANGUAGES, (4 * size.batch,), generator=generator)
+    shifts = languages[documents]
+    ids[:, 1::2] = (ids[:, 0::2] + 1 + shifts[:, 0::2]) % content
+    ids += FIRST_ID
+    masked = torch.rand(shape, generator=generator) < MASKED
+    return Batch(
+        input_ids=ids.masked_fill(masked, MASK_ID),
+        labels=ids.masked_fill(~masked, NOT_MASKED),
+        position_ids=torch.arange(length).repeat(4).expand(shape).contiguous(),
+        document_ids=documents,
+        document_languages=languages,
+        masked_rows=masked.flatten().nonzero()[:, 0],
+        sequence_indices=torch.arange(size.batch) + number * size.batch,
+        origins=[],
+    )
+
+
+def main() -> None:
+    """Train with one entry of `PATHS` and write the result as JSON."""
+    parser = argparse.ArgumentParser(prog="python -m unibert.bench.short_training")
+    parser.add_argument("paths", choices=PATHS)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--seconds", type=float, default=float("inf"))
+    parser.add_argument("--device", default="cuda")
+    options = parser.parse_args()
+    result = train(options.paths, TrainingSize(), options.device, options.seconds)
+    options.output.write_text(json.dumps(result), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
