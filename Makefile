@@ -18,7 +18,7 @@ demo: $(VENV)/installed
 	$(BIN)/unibert demo --output demo-run
 
 # mpirun stands beside Python in the environment; the tests that want it look for it on the PATH.
-test: $(VENV)/installed-tests lint
+test: $(VENV)/installed-tests $(VENV)/triton-3.6.0 lint
 	PATH="$(CURDIR)/$(BIN):$$PATH" pytest
 
 lint: $(VENV)/installed-tests
@@ -54,6 +54,11 @@ $(VENV)/installed: pyproject.toml constraints.txt
 $(VENV)/installed-tests: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'
 	touch $@
+
+# Kernels are compiled with the Triton of torch 2.11 too, beside the pinned one.
+$(VENV)/triton-3.6.0: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --no-deps --target $@.partial triton==3.6.0
+	mv $@.partial $@
 
 clean:
 	rm -rf $(VENV) $(GPU_PACKAGES) demo-run

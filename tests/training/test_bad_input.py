@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from unibert.cli import main
 
@@ -30,10 +31,18 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         ("--optimizer.warmup=0.95", "optimizer.warmup: warm-up 0.95 and decay 0.1 are shares of the run"),
         ("--training.sequence_length=[[0.5, 64]]", "the first point must be at progress 0"),
         ("--adversary.level=sentence", "adversary"),
+        ("--mlm.workspace_gib=0", "mlm.workspace_gib: must be positive, got 0"),
     ],
 )
 def test_overrides(run_file, capsys, override, sentence):
     assert sentence in refused(capsys, run_file, override)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="these paths serve a GPU")
+@pytest.mark.parametrize(("key", "path"), [("mlm", "exp-store"), ("mlm", "recompute"), ("adversary", "fused")])
+def test_a_kernel_path_that_the_device_cannot_take(run_file, capsys, key, path):
+    sentence = f"{key}.path: {path} needs CUDA tensors, these are on cpu; take chunked"
+    assert sentence in refused(capsys, run_file, f"--{key}.path={path}")
 
 
 def test_keys_of_the_file(run_file, tmp_path, capsys):

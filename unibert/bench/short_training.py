@@ -17,7 +17,6 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 
@@ -34,15 +33,15 @@ MASKED = 0.15
 DISTINCT_BATCHES = 64
 WARM_UP_STEPS = 5
 
-PATHS: dict[str, dict[str, str]] = {
-    "chunked": {"mlm_head_loss": "chunked", "adversary_loss": "chunked"},
-    "recompute": {"mlm_head_loss": "recompute", "adversary_loss": "fused"},
-    "exp-store": {"mlm_head_loss": "exp-store", "adversary_loss": "fused"},
-    "distillation, chunked": {"distillation_loss": "chunked", "adversary_loss": "chunked"},
-    "distillation, recompute": {"distillation_loss": "recompute", "adversary_loss": "fused"},
-    "distillation, store-teacher": {"distillation_loss": "store-teacher", "adversary_loss": "fused"},
+PATHS: dict[str, dict[str, Any]] = {
+    "chunked": {"mlm": "chunked", "adversary": "chunked"},
+    "recompute": {"mlm": "recompute", "adversary": "fused"},
+    "exp-store": {"mlm": "exp-store", "adversary": "fused"},
+    "distillation, chunked": {"distillation": "chunked", "adversary": "chunked"},
+    "distillation, recompute": {"distillation": "recompute", "adversary": "fused"},
+    "distillation, store-teacher": {"distillation": "store-teacher", "adversary": "fused"},
 }
-"""Which implementation each loss takes; the first of either kind is the one that the others are compared with."""
+"""Which path each objective takes; the first of either kind is the one that the others are compared with."""
 
 
 @dataclass(kw_only=True)
@@ -65,15 +64,17 @@ def train(name: str, size: TrainingSize, device: str, seconds: float = float("in
         "peak_bytes" on CUDA, "size".
     """
     torch.manual_seed(0)
-    distilled = "distillation_loss" in PATHS[name]
+    paths = PATHS[name]
+    distilled = "distillation" in paths
     student: Any = build_masked_lm(_model_config(size.hidden, size.layers), size.vocab, size.sequence)
     teacher: Any = None
     if distilled:
         teacher = build_masked_lm(_model_config(2 * size.hidden, size.layers), size.vocab, size.sequence)
         teacher.to(device, torch.bfloat16 if device != "cpu" else torch.float32).eval().requires_grad_(False)
     model = module.UniBERT(
-        student, NUM_LANGUAGES, mlm=MLMConfig(), adversary=AdversaryConfig(), teacher=teacher,
-        distillation=DistillationConfig(teacher="random") if distilled else None,
+        student, NUM_LANGUAGES, mlm=MLMConfig(path=paths.get("mlm", "auto")),
+        adversary=AdversaryConfig(path=paths["adversary"]), teacher=teacher,
+        distillation=DistillationConfig(teacher="random", path=paths["distillation"]) if distilled else None,
     ).to(device)  # fmt: skip
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4, betas=(0.9, 0.98), weight_decay=0.01)
     batches = [_batch(number, size).to(device) for number in range(min(DISTINCT_BATCHES, size.steps))]
@@ -82,40 +83,26 @@ def train(name: str, size: TrainingSize, device: str, seconds: float = float("in
     )
     losses, times = [], []
     started = time.monotonic()
-    with _paths(PATHS[name], model):
-        for step in range(size.steps):
-            if time.monotonic() - started > seconds:
-                break
-            begun = time.perf_counter()
-            batch = batches[step % len(batches)]
-            with autocast():
-                total = model(batch, _weights(batch, device, distilled)).total
-            total.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-            # Reading the loss waits for the device, so the time is the step's.
-            losses.append(total.item())
-            times.append(time.perf_counter() - begun)
+    for step in range(size.steps):
+        if time.monotonic() - started > seconds:
+            break
+        begun = time.perf_counter()
+        batch = batches[step % len(batches)]
+        with autocast():
+            total = model(batch, _weights(batch, device, distilled)).total
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        # Reading the loss waits for the device, so the time is the step's.
+        losses.append(total.item())
+        times.append(time.perf_counter() - begun)
     return {
         "losses": losses,
         "tokens_per_second": size.batch * size.sequence / statistics.median(times[WARM_UP_STEPS:] or times),
         "peak_bytes": torch.cuda.max_memory_allocated() if device == "cuda" else None,
         "size": asdict(size),
     }
-
-
-def _paths(choices: dict[str, str], model: module.UniBERT) -> AbstractContextManager[Any]:
-    """Give the losses that the module calls the paths to take, for as long as the context lasts."""
-    losses: dict[str, Any] = {
-        name: functools.partial(getattr(module, name), path=path)
-        for name, path in choices.items()
-        if name != "adversary_loss"
-    }
-    model.discriminator.forward = functools.partial(  # type: ignore[method-assign]
-        model.discriminator.forward, path=choices["adversary_loss"]
-    )
-    return mock.patch.multiple(module, **losses)
 
 
 def _model_config(hidden: int, layers: int) -> ModelConfig:

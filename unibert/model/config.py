@@ -43,11 +43,26 @@ class MLMConfig:
     z_loss: float = 0.0
     """Weight of the squared log-normaliser, which keeps logits from drifting (PaLM, arXiv 2204.02311, section 5)."""
 
+    path: Literal["auto", "chunked", "recompute", "exp-store"] = "auto"
+    """How the loss is computed: ``chunked`` in plain torch; on CUDA ``exp-store`` fastest, ``recompute`` with the least
+    memory. ``auto`` chooses by device and shape and says what it chose."""
+
+    workspace_gib: float | None = None
+    """Most memory that ``exp-store``, and ``store-teacher`` in distillation, use for what they store. Default: a
+    sixteenth of the device's."""
+
     def __post_init__(self) -> None:
         if isinstance(self.weight, list):
             check_points(self.weight, "mlm.weight")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"mlm.label_smoothing: must be at least 0 and below 1, got {self.label_smoothing}")
+        if self.workspace_gib is not None and self.workspace_gib <= 0:
+            raise ValueError(f"mlm.workspace_gib: must be positive, got {self.workspace_gib}")
+
+    @property
+    def max_workspace(self) -> int | None:
+        """``workspace_gib`` in bytes."""
+        return None if self.workspace_gib is None else int(self.workspace_gib * 2**30)
 
 
 @dataclass(kw_only=True)
@@ -81,6 +96,9 @@ class AdversaryConfig:
 
     class_balanced: bool = True
     """Weight every language's documents by the inverse of its expected share, so that none is ignored."""
+
+    path: Literal["auto", "chunked", "fused"] = "auto"
+    """How the loss is computed: ``chunked`` in plain torch, ``fused`` on CUDA, ``auto`` whichever the device allows."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.warmup < 1:
@@ -119,6 +137,10 @@ class DistillationConfig:
 
     temperature: float = 2.0
     """Softens both distributions of the ``logits`` loss."""
+
+    path: Literal["auto", "chunked", "recompute", "store-teacher"] = "auto"
+    """How the ``logits`` loss is computed: ``chunked`` in plain torch; on CUDA ``store-teacher`` fastest, ``recompute``
+    with the least memory. ``auto`` chooses by device and shape and says what it chose."""
 
     teacher_layer: int = -1
     """Teacher layer matched by ``relations`` and ``hidden``, from 1; 0 is the embedding output, -1 the last."""

@@ -184,7 +184,8 @@ class UniBERT(nn.Module):
             output = distillation_loss(
                 features, decoder.weight, taught, teacher_decoder.weight, labels, decoder.bias, teacher_decoder.bias,
                 temperature=config.temperature, kl_weight=weights.distillation * config.logits, ce_weight=weights.mlm,
-                lang_ids=lang_ids, num_languages=self.num_languages,
+                lang_ids=lang_ids, num_languages=self.num_languages, path=config.path,
+                max_workspace=self.mlm.max_workspace,
             )  # fmt: skip
             total = output.loss * (output.count / weights.masked_tokens)
             sums |= _prediction_sums(output) | {"logits": output.kl.detach() * output.count}
@@ -198,7 +199,8 @@ class UniBERT(nn.Module):
         decoder = self.masked_lm.get_output_embeddings()
         output = mlm_head_loss(
             features, decoder.weight, labels, decoder.bias, lang_ids=lang_ids, num_languages=self.num_languages,
-            label_smoothing=self.mlm.label_smoothing, z_loss=self.mlm.z_loss,
+            label_smoothing=self.mlm.label_smoothing, z_loss=self.mlm.z_loss, path=self.mlm.path,
+            max_workspace=self.mlm.max_workspace,
         )  # fmt: skip
         sums |= _prediction_sums(output)
         return weights.mlm * output.loss * (output.count / weights.masked_tokens)
@@ -244,7 +246,7 @@ class UniBERT(nn.Module):
         assert self.adversary is not None
         output = self.discriminator(
             states[self.adversary.layer].flatten(0, 1), batch.document_ids.flatten(), batch.document_languages,
-            weights.reversal_lambda, class_weights=weights.class_weights,
+            weights.reversal_lambda, class_weights=weights.class_weights, path=self.adversary.path,
         )  # fmt: skip
         loss = output.loss * output.weight_sum
         sums |= {

@@ -81,6 +81,12 @@ def zero_stage(ds_config: dict[str, Any]) -> int:
     return int(ds_config.get("zero_optimization", {}).get("stage", 0))
 
 
+def training_dtype(ds_config: dict[str, Any]) -> torch.dtype:
+    """The dtype of the model's weights under a ds_config that `read_ds_config` gave."""
+    dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    return next((dtype for key, dtype in dtypes.items() if ds_config.get(key, {}).get("enabled")), torch.float32)
+
+
 def deepspeed_config(
     ds_config: dict[str, Any], run: RunConfig, *, micro_batch_size: int, world_size: int
 ) -> dict[str, Any]:

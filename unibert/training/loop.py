@@ -32,10 +32,12 @@ from unibert.training.engine import (
     read_ds_config,
     set_batch,
     set_learning_rate,
+    training_dtype,
     zero_stage,
 )
 from unibert.training.export import export_run
 from unibert.training.heldout import heldout_totals
+from unibert.training.kernel_paths import announce_kernel_paths, check_kernel_paths
 from unibert.training.metrics import (
     MetricsFile,
     Sums,
@@ -91,6 +93,7 @@ class Pretraining:
         if self.is_main:
             self._claim_run_dir()
             self._warn_of_poor_mixing()
+            announce_kernel_paths()
         self.engine = build_engine(
             self.model, config, ds_config,
             micro_batch_size=self._micro_batch_size(self.timeline[0]), world_size=placement.world_size,
@@ -153,6 +156,7 @@ class Pretraining:
         ds_config = read_ds_config(ds_config_path(config.training.ds_config), placement.device)
         self._check_run_dir()
         self.model = self._build_model()
+        check_kernel_paths(self.model, placement.device, training_dtype(ds_config))
         return ds_config
 
     def _check_run_dir(self) -> None:

@@ -49,11 +49,12 @@ def tile_config(kernel: str, dtype: torch.dtype, generation: str) -> TileConfig:
     """The entry of ``kernel`` for operands of ``dtype``; see `launch.generation_of`."""
     if generation == "interpreter":
         return INTERPRETED
-    return _table()[generation, kernel, "single" if dtype == torch.float32 else "half"]
+    return read_table()[generation, kernel, "single" if dtype == torch.float32 else "half"]
 
 
 @cache
-def _table() -> dict[tuple[str, str, str], TileConfig]:
+def read_table() -> dict[tuple[str, str, str], TileConfig]:
+    """The table's entries by generation, kernel and width."""
     sections = tomllib.loads(TABLE.read_text(encoding="utf-8"))
     return {
         (generation, kernel, width): TileConfig(**entry)

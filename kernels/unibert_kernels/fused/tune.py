@@ -1,0 +1,183 @@
+"""Finds the fastest tiles on the GPU at hand and writes them into the table `configs.TABLE`.
+
+`python -m unibert_kernels.fused.tune --vocab 120000 --hidden 384 --rows 9830` times each kernel over the vocabulary
+with many tile sizes, within the whole loss that it serves: *rows* by exp-store, *gradient* by recompute, *divergence*
+by store-teacher with a teacher twice as wide. bf16 only; fp32 keeps its entries. ``--minutes`` bounds the search,
+which begins with the entry in use, so that stopping early never makes things worse; ``--output`` names another file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+import triton
+from torch import Tensor
+
+from unibert_kernels.distillation import distillation_loss
+from unibert_kernels.fused import configs, head
+from unibert_kernels.fused.configs import TABLE, TileConfig
+from unibert_kernels.fused.launch import generation_of
+from unibert_kernels.mlm_head import mlm_head_loss
+
+KERNELS = ("rows", "gradient", "divergence")
+SHARED_BYTES = {"sm_80": 101_376, "sm_90": 232_448}
+LEAST_GAIN = 0.02
+"""A share of the time by which a rival has to win: less is noise, and would rewrite the table at every run."""
+
+
+def candidates(kernel: str, generation: str) -> Iterator[TileConfig]:
+    """Tiles whose accumulators and loads fit registers and shared memory of ``generation``."""
+    sizes = itertools.product((128, 64), (256, 128, 64), (64, 32, 128), (8, 4), (3, 4, 2))
+    loads = (True, False) if generation == "sm_90" else (False,)
+    for (rows, columns, depth, num_warps, num_stages), descriptors in itertools.product(sizes, loads):
+        accumulators = rows * columns / (32 * num_warps)
+        if kernel == "divergence":
+            # The teacher's tile stands beside them.
+            accumulators *= 2
+        fits = 2 * (rows + columns) * depth * num_stages <= SHARED_BYTES[generation]
+        if 32 <= accumulators <= 128 and fits:
+            yield TileConfig(
+                rows=rows, columns=columns, depth=depth, num_warps=num_warps, num_stages=num_stages,
+                descriptors=descriptors, reason="",
+            )  # fmt: skip
+
+
+def tune(
+    vocab_size: int, hidden_size: int, num_rows: int, device: torch.device, minutes: float
+) -> dict[str, TileConfig]:
+    """The best entry found for each kernel, in bf16 on CUDA and fp32 elsewhere, with the figures as its reason."""
+    generation = generation_of(device)
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    best = {}
+    for kernel in KERNELS:
+        run = _loss_of(kernel, vocab_size, hidden_size, num_rows, device, dtype)
+        present = configs.tile_config(kernel, dtype, generation)
+        end = time.monotonic() + 60 * minutes / len(KERNELS)
+        times: dict[TileConfig, float] = {}
+        for entry in itertools.chain([present], candidates(kernel, generation)):
+            if times and time.monotonic() > end:
+                break
+            with _in_use(kernel, entry):
+                milliseconds = _time(run, device)
+            if milliseconds is None:
+                continue
+            times[entry] = milliseconds
+            print(f"{kernel} {_shape(entry)}: {milliseconds:.3f} ms", flush=True)
+        fastest = min(times, key=lambda entry: times[entry])
+        if present in times and times[fastest] > (1 - LEAST_GAIN) * times[present]:
+            fastest = present
+        where = torch.cuda.get_device_name(device) if device.type == "cuda" else "the interpreter"
+        reason = (
+            f"{times[fastest]:.3f} ms, the best of {len(times)} on {where}, V = {vocab_size}, H = {hidden_size}, "
+            f"N = {num_rows}"
+        )
+        best[kernel] = replace(fastest, reason=reason)
+        print(f"{kernel}: {_shape(fastest)}, {best[kernel].reason}", flush=True)
+    return best
+
+
+def write_table(path: Path, generation: str, best: dict[str, TileConfig]) -> None:
+    """Write `TABLE` to ``path`` with the half-precision entries of ``generation`` replaced by ``best``."""
+    entries = {f"{section}.{kernel}.{width}": entry for (section, kernel, width), entry in configs.read_table().items()}
+    entries |= {f"{generation}.{kernel}.half": entry for kernel, entry in best.items()}
+    header = TABLE.read_text(encoding="utf-8").split("\n[", 1)[0].rstrip("\n")
+    blocks = [header]
+    for name, entry in entries.items():
+        lines = [f"{key} = {_toml(value)}" for key, value in asdict(entry).items()]
+        blocks.append("\n".join([f"[{name}]", *lines]))
+    path.write_text("\n\n".join(blocks) + "\n", encoding="utf-8")
+
+
+def _toml(value: int | bool | str) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+def _loss_of(
+    kernel: str, vocab_size: int, hidden_size: int, num_rows: int, device: torch.device, dtype: torch.dtype
+) -> Callable[[], None]:
+    generator = torch.Generator().manual_seed(0)
+
+    def leaf(*shape: int, scale: float = 1.0) -> Tensor:
+        return (torch.randn(*shape, generator=generator) * scale).to(device, dtype).requires_grad_()
+
+    hidden, weight = leaf(num_rows, hidden_size), leaf(vocab_size, hidden_size, scale=hidden_size**-0.5)
+    labels = torch.randint(vocab_size, (num_rows,), generator=generator).to(device)
+    if kernel == "divergence":
+        taught = leaf(num_rows, 2 * hidden_size), leaf(vocab_size, 2 * hidden_size, scale=(2 * hidden_size) ** -0.5)
+
+        def loss() -> None:
+            distillation_loss(hidden, weight, *taught, labels, ce_weight=1.0, path="store-teacher").loss.backward()
+    else:
+        path = "exp-store" if kernel == "rows" else "recompute"
+
+        def loss() -> None:
+            mlm_head_loss(hidden, weight, labels, path=path).loss.backward()
+
+    def run() -> None:
+        hidden.grad = weight.grad = None
+        loss()
+
+    return run
+
+
+@contextmanager
+def _in_use(tuned: str, entry: TileConfig) -> Iterator[None]:
+    """Let the losses find ``entry`` for the kernel ``tuned``."""
+    real = head.tile_config
+    head.tile_config = lambda kernel, dtype, generation: entry if kernel == tuned else real(kernel, dtype, generation)
+    try:
+        yield
+    finally:
+        head.tile_config = real
+
+
+def _time(run: Callable[[], None], device: torch.device) -> float | None:
+    """Median milliseconds; None if the tile does not fit the GPU after all."""
+    try:
+        if device.type == "cuda":
+            return float(triton.testing.do_bench(run, warmup=30, rep=150, return_mode="median"))
+        begun = time.perf_counter()
+        run()
+        return 1000 * (time.perf_counter() - begun)
+    except (triton.runtime.errors.OutOfResources, triton.CompilationError):
+        return None
+
+
+def _shape(entry: TileConfig) -> str:
+    loads = "descriptors" if entry.descriptors else "pointers"
+    return (
+        f"{entry.rows} x {entry.columns} x {entry.depth}, {entry.num_warps} warps, {entry.num_stages} stages, {loads}"
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="unibert_kernels.fused.tune", description=__doc__.split("\n")[0])
+    parser.add_argument("--vocab", type=int, default=120_000)
+    parser.add_argument("--hidden", type=int, default=384)
+    parser.add_argument("--rows", type=int, default=9_830)
+    parser.add_argument("--minutes", type=float, default=8.0)
+    parser.add_argument("--output", type=Path, default=TABLE)
+    options = parser.parse_args(arguments)
+    if not torch.cuda.is_available():
+        print("unibert_kernels.fused.tune: needs a CUDA GPU, torch finds none", file=sys.stderr)
+        return 1
+    device = torch.device("cuda")
+    best = tune(options.vocab, options.hidden, options.rows, device, options.minutes)
+    write_table(options.output, generation_of(device), best)
+    print(f"written to {options.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

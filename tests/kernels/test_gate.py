@@ -1,0 +1,83 @@
+"""Every kernel compiled for both generations of GPUs, by both versions of Triton that are supported."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from unibert_kernels.fused import gate
+
+KERNELS = {
+    "rows", "finish_rows", "gradient", "label_logits", "teacher", "statistics",
+    "find_documents", "discriminate", "finish", "hidden_gradient",
+}  # fmt: skip
+PINNED, OLDER = "pinned", "3.6.0"
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[subprocess.Popen[str], Path]]:
+    """The gate by either version, side by side, in processes where Triton compiles instead of interpreting."""
+    folder = tmp_path_factory.mktemp("gate")
+    older = Path(sys.prefix) / f"triton-{OLDER}"
+    started = {}
+    for version, search in ((PINNED, []), (OLDER, [str(older)])):
+        if search and not older.is_dir():
+            continue
+        environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+        environment["PYTHONPATH"] = os.pathsep.join([*search, environment.get("PYTHONPATH", "")])
+        report = folder / f"{version}.json"
+        command = [sys.executable, "-m", "unibert_kernels.fused.gate", "--json", str(report)]
+        process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        started[version] = process, report
+    return started
+
+
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize("version", [PINNED, OLDER])
+def test_no_kernel_spills_or_wants_too_much_shared_memory(
+    processes: dict[str, tuple[subprocess.Popen[str], Path]], version: str
+) -> None:
+    if version not in processes:
+        pytest.skip(f"no Triton {version} beside the environment; `make test` installs it")
+    process, report = processes[version]
+    printed, _ = process.communicate()
+    assert process.returncode == 0, printed
+    found = json.loads(report.read_text())
+    assert version in (PINNED, found["triton"])
+    for generation in ("sm_80", "sm_90"):
+        of_generation = [kernel for kernel in found["kernels"] if kernel["generation"] == generation]
+        assert {kernel["kernel"] for kernel in of_generation} == KERNELS
+        # Half precision goes through tensor cores wherever there is a product over the vocabulary.
+        products = [kernel for kernel in of_generation if "DEPTH" in kernel["constants"]]
+        assert all(kernel["tensor_core_instructions"] for kernel in products if kernel["dtype"] == "bfloat16")
+        assert products
+
+
+@pytest.mark.parametrize(
+    ("generation", "spilled", "shared", "problem"),
+    [
+        ("sm_90", 0, 232_448, ""),
+        ("sm_90", 0, 232_449, "wants 232449 bytes of 232448 shared"),
+        ("sm_80", 0, 150_000, "wants 150000 bytes of 101376 shared"),
+        ("sm_80", 8, 1_000, "spills 8 bytes"),
+    ],
+)
+def test_what_does_not_pass(
+    generation: str,
+    spilled: int,
+    shared: int,
+    problem: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    kernel = gate.Resources("rows", generation, "bfloat16", "", 8, 3, 255, spilled, shared, 4)
+    monkeypatch.setattr(gate, "compile_all", lambda capability: [kernel])
+    assert kernel.problem == problem
+    assert gate.main([]) == int(bool(problem))
+    assert problem in capsys.readouterr().out

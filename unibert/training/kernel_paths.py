@@ -1,0 +1,48 @@
+"""Which implementation of the losses a run takes: checked before it starts, said once it is chosen."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from unibert_kernels.paths import choose_head_path, choose_path, default_workspace
+
+from unibert.errors import UserError
+from unibert.model.unibert import UniBERT
+
+
+def check_kernel_paths(model: UniBERT, device: torch.device, dtype: torch.dtype) -> None:
+    """See that every path that the configuration names can serve the model on ``device`` in ``dtype``.
+
+    Raises:
+        UserError: naming the key, what it lacks and what to take instead.
+    """
+    width = model.masked_lm.config.hidden_size
+    states = torch.empty(0, width, device=device, dtype=dtype)
+    workspace = model.mlm.max_workspace or default_workspace(device)
+    key = ""
+    try:
+        if model.mlm.path != "auto":
+            key = "mlm"
+            choose_head_path("mlm_head_loss", model.mlm.path, "exp-store", workspace, 0, states, states)
+        if model.distillation is not None and model.distillation.path != "auto":
+            key = "distillation"
+            choose_head_path(
+                "distillation_loss", model.distillation.path, "store-teacher", workspace, 0, states, states
+            )
+        if model.adversary is not None and model.adversary.path != "auto":
+            key = "adversary"
+            choose_path("adversary_loss", model.adversary.path, "fused", states)
+    except ValueError as error:
+        raise UserError(f"{key}.{error}") from error
+
+
+def announce_kernel_paths() -> None:
+    """From now on print which path each loss takes, a line each, on stderr."""
+    logger = logging.getLogger("unibert_kernels")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("unibert: %(message)s"))
+        logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
