@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+MARKS ?= not slow
 
 # What a GPU machine with torch, triton and transformers but no network may lack, for its Python.
 GPU_PACKAGES := .gpu-packages
@@ -17,9 +18,10 @@ GPU_PACKAGES_MIB := 55
 demo: $(VENV)/installed
 	$(BIN)/unibert demo --output demo-run
 
-# mpirun stands beside Python in the environment; the tests that want it look for it on the PATH.
+# Tests marked slow are left out: MARKS= runs all. mpirun stands beside Python in the environment; the tests that want
+# it look for it on the PATH.
 test: $(VENV)/installed-tests $(VENV)/triton-3.6.0 lint
-	PATH="$(CURDIR)/$(BIN):$$PATH" pytest
+	PATH="$(CURDIR)/$(BIN):$$PATH" pytest -m "$(MARKS)"
 
 lint: $(VENV)/installed-tests
 	$(BIN)/ruff check .

@@ -7,7 +7,7 @@ import torch
 if not torch.cuda.is_available():
     # Whether kernels are compiled or interpreted is decided when they, and Triton, are first imported.
     os.environ["TRITON_INTERPRET"] = "1"
-    from unibert_kernels.fused import distillation, mlm_head  # noqa: F401
+    from unibert_kernels.fused import adversary, distillation, mlm_head  # noqa: F401
 
     del os.environ["TRITON_INTERPRET"]
 

@@ -6,8 +6,12 @@ Three losses, each a function of tensors that returns a named tuple of device te
 - `distillation_loss`: KL(teacher || student) between two linear heads;
 - `adversary_loss`: language discriminator behind gradient reversal (`LanguageDiscriminator` owns its parameters).
 
+Each may stand inside torch.compile, where it is one operator of torch.library without a graph break, and inside
+activation checkpointing.
+
 The mathematics stands in the docstrings of `mlm_head`, `distillation` and `adversary`; how it is laid out in memory
-in `chunked`; `reference` holds the same in naive float64. The package imports nothing but torch.
+in `chunked`; how a path is chosen, in eager mode and compiled, in `operators`; `reference` holds the same in naive
+float64. The package imports nothing but torch.
 """
 
 from unibert_kernels.adversary import AdversaryOutput, LanguageDiscriminator, adversary_loss

@@ -36,14 +36,11 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
-from unibert_kernels import chunked
-from unibert_kernels.paths import ADVERSARY_PATHS, check_path, choose_path
-from unibert_kernels.precomputed_gradients import attach_gradients
+from unibert_kernels import operators
+from unibert_kernels.paths import ADVERSARY_PATHS, check_path
 
 Level = Literal["mean", "cls", "token"]
 Objective = Literal["reversal", "uniform"]
-MAX_FUSED_LANGUAGES = 256
-"""``fused`` holds a tile's logits over all languages in registers."""
 
 
 class AdversaryOutput(NamedTuple):
@@ -95,8 +92,9 @@ def adversary_loss(
 
     Raises:
         ValueError: shapes that do not fit, an unknown level or objective, a path that is unknown or cannot serve the
-            tensors (``fused`` takes at most `MAX_FUSED_LANGUAGES` languages).
+            tensors (``fused`` takes at most `operators.MAX_FUSED_LANGUAGES` languages).
     """
+    check_path(path, ADVERSARY_PATHS)
     _check_choices(level, objective)
     if hidden.ndim != 2 or document_ids.shape != hidden.shape[:1]:
         raise ValueError(f"document_ids: {tuple(document_ids.shape)} does not fit hidden (T, H) {tuple(hidden.shape)}")
@@ -114,25 +112,10 @@ def adversary_loss(
         if tensor is not None and tensor.shape != shape:
             raise ValueError(f"{name}: needs shape {shape}, got {tuple(tensor.shape)}")
 
-    discriminator = w1, b1, w2, b2
-    if _resolve_path(path, hidden, w1, w2) == "fused":
-        # Triton is not to be had everywhere.
-        from unibert_kernels.fused import adversary as fused
-
-        results = fused.adversary(
-            hidden, document_ids, languages, discriminator, reversal, level, objective, class_weights
-        )
-        return AdversaryOutput(*results)
-    total, weight_sum, count, correct, gradients = chunked.adversary(
-        hidden, document_ids, languages, discriminator, reversal, level, objective, class_weights
+    results = operators.adversary(
+        hidden, document_ids, languages, (w1, b1, w2, b2), reversal, level, objective, class_weights, path
     )
-    divisor = weight_sum.where(weight_sum > 0, 1)
-    return AdversaryOutput(
-        loss=attach_gradients(total, (hidden, *discriminator), gradients) / divisor,
-        weight_sum=weight_sum,
-        count=count,
-        correct=correct,
-    )
+    return AdversaryOutput(*results)
 
 
 class LanguageDiscriminator(nn.Module):
@@ -200,13 +183,3 @@ def _check_choices(level: str, objective: str) -> None:
     for name, value, choices in (("level", level, get_args(Level)), ("objective", objective, get_args(Objective))):
         if value not in choices:
             raise ValueError(f"{name}: must be one of {', '.join(choices)}, got {value!r}")
-
-
-def _resolve_path(path: str, hidden: Tensor, w1: Tensor, w2: Tensor) -> str:
-    """``chunked`` or ``fused``; ValueError for an unknown path, and for ``fused`` where it cannot run."""
-    check_path(path, ADVERSARY_PATHS)
-    if len(w2) > MAX_FUSED_LANGUAGES:
-        if path == "fused":
-            raise ValueError(f"path: fused takes up to {MAX_FUSED_LANGUAGES} languages, got {len(w2)}")
-        return "chunked"
-    return choose_path("adversary_loss", path, "fused", hidden, w1, w2)

@@ -38,7 +38,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unibert_kernels.precomputed_gradients import wants_gradient
+from unibert_kernels.linear_head import Head
+from unibert_kernels.products import accumulator_dtype
 
 WORKSPACE = 2**26
 """Most elements of logits in memory at a time (256 MiB in fp32), unless a single row is longer."""
@@ -50,20 +51,26 @@ SAMPLES = 4096
 """Samples that go through the discriminator at a time."""
 
 Gradients = tuple[Tensor | None, ...]
-Head = tuple[Tensor, Tensor, Tensor | None]
-"""Hidden states (N, H) or (T, H), weight (V, H), bias (V,) or None."""
+Wants = tuple[bool, ...]
+"""Of which tensors a gradient is wanted."""
 
 
 def mlm_head(
-    head: Head, rows: Tensor | None, labels: Tensor, counted: Tensor, label_smoothing: float, z_loss: float
+    head: Head,
+    wants: Wants,
+    rows: Tensor | None,
+    labels: Tensor,
+    counted: Tensor,
+    label_smoothing: float,
+    z_loss: float,
 ) -> tuple[Tensor, Tensor, Gradients]:
     """The mathematics of `unibert_kernels.mlm_head`; ``labels`` (N,) hold an id also where ``counted`` (N,) is false.
 
     Returns:
         Row losses (N,), hits (N,) bool, both zero in rows not counted, and the gradients of the sum of the row losses
-        with respect to the three tensors of ``head``, None where none is wanted.
+        with respect to the three tensors of ``head``, contiguous in the losses' dtype, None where none is wanted.
     """
-    linear = _LinearHead(head, rows)
+    linear = _LinearHead(head, wants, rows)
     losses = labels.new_zeros(len(labels), dtype=linear.dtype)
     hits = torch.zeros_like(counted)
     with torch.autocast(labels.device.type, enabled=False):
@@ -79,6 +86,7 @@ def mlm_head(
 def distillation(
     student: Head,
     teacher: Head,
+    wants: Wants,
     labels: Tensor | None,
     counted: Tensor,
     temperature: float,
@@ -91,7 +99,7 @@ def distillation(
         Row KL (N,), row cross-entropy (N,), hits (N,) bool, all zero in rows not counted, and the gradients of
         Σ κ KL + ``ce_weight`` CE with respect to the three tensors of ``student``, None where none is wanted.
     """
-    student_linear, teacher_linear = _LinearHead(student), _LinearHead(teacher, constant=True)
+    student_linear, teacher_linear = _LinearHead(student, wants), _LinearHead(teacher, (False, False, False))
     divergences = counted.new_zeros(len(counted), dtype=student_linear.dtype)
     cross_entropies = torch.zeros_like(divergences)
     hits = torch.zeros_like(counted)
@@ -114,6 +122,7 @@ def adversary(
     document_ids: Tensor,
     languages: Tensor,
     discriminator: tuple[Tensor, Tensor, Tensor, Tensor],
+    wants: Wants,
     reversal: Tensor,
     level: str,
     objective: str,
@@ -122,11 +131,11 @@ def adversary(
     """The mathematics of `unibert_kernels.adversary`; ``discriminator`` is (w1, b1, w2, b2).
 
     Returns:
-        () each: Ω times the loss, Ω, number of samples, hits; and the gradients of the first with respect to hidden
-        (λ and the encoder's objective in it), w1, b1, w2 and b2, None where none is wanted.
+        () each: the loss, Ω, number of samples, hits; and the gradients of the loss with respect to hidden (λ and the
+        encoder's objective in it), w1, b1, w2 and b2, contiguous in the loss's dtype, None where none is wanted.
     """
-    dtype = _accumulator(hidden, *discriminator)
-    wants_hidden, *wants = wants_gradient(hidden, *discriminator)
+    dtype = accumulator_dtype(hidden, *discriminator)
+    wants_hidden, *wants_parameters = wants
     hidden, num_documents = hidden.detach(), len(languages)
     # Padding is one more document, the last, so that no step needs to know how many tokens are real.
     documents = document_ids.where(document_ids >= 0, num_documents)
@@ -142,14 +151,18 @@ def adversary(
         parameters = [parameter.detach().to(dtype) for parameter in discriminator]
         total, hits, gradients, adverse_gradient = _discriminate(samples, labels, weights, parameters, objective)
 
+        weight_sum = weights.sum()
+        divisor = weight_sum.where(weight_sum > 0, 1)
         hidden_gradient = None
         if wants_hidden:
-            hidden_gradient = adverse_gradient.mul_(reversal)
+            hidden_gradient = adverse_gradient.mul_(reversal / divisor)
             if level != "token":
                 of_documents = torch.cat([hidden_gradient, hidden_gradient.new_zeros(1, hidden.shape[1])])
                 hidden_gradient = of_documents[documents].mul_(shares[:, None])
-    wanted = (gradient if wanted else None for gradient, wanted in zip(gradients, wants, strict=True))
-    return total, weights.sum(), exists.sum(), (exists & hits).sum(), (hidden_gradient, *wanted)
+    wanted = (
+        gradient.div_(divisor) if wanted else None for gradient, wanted in zip(gradients, wants_parameters, strict=True)
+    )
+    return total / divisor, weight_sum, exists.sum(), (exists & hits).sum(), (hidden_gradient, *wanted)
 
 
 def _discriminate(
@@ -164,8 +177,8 @@ def _discriminate(
     w1, b1, w2, b2 = parameters
     total = weights.new_zeros(())
     hits = torch.zeros_like(labels, dtype=torch.bool)
-    gradients = [torch.zeros_like(parameter) for parameter in parameters]
-    adverse_gradient = torch.empty_like(samples, dtype=w1.dtype)
+    gradients = [parameter.new_zeros(parameter.shape) for parameter in parameters]
+    adverse_gradient = samples.new_empty(samples.shape, dtype=w1.dtype)
     for part in _slices(len(labels), SAMPLES):
         x, y, weight = samples[part].to(w1.dtype), labels[part, None], weights[part, None]
         a = torch.addmm(b1, x, w1.t())
@@ -189,16 +202,17 @@ def _discriminate(
 class _LinearHead:
     """z = X Wᵀ + b: gives the logits of a chunk of rows, and collects gradients from the gradient of those logits."""
 
-    def __init__(self, head: Head, rows: Tensor | None = None, *, constant: bool = False) -> None:
-        hidden, weight, bias = head
-        self.dtype = _accumulator(hidden, weight)
-        self.operand_dtype = _operand_dtype(hidden, weight)
+    def __init__(self, head: Head, wants: Wants, rows: Tensor | None = None) -> None:
+        hidden, weight, bias = head.tensors
+        self.dtype = accumulator_dtype(hidden, weight)
+        # Only CUDA multiplies halves into fp32.
+        self.operand_dtype = head.dtype if hidden.is_cuda else self.dtype
         self.hidden, self.rows = hidden.detach(), rows
         self.weight = weight.detach().to(self.operand_dtype)
         self.bias = None if bias is None else bias.detach()
         self.gradients: Gradients = tuple(
-            torch.zeros_like(tensor, dtype=self.dtype) if wanted and tensor is not None and not constant else None
-            for tensor, wanted in zip(head, wants_gradient(*head), strict=True)
+            tensor.new_zeros(tensor.shape, dtype=self.dtype) if wanted and tensor is not None else None
+            for tensor, wanted in zip(head.tensors, wants, strict=True)
         )
 
     def hidden_states(self, chunk: slice) -> Tensor:
@@ -230,20 +244,6 @@ class _LinearHead:
                 torch.addmm(weight_gradient, operand.t(), states, out=weight_gradient)
             else:
                 weight_gradient += torch.mm(operand.t(), states, out_dtype=self.dtype)
-
-
-def _accumulator(*tensors: Tensor) -> torch.dtype:
-    return torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
-
-
-def _operand_dtype(hidden: Tensor, weight: Tensor) -> torch.dtype:
-    """The dtype of the products' operands: half precision only where a product of halves can have an fp32 result."""
-    accumulator = _accumulator(hidden, weight)
-    if not hidden.is_cuda or accumulator == torch.float64:
-        return accumulator
-    if torch.is_autocast_enabled("cuda"):
-        return torch.get_autocast_dtype("cuda")
-    return torch.promote_types(hidden.dtype, weight.dtype)
 
 
 def _product(left: Tensor, right: Tensor, out: Tensor) -> None:

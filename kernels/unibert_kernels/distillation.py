@@ -20,9 +20,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from unibert_kernels import chunked
+from unibert_kernels import operators
 from unibert_kernels.language_sums import check_languages, sums_by_language
-from unibert_kernels.paths import DISTILLATION_PATHS, check_path, choose_head_path, default_workspace
+from unibert_kernels.linear_head import Head
+from unibert_kernels.paths import DISTILLATION_PATHS, check_path
 from unibert_kernels.precomputed_gradients import attach_gradients
 
 
@@ -120,27 +121,16 @@ def distillation_loss(
         counted = labels != ignore_index
         labels = labels.where(counted, 0)
     kl_factor = kl_weight * (temperature**2 if scale_by_temperature_squared else 1.0)
-    student = student_hidden, student_weight, student_bias
-    teacher = teacher_hidden, teacher_weight, teacher_bias
-    workspace = default_workspace(student_hidden.device) if max_workspace is None else max_workspace
-    path = choose_head_path(
-        "distillation_loss", path, "store-teacher", workspace, num_rows, student_hidden, student_weight,
-        teacher_hidden, teacher_weight,
-    )  # fmt: skip
-    if path == "chunked":
-        results = chunked.distillation(student, teacher, labels, counted, temperature, kl_factor, ce_weight)
-    else:
-        from unibert_kernels.fused import distillation as fused
-
-        results = fused.distillation(
-            student, teacher, labels, counted, temperature, kl_factor, ce_weight, path, workspace
-        )
-    row_kl, row_ce, row_hits, gradients = results
+    student = Head.of(student_hidden, student_weight, student_bias)
+    teacher = Head.of(teacher_hidden, teacher_weight, teacher_bias)
+    row_kl, row_ce, row_hits, gradients = operators.distillation(
+        student, teacher, labels, counted, temperature, kl_factor, ce_weight, path, max_workspace
+    )
     row_losses = kl_factor * row_kl + ce_weight * row_ce
     count = counted.sum()
     divisor = count.clamp(min=1)
     return DistillationOutput(
-        loss=attach_gradients(row_losses.sum(), student, gradients) / divisor,
+        loss=attach_gradients(row_losses.sum(), student.tensors, gradients) / divisor,
         kl=row_kl.sum() / divisor,
         ce=row_ce.sum() / divisor,
         count=count,

@@ -27,9 +27,10 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from unibert_kernels import chunked
+from unibert_kernels import operators
 from unibert_kernels.language_sums import check_languages, sums_by_language
-from unibert_kernels.paths import MLM_HEAD_PATHS, check_path, choose_head_path, default_workspace
+from unibert_kernels.linear_head import Head
+from unibert_kernels.paths import MLM_HEAD_PATHS, check_path
 from unibert_kernels.precomputed_gradients import attach_gradients
 
 
@@ -102,16 +103,10 @@ def mlm_head_loss(
         raise ValueError(f"z_loss: must not be negative, got {z_loss}")
 
     counted = labels != ignore_index
-    head, targets = (hidden, weight, bias), labels.where(counted, 0)
-    workspace = default_workspace(hidden.device) if max_workspace is None else max_workspace
-    path = choose_head_path("mlm_head_loss", path, "exp-store", workspace, num_rows, hidden, weight)
-    if path == "chunked":
-        results = chunked.mlm_head(head, rows, targets, counted, label_smoothing, z_loss)
-    else:
-        from unibert_kernels.fused import mlm_head as fused
-
-        results = fused.mlm_head(head, rows, targets, counted, label_smoothing, z_loss, path, workspace)
-    row_losses, row_hits, gradients = results
+    row_losses, row_hits, gradients = operators.mlm_head(
+        Head.of(hidden, weight, bias), rows, labels.where(counted, 0), counted, label_smoothing, z_loss, path,
+        max_workspace,
+    )  # fmt: skip
     count = counted.sum()
     return MLMHeadOutput(
         loss=attach_gradients(row_losses.sum(), (hidden, weight, bias), gradients) / count.clamp(min=1),

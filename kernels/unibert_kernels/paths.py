@@ -44,11 +44,8 @@ def choose_path(loss: str, path: str, best: str, *tensors: Tensor) -> str:
     """
     if path == "chunked":
         return path
-    # The interpreter takes a thousand times as long, so only a caller who names a path gets it.
-    obstacle = _obstacle(tensors, interpreter=path != "auto" and interpreted())
+    obstacle = _obstacle_on(path, tensors)
     if path != "auto":
-        if obstacle:
-            raise ValueError(f"path: {path} {obstacle}; take chunked")
         return path
     chosen = "chunked" if obstacle else best
     _log_once(loss, chosen, obstacle)
@@ -56,20 +53,34 @@ def choose_path(loss: str, path: str, best: str, *tensors: Tensor) -> str:
 
 
 def choose_head_path(
-    loss: str, path: str, storing: str, max_workspace: int, num_rows: int, hidden: Tensor, *weights: Tensor
+    loss: str,
+    path: str,
+    storing: str,
+    max_workspace: int,
+    num_rows: int,
+    hidden: Tensor,
+    *weights: Tensor,
+    operands: torch.dtype | None = None,
 ) -> str:
     """As `choose_path`, for a head over the vocabulary: ``storing`` where the workspace allows, else recompute.
+
+    ``operands`` is the dtype of the products' operands, hidden's unless given.
 
     Raises:
         ValueError: also for ``storing`` with fp16 operands, whose range exponentials leave.
     """
-    half = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else hidden.dtype
-    row_bytes = len(weights[0]) * (4 if half == torch.float32 else 2)
+    operands = operands or hidden.dtype
+    row_bytes = len(weights[0]) * operands.itemsize
     enough = max_workspace >= min(LEAST_STORED_ROWS, num_rows) * row_bytes
-    if path == "exp-store" and half == torch.float16:
+    if path == "exp-store" and operands == torch.float16:
         raise ValueError("path: exp-store needs bf16 or fp32, whose range holds exponentials; take recompute for fp16")
-    best = storing if enough and (half != torch.float16 or storing != "exp-store") else "recompute"
+    best = storing if enough and (operands != torch.float16 or storing != "exp-store") else "recompute"
     return choose_path(loss, path, best, hidden, *weights)
+
+
+def runs_triton(path: str, *tensors: Tensor) -> bool:
+    """Whether `choose_path` leads to Triton; ValueError as there."""
+    return path != "chunked" and not _obstacle_on(path, tensors)
 
 
 def default_workspace(device: torch.device) -> int:
@@ -82,6 +93,15 @@ def default_workspace(device: torch.device) -> int:
 def interpreted() -> bool:
     """Whether Triton interprets kernels on the CPU (TRITON_INTERPRET=1)."""
     return os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
+
+
+def _obstacle_on(path: str, tensors: tuple[Tensor, ...]) -> str:
+    """Why Triton cannot serve ``tensors``, nothing if it can; ValueError if ``path`` asks for it by name."""
+    # The interpreter takes a thousand times as long, so only a caller who names a path gets it.
+    obstacle = _obstacle(tensors, interpreter=path != "auto" and interpreted())
+    if obstacle and path != "auto":
+        raise ValueError(f"path: {path} {obstacle}; take chunked")
+    return obstacle
 
 
 def _obstacle(tensors: tuple[Tensor, ...], interpreter: bool) -> str:

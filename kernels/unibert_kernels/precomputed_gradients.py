@@ -21,31 +21,47 @@ def attach_gradients(value: Tensor, inputs: tuple[Tensor | None, ...], gradients
     by the incoming gradient and only then rounds it to the input's dtype, so that a loss scale for fp16 acts before
     the rounding. It may run more than once (``retain_graph``); it cannot itself be differentiated.
 
+    Traced by torch.compile the same numbers come about out of place, in whatever kernels the backend makes of it.
+
     None of the inputs is kept for the backward pass, only their gradients are. A parameter whose storage is swapped
     between the passes (DeepSpeed's ZeRO stage 3) is therefore safe: it is an input of the node, and nobody reads it.
     """
-    result: Tensor = _PrecomputedGradients.apply(value, gradients, *inputs)
+    wanted = [(tensor, gradient) for tensor, gradient in zip(inputs, gradients, strict=True) if gradient is not None]
+    function = _Traced if torch.compiler.is_compiling() else _PrecomputedGradients
+    result: Tensor = function.apply(value, *(tensor for tensor, _ in wanted), *(gradient for _, gradient in wanted))
     return result
 
 
-class _PrecomputedGradients(torch.autograd.Function):
+class _Traced(torch.autograd.Function):
+    """As torch.compile takes it: it knows nothing of the graph's last pass, nor of `once_differentiable`."""
+
     @staticmethod
-    def forward(ctx: Any, value: Tensor, gradients: tuple[Tensor | None, ...], *inputs: Tensor | None) -> Tensor:
-        ctx.save_for_backward(*gradients)
-        ctx.dtypes = [None if tensor is None else tensor.dtype for tensor in inputs]
+    def forward(ctx: Any, value: Tensor, *inputs_and_gradients: Tensor) -> Tensor:
+        number = len(inputs_and_gradients) // 2
+        ctx.save_for_backward(*inputs_and_gradients[number:])
+        ctx.dtypes = [tensor.dtype for tensor in inputs_and_gradients[:number]]
         return value.clone()
 
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        scaled = [
+            (gradient * upstream.view(1)).to(dtype)
+            for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+        ]
+        return None, *scaled, *(None for _ in scaled)
+
+
+class _PrecomputedGradients(_Traced):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         # A vocabulary's gradient is hundreds of megabytes: scaled in place when no other backward pass will need it.
         last_pass = not torch._C._autograd._get_current_graph_task_keep_graph()
-        scaled: list[Tensor | None] = []
+        # A scalar would be rounded to a bf16 gradient's dtype before it is multiplied; a tensor of one element is not.
+        factor = upstream.view(1)
+        scaled: list[Tensor] = []
         for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True):
-            if gradient is None:
-                scaled.append(None)
-            elif last_pass and gradient.dtype == dtype:
-                scaled.append(gradient.mul_(upstream))
-            else:
-                scaled.append(torch.mul(gradient, upstream, out=torch.empty_like(gradient, dtype=dtype)))
-        return None, None, *scaled
+            in_place = last_pass and gradient.dtype == dtype
+            out = gradient if in_place else torch.empty_like(gradient, dtype=dtype)
+            scaled.append(torch.mul(gradient, factor, out=out))
+        return None, *scaled, *(None for _ in scaled)

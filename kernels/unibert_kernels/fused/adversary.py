@@ -21,12 +21,13 @@ adds the tiles in their order.
 
 **Between the passes** live the parameters' gradients and dx, one row per sample: (D, H) at levels mean and cls.
 Hidden's own gradient is written in hidden's dtype by the backward pass, where upstream (a loss scale), λ / Ω and the
-token's share multiply dx before it is rounded.
+token's share multiply dx before it is rounded. Under torch.compile it is written in fp32 by the forward pass, so that
+one operator does for this path and for chunked: 4 T H bytes are kept, and read once more.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -35,7 +36,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from unibert_kernels.fused.launch import launch
-from unibert_kernels.precomputed_gradients import wants_gradient
 
 SAMPLES = 16384
 """Samples that share the scratch memory of one launch: (H + 2F + L) x 64 KiB, some 80 MB at H = F = 384. A multiple
@@ -45,32 +45,189 @@ BLOCK = 64
 DEPTH = 32
 """Terms of a product that are added at a time."""
 
+Discriminator = tuple[Tensor, Tensor, Tensor, Tensor]
+Results = tuple[Tensor, Tensor, Tensor, Tensor]
+
 
 def adversary(
     hidden: Tensor,
     document_ids: Tensor,
     languages: Tensor,
-    discriminator: tuple[Tensor, Tensor, Tensor, Tensor],
+    discriminator: Discriminator,
+    wants: tuple[bool, ...],
     reversal: Tensor,
     level: str,
     objective: str,
     class_weights: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> Results:
     """`unibert_kernels.adversary_loss` on one CUDA device, in fp32; ``discriminator`` is (w1, b1, w2, b2).
 
     Returns:
-        () each: loss (differentiable) and Ω fp32, number of samples and hits int64.
+        () each: loss (differentiable with respect to those of hidden and discriminator that ``wants`` names) and Ω
+        fp32, number of samples and hits int64.
     """
-    wants = wants_gradient(hidden, *discriminator)
-    result: tuple[Tensor, Tensor, Tensor, Tensor] = _Adversary.apply(
+    result: Results = _Adversary.apply(
         wants, level, objective, document_ids, languages, reversal, class_weights, hidden, *discriminator
     )
     return result
 
 
-class _Adversary(torch.autograd.Function):
-    """Keeps gradients, document_ids and ranges for the backward pass, never a parameter; see `attach_gradients`."""
+def adversary_with_gradients(
+    hidden: Tensor,
+    document_ids: Tensor,
+    languages: Tensor,
+    discriminator: Discriminator,
+    wants: tuple[bool, ...],
+    reversal: Tensor,
+    level: str,
+    objective: str,
+    class_weights: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, tuple[Tensor | None, ...]]:
+    """As `chunked.adversary`: `adversary`, and hidden's gradient right away, fp32, for upstream 1."""
+    results, kept = _forward(
+        hidden, document_ids, languages, discriminator, wants, reversal, level, objective, class_weights
+    )
+    wants_hidden, *wants_parameters = wants
+    hidden_gradient = None
+    if wants_hidden:
+        one = torch.ones_like(kept.hidden_factor)
+        hidden_gradient = _spread(one, kept, level, len(languages), hidden.shape, torch.float32)
+    parameter_gradients: list[Tensor | None] = [None] * len(discriminator)
+    if kept.gradients is not None:
+        views = _views(kept.gradients, [parameter.shape for parameter in discriminator])
+        for place, wanted in enumerate(wants_parameters):
+            if wanted:
+                parameter_gradients[place] = views[place] * kept.inverse
+    return *results, (hidden_gradient, *parameter_gradients)
 
+
+class _Kept(NamedTuple):
+    """What the backward pass needs; never a parameter, see `attach_gradients`."""
+
+    document_ids: Tensor
+    ranges: Tensor | None
+    inverse: Tensor
+    hidden_factor: Tensor
+    dx: Tensor | None
+    gradients: Tensor | None
+    """Of w1, w2, b1 and b2, flat, of Ω times the loss."""
+
+
+def _forward(
+    hidden: Tensor,
+    document_ids: Tensor,
+    languages: Tensor,
+    discriminator: tuple[Tensor, ...],
+    wants: tuple[bool, ...],
+    reversal: Tensor,
+    level: str,
+    objective: str,
+    class_weights: Tensor | None,
+) -> tuple[Results, _Kept]:
+    w1, _, w2, _ = parameters = [parameter.contiguous() for parameter in discriminator]
+    document_ids, hidden = document_ids.contiguous(), hidden.contiguous()
+    class_weights = None if class_weights is None else class_weights.contiguous()
+    num_tokens, hidden_size = hidden.shape
+    num_languages, intermediate_size = w2.shape
+    num_documents, num_biases = len(languages), intermediate_size + num_languages
+    padded_languages = max(DEPTH, triton.next_power_of_2(num_languages))
+    num_samples = num_tokens if level == "token" else num_documents
+    tile_rows, num_warps = _tile_rows_and_warps(level, padded_languages)
+    num_tiles = triton.cdiv(num_samples, tile_rows)
+
+    ranges = None
+    if level != "token":
+        ranges = document_ids.new_zeros(3 * num_documents + num_tiles, dtype=torch.int32)
+        grid_of_tokens = (triton.cdiv(num_tokens, 1024),)
+        launch(_find_documents, grid_of_tokens, document_ids, ranges, num_tokens, num_documents, BLOCK=1024)
+
+    def scratch(*shape: int) -> Tensor:
+        return hidden.new_empty(shape, dtype=torch.float32)
+
+    rows = min(SAMPLES, num_tiles * tile_rows)
+    samples, activation = scratch(rows, hidden_size), scratch(rows, intermediate_size)
+    tile_sums = scratch(num_tiles, 4)
+    da = dz = adverse_da = adverse_dz = dx = tile_biases = gradients = bias_gradients = None
+    products: list[tuple[Tensor, Tensor, Tensor]] = []
+    if any(wants):
+        da, dz = scratch(rows, intermediate_size), scratch(rows, padded_languages)
+        if objective == "uniform":
+            adverse_da, adverse_dz = torch.empty_like(da), torch.empty_like(dz)
+        dx, tile_biases = scratch(num_samples, hidden_size), scratch(num_tiles, num_biases)
+        gradients = scratch(w1.numel() + w2.numel() + num_biases)
+        dw1, dw2, bias_gradients = gradients.split([w1.numel(), w2.numel(), num_biases])
+        if wants[1]:
+            products.append((dw1.view_as(w1), da, samples))
+        if wants[3]:
+            products.append((dw2.view_as(w2), dz[:, :num_languages], activation))
+
+    inputs = hidden, document_ids, languages.contiguous(), class_weights, ranges
+    buffers = samples, activation, da, dz, adverse_da, adverse_dz, dx, tile_sums, tile_biases
+    sizes = num_tokens, num_documents, hidden_size, intermediate_size, num_languages
+    for start in range(0, max(1, num_samples), SAMPLES):
+        number = min(SAMPLES, num_samples - start)
+        grid: tuple[int, ...] = (triton.cdiv(number, tile_rows),)
+        if level == "mean":
+            grid = (number, triton.cdiv(hidden_size, BLOCK))
+        launch(
+            _discriminate,
+            grid,
+            *(*inputs, *parameters, *buffers, start, number, *sizes),
+            num_warps=num_warps,
+            maxnreg=255,  # unbound, ptxas may spill to fit a third program onto a processor
+            LEVEL=level,
+            OBJECTIVE=objective,
+            BACKWARD=any(wants),
+            ROWS=tile_rows,
+            LANGUAGES=padded_languages,
+            BLOCK=BLOCK,
+            DEPTH=DEPTH,
+        )
+        with torch.autocast(hidden.device.type, enabled=False):
+            for total, left, right in products:
+                torch.addmm(total, left[:number].t(), right[:number], beta=1 if start else 0, out=total)
+
+    loss, weight_sum, inverse, hidden_factor = (scratch() for _ in range(4))
+    count, correct = (document_ids.new_empty((), dtype=torch.int64) for _ in range(2))
+    results = loss, weight_sum, inverse, hidden_factor, count, correct, bias_gradients
+    launch(
+        _finish,
+        (triton.cdiv(num_biases, BLOCK),),
+        *(tile_sums, tile_biases, reversal, *results, num_tiles, num_biases),
+        TILES=16,
+        BLOCK=BLOCK,
+    )
+    kept = _Kept(document_ids, ranges, inverse, hidden_factor, dx, gradients)
+    return (loss, weight_sum, count, correct), kept
+
+
+def _spread(
+    upstream: Tensor, kept: _Kept, level: str, num_documents: int, shape: torch.Size, dtype: torch.dtype
+) -> Tensor:
+    """Hidden's gradient: ``shape`` (T, H), in ``dtype``."""
+    assert kept.dx is not None
+    num_tokens, hidden_size = shape
+    hidden_gradient = kept.dx.new_empty(shape, dtype=dtype)
+    tensors = upstream, kept.hidden_factor, kept.document_ids, kept.ranges, kept.dx, hidden_gradient
+    launch(
+        _hidden_gradient,
+        (triton.cdiv(num_tokens, 32), triton.cdiv(hidden_size, 128)),
+        *(*tensors, num_tokens, num_documents, hidden_size),
+        LEVEL=level,
+        TOKENS=32,
+        COLUMNS=128,
+    )
+    return hidden_gradient
+
+
+def _views(flat: Tensor, shapes: list[torch.Size]) -> list[Tensor]:
+    """Of `_Kept.gradients` those of w1, b1, w2 and b2."""
+    w1, b1, w2, _ = (shape.numel() for shape in shapes)
+    offsets = 0, w1 + w2, w1, w1 + w2 + b1
+    return [flat[offset : offset + shape.numel()].view(shape) for offset, shape in zip(offsets, shapes, strict=True)]
+
+
+class _Adversary(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
@@ -84,116 +241,37 @@ class _Adversary(torch.autograd.Function):
         hidden: Tensor,
         *discriminator: Tensor,
     ) -> tuple[Tensor, ...]:
-        w1, _, w2, _ = parameters = [parameter.contiguous() for parameter in discriminator]
-        document_ids, hidden = document_ids.contiguous(), hidden.contiguous()
-        class_weights = None if class_weights is None else class_weights.contiguous()
-        num_tokens, hidden_size = hidden.shape
-        num_languages, intermediate_size = w2.shape
-        num_documents, num_biases = len(languages), intermediate_size + num_languages
-        padded_languages = max(DEPTH, triton.next_power_of_2(num_languages))
-        num_samples = num_tokens if level == "token" else num_documents
-        tile_rows, num_warps = _tile_rows_and_warps(level, padded_languages)
-        num_tiles = triton.cdiv(num_samples, tile_rows)
-
-        ranges = None
-        if level != "token":
-            ranges = document_ids.new_zeros(3 * num_documents + num_tiles, dtype=torch.int32)
-            grid_of_tokens = (triton.cdiv(num_tokens, 1024),)
-            launch(_find_documents, grid_of_tokens, document_ids, ranges, num_tokens, num_documents, BLOCK=1024)
-
-        def scratch(*shape: int) -> Tensor:
-            return hidden.new_empty(shape, dtype=torch.float32)
-
-        rows = min(SAMPLES, num_tiles * tile_rows)
-        samples, activation = scratch(rows, hidden_size), scratch(rows, intermediate_size)
-        tile_sums = scratch(num_tiles, 4)
-        da = dz = adverse_da = adverse_dz = dx = tile_biases = gradients = bias_gradients = None
-        products: list[tuple[Tensor, Tensor, Tensor]] = []
-        if any(wants):
-            da, dz = scratch(rows, intermediate_size), scratch(rows, padded_languages)
-            if objective == "uniform":
-                adverse_da, adverse_dz = torch.empty_like(da), torch.empty_like(dz)
-            dx, tile_biases = scratch(num_samples, hidden_size), scratch(num_tiles, num_biases)
-            gradients = scratch(w1.numel() + w2.numel() + num_biases)
-            dw1, dw2, bias_gradients = gradients.split([w1.numel(), w2.numel(), num_biases])
-            if wants[1]:
-                products.append((dw1.view_as(w1), da, samples))
-            if wants[3]:
-                products.append((dw2.view_as(w2), dz[:, :num_languages], activation))
-
-        inputs = hidden, document_ids, languages.contiguous(), class_weights, ranges
-        buffers = samples, activation, da, dz, adverse_da, adverse_dz, dx, tile_sums, tile_biases
-        sizes = num_tokens, num_documents, hidden_size, intermediate_size, num_languages
-        for start in range(0, max(1, num_samples), SAMPLES):
-            number = min(SAMPLES, num_samples - start)
-            grid: tuple[int, ...] = (triton.cdiv(number, tile_rows),)
-            if level == "mean":
-                grid = (number, triton.cdiv(hidden_size, BLOCK))
-            launch(
-                _discriminate,
-                grid,
-                *(*inputs, *parameters, *buffers, start, number, *sizes),
-                num_warps=num_warps,
-                maxnreg=255,  # unbound, ptxas may spill to fit a third program onto a processor
-                LEVEL=level,
-                OBJECTIVE=objective,
-                BACKWARD=any(wants),
-                ROWS=tile_rows,
-                LANGUAGES=padded_languages,
-                BLOCK=BLOCK,
-                DEPTH=DEPTH,
-            )
-            with torch.autocast(hidden.device.type, enabled=False):
-                for total, left, right in products:
-                    torch.addmm(total, left[:number].t(), right[:number], beta=1 if start else 0, out=total)
-
-        loss, weight_sum, inverse, hidden_factor = (scratch() for _ in range(4))
-        count, correct = (document_ids.new_empty((), dtype=torch.int64) for _ in range(2))
-        results = loss, weight_sum, inverse, hidden_factor, count, correct, bias_gradients
-        launch(
-            _finish,
-            (triton.cdiv(num_biases, BLOCK),),
-            *(tile_sums, tile_biases, reversal, *results, num_tiles, num_biases),
-            TILES=16,
-            BLOCK=BLOCK,
+        results, kept = _forward(
+            hidden, document_ids, languages, discriminator, wants, reversal, level, objective, class_weights
         )
-        ctx.save_for_backward(document_ids, ranges, inverse, hidden_factor, dx, gradients)
-        ctx.level, ctx.num_documents, ctx.wants = level, num_documents, wants
+        ctx.save_for_backward(*kept)
+        ctx.level, ctx.num_documents, ctx.wants = level, len(languages), wants
         ctx.hidden_shape, ctx.hidden_dtype = hidden.shape, hidden.dtype
         ctx.parameters = [(parameter.shape, parameter.dtype) for parameter in discriminator]
-        ctx.mark_non_differentiable(weight_sum, count, correct)
+        _, *metrics = results
+        ctx.mark_non_differentiable(*metrics)
         ctx.set_materialize_grads(False)
-        return loss, weight_sum, count, correct
+        return results
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor, *_: None) -> tuple[Tensor | None, ...]:
-        document_ids, ranges, inverse, hidden_factor, dx, gradients = ctx.saved_tensors
+        kept = _Kept(*ctx.saved_tensors)
+        assert kept.gradients is not None
         wants_hidden, *wants = ctx.wants
         hidden_gradient = None
         if wants_hidden:
-            num_tokens, hidden_size = ctx.hidden_shape
-            hidden_gradient = dx.new_empty(ctx.hidden_shape, dtype=ctx.hidden_dtype)
-            tensors = upstream, hidden_factor, document_ids, ranges, dx, hidden_gradient
-            launch(
-                _hidden_gradient,
-                (triton.cdiv(num_tokens, 32), triton.cdiv(hidden_size, 128)),
-                *(*tensors, num_tokens, ctx.num_documents, hidden_size),
-                LEVEL=ctx.level,
-                TOKENS=32,
-                COLUMNS=128,
-            )
+            hidden_gradient = _spread(upstream, kept, ctx.level, ctx.num_documents, ctx.hidden_shape, ctx.hidden_dtype)
         # One product for all parameters of a dtype: they are one in practice, and a launch costs more than the product.
-        scale = upstream * inverse
+        scale = upstream * kept.inverse
         scaled = {
-            dtype: torch.mul(gradients, scale, out=torch.empty_like(gradients, dtype=dtype))
+            dtype: torch.mul(kept.gradients, scale, out=torch.empty_like(kept.gradients, dtype=dtype))
             for dtype in {dtype for wanted, (_, dtype) in zip(wants, ctx.parameters, strict=True) if wanted}
         }
-        w1, b1, w2, _ = (shape.numel() for shape, _ in ctx.parameters)
-        offsets = (0, w1 + w2, w1, w1 + w2 + b1)
+        shapes = [shape for shape, _ in ctx.parameters]
         parameter_gradients = (
-            scaled[dtype][offset : offset + shape.numel()].view(shape) if wanted else None
-            for wanted, offset, (shape, dtype) in zip(wants, offsets, ctx.parameters, strict=True)
+            _views(scaled[dtype], shapes)[place] if wanted else None
+            for place, (wanted, (_, dtype)) in enumerate(zip(wants, ctx.parameters, strict=True))
         )
         return *(None,) * 7, hidden_gradient, *parameter_gradients
 

@@ -29,10 +29,11 @@ import triton.language as tl
 from torch import Tensor
 
 from unibert_kernels.fused.configs import TileConfig
-from unibert_kernels.fused.head import TRITON_DTYPES, Head, HeadGradients, LinearHead
+from unibert_kernels.fused.head import TRITON_DTYPES, HeadGradients, LinearHead
 from unibert_kernels.fused.launch import launch, multiprocessors_of, tile_source
 from unibert_kernels.fused.partition import RECOMPUTE_ROWS, column_slices, number_of_splits, padded, row_slices
 from unibert_kernels.fused.tiles import load_tile, logits_tile, maximum_over_splits, store_tile
+from unibert_kernels.linear_head import Head
 
 FINISHED_ROWS = 128
 LARGEST_HALF = tl.constexpr(60000.0)
@@ -114,7 +115,7 @@ def _statistics_kernel(
     split = tl.program_id(1)
     rows = row + tl.arange(0, ROWS)
     present = rows < num_rows
-    label = tl.load(labels + rows, mask=present, other=-1)
+    label = tl.load(labels + rows, mask=present, other=-1).to(tl.int32)
     shift = tl.load(shifts + rows, mask=present, other=0.0)
     maximum = tl.full((ROWS,), float("-inf"), tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
@@ -274,7 +275,7 @@ def _gradient_kernel(
     )  # fmt: skip
     taught = load_tile(teacher, row, place, num_rows, width, ROWS, COLUMNS, DESCRIPTORS).to(tl.float32)
     counts = tl.load(counted + rows, mask=present, other=0) != 0
-    label = tl.load(labels + rows, mask=present, other=-1)
+    label = tl.load(labels + rows, mask=present, other=-1).to(tl.int32)
     logits -= tl.load(shifts + rows, mask=present, other=0.0)[:, None]
     # Rows that do not count are infinitely improbable.
     log_sum = tl.load(log_sums + rows, mask=counts, other=float("inf"))
@@ -293,6 +294,7 @@ def _gradient_kernel(
 def distillation(
     student: Head,
     teacher: Head,
+    wants: tuple[bool, ...],
     labels: Tensor | None,
     counted: Tensor,
     temperature: float,
@@ -302,7 +304,7 @@ def distillation(
     max_workspace: int,
 ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor | None, ...]]:
     """As `chunked.distillation`, by ``path`` recompute or store-teacher; ``max_workspace`` bounds the latter's buffer,
-    in bytes."""
+    in bytes. Rows' results are fp32, gradients of `head.gradient_dtypes`."""
     linear, teacher_linear = LinearHead.prepare(student), LinearHead.prepare(teacher)
     targets = torch.full_like(counted, -1, dtype=torch.int64) if labels is None else labels.where(counted, -1)
     element_size, vocab_size = linear.states.element_size(), linear.vocab_size
@@ -310,7 +312,7 @@ def distillation(
     width = padded(slice(0, vocab_size), block)
     stored = path == "store-teacher"
     parts = row_slices(len(targets), max_workspace // (width * element_size) if stored else RECOMPUTE_ROWS)
-    gradients = HeadGradients(student, linear, None, rows_add_up=len(parts) > 1)
+    gradients = HeadGradients(student, wants, linear, None, rows_add_up=len(parts) > 1)
     divergences = linear.states.new_empty(len(targets), dtype=torch.float32)
     cross_entropies, hits = torch.empty_like(divergences), torch.empty_like(counted)
     with torch.autocast(linear.states.device.type, enabled=False):

@@ -19,11 +19,11 @@ from typing import get_args
 
 import torch
 import triton
-from torch import Tensor
 
 from unibert_kernels.adversary import Level, Objective
 from unibert_kernels.fused import adversary, distillation, mlm_head
 from unibert_kernels.fused.launch import Compiled, compiling_for
+from unibert_kernels.linear_head import Head
 
 SHARED_MEMORY_LIMITS = {80: 101_376, 90: 232_448}
 """Bytes that a program may take. sm_80's tiles serve sm_86 and sm_89 too, which have 99 KiB where sm_80 has 163."""
@@ -69,17 +69,16 @@ def compile_all(compute_capability: int) -> list[Resources]:
     return list(found)
 
 
-def _head(dtype: torch.dtype, hidden_size: int, bias: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-    hidden = torch.zeros(512, hidden_size, dtype=dtype, requires_grad=True)
-    weight = torch.zeros(4000, hidden_size, dtype=dtype, requires_grad=True)
-    return hidden, weight, torch.zeros(4000, dtype=dtype, requires_grad=True) if bias else None
+def _head(dtype: torch.dtype, hidden_size: int, bias: bool) -> Head:
+    hidden, weight = torch.zeros(512, hidden_size, dtype=dtype), torch.zeros(4000, hidden_size, dtype=dtype)
+    return Head.of(hidden, weight, torch.zeros(4000, dtype=dtype) if bias else None)
 
 
 def _mlm_head(dtype: torch.dtype, bias: bool) -> None:
     head = _head(dtype, 384, bias)
     labels = torch.zeros(512, dtype=torch.int64)
     for path in ("recompute", "exp-store"):
-        mlm_head.mlm_head(head, None, labels, labels == 0, 0.0, 0.0, path, 2**30)
+        mlm_head.mlm_head(head, (True, True, bias), None, labels, labels == 0, 0.0, 0.0, path, 2**30)
 
 
 def _distillation(dtype: torch.dtype, bias: bool) -> None:
@@ -87,7 +86,9 @@ def _distillation(dtype: torch.dtype, bias: bool) -> None:
     labels = torch.zeros(512, dtype=torch.int64)
     for temperature in (1.0, 2.0):
         for path in ("recompute", "store-teacher"):
-            distillation.distillation(student, teacher, labels, labels == 0, temperature, 1.0, 1.0, path, 2**30)
+            distillation.distillation(
+                student, teacher, (True, True, bias), labels, labels == 0, temperature, 1.0, 1.0, path, 2**30
+            )
 
 
 def _adversary(dtype: torch.dtype) -> None:
@@ -98,7 +99,7 @@ def _adversary(dtype: torch.dtype) -> None:
     for level in get_args(Level):
         for objective in get_args(Objective) if dtype == torch.bfloat16 else ("reversal",):
             loss, *_ = adversary.adversary(
-                hidden, ids, ids[:8], (w1, b1, w2, b2), torch.ones(()), level, objective, torch.ones(107)
+                hidden, ids, ids[:8], (w1, b1, w2, b2), (True,) * 5, torch.ones(()), level, objective, torch.ones(107)
             )
             loss.backward()
 

@@ -12,12 +12,11 @@ from torch import Tensor
 
 from unibert_kernels.fused.configs import TileConfig, tile_config
 from unibert_kernels.fused.launch import generation_of, launch, tile_source
-from unibert_kernels.precomputed_gradients import wants_gradient
+from unibert_kernels.linear_head import Head
 from unibert_kernels.products import product
 
-Head = tuple[Tensor, Tensor, Tensor | None]
-"""Hidden states (N, H) or (T, H), weight (V, H), bias (V,) or None."""
-
+WEIGHT_ROWS = 2**14
+"""Rows of the weight's gradient that pass through fp32 at a time: 25 MB at H = 384, which stays in a GPU's cache."""
 TRITON_DTYPES = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
 
 
@@ -47,17 +46,16 @@ class LinearHead:
 
     @classmethod
     def prepare(cls, head: Head, rows: Tensor | None = None) -> LinearHead:
-        """Round to the operands' dtype (autocast's, or the one that holds both) and gather ``rows`` (N,).
+        """Round to the operands' dtype and gather ``rows`` (N,).
 
         Gathering copies N x H elements, nothing beside the products' 6 N H V, and these want contiguous operands.
         """
-        hidden, weight, bias = head
-        dtype = torch.promote_types(hidden.dtype, weight.dtype)
-        if hidden.is_cuda and torch.is_autocast_enabled("cuda"):
-            dtype = torch.get_autocast_dtype("cuda")
+        hidden, weight, bias = head.tensors
         states = hidden.detach() if rows is None else hidden.detach().index_select(0, rows)
         return cls(
-            _aligned(states.to(dtype)), _aligned(weight.detach().to(dtype)), None if bias is None else bias.detach()
+            _aligned(states.to(head.dtype)),
+            _aligned(weight.detach().to(head.dtype)),
+            None if bias is None else bias.detach(),
         )
 
     @property
@@ -117,10 +115,12 @@ class HeadGradients:
     add to it. fp16 is left to the end: a loss scale has to act before the rounding.
     """
 
-    def __init__(self, head: Head, linear: LinearHead, rows: Tensor | None, rows_add_up: bool) -> None:
-        self._linear, self._rows, self._shape = linear, rows, head[0].shape
-        self._dtypes = [_kept_dtype(tensor) for tensor in head]
-        self.wants_hidden, self.wants_weight, self.wants_bias = wants_gradient(*head)
+    def __init__(
+        self, head: Head, wants: tuple[bool, ...], linear: LinearHead, rows: Tensor | None, rows_add_up: bool
+    ) -> None:
+        self._linear, self._rows, self._shape = linear, rows, head.hidden.shape
+        self._dtypes = gradient_dtypes(head)
+        self.wants_hidden, self.wants_weight, self.wants_bias = wants
         weight_dtype = torch.float32 if rows_add_up else self._dtypes[1]
         self._hidden = linear.states.new_empty(linear.states.shape, dtype=torch.float32) if self.wants_hidden else None
         self._weight = linear.weight.new_empty(linear.weight.shape, dtype=weight_dtype) if self.wants_weight else None
@@ -159,10 +159,22 @@ class HeadGradients:
             states = self._linear.states[rows]
             if scale is not None:
                 states = (states * scale[:, None]).to(states.dtype)
-            product(logits_gradient.t(), states, self._weight[columns], accumulate=rows.start > 0)
+            self._collect_weight(self._weight[columns], logits_gradient, states, accumulate=rows.start > 0)
         if self._bias is not None:
             assert bias is not None
             self._bias[columns] += bias
+
+    @staticmethod
+    def _collect_weight(out: Tensor, logits_gradient: Tensor, states: Tensor, *, accumulate: bool) -> None:
+        if out.dtype == torch.float32:
+            product(logits_gradient.t(), states, out, accumulate=accumulate)
+            return
+        # Asked for a half-precision result, cuBLAS may add partial sums in half precision.
+        for start in range(0, len(out), WEIGHT_ROWS):
+            some = slice(start, start + WEIGHT_ROWS)
+            sums = out.new_empty(out[some].shape, dtype=torch.float32)
+            product(logits_gradient[:, some].t(), states, sums)
+            out[some] = sums
 
     def spread_evenly(self, factor: float, counted: Tensor) -> None:
         """Add ``factor`` to the gradient of every logit of every ``counted`` (N,) row: two vectors do it."""
@@ -176,7 +188,7 @@ class HeadGradients:
             self._bias += factor * counted.sum()
 
     def results(self) -> tuple[Tensor | None, ...]:
-        """The gradients, in the shapes of the head's tensors, fp32 or in the tensor's dtype."""
+        """The gradients, contiguous, in the shapes of the head's tensors and of `gradient_dtypes`."""
         hidden, weight = self._hidden, self._weight
         if hidden is not None:
             hidden = hidden.to(self._dtypes[0])
@@ -187,8 +199,12 @@ class HeadGradients:
         return hidden, weight, self._bias
 
 
-def _kept_dtype(tensor: Tensor | None) -> torch.dtype:
-    return torch.bfloat16 if tensor is not None and tensor.dtype == torch.bfloat16 else torch.float32
+def gradient_dtypes(head: Head) -> tuple[torch.dtype, torch.dtype, torch.dtype]:
+    """What the finished gradients of hidden, weight and bias are kept in from the forward to the backward pass."""
+    hidden, weight = (
+        torch.bfloat16 if tensor.dtype == torch.bfloat16 else torch.float32 for tensor in (head.hidden, head.weight)
+    )
+    return hidden, weight, torch.float32
 
 
 def _aligned(matrix: Tensor) -> Tensor:

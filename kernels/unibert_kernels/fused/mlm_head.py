@@ -34,10 +34,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from unibert_kernels.fused.head import Head, HeadGradients, LinearHead
+from unibert_kernels.fused.head import HeadGradients, LinearHead
 from unibert_kernels.fused.launch import launch, multiprocessors_of, tile_source
 from unibert_kernels.fused.partition import RECOMPUTE_ROWS, column_slices, number_of_splits, padded, row_slices
 from unibert_kernels.fused.tiles import logits_tile, maximum_over_splits, store_tile
+from unibert_kernels.linear_head import Head
 from unibert_kernels.products import product
 
 FINISHED_ROWS = 128
@@ -84,7 +85,7 @@ def _rows_kernel(
     rows = row + tl.arange(0, ROWS)
     present = rows < num_rows
     partial = split * num_rows + rows
-    label = tl.load(labels + rows, mask=present, other=-1)
+    label = tl.load(labels + rows, mask=present, other=-1).to(tl.int32)
     first = split * tiles_per_split
     last = tl.minimum(first + tiles_per_split, tl.cdiv(vocab_size, COLUMNS))
     written = present
@@ -167,7 +168,7 @@ def _finish_rows_kernel(
     is LSE itself unless exponentials are stored; these get the label's entry."""
     rows = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     present = rows < num_rows
-    label = tl.load(labels + rows, mask=present, other=-1)
+    label = tl.load(labels + rows, mask=present, other=-1).to(tl.int32)
     counts = label >= 0
     label_logit = tl.load(label_logits + rows, mask=counts, other=0.0)
     maximum = maximum_over_splits(maxima, rows, present, num_rows, splits, BLOCK)
@@ -232,7 +233,7 @@ def _gradient_kernel(
         states, weight, bias, row, column, num_rows, vocab_size, hidden_size,
         ROWS, COLUMNS, DEPTH, HAS_BIAS, DESCRIPTORS, PRECISION,
     )  # fmt: skip
-    label = tl.load(labels + rows, mask=present, other=-1)
+    label = tl.load(labels + rows, mask=present, other=-1).to(tl.int32)
     log_sum = tl.load(log_sums + rows, mask=present, other=float("inf"))
     scale = tl.load(scales + rows, mask=present, other=0.0)
     gradient = scale[:, None] * tl.exp(logits - log_sum[:, None])
@@ -244,6 +245,7 @@ def _gradient_kernel(
 
 def mlm_head(
     head: Head,
+    wants: tuple[bool, ...],
     rows: Tensor | None,
     labels: Tensor,
     counted: Tensor,
@@ -252,7 +254,10 @@ def mlm_head(
     path: str,
     max_workspace: int,
 ) -> tuple[Tensor, Tensor, tuple[Tensor | None, ...]]:
-    """As `chunked.mlm_head`, by ``path`` recompute or exp-store; ``max_workspace`` bounds E, in bytes."""
+    """As `chunked.mlm_head`, by ``path`` recompute or exp-store; ``max_workspace`` bounds E, in bytes.
+
+    Row losses are fp32, gradients of `head.gradient_dtypes`.
+    """
     linear = LinearHead.prepare(head, rows)
     targets = _Targets(labels.where(counted, -1), float(label_smoothing), float(z_loss))
     stored = path == "exp-store"
@@ -260,7 +265,7 @@ def mlm_head(
     width = padded(vocabulary, linear.tile_config("rows").columns)
     most = max_workspace // (width * linear.states.element_size()) if stored else RECOMPUTE_ROWS
     parts = row_slices(len(labels), most)
-    gradients = HeadGradients(head, linear, rows, rows_add_up=len(parts) > 1)
+    gradients = HeadGradients(head, wants, linear, rows, rows_add_up=len(parts) > 1)
     losses = linear.states.new_empty(len(labels), dtype=torch.float32)
     hits = torch.empty_like(counted)
     with torch.autocast(linear.states.device.type, enabled=False):

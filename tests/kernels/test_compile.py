@@ -1,0 +1,290 @@
+"""The losses inside torch.compile, activation checkpointing, autocast and gradient accumulation."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch.utils.checkpoint import checkpoint
+from unibert_kernels import adversary_loss, distillation_loss, mlm_head_loss, operators
+
+from .closeness import DEVICE, FP32_GRADIENT, FP32_LOSS, distance
+
+VOCAB, NUM_LANGUAGES = 67, 5
+LOSSES: dict[str, Callable[..., Any]] = {
+    "mlm": mlm_head_loss,
+    "distillation": distillation_loss,
+    "adversary": adversary_loss,
+}
+PATHS = [
+    ("mlm", "chunked"),
+    ("mlm", "recompute"),
+    ("mlm", "exp-store"),
+    ("distillation", "chunked"),
+    ("distillation", "recompute"),
+    ("distillation", "store-teacher"),
+    ("adversary", "chunked"),
+    ("adversary", "fused"),
+]
+every_path = pytest.mark.parametrize(("loss", "path"), PATHS)
+chunked = pytest.mark.parametrize("loss", LOSSES)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_compiled_before() -> Iterator[None]:
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def batch(
+    loss: str, num_rows: int = 21, dtype: torch.dtype = torch.float32
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors that want gradients and all other arguments; ``num_rows`` are tokens of five documents to the adversary.
+
+    Sizes of the model are the same whatever the number of rows.
+    """
+    generator = torch.Generator().manual_seed(num_rows)
+
+    def leaf(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator).to(DEVICE, dtype).requires_grad_()
+
+    languages = torch.randint(NUM_LANGUAGES, (num_rows,), generator=generator).to(DEVICE)
+    if loss == "adversary":
+        documents = torch.arange(num_rows) * 5 // num_rows
+        documents[3] = -1
+        tensors = {"hidden": leaf(num_rows, 32), "w1": leaf(16, 32), "b1": leaf(16)}
+        tensors |= {"w2": leaf(NUM_LANGUAGES, 16), "b2": leaf(NUM_LANGUAGES)}
+        rest = {"document_ids": documents.to(DEVICE), "languages": languages[:5]}
+        return tensors, rest | {"reversal": torch.tensor(0.3, device=DEVICE)}
+    labels = torch.randint(VOCAB, (num_rows,), generator=generator)
+    labels[1::4] = -100
+    rest = {"labels": labels.to(DEVICE), "lang_ids": languages, "num_languages": NUM_LANGUAGES}
+    head = {"hidden": leaf(num_rows, 32), "weight": leaf(VOCAB, 32), "bias": leaf(VOCAB)}
+    if loss == "mlm":
+        return head, rest | {"label_smoothing": 0.1, "z_loss": 0.01}
+    teacher = {"teacher_hidden": leaf(num_rows, 16).detach(), "teacher_weight": leaf(VOCAB, 16).detach()}
+    return {f"student_{name}": tensor for name, tensor in head.items()}, rest | teacher | {
+        "temperature": 2.0,
+        "ce_weight": 0.5,
+    }
+
+
+def run(function: Callable[..., Any], tensors: dict[str, Tensor], rest: dict[str, Any]) -> list[Tensor | None]:
+    """Every result and, of the loss (the first) times 3, the gradients by ``tensors``."""
+    tensors = {name: tensor.detach().requires_grad_(tensor.requires_grad) for name, tensor in tensors.items()}
+    output = function(**tensors, **rest)
+    if output[0].requires_grad:
+        (output[0] * 3).backward()
+    return [tensor.detach() for tensor in output] + [tensor.grad for tensor in tensors.values()]
+
+
+def assert_same(actual: list[Tensor | None], expected: list[Tensor | None], exactly: bool = False) -> None:
+    """Bitwise the same, or up to fp32 roundoffs."""
+    for got, wanted in zip(actual, expected, strict=True):
+        if wanted is None:
+            assert got is None
+            continue
+        assert got is not None
+        assert got.dtype == wanted.dtype
+        assert torch.equal(got, wanted) if exactly else distance(got, wanted) <= FP32_LOSS
+
+
+def exact(loss: str, path: str) -> bool:
+    """Compiled, ``fused`` multiplies by λ, by the token's share and by the upstream gradient in another order."""
+    return (loss, path) != ("adversary", "fused") and DEVICE.type == "cpu"
+
+
+@every_path
+def test_as_in_eager_mode_and_another_number_of_rows_compiles_nothing_anew(loss: str, path: str) -> None:
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(LOSSES[loss], fullgraph=True, backend=counter, dynamic=True)
+    graphs = []
+    for num_rows in (21, 30):
+        tensors, rest = batch(loss, num_rows)
+        rest["path"] = path
+        assert_same(run(compiled, tensors, rest), run(LOSSES[loss], tensors, rest), exact(loss, path))
+        graphs.append(counter.frame_count)
+    assert graphs[0] == graphs[1]
+
+
+@every_path
+def test_gradients_wanted_of_some_tensors(loss: str, path: str) -> None:
+    tensors, rest = batch(loss)
+    rest["path"] = path
+    names = list(tensors)
+    for frozen in (names[:1], names[1:]):
+        some = {name: tensor.detach() if name in frozen else tensor for name, tensor in tensors.items()}
+        torch._dynamo.reset()
+        compiled = torch.compile(LOSSES[loss], fullgraph=True, backend="aot_eager")
+        assert_same(run(compiled, some, rest), run(LOSSES[loss], some, rest), exact(loss, path))
+    with torch.no_grad():
+        assert not compiled(**tensors, **rest).loss.requires_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@chunked
+def test_compiled_in_other_dtypes(loss: str, dtype: torch.dtype) -> None:
+    tensors, rest = batch(loss, dtype=dtype)
+    compiled = torch.compile(LOSSES[loss], fullgraph=True, backend="aot_eager")
+    assert_same(run(compiled, tensors, rest), run(LOSSES[loss], tensors, rest), DEVICE.type == "cpu")
+
+
+@pytest.mark.parametrize(("loss", "path"), [entry for entry in PATHS if entry[1] not in ("chunked", "fused")])
+def test_gradients_that_are_kept_in_bf16(loss: str, path: str) -> None:
+    tensors, rest = batch(loss, dtype=torch.bfloat16)
+    rest["path"] = path
+    compiled = torch.compile(LOSSES[loss], fullgraph=True, backend="aot_eager")
+    assert_same(run(compiled, tensors, rest), run(LOSSES[loss], tensors, rest), DEVICE.type == "cpu")
+
+
+@pytest.mark.skipif(shutil.which("g++") is None and DEVICE.type == "cpu", reason="inductor wants a C++ compiler")
+@chunked
+def test_compiled_by_inductor_within_a_model(loss: str) -> None:
+    tensors, rest = batch(loss)
+    first = next(iter(tensors))
+
+    def model(**arguments: Any) -> Any:
+        return LOSSES[loss](**arguments | {first: torch.tanh(arguments[first])})
+
+    compiled = torch.compile(model, fullgraph=True, dynamic=True)
+    for got, wanted in zip(run(compiled, tensors, rest), run(model, tensors, rest), strict=True):
+        # Sums are vectorised, and so ordered, as inductor likes.
+        assert distance(got, wanted) <= FP32_GRADIENT
+
+
+def test_rows_that_are_picked() -> None:
+    tensors, rest = batch("mlm", 30)
+    rest = {"labels": rest["labels"][:4], "rows": torch.tensor([7, 2, 2, 29], device=DEVICE)}
+    compiled = torch.compile(mlm_head_loss, fullgraph=True, backend="aot_eager", dynamic=True)
+    assert_same(run(compiled, tensors, rest), run(mlm_head_loss, tensors, rest), DEVICE.type == "cpu")
+
+
+@pytest.mark.parametrize("level", ["mean", "cls", "token"])
+@pytest.mark.parametrize("path", ["chunked", "fused"])
+def test_every_level_of_the_adversary(path: str, level: str) -> None:
+    tensors, rest = batch("adversary")
+    weights = torch.linspace(0.5, 1.5, NUM_LANGUAGES, device=DEVICE)
+    rest |= {"path": path, "level": level, "objective": "uniform", "class_weights": weights}
+    compiled = torch.compile(adversary_loss, fullgraph=True, backend="aot_eager")
+    assert_same(run(compiled, tensors, rest), run(adversary_loss, tensors, rest), exact("adversary", path))
+
+
+def test_a_path_that_cannot_serve_is_refused_in_compiled_code_too() -> None:
+    tensors, rest = batch("mlm", dtype=torch.float64)
+    compiled = torch.compile(mlm_head_loss, fullgraph=True, backend="aot_eager")
+    with pytest.raises(RuntimeError, match="path: recompute computes in fp32 at most"):
+        compiled(**tensors, **rest, path="recompute")
+
+
+def arguments_of(loss: str, path: str, wants: tuple[bool, ...]) -> tuple[Any, tuple[Any, ...]]:
+    """An operator and arguments for it."""
+    tensors, rest = batch(loss)
+    inputs = [tensor.detach() for tensor in tensors.values()]
+    if loss == "adversary":
+        hidden, *discriminator = inputs
+        documents, languages = rest["document_ids"], rest["languages"]
+        head = (hidden, documents, languages, *discriminator, (*wants, *wants[1:]))
+        return operators.adversary_operator, (*head, rest["reversal"], "mean", "reversal", None, path)
+    counted = rest["labels"] >= 0
+    labels = rest["labels"].where(counted, 0)
+    student = (*inputs, torch.float32)
+    if loss == "mlm":
+        return operators.mlm_head_operator, (*student, wants, None, labels, counted, 0.1, 0.0, path, None)
+    teacher = rest["teacher_hidden"], rest["teacher_weight"], None, torch.float32
+    return operators.distillation_operator, (*student, *teacher, wants, labels, counted, 2.0, 4.0, 0.5, path, None)
+
+
+@every_path
+def test_operators_are_what_they_say(loss: str, path: str) -> None:
+    operator, arguments = arguments_of(loss, path, wants=(True, False, True))
+    torch.library.opcheck(operator, arguments)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@every_path
+def test_activation_checkpointing_changes_nothing(loss: str, path: str, reentrant: bool) -> None:
+    tensors, rest = batch(loss)
+    rest["path"] = path
+    first = next(iter(tensors))
+
+    def model(**arguments: Any) -> Any:
+        return LOSSES[loss](**arguments | {first: torch.tanh(arguments[first])})
+
+    def checkpointed(**arguments: Any) -> Any:
+        # The reentrant kind sees tensors by place only.
+        names, values = list(tensors), [arguments.pop(name) for name in tensors]
+
+        def segment(*values: Tensor) -> Any:
+            return model(**dict(zip(names, values, strict=True)), **arguments)
+
+        return checkpoint(segment, *values, use_reentrant=reentrant)
+
+    assert_same(run(checkpointed, tensors, rest), run(model, tensors, rest), exactly=True)
+
+
+@chunked
+def test_checkpointing_in_compiled_code(loss: str) -> None:
+    tensors, rest = batch(loss)
+    first = next(iter(tensors))
+
+    def model(**arguments: Any) -> Any:
+        return LOSSES[loss](**arguments | {first: torch.tanh(arguments[first])})
+
+    def checkpointed(**arguments: Any) -> Any:
+        return checkpoint(model, use_reentrant=False, **arguments)
+
+    compiled = torch.compile(checkpointed, fullgraph=True, backend="aot_eager")
+    assert_same(run(compiled, tensors, rest), run(model, tensors, rest), DEVICE.type == "cpu")
+
+
+@pytest.mark.skipif(DEVICE.type != "cpu", reason="autocast on CUDA does change the operands")
+@every_path
+def test_autocast_on_the_cpu_changes_nothing(loss: str, path: str) -> None:
+    tensors, rest = batch(loss)
+    rest["path"] = path
+
+    def cast(**arguments: Any) -> Any:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return LOSSES[loss](**arguments)
+
+    expected = run(LOSSES[loss], tensors, rest)
+    assert_same(run(cast, tensors, rest), expected, exactly=True)
+    compiled = torch.compile(cast, fullgraph=True, backend="aot_eager")
+    assert_same(run(compiled, tensors, rest), expected, exact(loss, path))
+
+
+@pytest.mark.skipif(DEVICE.type != "cuda", reason="autocast changes nothing on the CPU")
+@every_path
+def test_autocast_on_cuda_is_that_of_the_trace(loss: str, path: str) -> None:
+    tensors, rest = batch(loss)
+    rest["path"] = path
+
+    def cast(**arguments: Any) -> Any:
+        with torch.autocast("cuda", dtype=torch.bfloat16):
+            return LOSSES[loss](**arguments)
+
+    compiled = torch.compile(cast, fullgraph=True, backend="aot_eager")
+    assert_same(run(compiled, tensors, rest), run(cast, tensors, rest))
+
+
+@chunked
+def test_gradients_accumulate_in_compiled_code(loss: str) -> None:
+    halves = [batch(loss, num_rows) for num_rows in (21, 30)]
+    shared, _ = halves[0]
+    compiled = torch.compile(LOSSES[loss], fullgraph=True, backend="aot_eager", dynamic=True)
+
+    def accumulate(function: Callable[..., Any]) -> list[Tensor | None]:
+        leaves = {name: tensor.detach().requires_grad_() for name, tensor in shared.items()}
+        for tensors, rest in halves:
+            # Hidden states are each half's own, parameters are shared.
+            own = {name: tensor for name, tensor in tensors.items() if name.endswith("hidden")}
+            (function(**leaves | own, **rest).loss / 2).backward()
+        return [tensor.grad for name, tensor in leaves.items() if not name.endswith("hidden")]
+
+    assert_same(accumulate(compiled), accumulate(LOSSES[loss]), DEVICE.type == "cpu")
