@@ -39,7 +39,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unibert_kernels.linear_head import Head
-from unibert_kernels.products import accumulator_dtype
+from unibert_kernels.products import accumulator_dtype, product
 
 WORKSPACE = 2**26
 """Most elements of logits in memory at a time (256 MiB in fp32), unless a single row is longer."""
@@ -220,7 +220,7 @@ class _LinearHead:
         return states.to(self.operand_dtype)
 
     def project(self, chunk: slice, out: Tensor) -> None:
-        _product(self.hidden_states(chunk), self.weight.t(), out)
+        product(self.hidden_states(chunk), self.weight.t(), out)
         if self.bias is not None:
             for strip, _ in _strips(chunk, out):
                 out[strip].add_(self.bias)
@@ -233,24 +233,13 @@ class _LinearHead:
         operand = logits_gradient.to(self.operand_dtype)
         if hidden_gradient is not None:
             if self.rows is None:
-                _product(operand, self.weight, hidden_gradient[chunk])
+                product(operand, self.weight, hidden_gradient[chunk])
             else:
                 states_gradient = operand.new_empty((len(operand), self.weight.shape[1]), dtype=self.dtype)
-                _product(operand, self.weight, states_gradient)
+                product(operand, self.weight, states_gradient)
                 hidden_gradient.index_add_(0, self.rows[chunk], states_gradient)
         if weight_gradient is not None:
-            states = self.hidden_states(chunk)
-            if states.dtype == self.dtype:
-                torch.addmm(weight_gradient, operand.t(), states, out=weight_gradient)
-            else:
-                weight_gradient += torch.mm(operand.t(), states, out_dtype=self.dtype)
-
-
-def _product(left: Tensor, right: Tensor, out: Tensor) -> None:
-    if left.dtype == out.dtype:
-        torch.mm(left, right, out=out)
-    else:
-        torch.mm(left, right, out_dtype=out.dtype, out=out)
+            product(operand.t(), self.hidden_states(chunk), weight_gradient, accumulate=True)
 
 
 def _slices(length: int, most: int) -> list[slice]:
