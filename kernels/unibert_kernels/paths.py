@@ -42,13 +42,12 @@ def choose_path(loss: str, path: str, best: str, *tensors: Tensor) -> str:
     Raises:
         ValueError: if a path was asked for by name that cannot serve the tensors.
     """
-    if path == "chunked":
-        return path
-    obstacle = _obstacle_on(path, tensors)
-    if path != "auto":
-        return path
-    chosen = "chunked" if obstacle else best
-    _log_once(loss, chosen, obstacle)
+    obstacle = "" if path == "chunked" else _obstacle_on(path, tensors)
+    chosen = path
+    if path == "auto":
+        chosen = "chunked" if obstacle else best
+    if _logger.isEnabledFor(logging.INFO):
+        _log_once(loss, chosen, obstacle)
     return chosen
 
 
