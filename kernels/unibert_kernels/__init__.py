@@ -11,7 +11,7 @@ activation checkpointing.
 
 The mathematics stands in the docstrings of `mlm_head`, `distillation` and `adversary`; how it is laid out in memory
 in `chunked`; how a path is chosen, in eager mode and compiled, in `operators`; `reference` holds the same in naive
-float64. The package imports nothing but torch.
+float64. The package imports nothing but torch, and Triton where a path of it is taken.
 """
 
 from unibert_kernels.adversary import AdversaryOutput, LanguageDiscriminator, adversary_loss

@@ -11,6 +11,9 @@ from typing import Any
 import torch
 
 TABLE = Path(__file__).with_name("configs.toml")
+SHARED_BYTES = {"sm_80": 101_376, "sm_90": 232_448}
+"""Shared memory that a program may take. sm_80's tiles serve sm_86 and sm_89 too, which have 99 KiB where sm_80 has
+163."""
 
 
 @dataclass(frozen=True, kw_only=True)

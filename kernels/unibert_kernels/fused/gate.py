@@ -22,11 +22,10 @@ import triton
 
 from unibert_kernels.adversary import Level, Objective
 from unibert_kernels.fused import adversary, distillation, mlm_head
+from unibert_kernels.fused.configs import SHARED_BYTES
 from unibert_kernels.fused.launch import Compiled, compiling_for
 from unibert_kernels.linear_head import Head
 
-SHARED_MEMORY_LIMITS = {80: 101_376, 90: 232_448}
-"""Bytes that a program may take. sm_80's tiles serve sm_86 and sm_89 too, which have 99 KiB where sm_80 has 163."""
 CONSTANTS_SHOWN = ("MODE", "STORED", "TEMPERED", "HAS_BIAS", "LEVEL", "OBJECTIVE", "ROWS", "COLUMNS", "DEPTH")
 
 
@@ -48,7 +47,7 @@ class Resources:
     @property
     def problem(self) -> str:
         """Why the kernel does not pass, or nothing."""
-        limit = SHARED_MEMORY_LIMITS[int(self.generation.removeprefix("sm_"))]
+        limit = SHARED_BYTES[self.generation]
         if self.spilled_bytes:
             return f"spills {self.spilled_bytes} bytes"
         return f"wants {self.shared_bytes} bytes of {limit} shared" if self.shared_bytes > limit else ""
@@ -147,7 +146,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="unibert_kernels.fused.gate", description=__doc__.split("\n")[0])
     parser.add_argument("--json", type=Path, help="file to write the table to")
     options = parser.parse_args(arguments)
-    resources = [entry for capability in SHARED_MEMORY_LIMITS for entry in compile_all(capability)]
+    resources = [entry for capability in (80, 90) for entry in compile_all(capability)]
     print(f"triton {triton.__version__}, torch {torch.__version__}")
     print(table(resources))
     if options.json:

@@ -23,12 +23,11 @@ from torch import Tensor
 
 from unibert_kernels.distillation import distillation_loss
 from unibert_kernels.fused import configs, head
-from unibert_kernels.fused.configs import TABLE, TileConfig
+from unibert_kernels.fused.configs import SHARED_BYTES, TABLE, TileConfig
 from unibert_kernels.fused.launch import generation_of
 from unibert_kernels.mlm_head import mlm_head_loss
 
 KERNELS = ("rows", "gradient", "divergence")
-SHARED_BYTES = {"sm_80": 101_376, "sm_90": 232_448}
 LEAST_GAIN = 0.02
 """A share of the time by which a rival has to win: less is noise, and would rewrite the table at every run."""
 
