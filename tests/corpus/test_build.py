@@ -66,7 +66,7 @@ def _documents(corpus, manifest, split):
 def test_a_corpus_from_end_to_end(config, inputs, capsys):
     manifest = build_corpus(config)
     corpus = Path(config.output)
-    assert verify(corpus, digests=True) == manifest
+    assert verify(corpus) == manifest
     assert sorted(path.name for path in corpus.iterdir()) == [
         "af", "de", "manifest.json", "report.json", "report.md", "tokenizer",
     ]  # fmt: skip

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from unibert.corpus.manifest import Manifest, verify
+from unibert.corpus.manifest import Manifest, damaged_shards, verify
 from unibert.corpus.shards import ShardWriter
 from unibert.errors import UserError
 
@@ -27,7 +27,7 @@ def corpus(tmp_path):
 
 
 def test_round_trip_and_queries(corpus):
-    manifest = verify(corpus, digests=True)
+    manifest = verify(corpus)
     assert manifest == Manifest.load(corpus)
     assert manifest.languages == ["af", "sv"]
     assert [shard.path for shard in manifest.of("af", "heldout")] == ["af/heldout-000000.tar"]
@@ -47,15 +47,19 @@ def test_verify_names_the_damaged_shard(corpus):
     shard = corpus / "sv" / "train-000000.tar"
     content = shard.read_bytes()
     shard.write_bytes(content[:600] + b"\xff" + content[601:])
-    verify(corpus, digests=False)
+    manifest = Manifest.load(corpus)
+    assert damaged_shards(manifest, corpus, digests=False) == []
     with pytest.raises(UserError, match=r"sv/train-000000\.tar: content differs"):
-        verify(corpus, digests=True)
+        verify(corpus)
     shard.write_bytes(content[:-1])
     with pytest.raises(UserError, match=r"sv/train-000000\.tar: \d+ bytes where"):
-        verify(corpus, digests=False)
+        verify(corpus)
+    ((found, sentence),) = damaged_shards(manifest, corpus, digests=False)
+    assert found.path == "sv/train-000000.tar"
+    assert sentence.startswith(f"{shard}: ")
     shard.unlink()
     with pytest.raises(UserError, match=r"sv/train-000000\.tar: missing"):
-        verify(corpus, digests=False)
+        damaged_shards(manifest, corpus, digests=False)
 
 
 def _edit(corpus, **changes):

@@ -18,6 +18,7 @@ def write_corpus(
     tokens_per_shard: int = 4000,
     tokens_per_block: int = 1000,
     median_length: float = 80,
+    vocab_size: int = VOCAB_SIZE,
 ) -> Path:
     """A corpus of random tokens whose document lengths are spread like Wikipedia's, with shards of all sizes."""
     generator = np.random.default_rng(len(documents))
@@ -29,17 +30,17 @@ def write_corpus(
                 root,
                 language,
                 split,
-                vocab_size=VOCAB_SIZE,
+                vocab_size=vocab_size,
                 tokens_per_shard=tokens_per_shard,
                 tokens_per_block=tokens_per_block,
             ) as writer:
                 for index in range(number):
                     length = int(np.clip(generator.lognormal(np.log(median_length), 1.1), 4, 4000))
-                    writer.write(f"{language}{split[0]}{index}", generator.integers(5, VOCAB_SIZE, length), length)
+                    writer.write(f"{language}{split[0]}{index}", generator.integers(5, vocab_size, length), length)
             shards += writer.shards
     Manifest(
         shards=tuple(shards),
-        vocab_size=VOCAB_SIZE,
+        vocab_size=vocab_size,
         token_dtype="uint16",
         tokenizer_sha256="0" * 64,
         unigram_entropy={},

@@ -18,14 +18,15 @@ from unibert.schedules import Timeline
 from unibert.stream import Batch, Stream, StreamConfig
 from unibert.stream.plan import Plan
 from unibert.stream.reader import read_blocks
+from unibert.stream.source import ShardSource
 
 
 def corpus_tokens(corpus: Path) -> dict[str, list[int]]:
-    manifest = Manifest.load(corpus)
+    manifest, source = Manifest.load(corpus), ShardSource(corpus, StreamConfig())
     return {
         f"{shard.path}#{document}": tokens.tolist()
         for shard in manifest.shards
-        for block in read_blocks(corpus, shard, manifest.vocab_size)
+        for block in read_blocks(source, shard, manifest.vocab_size)
         for document, tokens in zip(block.ids, block.documents(), strict=True)
     }
 
@@ -40,13 +41,13 @@ def pieces(batch: Batch) -> list[tuple[str, list[int]]]:
 @pytest.mark.parametrize(
     "sequence_length", [64, [(0.0, 32), (0.2, 64), (0.5, 48), (0.7, 64)]], ids=["constant", "changing"]
 )
-def test_two_epochs_hold_every_document_twice(make_corpus: Callable[..., Path], sequence_length: Any) -> None:
+def test_three_epochs_hold_every_document_three_times(make_corpus: Callable[..., Path], sequence_length: Any) -> None:
     corpus = make_corpus({"da": 120})
     shards = Manifest.load(corpus).of("da")
     assert len(shards) > 2
-    # One lane with windows of one epoch: what it gives before its third window is two epochs.
+    # One lane with windows of one epoch: what it gives before its fourth window is three epochs.
     config = StreamConfig(lanes=1, window_shards=len(shards))
-    timeline = Timeline(4 * sum(shard.tokens for shard in shards), 1, sequence_length)
+    timeline = Timeline(5 * sum(shard.tokens for shard in shards), 1, sequence_length)
     seen: dict[str, Counter[tuple[int, ...]]] = defaultdict(Counter)
     for step in Stream(corpus, config, seed=1, timeline=timeline).steps():
         (batch,) = step.micro_batches(1)
@@ -54,14 +55,14 @@ def test_two_epochs_hold_every_document_twice(make_corpus: Callable[..., Path], 
             assert tokens[0] == 2
             assert tokens[-1] == 3
             seen[origin].update(tokens[1:-1])
-        if step.state["0"]["window"] == 2:
+        if step.state["0"]["window"] == 3:
             break
     else:
-        pytest.fail("the run ended before the second epoch")
+        pytest.fail("the run ended before the third epoch")
     expected = {origin: Counter(tokens) for origin, tokens in corpus_tokens(corpus).items()}
     assert seen.keys() == expected.keys()
     for origin, tokens in expected.items():
-        assert seen[origin] == {token: 2 * count for token, count in tokens.items()}
+        assert seen[origin] == {token: 3 * count for token, count in tokens.items()}
 
 
 def test_lanes_share_an_epoch(make_corpus: Callable[..., Path]) -> None:
@@ -78,7 +79,7 @@ def test_lanes_share_an_epoch(make_corpus: Callable[..., Path]) -> None:
         (batch,) = step.micro_batches(4)
         for origin, tokens in pieces(batch):
             seen[origin] += len(tokens) - 2
-        finished = {int(lane): state["window"] for lane, state in step.state.items()}
+        finished = {int(lane): state["window"] for lane, state in step.state.items() if lane != "fingerprint"}
     drawn: Counter[str] = Counter()
     touched: Counter[str] = Counter()
     for lane, windows in finished.items():
@@ -204,6 +205,27 @@ def test_capped_languages_leave_the_mixture(corpus: Path) -> None:
     last_of_smallest = max(i for i, draw in enumerate(draws) if draw.language == smallest)
     assert last_of_smallest < num_shards // 2
     assert plan.epochs(1.0).max() <= 1
+
+
+def test_languages_join_when_they_are_told_to(corpus: Path) -> None:
+    manifest = Manifest.load(corpus)
+    run_tokens = 1_000_000
+    starts = [0.0, 0.4, 0.0]
+    plan = Plan(manifest, manifest.languages, seed=3, run_tokens=run_tokens, exponent=0.3, starts=starts)
+    assert plan.mixture(0.39)[1] == 0
+    assert plan.epochs(0.4)[1] == 0
+    # From there on it has its share, and does not make up for what it missed.
+    tokens = sum(shard.tokens + 2 * shard.documents for shard in manifest.of("fi"))
+    drawn = (plan.epochs(1.0) - plan.epochs(0.4))[1] * tokens
+    expected = plan.mixture(0.5)[1] * 0.6 * run_tokens
+    largest = max(shard.tokens + 2 * shard.documents for shard in manifest.shards)
+    assert abs(drawn - expected) < 6 * largest
+    # A window of 4,000 tokens is drawn at once, 0.04 of the run.
+    config = StreamConfig(lanes=1, window_shards=1, language_starts={"fi": 0.5})
+    seen: dict[bool, set[int]] = {True: set(), False: set()}
+    for step in Stream(corpus, config, seed=3, timeline=Timeline(100_000, 8, 64)).steps():
+        seen[step.step.progress < 0.45] |= set(step.rows.document_languages.tolist())
+    assert seen == {True: {0, 2}, False: {0, 1, 2}}
 
 
 def test_document_shares_match_the_batches(corpus: Path) -> None:

@@ -180,11 +180,59 @@ def test_fewer_shards_than_lanes(make_corpus: Callable[..., Path]) -> None:
     assert counts == [[2] * len(timeline)] * 4
 
 
-def test_state_of_other_lanes_is_refused(corpus: Path) -> None:
+@pytest.mark.parametrize(
+    "other",
+    [{"seed": 1}, {"timeline": Timeline(40_000, 8, 48)}]
+    + [
+        {"config": StreamConfig(**{"lanes": 2, "window_shards": 2} | changes)}
+        for changes in ({"lanes": 4}, {"window_shards": 1}, {"masking_rate": 0.2}, {"languages": ["da", "fi"]})
+    ],
+)
+def test_state_of_another_stream_is_refused(corpus: Path, other: dict[str, Any]) -> None:
     step = next(Stream(corpus, CONFIG, seed=0, timeline=TIMELINE).steps())
-    stream = Stream(corpus, StreamConfig(lanes=4), seed=0, timeline=TIMELINE)
-    with pytest.raises(UserError, match="saved state has no lane 2"):
+    arguments = {"config": CONFIG, "seed": 0, "timeline": TIMELINE} | other
+    stream = Stream(corpus, **arguments)
+    with pytest.raises(UserError, match="saved state is of another corpus, seed, stream configuration or schedule"):
         next(stream.steps(1, step.state))
+
+
+def test_state_of_another_corpus_is_refused(corpus: Path, make_corpus: Callable[..., Path]) -> None:
+    step = next(Stream(corpus, CONFIG, seed=0, timeline=TIMELINE).steps())
+    stream = Stream(make_corpus({"da": 640, "fi": 160, "is": 41}), CONFIG, seed=0, timeline=TIMELINE)
+    with pytest.raises(UserError, match="saved state is of another corpus"):
+        next(stream.steps(1, step.state))
+
+
+def test_state_without_the_lanes_of_another_rank_is_refused(corpus: Path) -> None:
+    step = next(Stream(corpus, CONFIG, seed=0, timeline=TIMELINE, rank=0, world_size=2).steps())
+    stream = Stream(corpus, CONFIG, seed=0, timeline=TIMELINE)
+    with pytest.raises(UserError, match="saved state has no lane 1; merge the states of all ranks"):
+        next(stream.steps(1, step.state))
+
+
+def test_delivery_may_change_between_sittings(corpus: Path) -> None:
+    step = next(Stream(corpus, CONFIG, seed=0, timeline=TIMELINE).steps())
+    moved = StreamConfig(lanes=2, window_shards=2, shards_url=str(corpus), retry_seconds=1, num_workers=1)
+    assert next(Stream(corpus, moved, seed=0, timeline=TIMELINE).steps(1, step.state)).step.index == 1
+
+
+@pytest.mark.parametrize(
+    ("starts", "sentence"),
+    [
+        ({"dn": 0.5}, r"stream\.language_starts\.dn: the run does not train on it, but on da, fi, is"),
+        ({"da": 0.1, "fi": 0.5, "is": 0.9}, "no language is there from the start; let one begin at 0"),
+    ],
+)
+def test_languages_that_cannot_join(corpus: Path, starts: dict[str, float], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        Stream(corpus, StreamConfig(lanes=2, language_starts=starts), seed=0, timeline=TIMELINE)
+
+
+def test_caps_that_leave_nothing_before_others_join_are_refused(corpus: Path) -> None:
+    config = StreamConfig(lanes=2, max_epochs=1, language_starts={"da": 0.7})
+    tokens = sum(Manifest.load(corpus).tokens(code) for code in ("da", "fi", "is"))
+    with pytest.raises(UserError, match=r"stream\.max_epochs: .* raise stream\.max_epochs"):
+        Stream(corpus, config, seed=0, timeline=Timeline(tokens // 2, 8, 64))
 
 
 @pytest.mark.parametrize(
@@ -198,6 +246,12 @@ def test_state_of_other_lanes_is_refused(corpus: Path) -> None:
         ("stream.sampling_exponent", {"sampling_exponent": -0.1}),
         ("stream.max_epochs", {"max_epochs": 0.5}),
         ("stream.languages", {"languages": []}),
+        ("stream.language_starts.da", {"language_starts": {"da": 1.0}}),
+        ("stream.max_damaged_share", {"max_damaged_share": 1.5}),
+        ("stream.retry_seconds", {"retry_seconds": -1.0}),
+        ("stream.cache_gib", {"cache_gib": 0.0, "cache_dir": "cache"}),
+        ("stream.cache_gib", {"cache_gib": 10.0}),
+        ("stream.shards_url", {"shards_url": "pipe:cat /data/corpus", "allow_pipe": True}),
     ],
 )
 def test_config_refuses(key: str, fields: dict[str, Any]) -> None:

@@ -146,6 +146,8 @@ def _batch(number: int, size: TrainingSize) -> Batch:
         position_ids=torch.arange(length).repeat(4).expand(shape).contiguous(),
         document_ids=documents,
         document_languages=languages,
+        cumulative_lengths=torch.arange(4 * size.batch + 1, dtype=torch.int32) * length,
+        max_length=length,
         masked_rows=masked.flatten().nonzero()[:, 0],
         sequence_indices=torch.arange(size.batch) + number * size.batch,
         origins=[],

@@ -66,12 +66,18 @@ class Manifest:
 
     def of(self, language: str, split: Split = "train") -> list[Shard]:
         """The language's shards of a split, in order of path."""
-        chosen = (shard for shard in self.shards if shard.language == language and shard.split == split)
-        return sorted(chosen, key=lambda shard: shard.path)
+        return list(self._by_language.get((language, split), []))
 
     def tokens(self, language: str, split: Split = "train") -> int:
         """Tokens of a language's split, without special tokens."""
         return sum(shard.tokens for shard in self.of(language, split))
+
+    @cached_property
+    def _by_language(self) -> dict[tuple[str, Split], list[Shard]]:
+        chosen: dict[tuple[str, Split], list[Shard]] = {}
+        for shard in sorted(self.shards, key=lambda shard: shard.path):
+            chosen.setdefault((shard.language, shard.split), []).append(shard)
+        return chosen
 
     @cached_property
     def fingerprint(self) -> str:
@@ -143,19 +149,34 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def verify(corpus_dir: str | os.PathLike[str], digests: bool = True) -> Manifest:
-    """Check that every shard lies in the folder with the size, and if ``digests`` the content, of the manifest.
+def damaged_shards(
+    manifest: Manifest, folder: str | os.PathLike[str], digests: bool = True
+) -> list[tuple[Shard, str]]:
+    """Every shard whose file is not of the manifest's size or, if ``digests``, content, with a sentence on it.
 
     Raises:
-        UserError: naming the first shard that is missing, of another size, or of another digest.
+        UserError: naming the first shard that is missing.
     """
-    manifest = Manifest.load(corpus_dir)
+    found = []
     for shard in manifest.shards:
-        path = Path(corpus_dir) / shard.path
+        path = Path(folder) / shard.path
         if not path.is_file():
             raise UserError(f"{path}: missing, although {MANIFEST_NAME} lists it; copy it there or build again")
         if (size := path.stat().st_size) != shard.size_bytes:
-            raise UserError(f"{path}: {size} bytes where the manifest says {shard.size_bytes}; copy it again")
-        if digests and file_sha256(path) != shard.sha256:
-            raise UserError(f"{path}: content differs from the manifest's digest; copy it again")
+            found.append((shard, f"{path}: {size} bytes where the manifest says {shard.size_bytes}; copy it again"))
+        elif digests and file_sha256(path) != shard.sha256:
+            found.append((shard, f"{path}: content differs from the manifest's digest; copy it again"))
+    return found
+
+
+def verify(corpus_dir: str | os.PathLike[str]) -> Manifest:
+    """Check that every shard lies in the folder with the size and the content of the manifest.
+
+    Raises:
+        UserError: naming the first shard that is missing, or of another size or digest, and how many there are.
+    """
+    manifest = Manifest.load(corpus_dir)
+    if damaged := damaged_shards(manifest, corpus_dir):
+        more = f" ({len(damaged) - 1} more shards are damaged)" if damaged[1:] else ""
+        raise UserError(damaged[0][1] + more)
     return manifest

@@ -15,7 +15,8 @@ from unibert.stream.rows import NOT_MASKED, MaskedRows
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """B packed rows of S tokens that hold D documents, of which N tokens are masked. All tensors are int64."""
+    """B packed rows of S tokens that hold D documents, of which N tokens are masked. Tensors are int64
+    where nothing else is said."""
 
     input_ids: Tensor
     """(B, S)."""
@@ -27,6 +28,11 @@ class Batch:
     """Index into this batch's documents, -1 on padding, (B, S)."""
     document_languages: Tensor
     """Index into ``Stream.languages``, (D,)."""
+    cumulative_lengths: Tensor
+    """Bounds of the documents, and of each row's padding as if it were one more, in the flattened B * S tokens; int32,
+    from 0 to B * S."""
+    max_length: int
+    """Of the stretches between the bounds."""
     masked_rows: Tensor
     """Flat positions b * S + s of the masked tokens, ascending, (N,)."""
     sequence_indices: Tensor
@@ -41,17 +47,22 @@ class Batch:
         lengths = rows.document_lengths[bounds[0] : bounds[-1]]
         input_ids, labels = rows.input_ids[first:last], rows.labels[first:last]
         tokens_before = np.concatenate([[0], np.cumsum(lengths)])
-        filled = np.arange(input_ids.shape[1]) < np.diff(tokens_before[bounds - bounds[0]])[:, None]
+        tokens_per_row = np.diff(tokens_before[bounds - bounds[0]])
+        filled = np.arange(input_ids.shape[1]) < tokens_per_row[:, None]
         document_ids = np.full(input_ids.shape, -1, dtype=np.int64)
         document_ids[filled] = np.repeat(np.arange(len(lengths)), lengths)
         position_ids = np.zeros(input_ids.shape, dtype=np.int64)
         position_ids[filled] = np.arange(tokens_before[-1]) - np.repeat(tokens_before[:-1], lengths)
+        stretches = np.insert(lengths, bounds[1:] - bounds[0], input_ids.shape[1] - tokens_per_row)
+        stretches = stretches[stretches > 0]
         return cls(
             input_ids=torch.from_numpy(input_ids.astype(np.int64)),
             labels=torch.from_numpy(labels.astype(np.int64)),
             position_ids=torch.from_numpy(position_ids),
             document_ids=torch.from_numpy(document_ids),
             document_languages=torch.tensor(rows.document_languages[bounds[0] : bounds[-1]]),
+            cumulative_lengths=torch.from_numpy(np.concatenate([[0], np.cumsum(stretches)]).astype(np.int32)),
+            max_length=int(stretches.max()),
             masked_rows=torch.from_numpy(np.flatnonzero(labels != NOT_MASKED)),
             sequence_indices=torch.tensor(rows.sequence_indices[first:last]),
             origins=[rows.origins[start:end] for start, end in pairwise(bounds)],
@@ -59,7 +70,8 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The batch with its tensors on ``device``; copies from pinned memory do not block."""
-        tensors = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "origins"}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
         return replace(self, **{name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()})
 
     def digest(self) -> str:

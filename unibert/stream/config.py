@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from unibert.schedules import Schedule, check_points
+
+DELIVERY_KEYS = (
+    "num_workers",
+    "shards_url",
+    "allow_pipe",
+    "cache_dir",
+    "cache_gib",
+    "retry_seconds",
+    "max_damaged_share",
+)
+"""How the batches come; the other keys decide what is in them."""
 
 
 @dataclass(kw_only=True)
@@ -20,6 +31,10 @@ class StreamConfig:
     sampling_exponent: Schedule = 0.7
     """Languages are drawn in proportion to (train tokens) ** exponent, over progress; 1 is proportional, 0 uniform."""
 
+    language_starts: dict[str, float] = field(default_factory=dict)
+    """Progress at which a language joins the mixture, by code; the others are in it from the start. Shards are drawn a
+    window ahead, and so may a language be."""
+
     masking_rate: Schedule = 0.3
     """Share of the ordinary tokens that is masked, over progress."""
 
@@ -28,6 +43,9 @@ class StreamConfig:
 
     random_share: float = 0.1
     """Share of the masked positions that show a random token; the rest keep their own."""
+
+    whole_words: bool = False
+    """Mask all pieces of a word or none."""
 
     max_epochs: float | None = None
     """Most times that any language is read; null repeats languages as often as the mixture asks."""
@@ -38,8 +56,27 @@ class StreamConfig:
     num_workers: int = 0
     """Loader processes per rank; 0 loads in the training process. Never changes the batches."""
 
+    shards_url: str | None = None
+    """Where the shards lie if not beside the manifest: a folder, ``https://…``, ``s3://…``, ``gs://…`` or another
+    scheme that WebDataset opens, or ``pipe:`` and a shell command in which ``{path}`` stands for a shard's path."""
+
+    allow_pipe: bool = False
+    """Let ``shards_url`` run a shell command."""
+
+    cache_dir: str | None = None
+    """Folder of this machine that keeps shards fetched from a URL; null fetches them anew every epoch."""
+
+    cache_gib: float | None = None
+    """Size at which the cache drops its oldest shards; null never drops any."""
+
+    retry_seconds: float = 600.0
+    """How long a shard that a server does not give is asked for again before the run ends."""
+
+    max_damaged_share: float = 0.01
+    """Share of the corpus's blocks that may be damaged, and left out, before the run is refused."""
+
     def __post_init__(self) -> None:
-        for name, least in (("lanes", 1), ("window_shards", 1), ("num_workers", 0)):
+        for name, least in (("lanes", 1), ("window_shards", 1), ("num_workers", 0), ("retry_seconds", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"stream.{name}: must be at least {least}, got {getattr(self, name)}")
         if any(exponent < 0 for exponent in _values(self.sampling_exponent, "stream.sampling_exponent")):
@@ -55,6 +92,27 @@ class StreamConfig:
             raise ValueError(f"stream.max_epochs: must be at least 1, got {self.max_epochs}; use null for no cap")
         if self.languages is not None and not self.languages:
             raise ValueError("stream.languages: must name a language; use null for all of the corpus")
+        for code, start in self.language_starts.items():
+            if not 0 <= start < 1:
+                raise ValueError(
+                    f"stream.language_starts.{code}: is a share of the run, from 0 to below 1, got {start}"
+                )
+        self._check_delivery()
+
+    def _check_delivery(self) -> None:
+        if not 0 <= self.max_damaged_share <= 1:
+            raise ValueError(f"stream.max_damaged_share: must lie between 0 and 1, got {self.max_damaged_share}")
+        if self.cache_gib is not None and self.cache_gib <= 0:
+            raise ValueError(f"stream.cache_gib: must be positive, got {self.cache_gib}; use null for no limit")
+        if self.cache_gib is not None and self.cache_dir is None:
+            raise ValueError("stream.cache_gib: limits a cache, but stream.cache_dir names none")
+        if self.shards_url is not None and self.shards_url.startswith("pipe:"):
+            if not self.allow_pipe:
+                raise ValueError(
+                    "stream.shards_url: runs a shell command; set stream.allow_pipe to true if you trust this run file"
+                )
+            if "{path}" not in self.shards_url:
+                raise ValueError("stream.shards_url: a pipe: command must say {path} where the shard's path goes")
 
 
 def _values(schedule: Schedule, name: str) -> list[float]:

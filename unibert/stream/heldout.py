@@ -19,7 +19,8 @@ from unibert.stream.packing import pack
 from unibert.stream.plan import FRAME_TOKENS
 from unibert.stream.randomness import Purpose, permutation
 from unibert.stream.rows import NOT_MASKED, MaskedRows, Rows
-from unibert.stream.stream import check_shards_exist, chosen_languages
+from unibert.stream.source import ShardSource, check_shards_exist
+from unibert.stream.stream import chosen_languages
 from unibert.stream.window import load_window
 
 HELDOUT_MASKING_RATE = 0.15
@@ -65,11 +66,14 @@ def heldout_batches(
             raise UserError(f"{code}: the corpus {root} has no held-out documents of this language")
     if not held_out:
         raise UserError(f"{root}: the corpus has no held-out documents; build it with a held-out share")
+    source = ShardSource(root, config)
     parts: list[MaskedRows] = []
     num_rows = 0
     for code in held_out if languages is None else sorted(set(languages)):
         shards = manifest.of(code, "heldout")
-        rows = _language_rows(root, manifest, shards, indices[code], seed, sequence_length, max_sequences_per_language)
+        rows = _language_rows(
+            source, manifest, shards, indices[code], seed, sequence_length, max_sequences_per_language
+        )
         parts.append(
             mask(
                 rows,
@@ -95,7 +99,7 @@ def heldout_batches(
 
 
 def _language_rows(
-    root: Path,
+    source: ShardSource,
     manifest: Manifest,
     shards: Sequence[Shard],
     language: int,
@@ -103,14 +107,17 @@ def _language_rows(
     sequence_length: int,
     max_sequences: int | None,
 ) -> Rows:
-    check_shards_exist(root, shards)
+    check_shards_exist(source, shards)
     if max_sequences is not None:
         tokens_before = np.cumsum([0] + [shard.tokens for shard in shards[:-1]])
         shards = shards[: int(np.searchsorted(tokens_before, max_sequences * sequence_length))]
-    window = load_window(root, [(language, shard) for shard in shards], manifest.vocab_size)
+    window = load_window(source, [(language, shard) for shard in shards], manifest.vocab_size)
     if window.skipped:
-        path, count = next(iter(window.skipped.items()))
-        raise UserError(f"{root / path}: {count} damaged blocks; held-out shards must be whole: copy it again")
+        damaged = next(shard for shard in shards if shard.path in window.skipped)
+        raise UserError(
+            f"{source.place(damaged)}: {window.skipped[damaged.path]} damaged blocks; held-out shards must be whole: "
+            "copy it again"
+        )
     pieces = window.documents().split(sequence_length - FRAME_TOKENS)
     packing = pack(pieces, sequence_length, FRAME_TOKENS)
     packing = packing.reordered(permutation(packing.num_rows, seed, Purpose.HELDOUT_ORDER, language))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from unibert.errors import UserError
@@ -11,6 +10,7 @@ from unibert.stream.packing import Packing, Pieces, pack
 from unibert.stream.plan import FRAME_TOKENS, Draw, Plan
 from unibert.stream.randomness import Purpose, permutation
 from unibert.stream.rows import Rows
+from unibert.stream.source import ShardSource
 from unibert.stream.window import Window, load_window
 
 
@@ -25,7 +25,7 @@ class Lane:
         num_lanes: of the run.
         window_shards: draws per window.
         plan: of the run.
-        corpus_dir: where the shards lie.
+        source: of the shards.
         vocab_size: of the corpus; blocks with other ids count as damaged.
         seed: of the run.
         state: of an earlier lane of the same run, to go on from there.
@@ -38,13 +38,13 @@ class Lane:
         num_lanes: int,
         window_shards: int,
         plan: Plan,
-        corpus_dir: Path,
+        source: ShardSource,
         vocab_size: int,
         seed: int,
         state: dict[str, Any] | None = None,
     ) -> None:
         self._index, self._num_lanes, self._window_shards = index, num_lanes, window_shards
-        self._plan, self._corpus_dir, self._vocab_size, self._seed = plan, corpus_dir, vocab_size, seed
+        self._plan, self._source, self._vocab_size, self._seed = plan, source, vocab_size, seed
         self._window_index = 0
         self._packs: list[list[int]] = []
         self._window: Window | None = None
@@ -100,9 +100,7 @@ class Lane:
             else:
                 barren_shards.update(draw.shard.path for draw in self._draws())
                 if len(barren_shards) == self._plan.num_shards:
-                    raise UserError(
-                        f"{self._corpus_dir}: no shard has a sound block; copy the corpus or build it again"
-                    )
+                    raise UserError("the corpus is damaged: no shard has a sound block; copy it or build it again")
             if last == self._packing.num_rows:
                 self._window_index += 1
                 self._packs, self._window, self._packing = [], None, None
@@ -115,7 +113,7 @@ class Lane:
         """Open the window or, if it is open, put together what is left of it; pack."""
         if self._window is None:
             shards = [(draw.language, draw.shard) for draw in self._draws()]
-            self._window = load_window(self._corpus_dir, shards, self._vocab_size)
+            self._window = load_window(self._source, shards, self._vocab_size)
             for path, count in self._window.skipped.items():
                 self._skipped[path] = self._skipped.get(path, 0) + count
         self._packing = self._shuffled_packing(self._remaining(), sequence_length)

@@ -38,8 +38,8 @@ class Plan:
     language, each epoch goes through a fresh permutation of all its shards. Draws are computed when first asked for
     and are a pure function of the arguments.
 
-    A language that was read ``max_epochs`` times leaves the mixture. Once all have left, the caps are lifted, so
-    that damaged shards cannot end a run early; :meth:`check_supply` refuses runs that would need this.
+    A language that was read ``max_epochs`` times leaves the mixture. Once all that have joined have left, the caps are
+    lifted, so that damaged shards cannot end a run early; :meth:`check_supply` refuses runs that would need this.
 
     Args:
         manifest: the corpus.
@@ -47,6 +47,7 @@ class Plan:
         seed: of the run.
         run_tokens: tokens of the run, padding included; the plan's progress is the share of them drawn so far.
         exponent: of the train tokens in the mixture, over progress.
+        starts: progress at which each language joins the mixture; one is 0.
         max_epochs: cap on the epochs of every language, None for no cap.
     """
 
@@ -58,14 +59,16 @@ class Plan:
         seed: int,
         run_tokens: int,
         exponent: Schedule,
+        starts: Sequence[float] | None = None,
         max_epochs: float | None = None,
     ) -> None:
         self._shards = [manifest.of(language) for language in languages]
         self._seed, self._run_tokens, self._exponent, self._max_epochs = seed, run_tokens, exponent, max_epochs
         self._tokens = np.array([sum(shard.tokens for shard in shards) for shards in self._shards], dtype=np.float64)
         self._documents = np.array([sum(shard.documents for shard in shards) for shards in self._shards], dtype=float)
+        self._starts = np.zeros(len(languages)) if starts is None else np.array(starts)
         self._shard_counts = np.array([len(shards) for shards in self._shards])
-        self._caps = np.floor(self._shard_counts * (np.inf if max_epochs is None else max_epochs))
+        self._caps = np.floor(self._shard_counts * (np.inf if max_epochs is None else float(max_epochs)))
         self._mean_shard = float((self._tokens + FRAME_TOKENS * self._documents).sum() / self._shard_counts.sum())
 
         self._draws: list[Draw] = []
@@ -89,8 +92,8 @@ class Plan:
         return int(self._shard_counts.sum())
 
     def mixture(self, progress: float) -> Floats:
-        """Share of each language in the tokens drawn at ``progress``, caps left aside, (L,)."""
-        weights = self._tokens ** value_at(self._exponent, progress)
+        """Share of each language in the tokens drawn at ``progress``, caps left aside, (L,); 0 before it joins."""
+        weights = self._tokens ** value_at(self._exponent, progress) * (self._starts <= progress)
         return weights / weights.sum()
 
     def document_shares(self, progress: float, sequence_length: int) -> Floats:
@@ -124,6 +127,7 @@ class Plan:
         supply = np.zeros(lanes)
         index = 0
         while supply.min() < needed:
+            shard = self[index].shard
             if index == self._exhausted_at:
                 raise UserError(
                     f"stream.max_epochs: reading every language at most {self._max_epochs:g} times fills the emptiest "
@@ -131,7 +135,7 @@ class Plan:
                     f"{self.num_shards} shards); raise stream.max_epochs, lower training.tokens or "
                     "stream.lanes, or build a corpus of more or smaller shards"
                 )
-            supply[index % lanes] += _framed_tokens(self[index].shard)
+            supply[index % lanes] += _framed_tokens(shard)
             index += 1
 
     def _draw(self) -> None:
@@ -139,7 +143,10 @@ class Plan:
         if within_chunk == 0:
             words = random_words(_UNIFORMS_PER_CHUNK, self._seed, Purpose.MIXTURE, chunk)
             self._uniforms = (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
-        shares = self.mixture(self._tokens_drawn / self._run_tokens) * self._in_mixture
+        shares = self._capped_mixture()
+        if not shares.any():
+            self._lift_caps()
+            shares = self._capped_mixture()
         shares /= shares.sum()
         # One mean shard ahead, so that there is something to choose from when nobody lags.
         cumulative = np.maximum(self._lag + shares * self._mean_shard, 0).cumsum()
@@ -162,18 +169,23 @@ class Plan:
         if self._counts[language] == self._caps[language]:
             self._retire(language)
 
+    def _capped_mixture(self) -> Floats:
+        return self.mixture(self._tokens_drawn / self._run_tokens) * self._in_mixture
+
     def _retire(self, language: int) -> None:
         self._in_mixture[language] = False
         # Lags add up to 0 over the mixture, which keeps one of them positive; what leaves must not take its lag along.
-        shares = self.mixture(self._tokens_drawn / self._run_tokens) * self._in_mixture
+        shares = self._capped_mixture()
         if shares.any():
             self._lag += self._lag[language] * shares / shares.sum()
-        self._lag[~self._in_mixture] = -np.inf
-        if not self._in_mixture.any():
+        self._lag[language] = -np.inf
+
+    def _lift_caps(self) -> None:
+        if self._exhausted_at is None:
             self._exhausted_at = len(self._draws)
-            self._in_mixture[:] = True
-            self._caps[:] = np.inf
-            self._lag[:] = 0
+        self._in_mixture[:] = True
+        self._caps[:] = np.inf
+        self._lag[:] = 0
 
 
 def _framed_tokens(shard: Shard) -> int:

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
+from math import ceil
 from pathlib import Path
 from typing import Any
 
-from unibert.corpus.manifest import Manifest, Shard
+from unibert.corpus.manifest import Manifest
 from unibert.errors import UserError
 from unibert.schedules import Step, Timeline, value_at
 from unibert.stream.batch import Batch
-from unibert.stream.config import StreamConfig
+from unibert.stream.config import DELIVERY_KEYS, StreamConfig
 from unibert.stream.lane import Lane
 from unibert.stream.loader_processes import produce_in_processes
 from unibert.stream.masking import mask
 from unibert.stream.plan import FRAME_TOKENS, Floats, Plan
 from unibert.stream.randomness import Purpose
 from unibert.stream.rows import MaskedRows
+from unibert.stream.source import ShardSource, check_shards_exist
+from unibert.stream.words import word_starts
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,8 @@ class StepRows:
     rows: MaskedRows
     """In global order; the ranks' rows one after the other are the global batch."""
     state: dict[str, Any]
-    """Of this rank's lanes after the step: lane number → state, fit for JSON. Merge the ranks' to resume anywhere."""
+    """After the step: of this rank's lanes, lane number → state, and the stream's ``fingerprint``; fit for JSON. Merge
+    the ranks' to resume anywhere."""
     skipped: dict[str, int]
     """Damaged blocks by shard that were met in this step."""
 
@@ -59,8 +65,9 @@ class Stream:
         world_size: number of ranks.
 
     Raises:
-        UserError: if the manifest is unusable, a shard is missing, a language has no train tokens, the lanes do not
-            divide among ranks or sequences, or ``max_epochs`` leaves too little for the run.
+        UserError: if the manifest is unusable, a shard is missing, a language is unknown, has no train tokens or none
+            is there from the start, the lanes do not divide among ranks or sequences, ``max_epochs`` leaves too little
+            for the run, or whole words are to be masked and the tokenizer cannot be loaded.
     """
 
     def __init__(
@@ -94,18 +101,42 @@ class Stream:
                     f"training.sequence_length: {phase.sequence_length} leaves no room between <s> and </s>; raise it"
                 )
         train_shards = [shard for language in self.languages for shard in self.manifest.of(language)]
-        check_shards_exist(self._corpus_dir, train_shards)
+        self._train_tokens = sum(shard.tokens for shard in train_shards)
+        self._train_blocks = sum(shard.blocks for shard in train_shards)
+        self._source = ShardSource(self._corpus_dir, config)
+        check_shards_exist(self._source, train_shards)
         self._plan = Plan(
             self.manifest,
             self.languages,
             seed=seed,
             run_tokens=timeline.total_tokens,
             exponent=config.sampling_exponent,
+            starts=[config.language_starts.get(language, 0.0) for language in self.languages],
             max_epochs=config.max_epochs,
         )
         self._plan.check_supply(config.lanes)
+        self._word_starts = word_starts(self._corpus_dir, self.vocab_size) if config.whole_words else None
         lanes_per_rank = config.lanes // world_size
         self._lanes = range(rank * lanes_per_rank, (rank + 1) * lanes_per_rank)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of all that the batches depend on: equal for streams that give the same."""
+        content = {key: value for key, value in asdict(self._config).items() if key not in DELIVERY_KEYS}
+        phases = [(phase.index, phase.num_sequences, phase.sequence_length) for phase in self._timeline.phases()]
+        parts = [self.manifest.fingerprint, content, self._seed, phases, self._timeline.total_tokens]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def shards_folder(self) -> Path | None:
+        """Where the shards lie; None if a server gives them."""
+        return self._source.folder
+
+    def damage_limit(self, progress: float) -> int:
+        """Damaged blocks that the run may have met by ``progress``: ``max_damaged_share`` of the train split or, once
+        the run has read more than that, of what it has read."""
+        epochs = progress * self._timeline.total_tokens / self._train_tokens
+        return ceil(self._config.max_damaged_share * self._train_blocks * max(1.0, epochs))
 
     def document_shares(self, progress: float) -> Floats:
         """Expected share of each language in the documents of a batch at ``progress``, (L,); caps left aside."""
@@ -123,13 +154,15 @@ class Stream:
         goes through the shards up to ``first_step`` again. Close the iterator to end its loader processes early.
 
         Raises:
-            UserError: if the state lacks a lane, or a shard cannot be read.
+            UserError: if the state is another stream's or lacks a lane, or a shard cannot be read.
         """
-        if state is not None and (missing := [lane for lane in self._lanes if str(lane) not in state]):
+        if state is not None and state.get("fingerprint") != self.fingerprint:
             raise UserError(
-                f"the stream's saved state has no lane {missing[0]}: it belongs to a run with other stream.lanes; "
-                "resume with the run's own configuration"
+                f"{self._corpus_dir}: the stream's saved state is of another corpus, seed, stream configuration or "
+                "schedule of batches; resume with those of the run, or start a new one"
             )
+        if state is not None and (missing := [lane for lane in self._lanes if str(lane) not in state]):
+            raise UserError(f"the stream's saved state has no lane {missing[0]}; merge the states of all ranks")
         produce = partial(self._lane_steps, first_step=first_step, state=state)
         if self._config.num_workers:
             parts_of_steps = produce_in_processes(produce, self._lanes, self._config.num_workers)
@@ -139,7 +172,7 @@ class Stream:
             yield StepRows(
                 step=parts[0].step,
                 rows=MaskedRows.concatenate([part.rows for part in parts]),
-                state={lane: lane_state for part in parts for lane, lane_state in part.state.items()},
+                state={"fingerprint": self.fingerprint} | {key: of for part in parts for key, of in part.state.items()},
                 skipped=_sum_counts([part.skipped for part in parts]),
             )
 
@@ -153,7 +186,7 @@ class Stream:
                 num_lanes=num_lanes,
                 window_shards=self._config.window_shards,
                 plan=self._plan,
-                corpus_dir=self._corpus_dir,
+                source=self._source,
                 vocab_size=self.vocab_size,
                 seed=self._seed,
                 state=None if state is None else state[str(index)],
@@ -177,6 +210,7 @@ class Stream:
                     mask_share=self._config.mask_share,
                     random_share=self._config.random_share,
                     vocab_size=self.vocab_size,
+                    word_starts=self._word_starts,
                 )
                 for index, lane in lanes.items()
             ]
@@ -195,6 +229,13 @@ def chosen_languages(manifest: Manifest, config: StreamConfig) -> list[str]:
         UserError: if one is not in the corpus or has no train tokens.
     """
     languages = sorted(set(manifest.languages if config.languages is None else config.languages))
+    for language in config.language_starts:
+        if language not in languages:
+            raise UserError(
+                f"stream.language_starts.{language}: the run does not train on it, but on {', '.join(languages)}"
+            )
+    if languages and min(config.language_starts.get(language, 0.0) for language in languages) > 0:
+        raise UserError("stream.language_starts: no language is there from the start; let one begin at 0")
     for language in languages:
         if language not in manifest.languages:
             raise UserError(
@@ -208,21 +249,6 @@ def chosen_languages(manifest: Manifest, config: StreamConfig) -> list[str]:
     if not languages:
         raise UserError("stream.languages: the corpus has no train shards; build it from more text")
     return languages
-
-
-def check_shards_exist(corpus_dir: Path, shards: Sequence[Shard]) -> None:
-    """Look for every shard by listing each folder once, which is kinder to a network file system than a look at each.
-
-    Raises:
-        UserError: naming the first shard that is missing.
-    """
-    present: dict[Path, set[str]] = {}
-    for shard in shards:
-        folder, name = (corpus_dir / shard.path).parent, Path(shard.path).name
-        if folder not in present:
-            present[folder] = {entry.name for entry in os.scandir(folder)} if folder.is_dir() else set()
-        if name not in present[folder]:
-            raise UserError(f"{corpus_dir / shard.path}: missing shard; copy it there or build the corpus again")
 
 
 def _sum_counts(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:

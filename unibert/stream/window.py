@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +13,7 @@ from unibert.corpus.shards import Block
 from unibert.stream.packing import Packing, Pieces
 from unibert.stream.reader import read_blocks
 from unibert.stream.rows import CLS, PAD, SEP, Rows
+from unibert.stream.source import ShardSource
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ class Window:
         )
 
 
-def load_window(corpus_dir: Path, shards: Iterable[tuple[int, Shard]], vocab_size: int) -> Window:
+def load_window(source: ShardSource, shards: Iterable[tuple[int, Shard]], vocab_size: int) -> Window:
     """Read the shards of (language index, shard) pairs, in order.
 
     Raises:
@@ -71,7 +71,7 @@ def load_window(corpus_dir: Path, shards: Iterable[tuple[int, Shard]], vocab_siz
     origins: list[str] = []
     skipped: dict[str, int] = {}
     for language, shard in shards:
-        sound = list(read_blocks(corpus_dir, shard, vocab_size))
+        sound = list(read_blocks(source, shard, vocab_size))
         if len(sound) < shard.blocks:
             skipped[shard.path] = skipped.get(shard.path, 0) + shard.blocks - len(sound)
         for block in sound:

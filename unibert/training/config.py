@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from unibert.model.config import AdversaryConfig, DistillationConfig, MLMConfig, ModelConfig
 from unibert.schedules import DecayShape, IntegerSchedule, Timeline
-from unibert.stream.config import StreamConfig
+from unibert.stream.config import DELIVERY_KEYS, StreamConfig
 
 
 @dataclass(kw_only=True)
@@ -155,7 +155,7 @@ FREE_KEYS = (
     "training.checkpoint_every",
     "training.keep_checkpoints",
     "training.monitors",
-    "stream.num_workers",
+    *(f"stream.{key}" for key in DELIVERY_KEYS),
 )
 """What may change between the sittings of one run without changing its batches or its objective."""
 

@@ -7,6 +7,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from tqdm import tqdm
 from transformers import AutoTokenizer, PreTrainedModel
 
 from unibert.configuration import read_yaml, to_dict
-from unibert.corpus.manifest import Manifest, verify
+from unibert.corpus.manifest import Manifest, damaged_shards
 from unibert.errors import AgreedError, RankError, UserError
 from unibert.model.encoder import build_masked_lm, freeze, load_masked_lm
 from unibert.model.unibert import StepWeights, UniBERT
@@ -56,6 +57,22 @@ sizes only, and ``unibert corpus verify`` checks the rest."""
 
 LARGEST_CLASS_WEIGHT = 10.0
 """Most that a document of a rare language counts in the discriminator's loss, an average one being 1."""
+
+
+@dataclass(frozen=True)
+class StepCounts:
+    """Of a global batch."""
+
+    masked_tokens: float
+    tokens: float
+    adversary_weight: float
+    """Documents, or tokens, that the discriminator classifies, each by its class's weight."""
+    stopping: bool
+    """Whether a signal has asked any rank to stop."""
+    damaged_blocks: int
+    """Met while the batch was read."""
+    checksum: int
+    """See :meth:`unibert.stream.rows.MaskedRows.checksum`."""
 
 
 def pretrain(config: RunConfig) -> Path:
@@ -106,6 +123,7 @@ class Pretraining:
         )
         self.metrics = MetricsFile(self.run_dir / "metrics.jsonl")
         self.skipped: Counter[str] = Counter()
+        self.damaged_blocks = 0
         self.stop = StopRequest()
 
     def run(self) -> Path:
@@ -122,17 +140,19 @@ class Pretraining:
             done = step.index + 1
             self.skipped.update(rows.skipped)
             batches = rows.micro_batches(self._micro_batch_size(step))
-            weights, stopping = self._step_weights(step, batches)
+            counts = self._count(rows, batches)
+            self._refuse_much_damage(step, counts.damaged_blocks)
+            weights = self._step_weights(step, batches, counts)
             sums, grad_norm = self._optimizer_step(step, batches, weights)
             last = done == len(self.timeline)
             if done % training.log_every == 0 or last:
-                self._log(step, sums, grad_norm)
+                self._log(step, sums, grad_norm, counts.checksum)
             if last or (training.evaluate_every and done % training.evaluate_every == 0):
                 self._log_heldout(done)
-            if last or stopping or done % training.checkpoint_every == 0:
+            if last or counts.stopping or done % training.checkpoint_every == 0:
                 self._save(done, rows.state)
             self.progress_bar.update()
-            if stopping and not last:
+            if counts.stopping and not last:
                 raise Preempted(f"{self.stop.name} received: stopped after step {done}, checkpoint saved")
         self.progress_bar.close()
         if self.is_main:
@@ -146,18 +166,29 @@ class Pretraining:
         """All that a user's mistake can spoil, before the ranks first wait for each other; the ds_config."""
         config, placement = self.config, self.placement
         self.manifest = Manifest.load(config.corpus)
-        if self.is_main:
-            size = sum(shard.size_bytes for shard in self.manifest.shards)
-            verify(config.corpus, digests=size <= DIGESTS_UP_TO_BYTES)
         self.stream = Stream(
             config.corpus, config.stream, seed=config.seed, timeline=self.timeline,
             rank=placement.rank, world_size=placement.world_size,
         )  # fmt: skip
+        if self.is_main and self.stream.shards_folder is not None:
+            self._check_shards(self.stream.shards_folder)
         ds_config = read_ds_config(ds_config_path(config.training.ds_config), placement.device)
         self._check_run_dir()
         self.model = self._build_model()
         check_kernel_paths(self.model, placement.device, training_dtype(ds_config))
         return ds_config
+
+    def _check_shards(self, folder: Path) -> None:
+        """Damage beyond the limit ends the run before it starts; less is told."""
+        size = sum(shard.size_bytes for shard in self.manifest.shards)
+        damaged = damaged_shards(self.manifest, folder, digests=size <= DIGESTS_UP_TO_BYTES)
+        unusable = [problem for shard, problem in damaged if shard.split == "heldout"]
+        limit, blocks = self.stream.damage_limit(0.0), sum(shard.blocks for shard, _ in damaged)
+        if unusable or blocks > limit:
+            first = unusable[0] if unusable else damaged[0][1]
+            raise UserError(f"{first} ({len(damaged)} damaged shards of {blocks} blocks; {limit} may be damaged)")
+        for _, problem in damaged:
+            print(f"unibert: {problem}; its damaged blocks will be left out", file=sys.stderr)
 
     def _check_run_dir(self) -> None:
         """A run folder with a checkpoint must be of the same run."""
@@ -250,6 +281,7 @@ class Pretraining:
         if self.is_main:
             self.metrics.keep_until(step)
             self.skipped.update(state["skipped_blocks"] if state else {})
+        self.damaged_blocks = sum(state["skipped_blocks"].values()) if state else 0
         return step, state["stream"] if state else None
 
     def _save(self, done: int, lanes: dict[str, Any]) -> None:
@@ -298,36 +330,54 @@ class Pretraining:
             progress, warmup=optimizer.warmup, decay=optimizer.decay, shape=optimizer.decay_shape
         )
 
-    def _step_weights(self, step: Step, batches: list[Batch]) -> tuple[StepWeights, bool]:
-        """Counts over the whole global batch, which turn sums into means, and the schedules' values.
-
-        Also whether a signal has asked any rank to stop, which costs no exchange of its own this way.
-        """
-        config, device = self.config, self.placement.device
-        class_weights = self._class_weights(step.progress)
-        counts = torch.zeros(4, dtype=torch.float64)
-        counts[3] = self.stop.requested
+    def _count(self, rows: StepRows, batches: list[Batch]) -> StepCounts:
+        """Sums over the whole global batch, all in one exchange; whether to stop travels along."""
+        config = self.config
+        class_weights = self._class_weights(rows.step.progress)
+        masked = num_tokens = 0
+        adversary_weight = 0.0
         for batch in batches:
             tokens = batch.document_ids >= 0
-            counts[0] += batch.masked_rows.numel()
-            counts[1] += tokens.sum()
+            masked += batch.masked_rows.numel()
+            num_tokens += int(tokens.sum())
             classified = batch.document_languages
             if config.adversary is not None and config.adversary.level == "token":
                 classified = classified[batch.document_ids[tokens]]
-            counts[2] += classified.numel() if class_weights is None else class_weights[classified].sum().double()
-        masked, num_tokens, adversary_weight, stopping = sum_over_ranks(counts.to(device)).tolist()
+            adversary_weight += (
+                classified.numel() if class_weights is None else float(class_weights[classified].sum().double())
+            )
+        # Checksums of 32 bits add up exactly in float64 for two million rows.
+        own = [masked, num_tokens, adversary_weight, self.stop.requested, sum(rows.skipped.values()),
+               rows.rows.checksum()]  # fmt: skip
+        sums = sum_over_ranks(torch.tensor(own, dtype=torch.float64, device=self.placement.device)).tolist()
+        return StepCounts(sums[0], sums[1], sums[2], sums[3] > 0, int(sums[4]), int(sums[5]))
+
+    def _step_weights(self, step: Step, batches: list[Batch], counts: StepCounts) -> StepWeights:
+        """What turns sums into means, and the schedules' values."""
+        config, device = self.config, self.placement.device
+        class_weights = self._class_weights(step.progress)
         reversal = config.adversary.lambda_at(step.progress) if config.adversary else 0.0
-        weights = StepWeights(
+        return StepWeights(
             replicas=self.placement.world_size * len(batches),
-            masked_tokens=max(masked, 1.0),
-            tokens=num_tokens,
-            adversary_weight=adversary_weight,
+            masked_tokens=max(counts.masked_tokens, 1.0),
+            tokens=counts.tokens,
+            adversary_weight=counts.adversary_weight,
             mlm=value_at(config.mlm.weight, step.progress),
             distillation=config.distillation.weight_at(step.progress) if config.distillation else 0.0,
             reversal_lambda=torch.tensor(reversal, device=device),
             class_weights=None if class_weights is None else class_weights.to(device),
         )
-        return weights, stopping > 0
+
+    def _refuse_much_damage(self, step: Step, damaged_blocks: int) -> None:
+        self.damaged_blocks += damaged_blocks
+        limit = self.stream.damage_limit(step.progress)
+        if self.damaged_blocks > limit:
+            shards = ", ".join(sorted(sum(gather_objects(self.skipped), Counter()))[:5])
+            raise AgreedError(
+                f"{self.config.corpus}: {self.damaged_blocks} damaged blocks by step {step.index + 1}, in {shards} and "
+                f"others, are more than stream.max_damaged_share ({self.config.stream.max_damaged_share:g}) allows; "
+                "find them with `unibert corpus verify` and copy them again"
+            )
 
     def _class_weights(self, progress: float) -> torch.Tensor | None:
         """(L,) fp32: a language's weight in the discriminator's loss, the inverse of its share of the documents.
@@ -364,7 +414,7 @@ class Pretraining:
 
     # ---- what is written down ------------------------------------------------------------------------------------
 
-    def _log(self, step: Step, sums: Sums, grad_norm: float) -> None:
+    def _log(self, step: Step, sums: Sums, grad_norm: float, checksum: int) -> None:
         totals = sums.over_ranks()
         config = self.config
         done = step.tokens_before + step.num_tokens
@@ -372,6 +422,7 @@ class Pretraining:
             "step": step.index + 1,
             "tokens": done,
             "progress": done / self.timeline.total_tokens,
+            "batch_checksum": checksum,
             "loss": nine_digits(float(totals["loss"])),
             **prediction_metrics(totals, self.stream.languages),
             **objective_metrics(totals),
