@@ -15,6 +15,7 @@ USAGE = """usage: unibert COMMAND ...
 
   corpus build INPUT ... --output DIR     dumps, JSONL or text to a tokenised, sharded corpus
   corpus verify DIR                       check every shard against the manifest's digests
+  corpus inspect DIR [--run RUN.yaml …]   what it holds, and how often a run would read each language
   pretrain RUN.yaml [--dotted.override …] train a run file or preset; again to continue
   export RUN_DIR [--step N]               a checkpoint to a Hugging Face model
   evaluate MODEL_DIR --retrieval DIR      sentence retrieval and language probe
@@ -93,6 +94,34 @@ def _corpus_verify(words: list[str]) -> None:
     print(f"{options.corpus}: {len(verify(options.corpus).shards)} shards are as the manifest says")
 
 
+def _corpus_inspect(words: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="unibert corpus inspect",
+        usage="unibert corpus inspect [DIR] [--run RUN.yaml [--dotted.override …]] [--output DIR]",
+        description="What a corpus holds and, with a run, what its mixture will do: tokens, shares and epochs of each "
+        "language in each phase. The run's overrides are those of 'unibert pretrain'; its corpus is the default.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--run", metavar="RUN.yaml", help="run file or preset")
+    parser.add_argument("--output", metavar="DIR", type=Path, help="folder for inspect.json, .csv, .png and .svg")
+    corpus = words.pop(0) if words and not words[0].startswith("-") else None
+    options, overrides = parser.parse_known_args(words)
+    config = None
+    if options.run is not None:
+        from unibert.training.config import RunConfig
+
+        overrides += ["--corpus", corpus] if corpus is not None else []
+        config = _parse(RunConfig, "corpus inspect --run", "", [options.run, *overrides], "config")
+        corpus = config.corpus
+    elif overrides:
+        raise UserError(f"{overrides[0]}: overrides belong to a run; name its file or preset with --run")
+    if corpus is None:
+        raise UserError("corpus inspect needs a corpus folder, or a run file that names one: --run RUN.yaml")
+    from unibert.study.inspection import inspect_corpus
+
+    inspect_corpus(corpus, config, options.output)
+
+
 def _pretrain(words: list[str]) -> None:
     from unibert.training.config import RunConfig
 
@@ -156,11 +185,14 @@ def _bench_kernels(words: list[str]) -> None:
 
 def _bench_show(words: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="unibert bench show", description="Table, goals and plot of a benchmark.")
-    parser.add_argument("folder", type=Path, help="where bench kernels wrote results.json")
+    parser.add_argument("folder", type=Path, help="where bench kernels or stream wrote results.json")
     options = parser.parse_args(words)
     from unibert.bench.result_files import read_results, show_results
+    from unibert.bench.stream_results import show_stream_results
 
-    show_results(read_results(options.folder), options.folder)
+    results = read_results(options.folder)
+    show = show_stream_results if results.get("benchmark") == "stream" else show_results
+    show(results, options.folder)
 
 
 def _bench_gpu(words: list[str]) -> None:
@@ -176,6 +208,7 @@ def _bench_gpu(words: list[str]) -> None:
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "corpus build": _corpus_build,
     "corpus verify": _corpus_verify,
+    "corpus inspect": _corpus_inspect,
     "pretrain": _pretrain,
     "export": _export,
     "evaluate": _evaluate,

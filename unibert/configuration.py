@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import difflib
 import itertools
+import re
 import types
 import typing
 from collections.abc import Sequence
@@ -20,7 +21,31 @@ import yaml
 
 from unibert.errors import UserError
 
+_BOOL, _FLOAT, _TIMESTAMP = (f"tag:yaml.org,2002:{kind}" for kind in ("bool", "float", "timestamp"))
 Config = TypeVar("Config")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which ``no`` is a language, ``1e-3`` a number and ``2026-11-22`` a name, as they are in YAML 1.2."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    letter: [(tag, pattern) for tag, pattern in resolvers if tag not in (_BOOL, _FLOAT, _TIMESTAMP)]
+    for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(_BOOL, re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), "tTfF")
+_Loader.add_implicit_resolver(
+    _FLOAT,
+    re.compile(
+        r"""^(?:[-+]?(?:\d[\d_]*\.[\d_]*|\.\d[\d_]*)(?:[eE][-+]?\d+)?
+        |[-+]?\d[\d_]*[eE][-+]?\d+
+        |[-+]?\.(?:inf|Inf|INF)
+        |\.(?:nan|NaN|NAN))$""",
+        re.X,
+    ),
+    "-+.0123456789",
+)
+jsonargparse.set_loader("yaml", lambda text: yaml.load(text, Loader=_Loader), exceptions=(yaml.YAMLError,))
 PRESETS = Path(__file__).parent / "presets"
 
 
@@ -67,7 +92,7 @@ def run_file(name: str) -> Path:
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

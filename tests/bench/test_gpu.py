@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from unibert.bench import gpu
-from unibert.bench.gpu import GpuBenchConfig, Outcome, bench_gpu, compare_curves
+from unibert.bench.attention import AttentionCase, packed_rows, time_paths
+from unibert.bench.gpu import GpuBenchConfig, Outcome, attention_times, bench_gpu, compare_curves
 from unibert.bench.short_training import TrainingSize, train
 from unibert.cli import main
+from unibert.model.config import ModelConfig
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -29,6 +31,30 @@ def test_the_short_training_is_repeatable(name):
     assert len(first["losses"]) == 3
     assert first["losses"] == again["losses"]
     assert first["tokens_per_second"] > 0
+
+
+def test_attention_paths_are_timed_where_they_can_run():
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    case = AttentionCase(model=ModelConfig(config=sizes), rows=2, sequence_length=512)
+    result = time_paths(case, "cpu")
+    assert 0 < result["paths"]["sdpa"]["forward_ms"] < result["paths"]["sdpa"]["both_ms"]
+    line = attention_times(result)
+    assert line.startswith(
+        f"sdpa {result['paths']['sdpa']['both_ms']:.1f} ms, flex failed: ValueError: attention: flex"
+    )
+    assert "varlen failed: ValueError: attention: varlen needs CUDA tensors" in line
+
+
+def test_rows_for_the_attention_paths_are_packed_well_with_documents_of_many_lengths():
+    document_ids, position_ids = packed_rows(64, 2048)
+    assert float((document_ids < 0).float().mean()) < 0.05
+    lengths = document_ids[document_ids >= 0].bincount().float()
+    # A quarter of a log-normal's values is below its median times exp(-0.67 sigma), here 204, a quarter above 785;
+    # cutting at 2048 hardly moves them.
+    assert 150 < float(lengths.quantile(0.25)) < 270
+    assert 600 < float(lengths.quantile(0.75)) < 1000
+    assert lengths.max() == 2048
+    assert position_ids.max() == 2047
 
 
 def test_curves_that_agree_and_that_do_not():

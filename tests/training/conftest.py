@@ -1,6 +1,7 @@
 """A corpus of three made-up languages, and runs on it through the real command line and launcher."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -46,6 +47,12 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
         unigram_entropy=entropy,
     ).save(root)  # fmt: skip
     return root
+
+
+@pytest.fixture
+def own_corpus(corpus: Path, tmp_path: Path) -> Path:
+    """A copy that may be altered."""
+    return Path(shutil.copytree(corpus, tmp_path / "corpus"))
 
 
 @pytest.fixture

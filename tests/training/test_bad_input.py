@@ -1,8 +1,6 @@
 """What users get wrong ends with exit status 1 and one sentence that says how to mend it."""
 
 import json
-import shutil
-from pathlib import Path
 
 import pytest
 import torch
@@ -45,6 +43,16 @@ def test_a_kernel_path_that_the_device_cannot_take(run_file, capsys, key, path):
     assert sentence in refused(capsys, run_file, f"--{key}.path={path}")
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="these paths serve a GPU")
+@pytest.mark.parametrize(
+    ("path", "obstacle"),
+    [("varlen", "needs CUDA tensors, these are on cpu"), ("flex", "has no backward pass on cpu")],
+)
+def test_an_attention_path_that_the_device_cannot_take(run_file, capsys, path, obstacle):
+    sentence = f"model.attention: {path} {obstacle}; take sdpa"
+    assert sentence in refused(capsys, run_file, f"--model.attention={path}")
+
+
 def test_keys_of_the_file(run_file, tmp_path, capsys):
     text = run_file.read_text()
     run_file.write_text(text.replace("log_every", "log_evry"))
@@ -82,11 +90,6 @@ def test_a_ds_config_that_is_not_there(run_file, unibert):
     status, output = unibert("pretrain", str(run_file), "--training.ds_config=zero7")
     assert status == 1
     assert "training.ds_config: zero7 is neither a file nor one of zero0, zero1, zero2, zero3" in output
-
-
-@pytest.fixture
-def own_corpus(corpus: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(corpus, tmp_path / "corpus"))
 
 
 def test_a_missing_shard(run_file, own_corpus, unibert):

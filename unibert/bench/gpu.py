@@ -1,9 +1,10 @@
 """``unibert bench gpu``: everything that wants a CUDA GPU, in one go, each part within ten minutes.
 
-1. correctness: ``tests/kernels`` on the GPU;
+1. correctness: the tests of kernels and attention on the GPU;
 2. kernels: ``unibert bench kernels`` with the preset ``goals``;
-3. training: short trainings with each kernel path, whose loss curves must agree;
-4. trainer: ``unibert pretrain`` on the demo's corpus, with DeepSpeed, where its packages are installed.
+3. attention: times of the attention paths on packed rows;
+4. training: short trainings with each kernel path, whose loss curves must agree;
+5. trainer: ``unibert pretrain`` on the demo's corpus, with DeepSpeed, where its packages are installed.
 
 A part that fails is recorded and does not stop the next; a part that is run again replaces what it left.
 ``summary.json`` in the output folder holds, for each part, ``ok``, ``seconds``, ``summary`` (a line or several) and,
@@ -25,6 +26,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
+from unibert.bench.attention import PRESETS, SEQUENCE_LENGTHS
 from unibert.bench.config import KernelBenchConfig
 from unibert.bench.goals import format_verdict, verdict
 from unibert.bench.gpu_machine import check_gpu_machine
@@ -33,7 +35,8 @@ from unibert.bench.short_training import PATHS
 from unibert.environment import describe_environment
 from unibert.errors import UserError
 
-Part = Literal["correctness", "kernels", "training", "trainer"]
+Part = Literal["correctness", "kernels", "attention", "training", "trainer"]
+TESTS = (Path("tests/kernels"), Path("tests/model/test_attention.py"))
 TRAINER_PACKAGES = ("deepspeed", "webdataset")
 CORPUS_PACKAGES = ("mwxml", "mwparserfromhell", "sentencepiece", "zstandard")
 BROUGHT_CORPUS = Path(".gpu-packages/demo-corpus")
@@ -51,7 +54,7 @@ LATE_STEPS, LATE_TOLERANCE = 20, 2e-2
 class GpuBenchConfig:
     """Which parts, and for how long."""
 
-    parts: list[Part] = field(default_factory=lambda: ["correctness", "kernels", "training", "trainer"])
+    parts: list[Part] = field(default_factory=lambda: ["correctness", "kernels", "attention", "training", "trainer"])
     """In this order."""
 
     minutes: float = 9.0
@@ -89,7 +92,8 @@ def bench_gpu(config: GpuBenchConfig) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{folder}: cannot be made: {error.strerror}") from error
     parts: dict[Part, Callable[[Path, float], Outcome]] = {
-        "correctness": _correctness, "kernels": _kernels, "training": _training, "trainer": _trainer
+        "correctness": _correctness, "kernels": _kernels, "attention": _attention, "training": _training,
+        "trainer": _trainer,
     }  # fmt: skip
     summary: dict[str, Any] = {"format": 1, "environment": environment, "parts": _earlier_parts(folder)}
     for part in config.parts:
@@ -121,11 +125,10 @@ def _earlier_parts(folder: Path) -> dict[str, Any]:
 
 
 def _correctness(folder: Path, seconds: float) -> Outcome:
-    tests = Path("tests/kernels")
-    if find_spec("pytest") is None or not tests.is_dir():
-        return Outcome(False, "not run: pytest or tests/kernels is missing; run from the repository's root")
+    if find_spec("pytest") is None or not all(tests.exists() for tests in TESTS):
+        return Outcome(False, "not run: pytest or the tests are missing; run from the repository's root")
     code, text = _run(
-        [sys.executable, "-m", "pytest", str(tests), "-q", "-m", "not slow", "-p", "no:cacheprovider"],
+        [sys.executable, "-m", "pytest", *map(str, TESTS), "-q", "-m", "not slow", "-p", "no:cacheprovider"],
         seconds, TRITON_INTERPRET="0",
     )  # fmt: skip
     (folder / "correctness.txt").write_text(text, encoding="utf-8")
@@ -145,6 +148,36 @@ def _kernels(folder: Path, seconds: float) -> Outcome:
     counted = f"{sum(goal.met for goal in goals)} of {len(goals)} goals met, {len(ran)} rows measured"
     summary = "\n".join([counted, format_verdict(goals), *broken, *wrong])
     return Outcome(bool(ran) and not broken and not wrong, summary)
+
+
+def _attention(folder: Path, seconds: float) -> Outcome:
+    results: dict[str, Any] = {}
+    end = time.monotonic() + seconds
+    cases = [(preset, length) for preset in PRESETS for length in SEQUENCE_LENGTHS]
+    for number, (preset, length) in enumerate(cases):
+        share = max(20.0, (end - time.monotonic()) / (len(cases) - number))
+        with tempfile.TemporaryDirectory(prefix="unibert-bench-") as temporary:
+            output = Path(temporary) / "attention.json"
+            code, text = _run(
+                [sys.executable, "-m", "unibert.bench.attention", preset, str(length), str(output)], share
+            )
+            result = json.loads(output.read_text()) if code == 0 else {"failed": _last_line(text)}
+        results[f"{preset}, {length} tokens"] = result
+        print(f"  {preset}, {length} tokens: {attention_times(result)}", flush=True)
+    (folder / "attention.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    ok = all("failed" not in result for result in results.values())
+    ok = ok and all("failed" not in timed for result in results.values() for timed in result["paths"].values())
+    return Outcome(ok, "\n".join(f"{name}: {attention_times(result)}" for name, result in results.items()))
+
+
+def attention_times(result: dict[str, Any]) -> str:
+    """A line on one case of the attention part, e.g. "sdpa 61.0 ms, flex 40.2 ms, varlen 35.7 ms"."""
+    if "failed" in result:
+        return f"failed: {result['failed']}"
+    return ", ".join(
+        f"{path} failed: {timed['failed']}" if "failed" in timed else f"{path} {timed['both_ms']:.1f} ms"
+        for path, timed in result["paths"].items()
+    )
 
 
 def _training(folder: Path, seconds: float) -> Outcome:

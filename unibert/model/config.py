@@ -25,6 +25,10 @@ class ModelConfig:
     initialize_layers: list[int] | None = None
     """Which of its layers to take, in order; the student gets as many layers. Default: all."""
 
+    attention: Literal["auto", "sdpa", "flex", "varlen"] = "auto"
+    """How packed documents are kept apart, for student and teacher: ``sdpa`` with masks on any device, ``flex`` with
+    block masks, ``varlen`` without masks, on CUDA in bf16 or fp16. ``auto`` is varlen where that works, else sdpa."""
+
     def __post_init__(self) -> None:
         if self.initialize_layers is not None and self.initialize_from is None:
             raise ValueError("model.initialize_layers: needs model.initialize_from, the folder to take layers from")

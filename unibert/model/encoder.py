@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedConfig, Pre
 from transformers.utils import logging as transformers_logging
 
 from unibert.errors import UserError
-from unibert.model.attention import document_attention_mask
+from unibert.model.attention import PackedDocuments, choose_attention_path, take_attention_path
 from unibert.model.config import ModelConfig
 
 # Loading and saving compact models takes a moment; a bar for each would only break up the run's own.
@@ -65,32 +65,48 @@ def attention_projections(model: PreTrainedModel, layer: int) -> list[nn.Linear]
 
 
 def encode(
-    model: PreTrainedModel, input_ids: Tensor, position_ids: Tensor, document_ids: Tensor, *, hidden_states: bool
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    position_ids: Tensor,
+    documents: PackedDocuments,
+    *,
+    hidden_states: bool,
+    attention: str = "auto",
 ) -> tuple[Tensor, ...]:
     """Hidden states of packed rows, documents apart.
 
     Args:
-        model: a masked language model; only its encoder runs.
+        model: a masked language model; only its encoder runs. It keeps the attention path that it is given here.
         input_ids: (B, S) int64.
         position_ids: (B, S) int64, from 0 in every document.
-        document_ids: (B, S) int64, -1 on padding.
+        documents: where they lie in the rows.
         hidden_states: return every layer's, else only the last.
+        attention: one of `unibert.model.attention.ATTENTION_PATHS`.
 
     Returns:
         (B, S, H) tensors: embedding output, then each layer's, the last one normalised as the head sees it.
+
+    Raises:
+        ValueError: if the model cannot take the attention path.
     """
     if model.config.model_type in ("roberta", "xlm-roberta"):
         # These count positions from the padding id on.
         position_ids = position_ids + model.config.pad_token_id + 1
+    path = choose_attention_path(attention, model, input_ids.device, _computing_dtype(model, input_ids.device))
     output = model.base_model(
         input_ids=input_ids,
         position_ids=position_ids,
-        attention_mask=document_attention_mask(document_ids, model.config),
         output_hidden_states=hidden_states,
+        **take_attention_path(path, model, documents),
     )
     if not hidden_states:
         return (output.last_hidden_state,)
     return (*output.hidden_states[:-1], output.last_hidden_state)
+
+
+def _computing_dtype(model: PreTrainedModel, device: torch.device) -> torch.dtype:
+    """The dtype of the products: autocast's where that is on, else the weights'."""
+    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else model.dtype
 
 
 def build_masked_lm(config: ModelConfig, vocab_size: int, sequence_length: int) -> PreTrainedModel:

@@ -16,6 +16,7 @@ from unibert_kernels import (
 )
 
 from unibert.errors import UserError
+from unibert.model.attention import PackedDocuments
 from unibert.model.config import AdversaryConfig, DistillationConfig, MLMConfig
 from unibert.model.distillation import AttentionProjections, hidden_loss, relation_loss
 from unibert.model.encoder import encode, head_features
@@ -58,6 +59,7 @@ class UniBERT(nn.Module):
         mlm, adversary, distillation: the objectives' settings; None leaves an objective out.
         teacher: frozen masked language model with the student's vocabulary, needed by ``distillation``; it stays
             outside this module's parameters.
+        attention: the path by which student and teacher keep packed documents apart, see `unibert.model.attention`.
 
     Raises:
         UserError: if teacher and student do not fit together.
@@ -72,6 +74,7 @@ class UniBERT(nn.Module):
         adversary: AdversaryConfig | None = None,
         distillation: DistillationConfig | None = None,
         teacher: PreTrainedModel | None = None,
+        attention: str = "auto",
     ) -> None:
         super().__init__()
         self.masked_lm = masked_lm
@@ -79,6 +82,7 @@ class UniBERT(nn.Module):
         self.mlm = mlm
         self.adversary = adversary
         self.distillation = distillation
+        self.attention = attention
         # A tuple hides the teacher from nn.Module, which would train, shard and save it.
         self._teacher = (teacher,)
         if adversary is not None:
@@ -123,6 +127,11 @@ class UniBERT(nn.Module):
         if config.hidden and width != teacher_width:
             self.hidden_projection = nn.Linear(width, teacher_width)
 
+    @property
+    def teacher(self) -> PreTrainedModel | None:
+        """The teacher, which is no submodule."""
+        return self._teacher[0]
+
     @staticmethod
     def _check_layer(model: PreTrainedModel, layer: int, key: str) -> None:
         depth = model.config.num_hidden_layers
@@ -145,16 +154,18 @@ class UniBERT(nn.Module):
         ``adversary`` (nats, class-weighted), ``adversary_weight``, ``classified``, ``classified_correct``, ``logits``,
         ``relations``, ``hidden``, ``tokens``; and ``mlm_by_language`` (L, 3): loss, count and hits.
         """
+        documents = PackedDocuments(batch.document_ids, batch.cumulative_lengths, batch.max_length)
         states = encode(
             self.masked_lm,
             batch.input_ids,
             batch.position_ids,
-            batch.document_ids,
+            documents,
             hidden_states=self._needs_all_states,
+            attention=self.attention,
         )
         tokens = (batch.document_ids >= 0).sum().float()
         sums: dict[str, Tensor] = {"tokens": tokens}
-        total = self._prediction_losses(batch, states, weights, sums)
+        total = self._prediction_losses(batch, documents, states, weights, sums)
         if self.adversary is not None:
             total = total + self._adversary_loss(batch, states, weights, sums)
         return Objectives(total * weights.replicas, sums)
@@ -167,7 +178,12 @@ class UniBERT(nn.Module):
         )
 
     def _prediction_losses(
-        self, batch: Batch, states: tuple[Tensor, ...], weights: StepWeights, sums: dict[str, Tensor]
+        self,
+        batch: Batch,
+        documents: PackedDocuments,
+        states: tuple[Tensor, ...],
+        weights: StepWeights,
+        sums: dict[str, Tensor],
     ) -> Tensor:
         """MLM and distillation, which share the masked positions."""
         rows = batch.masked_rows
@@ -175,10 +191,10 @@ class UniBERT(nn.Module):
         features = head_features(self.masked_lm, states[-1].flatten(0, 1)[rows])
         labels = batch.labels.flatten()[rows]
         lang_ids = batch.document_languages[batch.document_ids.flatten()[rows]]
-        config, teacher = self.distillation, self._teacher[0]
+        config, teacher = self.distillation, self.teacher
         if config is None or teacher is None or not weights.distillation:
             return self._mlm_loss(features, labels, lang_ids, weights, sums)
-        teacher_states, taught = self._ask(teacher, config, batch)
+        teacher_states, taught = self._ask(teacher, config, batch, documents)
         if config.logits:
             teacher_decoder = teacher.get_output_embeddings()
             output = distillation_loss(
@@ -205,13 +221,15 @@ class UniBERT(nn.Module):
         sums |= _prediction_sums(output)
         return weights.mlm * output.loss * (output.count / weights.masked_tokens)
 
-    @staticmethod
     @torch.no_grad()
-    def _ask(teacher: PreTrainedModel, config: DistillationConfig, batch: Batch) -> tuple[tuple[Tensor, ...], Tensor]:
+    def _ask(
+        self, teacher: PreTrainedModel, config: DistillationConfig, batch: Batch, documents: PackedDocuments
+    ) -> tuple[tuple[Tensor, ...], Tensor]:
         """The teacher's hidden states and its head's features of the masked positions."""
         states = encode(
-            teacher, batch.input_ids, batch.position_ids, batch.document_ids, hidden_states=config.teacher_layer != -1
-        )
+            teacher, batch.input_ids, batch.position_ids, documents,
+            hidden_states=config.teacher_layer != -1, attention=self.attention,
+        )  # fmt: skip
         return states, head_features(teacher, states[-1].flatten(0, 1)[batch.masked_rows])
 
     def _state_losses(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -71,8 +72,10 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """The batch with its tensors on ``device``; copies from pinned memory do not block."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
-        return replace(self, **{name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()})
+        moved: dict[str, Any] = {
+            name: value.to(device, non_blocking=True) for name, value in values.items() if isinstance(value, Tensor)
+        }
+        return replace(self, **moved)
 
     def digest(self) -> str:
         """SHA-256 (hex) of what the model learns from: inputs, labels, documents and languages."""

@@ -51,8 +51,17 @@ def produce_in_processes(produce: Producer[Part], lanes: Sequence[int], num_proc
                 yield parts
                 parts = []
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
+        refuse_killed_process(error)
+        raise
+
+
+def refuse_killed_process(error: RuntimeError) -> None:
+    """Say so if ``error`` is torch's word that a loader process was killed; it may come up in any line of the parent.
+
+    Raises:
+        UserError: in that case.
+    """
+    if "DataLoader worker" in str(error):
         raise UserError(
             "a loader process was killed, most likely for memory; lower stream.num_workers or stream.window_shards"
         ) from error

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from unibert.corpus.manifest import Manifest, Shard
 from unibert.errors import UserError
 from unibert.schedules import Schedule, value_at
+from unibert.stream.config import StreamConfig
 from unibert.stream.randomness import Purpose, permutation, random_words
 
 FRAME_TOKENS = 2
@@ -96,15 +97,21 @@ class Plan:
         weights = self._tokens ** value_at(self._exponent, progress) * (self._starts <= progress)
         return weights / weights.sum()
 
+    def pieces_per_document(self, sequence_length: int) -> Floats:
+        """Pieces that a batch counts of a document of each language, on average, (L,).
+
+        With exponentially distributed lengths of mean m, a document gives 1 / (1 - exp(-c / m)) pieces of at most c
+        tokens.
+        """
+        return 1 / -np.expm1(-(sequence_length - FRAME_TOKENS) / (self._tokens / self._documents))
+
     def document_shares(self, progress: float, sequence_length: int) -> Floats:
         """Expected share of each language in a batch's documents, caps left aside, (L,).
 
-        A batch counts the pieces of a cut document each. With exponentially distributed lengths of mean m, a
-        document gives 1 / (1 - exp(-c / m)) pieces of at most c tokens.
+        A batch counts the pieces of a cut document each.
         """
-        mean = self._tokens / self._documents
-        pieces = 1 / -np.expm1(-(sequence_length - FRAME_TOKENS) / mean)
-        shares = self.mixture(progress) / mean * pieces
+        documents_per_token = self._documents / self._tokens
+        shares = self.mixture(progress) * documents_per_token * self.pieces_per_document(sequence_length)
         return shares / shares.sum()
 
     def epochs(self, progress: float) -> Floats:
@@ -186,6 +193,19 @@ class Plan:
         self._in_mixture[:] = True
         self._caps[:] = np.inf
         self._lag[:] = 0
+
+
+def plan_of(manifest: Manifest, languages: Sequence[str], config: StreamConfig, *, seed: int, run_tokens: int) -> Plan:
+    """The plan of a run with this configuration."""
+    return Plan(
+        manifest,
+        languages,
+        seed=seed,
+        run_tokens=run_tokens,
+        exponent=config.sampling_exponent,
+        starts=[config.language_starts.get(language, 0.0) for language in languages],
+        max_epochs=config.max_epochs,
+    )
 
 
 def _framed_tokens(shard: Shard) -> int:

@@ -20,7 +20,7 @@ from unibert.stream.config import DELIVERY_KEYS, StreamConfig
 from unibert.stream.lane import Lane
 from unibert.stream.loader_processes import produce_in_processes
 from unibert.stream.masking import mask
-from unibert.stream.plan import FRAME_TOKENS, Floats, Plan
+from unibert.stream.plan import FRAME_TOKENS, Floats, plan_of
 from unibert.stream.randomness import Purpose
 from unibert.stream.rows import MaskedRows
 from unibert.stream.source import ShardSource, check_shards_exist
@@ -101,19 +101,10 @@ class Stream:
                     f"training.sequence_length: {phase.sequence_length} leaves no room between <s> and </s>; raise it"
                 )
         train_shards = [shard for language in self.languages for shard in self.manifest.of(language)]
-        self._train_tokens = sum(shard.tokens for shard in train_shards)
         self._train_blocks = sum(shard.blocks for shard in train_shards)
         self._source = ShardSource(self._corpus_dir, config)
         check_shards_exist(self._source, train_shards)
-        self._plan = Plan(
-            self.manifest,
-            self.languages,
-            seed=seed,
-            run_tokens=timeline.total_tokens,
-            exponent=config.sampling_exponent,
-            starts=[config.language_starts.get(language, 0.0) for language in self.languages],
-            max_epochs=config.max_epochs,
-        )
+        self._plan = plan_of(self.manifest, self.languages, config, seed=seed, run_tokens=timeline.total_tokens)
         self._plan.check_supply(config.lanes)
         self._word_starts = word_starts(self._corpus_dir, self.vocab_size) if config.whole_words else None
         lanes_per_rank = config.lanes // world_size
@@ -132,11 +123,10 @@ class Stream:
         """Where the shards lie; None if a server gives them."""
         return self._source.folder
 
-    def damage_limit(self, progress: float) -> int:
-        """Damaged blocks that the run may have met by ``progress``: ``max_damaged_share`` of the train split or, once
-        the run has read more than that, of what it has read."""
-        epochs = progress * self._timeline.total_tokens / self._train_tokens
-        return ceil(self._config.max_damaged_share * self._train_blocks * max(1.0, epochs))
+    @property
+    def damage_limit(self) -> int:
+        """How many blocks of the train split may be damaged, ``max_damaged_share`` of them."""
+        return ceil(self._config.max_damaged_share * self._train_blocks)
 
     def document_shares(self, progress: float) -> Floats:
         """Expected share of each language in the documents of a batch at ``progress``, (L,); caps left aside."""

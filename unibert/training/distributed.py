@@ -144,3 +144,18 @@ def agree(error: UserError | None) -> None:
     if len(ranks) == 1 and len(next(iter(ranks.values()))) == dist.get_world_size():
         raise AgreedError(next(iter(ranks)))
     raise AgreedError("; ".join(f"rank {', '.join(map(str, who))}: {what}" for what, who in ranks.items()))
+
+
+def refuse_lost_ranks(error: RuntimeError) -> None:
+    """Say so if ``error`` is a collective's word that other ranks are gone or do not answer.
+
+    Raises:
+        UserError: in that case.
+    """
+    if isinstance(error, dist.DistError) or "gloo" in str(error):
+        late = "Timed out" in str(error) or "timeout" in str(error).lower()
+        raise UserError(
+            f"another rank did not answer for {COLLECTIVE_TIMEOUT.total_seconds():.0f} s and hangs"
+            if late
+            else "another rank has ended; it says why, or its machine or the system killed it"
+        ) from error

@@ -1,4 +1,4 @@
-"""Which implementation of the losses a run takes: checked before it starts, said once it is chosen."""
+"""Which implementation of losses and attention a run takes: checked before it starts, said once it is chosen."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import torch
 from unibert_kernels.paths import choose_head_path, choose_path, default_workspace
 
 from unibert.errors import UserError
+from unibert.model import attention
+from unibert.model.attention import choose_attention_path
 from unibert.model.unibert import UniBERT
 
 
@@ -30,6 +32,10 @@ def check_kernel_paths(model: UniBERT, device: torch.device, dtype: torch.dtype)
             choose_head_path(
                 "distillation_loss", model.distillation.path, "store-teacher", workspace, 0, states, states
             )
+        key = "model"
+        choose_attention_path(model.attention, model.masked_lm, device, dtype)
+        if model.teacher is not None:
+            choose_attention_path(model.attention, model.teacher, device, model.teacher.dtype)
         if model.adversary is not None and model.adversary.path != "auto":
             key = "adversary"
             choose_path("adversary_loss", model.adversary.path, "fused", states)
@@ -38,11 +44,12 @@ def check_kernel_paths(model: UniBERT, device: torch.device, dtype: torch.dtype)
 
 
 def announce_kernel_paths() -> None:
-    """From now on print which path each loss takes, a line each, on stderr."""
-    logger = logging.getLogger("unibert_kernels")
-    if not logger.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("unibert: %(message)s"))
-        logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
+    """From now on print which path each loss and attention take, a line each, on stderr."""
+    for name in ("unibert_kernels", attention.__name__):
+        logger = logging.getLogger(name)
+        if not logger.handlers:
+            handler = logging.StreamHandler()
+            handler.setFormatter(logging.Formatter("unibert: %(message)s"))
+            logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False

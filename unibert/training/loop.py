@@ -24,9 +24,11 @@ from unibert.model.encoder import build_masked_lm, freeze, load_masked_lm
 from unibert.model.unibert import StepWeights, UniBERT
 from unibert.schedules import Step, learning_rate_factor, value_at
 from unibert.stream import Batch, StepRows, Stream
+from unibert.stream.forecast import mixing_warning
+from unibert.stream.loader_processes import refuse_killed_process
 from unibert.training.checkpoints import Checkpoints, complete_checkpoints
 from unibert.training.config import RunConfig, first_difference
-from unibert.training.distributed import Placement, agree, gather_objects, join, sum_over_ranks
+from unibert.training.distributed import Placement, agree, gather_objects, join, refuse_lost_ranks, sum_over_ranks
 from unibert.training.engine import (
     build_engine,
     ds_config_path,
@@ -88,6 +90,13 @@ def pretrain(config: RunConfig) -> Path:
     placement = join()
     try:
         return Pretraining(config, placement).run()
+    except RuntimeError as error:
+        try:
+            refuse_killed_process(error)
+            refuse_lost_ranks(error)
+        except UserError as mistake:
+            raise RankError(f"rank {placement.rank}: {mistake}") from error
+        raise
     finally:
         dist.destroy_process_group()
 
@@ -123,7 +132,7 @@ class Pretraining:
         )
         self.metrics = MetricsFile(self.run_dir / "metrics.jsonl")
         self.skipped: Counter[str] = Counter()
-        self.damaged_blocks = 0
+        self.damage: dict[str, int] = {}
         self.stop = StopRequest()
 
     def run(self) -> Path:
@@ -141,7 +150,8 @@ class Pretraining:
             self.skipped.update(rows.skipped)
             batches = rows.micro_batches(self._micro_batch_size(step))
             counts = self._count(rows, batches)
-            self._refuse_much_damage(step, counts.damaged_blocks)
+            if counts.damaged_blocks:
+                self._refuse_much_damage(step, rows.skipped)
             weights = self._step_weights(step, batches, counts)
             sums, grad_norm = self._optimizer_step(step, batches, weights)
             last = done == len(self.timeline)
@@ -183,7 +193,7 @@ class Pretraining:
         size = sum(shard.size_bytes for shard in self.manifest.shards)
         damaged = damaged_shards(self.manifest, folder, digests=size <= DIGESTS_UP_TO_BYTES)
         unusable = [problem for shard, problem in damaged if shard.split == "heldout"]
-        limit, blocks = self.stream.damage_limit(0.0), sum(shard.blocks for shard, _ in damaged)
+        limit, blocks = self.stream.damage_limit, sum(shard.blocks for shard, _ in damaged)
         if unusable or blocks > limit:
             first = unusable[0] if unusable else damaged[0][1]
             raise UserError(f"{first} ({len(damaged)} damaged shards of {blocks} blocks; {limit} may be damaged)")
@@ -215,15 +225,8 @@ class Pretraining:
             raise RankError(f"run_dir: {self.run_dir} cannot be written ({error.strerror}); choose another") from error
 
     def _warn_of_poor_mixing(self) -> None:
-        """A batch can hold no more languages than the lanes' windows hold shards."""
-        stream, num_languages = self.config.stream, len(self.stream.languages)
-        mixed = stream.lanes * stream.window_shards
-        if mixed < num_languages:
-            print(
-                f"unibert: {stream.lanes} lanes of {stream.window_shards} shards mix at most {mixed} of the corpus's "
-                f"{num_languages} languages at a time; raise stream.window_shards or stream.lanes",
-                file=sys.stderr,
-            )
+        if warning := mixing_warning(self.config.stream, len(self.stream.languages)):
+            print(f"unibert: {warning}", file=sys.stderr)
 
     def _build_model(self) -> UniBERT:
         config = self.config
@@ -236,6 +239,7 @@ class Pretraining:
             adversary=config.adversary,
             distillation=config.distillation,
             teacher=self._load_teacher(),
+            attention=config.model.attention,
         )
 
     def _load_teacher(self) -> PreTrainedModel | None:
@@ -281,13 +285,14 @@ class Pretraining:
         if self.is_main:
             self.metrics.keep_until(step)
             self.skipped.update(state["skipped_blocks"] if state else {})
-        self.damaged_blocks = sum(state["skipped_blocks"].values()) if state else 0
+        self.damage = state["damage"] if state else {}
         return step, state["stream"] if state else None
 
     def _save(self, done: int, lanes: dict[str, Any]) -> None:
         merged = {lane: state for part in gather_objects(lanes) for lane, state in part.items()}
         skipped = sum(gather_objects(self.skipped), Counter())
-        state = {"stream": merged, "corpus": self.manifest.fingerprint, "skipped_blocks": dict(skipped)}
+        state = {"stream": merged, "corpus": self.manifest.fingerprint, "skipped_blocks": dict(skipped),
+                 "damage": self.damage}  # fmt: skip
         self.checkpoints.save(self.engine, done, state)
 
     # ---- one step ----------------------------------------------------------------------------------------------
@@ -368,15 +373,18 @@ class Pretraining:
             class_weights=None if class_weights is None else class_weights.to(device),
         )
 
-    def _refuse_much_damage(self, step: Step, damaged_blocks: int) -> None:
-        self.damaged_blocks += damaged_blocks
-        limit = self.stream.damage_limit(step.progress)
-        if self.damaged_blocks > limit:
-            shards = ", ".join(sorted(sum(gather_objects(self.skipped), Counter()))[:5])
+    def _refuse_much_damage(self, step: Step, skipped: dict[str, int]) -> None:
+        """``skipped`` counts a shard's damage each time it is read, the limit counts it once."""
+        blocks = {shard.path: shard.blocks for shard in self.manifest.shards}
+        met = sum(map(Counter, gather_objects(skipped)), Counter())
+        for path, count in met.items():
+            self.damage[path] = max(self.damage.get(path, 0), min(count, blocks[path]))
+        damaged, limit = sum(self.damage.values()), self.stream.damage_limit
+        if damaged > limit:
             raise AgreedError(
-                f"{self.config.corpus}: {self.damaged_blocks} damaged blocks by step {step.index + 1}, in {shards} and "
-                f"others, are more than stream.max_damaged_share ({self.config.stream.max_damaged_share:g}) allows; "
-                "find them with `unibert corpus verify` and copy them again"
+                f"{self.config.corpus}: {damaged} damaged blocks by step {step.index + 1}, the latest in "
+                f"{min(met)}; stream.max_damaged_share ({self.config.stream.max_damaged_share:g}) allows {limit}; find "
+                "them with `unibert corpus verify` and copy them again"
             )
 
     def _class_weights(self, progress: float) -> torch.Tensor | None:

@@ -1,0 +1,48 @@
+"""What a run file says is what the run gets."""
+
+from pathlib import Path
+
+import pytest
+
+from unibert.configuration import parse, parser_for, read_yaml
+from unibert.training.config import RunConfig
+
+RUN = """
+run_dir: 2026-11-22
+corpus: corpus
+training: {tokens: 2_000_000}
+stream:
+  languages: [no, sv, on]
+  language_starts: {no: 0.5}
+  whole_words: true
+optimizer: {learning_rate: 1e-3, eps: .5, weight_decay: 1E2}
+"""
+
+
+@pytest.mark.parametrize("given", ["in the file", "on the command line"])
+def test_names_stay_names_and_numbers_numbers(tmp_path: Path, given: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(RUN if given == "in the file" else "run_dir: a\ncorpus: corpus\ntraining: {tokens: 1}\n")
+    overrides = [
+        "--run_dir=2026-11-22", "--training.tokens=2_000_000", "--stream.languages=[no, sv, on]",
+        "--stream.language_starts={no: 0.5}", "--stream.whole_words=true", "--optimizer.learning_rate=1e-3",
+        "--optimizer.eps=.5", "--optimizer.weight_decay=1E2",
+    ]  # fmt: skip
+    words = ["--config", str(path), *(overrides if given != "in the file" else [])]
+    config = parse(parser_for(RunConfig, "test", ""), RunConfig, words)
+    assert config.run_dir == "2026-11-22"
+    assert config.training.tokens == 2_000_000
+    assert config.stream.languages == ["no", "sv", "on"]
+    assert config.stream.language_starts == {"no": 0.5}
+    assert config.stream.whole_words is True
+    optimizer = config.optimizer
+    assert (optimizer.learning_rate, optimizer.eps, optimizer.weight_decay) == (1e-3, 0.5, 100.0)
+
+
+def test_files_are_read_as_options_are(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(RUN)
+    content = read_yaml(path)
+    assert content["run_dir"] == "2026-11-22"
+    assert content["stream"]["languages"] == ["no", "sv", "on"]
+    assert content["optimizer"] == {"learning_rate": 1e-3, "eps": 0.5, "weight_decay": 100.0}

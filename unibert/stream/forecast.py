@@ -1,0 +1,254 @@
+"""What a run will read, counted from its plan before it starts."""
+
+from __future__ import annotations
+
+import math
+import os
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from unibert.corpus.manifest import Manifest
+from unibert.errors import UserError
+from unibert.schedules import Schedule, Timeline, value_at
+from unibert.stream.config import StreamConfig
+from unibert.stream.plan import FRAME_TOKENS, Floats, plan_of
+from unibert.stream.stream import chosen_languages
+
+WORTHWHILE_EPOCHS = 4.0
+"""Text read up to about four times is nearly as good as new text, and each further time adds less (Muennighoff et al.
+2023, arXiv 2305.16264; measured with decoders on English)."""
+
+MOST_PHASES = 5
+"""As many as a table has room for."""
+
+_APART = 0.005
+"""Share of the run below which two changes count as one."""
+
+Integers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """A stretch of the run over which its schedules hold still, or slope without a bend."""
+
+    start: float
+    """Progress."""
+    end: float
+    exponents: tuple[float, float]
+    """Sampling exponent at the start and just before the end."""
+    num_sequences: int
+    """Of a step halfway."""
+    sequence_length: int
+    tokens: Integers
+    """Drawn in the phase, of each language, (L,)."""
+    epochs: Floats
+    """Times each language has been drawn by the end of the phase, since the run began, (L,)."""
+    documents_per_batch: Floats
+    """Of each language, expected halfway, the pieces of a cut document counted each, caps left aside, (L,)."""
+
+    @property
+    def shares(self) -> Floats:
+        """Of each language in the tokens drawn in the phase, (L,)."""
+        return self.tokens / max(1, self.tokens.sum())
+
+
+class Forecast:
+    """The draws of a run's plan, counted by language.
+
+    Tokens include the two that frame each document, and a draw that crosses a bound is divided there, so that phases
+    add up to the run. Epochs count draws as wholes, as :meth:`Plan.epochs` does. A run pads a percent or two of its
+    tokens, so it gets that much less far in its plan than these figures say.
+
+    Args:
+        manifest: the corpus.
+        config: the run file's ``stream`` section.
+        seed: of the run.
+        timeline: batch size and sequence length of every step.
+
+    Raises:
+        UserError: if the configuration's languages do not fit the corpus, or a sequence holds no text.
+    """
+
+    def __init__(self, manifest: Manifest, config: StreamConfig, *, seed: int, timeline: Timeline) -> None:
+        self.languages = chosen_languages(manifest, config)
+        self.run_tokens = timeline.total_tokens
+        self._config, self._timeline = config, timeline
+        shards = [manifest.of(language) for language in self.languages]
+        self._shard_counts = np.array([len(of_language) for of_language in shards])
+        self._tokens = np.array([sum(shard.tokens for shard in of_language) for of_language in shards])
+        self._documents = np.array([sum(shard.documents for shard in of_language) for of_language in shards])
+        shortest = min(phase.sequence_length for phase in timeline.phases())
+        if shortest <= FRAME_TOKENS:
+            raise UserError(f"training.sequence_length: {shortest} leaves no room between <s> and </s>; raise it")
+        self._plan = plan_of(manifest, self.languages, config, seed=seed, run_tokens=self.run_tokens)
+        self._draws, self._bounds = self._draw()
+
+    @property
+    def num_draws(self) -> int:
+        """Shards that the run reads, repeats included."""
+        return len(self._draws)
+
+    @property
+    def max_epochs(self) -> float | None:
+        """The configuration's."""
+        return self._config.max_epochs
+
+    @property
+    def natural_shares(self) -> Floats:
+        """Of each language in the train tokens of the run's languages, (L,)."""
+        return self._tokens / self._tokens.sum()
+
+    @cached_property
+    def tokens(self) -> Integers:
+        """Drawn of each language over the run, (L,); together the tokens of the run."""
+        return self.tokens_between(0.0, 1.0)
+
+    @cached_property
+    def epochs(self) -> Floats:
+        """Times each language is drawn over the run, (L,)."""
+        return self.epochs_at(1.0)
+
+    def tokens_between(self, start: float, end: float) -> Integers:
+        """Tokens of each language drawn from progress ``start`` to ``end``, (L,)."""
+        sizes = np.diff(self._bounds.clip(round(start * self.run_tokens), round(end * self.run_tokens)))
+        return np.bincount(self._draws, weights=sizes, minlength=len(self.languages)).astype(np.int64)
+
+    def epochs_at(self, progress: float) -> Floats:
+        """Times each language has been drawn when the plan is at ``progress``, (L,); whole numbers are whole epochs."""
+        end = int(np.searchsorted(self._bounds[:-1], progress * self.run_tokens))
+        return np.bincount(self._draws[:end], minlength=len(self.languages)) / self._shard_counts
+
+    @cached_property
+    def phases(self) -> list[Phase]:
+        """The run between the bounds of its schedules, at most :data:`MOST_PHASES`."""
+        return [self._phase(start, end) for start, end in pairwise(phase_bounds(self._config, self._timeline))]
+
+    @cached_property
+    def first_read(self) -> dict[str, float]:
+        """Progress at which each language is first drawn; what the run never reads has no entry."""
+        languages, first = np.unique(self._draws, return_index=True)
+        return {self.languages[language]: self._progress(draw) for language, draw in zip(languages, first, strict=True)}
+
+    @cached_property
+    def reached_cap(self) -> dict[str, float]:
+        """Progress at which languages have been drawn ``max_epochs`` times and leave the mixture, first to last."""
+        if self._config.max_epochs is None:
+            return {}
+        reached = {}
+        for language, num_shards in enumerate(self._shard_counts):
+            last = math.floor(num_shards * self._config.max_epochs) - 1
+            draws = np.flatnonzero(self._draws == language)
+            if len(draws) > last:
+                reached[self.languages[language]] = min(1.0, self._progress(int(draws[last]) + 1))
+        return dict(sorted(reached.items(), key=lambda entry: entry[1]))
+
+    @property
+    def repeated_much(self) -> dict[str, float]:
+        """Languages read more than :data:`WORTHWHILE_EPOCHS` times, most often first, with their epochs."""
+        epochs = dict(zip(self.languages, self.epochs.tolist(), strict=True))
+        much = {code: times for code, times in epochs.items() if times > WORTHWHILE_EPOCHS}
+        return dict(sorted(much.items(), key=lambda entry: -entry[1]))
+
+    @cached_property
+    def languages_at_a_time(self) -> tuple[int, float, int]:
+        """Languages among the shards that all lanes hold at a time: fewest, median and most over the run."""
+        held = min(self._config.lanes * self._config.window_shards, self.num_draws)
+        windows = np.sort(self._draws[: self.num_draws // held * held].reshape(-1, held))
+        counts = 1 + (np.diff(windows) > 0).sum(axis=1)
+        return int(counts.min()), float(np.median(counts)), int(counts.max())
+
+    @cached_property
+    def shortage(self) -> str | None:
+        """Why ``max_epochs`` leaves too little text for the run, in a sentence that mends it; None if it doesn't."""
+        try:
+            self._plan.check_supply(self._config.lanes)
+        except UserError as error:
+            return str(error)
+        return None
+
+    def _draw(self) -> tuple[npt.NDArray[np.int16], Integers]:
+        """Language of every draw, (D,), and the framed tokens before each and after the last, (D + 1,)."""
+        languages, bounds = array("h"), array("q", [0])
+        with tqdm(
+            total=self.run_tokens, desc="planning", unit="token", unit_scale=True, leave=False, delay=1,
+            disable=not os.isatty(2),
+        ) as bar:  # fmt: skip
+            while bounds[-1] < self.run_tokens:
+                draw = self._plan[len(languages)]
+                tokens = draw.shard.tokens + FRAME_TOKENS * draw.shard.documents
+                languages.append(draw.language)
+                bounds.append(bounds[-1] + tokens)
+                bar.update(tokens)
+        return np.array(languages), np.array(bounds)
+
+    def _progress(self, draw: int) -> float:
+        return float(self._bounds[draw] / self.run_tokens)
+
+    def _phase(self, start: float, end: float) -> Phase:
+        middle, exponent = (start + end) / 2, self._config.sampling_exponent
+        step = [step for step in self._timeline.phases() if step.progress <= middle][-1]
+        shares = self._plan.document_shares(middle, step.sequence_length)
+        pieces = self._documents * self._plan.pieces_per_document(step.sequence_length)
+        framed_piece = self._tokens / pieces + FRAME_TOKENS
+        return Phase(
+            start=start,
+            end=end,
+            exponents=(value_at(exponent, start), value_at(exponent, math.nextafter(end, 0))),
+            num_sequences=step.num_sequences,
+            sequence_length=step.sequence_length,
+            tokens=self.tokens_between(start, end),
+            epochs=self.epochs_at(end),
+            documents_per_batch=shares * step.num_tokens / (shares * framed_piece).sum(),
+        )
+
+
+def phase_bounds(config: StreamConfig, timeline: Timeline) -> list[float]:
+    """Progress where the mixture, the batch size or the sequence length changes its course, from 0 to 1.
+
+    Stretches over which the exponent slopes are halved where there is room; the shortest stretches are joined to a
+    neighbour where there is none.
+    """
+    points = {0.0, 1.0, *_points(config.sampling_exponent), *config.language_starts.values()}
+    steps = [step.progress for step in timeline.phases()]
+    # Batches change at the step next to a point of their schedule; where another has that point, it stands for both.
+    apart = [step for step in steps if min(abs(step - point) for point in points) >= _APART]
+    found = _joined(sorted({*points, *apart}))
+    halves = [(start + end) / 2 for start, end in pairwise(found) if _slopes(config.sampling_exponent, start, end)]
+    return sorted([*found, *halves]) if len(found) + len(halves) <= MOST_PHASES + 1 else found
+
+
+def mixing_warning(config: StreamConfig, num_languages: int) -> str | None:
+    """What to say when a batch cannot hold all languages, since the lanes' windows hold fewer shards; None if not."""
+    mixed = config.lanes * config.window_shards
+    if mixed >= num_languages:
+        return None
+    return (
+        f"{config.lanes} lanes of {config.window_shards} shards mix at most {mixed} of the corpus's {num_languages} "
+        "languages at a time; raise stream.window_shards or stream.lanes"
+    )
+
+
+def _points(schedule: Schedule) -> list[float]:
+    return [progress for progress, _ in schedule] if isinstance(schedule, list) else []
+
+
+def _slopes(schedule: Schedule, start: float, end: float) -> bool:
+    return value_at(schedule, start) != value_at(schedule, (start + end) / 2)
+
+
+def _joined(bounds: Sequence[float]) -> list[float]:
+    bounds = list(bounds)
+    while len(bounds) > MOST_PHASES + 1:
+        lengths = [end - start for start, end in pairwise(bounds)]
+        shortest = min(range(len(lengths)), key=lengths.__getitem__)
+        before = lengths[shortest - 1] if shortest else math.inf
+        after = lengths[shortest + 1] if shortest + 1 < len(lengths) else math.inf
+        del bounds[shortest if before < after else shortest + 1]
+    return bounds
