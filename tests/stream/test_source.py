@@ -109,7 +109,8 @@ def test_a_server_that_dies_and_returns(remote: tuple[Path, Path]) -> None:
     returned[0].__exit__(None, None, None)
 
 
-def test_a_transfer_that_breaks_is_not_damage(remote: tuple[Path, Path]) -> None:
+@pytest.mark.parametrize("announced", [True, False], ids=["of known length", "that seems to end in order"])
+def test_a_transfer_that_breaks_is_not_damage(remote: tuple[Path, Path], announced: bool) -> None:
     local, shards = remote
     asked: set[str] = set()
 
@@ -119,7 +120,8 @@ def test_a_transfer_that_breaks_is_not_damage(remote: tuple[Path, Path]) -> None
         asked.add(handler.path)
         content = (shards / handler.path.lstrip("/")).read_bytes()
         handler.send_response(200)
-        handler.send_header("Content-Length", str(len(content)))
+        if announced:
+            handler.send_header("Content-Length", str(len(content)))
         handler.end_headers()
         handler.wfile.write(content[: len(content) // 2])
         return True

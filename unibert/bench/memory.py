@@ -35,15 +35,16 @@ def measured_peak(both_passes: Callable[[], object], inputs: Inputs) -> dict[str
         peak = torch.cuda.max_memory_allocated() - before
     elif CLEAR_REFS.exists():
         CLEAR_REFS.write_text(RESET_PEAK)
-        before = _status_bytes("VmRSS")
+        before = status_bytes("VmRSS")
         both_passes()
-        peak = _status_bytes("VmHWM") - before
+        peak = status_bytes("VmHWM") - before
     else:
         return {}
     gradients = sum(leaf.numel() * leaf.element_size() for leaf in inputs.leaves.values())
     return {"peak_bytes": peak, "workspace_bytes": peak - gradients}
 
 
-def _status_bytes(key: str) -> int:
-    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(f"{key}:"))
+def status_bytes(key: str, status: Path = STATUS) -> int:
+    """An entry of a process's ``status``, or of a file like it, such as ``VmRSS``."""
+    line = next(line for line in status.read_text().splitlines() if line.startswith(f"{key}:"))
     return int(line.split()[1]) * 1024

@@ -54,14 +54,14 @@ def format_rows(results: Mapping[str, Any]) -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def write_results(results: Mapping[str, Any], folder: Path) -> None:
-    """results.json and results.csv, each whole or not at all.
+def write_results(results: Mapping[str, Any], folder: Path, columns: Sequence[str] = COLUMNS) -> None:
+    """results.json and, of its rows, results.csv, each whole or not at all.
 
     Raises:
         UserError: if the folder cannot be written.
     """
     table = io.StringIO()
-    writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(table, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(results["rows"])
     try:
@@ -88,7 +88,7 @@ def read_results(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"{path}: is not JSON: {error}") from error
     if not isinstance(results, dict) or results.get("format") != 1 or "rows" not in results:
-        raise UserError(f"{path}: is not a results file of 'unibert bench kernels'")
+        raise UserError(f"{path}: is not a results file of 'unibert bench'")
     return results
 
 

@@ -48,21 +48,21 @@ class Batch:
         lengths = rows.document_lengths[bounds[0] : bounds[-1]]
         input_ids, labels = rows.input_ids[first:last], rows.labels[first:last]
         tokens_before = np.concatenate([[0], np.cumsum(lengths)])
-        tokens_per_row = np.diff(tokens_before[bounds - bounds[0]])
-        filled = np.arange(input_ids.shape[1]) < tokens_per_row[:, None]
-        document_ids = np.full(input_ids.shape, -1, dtype=np.int64)
-        document_ids[filled] = np.repeat(np.arange(len(lengths)), lengths)
-        position_ids = np.zeros(input_ids.shape, dtype=np.int64)
-        position_ids[filled] = np.arange(tokens_before[-1]) - np.repeat(tokens_before[:-1], lengths)
-        stretches = np.insert(lengths, bounds[1:] - bounds[0], input_ids.shape[1] - tokens_per_row)
-        stretches = stretches[stretches > 0]
+        row_ends = bounds[1:] - bounds[0]
+        padding = input_ids.shape[1] - np.diff(tokens_before[bounds - bounds[0]])
+        stretches = np.insert(lengths, row_ends, padding)
+        document_ids = np.repeat(np.insert(np.arange(len(lengths)), row_ends, -1), stretches)
+        ends = np.cumsum(stretches)
+        position_ids = np.arange(input_ids.size) - np.repeat(ends - stretches, stretches)
+        position_ids[document_ids < 0] = 0
+        ends = ends[stretches > 0]
         return cls(
             input_ids=torch.from_numpy(input_ids.astype(np.int64)),
             labels=torch.from_numpy(labels.astype(np.int64)),
-            position_ids=torch.from_numpy(position_ids),
-            document_ids=torch.from_numpy(document_ids),
+            position_ids=torch.from_numpy(position_ids.reshape(input_ids.shape)),
+            document_ids=torch.from_numpy(document_ids.reshape(input_ids.shape)),
             document_languages=torch.tensor(rows.document_languages[bounds[0] : bounds[-1]]),
-            cumulative_lengths=torch.from_numpy(np.concatenate([[0], np.cumsum(stretches)]).astype(np.int32)),
+            cumulative_lengths=torch.from_numpy(np.concatenate([[0], ends]).astype(np.int32)),
             max_length=int(stretches.max()),
             masked_rows=torch.from_numpy(np.flatnonzero(labels != NOT_MASKED)),
             sequence_indices=torch.tensor(rows.sequence_indices[first:last]),

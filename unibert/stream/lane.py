@@ -13,6 +13,8 @@ from unibert.stream.rows import Rows
 from unibert.stream.source import ShardSource
 from unibert.stream.window import Window, load_window
 
+_TOKENS_AT_A_TIME = 1 << 15
+
 
 class Lane:
     """Reads every ``num_lanes``-th draw of the plan, mixes a window of them at a time, and packs.
@@ -49,6 +51,7 @@ class Lane:
         self._packs: list[list[int]] = []
         self._window: Window | None = None
         self._packing: Packing | None = None
+        self._made: tuple[int, Rows] | None = None
         self._skipped: dict[str, int] = {}
         if state is not None:
             self._window_index = state["window"]
@@ -69,9 +72,7 @@ class Lane:
         Raises:
             UserError: if a shard is missing or none of the corpus can be read.
         """
-        return Rows.concatenate(
-            [window.rows(packing, sequence_length) for window, packing in self._advance(num_rows, sequence_length)]
-        )
+        return Rows.concatenate([self._rows(first, last) for first, last in self._advance(num_rows, sequence_length)])
 
     def skip(self, num_rows: int, sequence_length: int) -> None:
         """Go on as :meth:`take` does, without making the rows."""
@@ -83,7 +84,8 @@ class Lane:
         skipped, self._skipped = self._skipped, {}
         return skipped
 
-    def _advance(self, num_rows: int, sequence_length: int) -> Iterator[tuple[Window, Packing]]:
+    def _advance(self, num_rows: int, sequence_length: int) -> Iterator[tuple[int, int]]:
+        """Stretches of the packing of the moment, first row and end."""
         barren_shards: set[str] = set()
         while num_rows:
             if not self._packs or self._packs[-1][0] != sequence_length:
@@ -93,7 +95,7 @@ class Lane:
             taken = self._packs[-1][1]
             last = min(taken + num_rows, self._packing.num_rows)
             if last > taken:
-                yield self._window, self._packing.rows(taken, last)
+                yield taken, last
                 self._packs[-1][1] = last
                 num_rows -= last - taken
                 barren_shards.clear()
@@ -103,7 +105,18 @@ class Lane:
                     raise UserError("the corpus is damaged: no shard has a sound block; copy it or build it again")
             if last == self._packing.num_rows:
                 self._window_index += 1
-                self._packs, self._window, self._packing = [], None, None
+                self._packs, self._window, self._packing, self._made = [], None, None, None
+
+    def _rows(self, first: int, last: int) -> Rows:
+        """Made some at a time, since a lane gives but a few to a step and each making has its price."""
+        assert self._window is not None
+        assert self._packing is not None
+        if self._made is None or last > self._made[0] + self._made[1].num_rows:
+            sequence_length = self._packs[-1][0]
+            end = min(max(last, first + _TOKENS_AT_A_TIME // sequence_length), self._packing.num_rows)
+            self._made = first, self._window.rows(self._packing.rows(first, end), sequence_length)
+        made_from, rows = self._made
+        return rows.part(first - made_from, last - made_from)
 
     def _draws(self) -> list[Draw]:
         first = self._window_index * self._window_shards
@@ -116,7 +129,7 @@ class Lane:
             self._window = load_window(self._source, shards, self._vocab_size)
             for path, count in self._window.skipped.items():
                 self._skipped[path] = self._skipped.get(path, 0) + count
-        self._packing = self._shuffled_packing(self._remaining(), sequence_length)
+        self._packing, self._made = self._shuffled_packing(self._remaining(), sequence_length), None
         self._packs.append([sequence_length, 0])
 
     def _remaining(self) -> Pieces:

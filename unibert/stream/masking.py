@@ -8,6 +8,9 @@ import numpy.typing as npt
 from unibert.stream.randomness import WORDS_PER_BLOCK, Purpose, random_words
 from unibert.stream.rows import MASK, NOT_MASKED, NUM_SPECIAL_TOKENS, MaskedRows, Rows
 
+_TOKENS_AT_A_TIME = 1 << 15
+"""So many keep their numbers and masks in the processor's cache."""
+
 
 def mask(
     rows: Rows,
@@ -31,40 +34,62 @@ def mask(
     its tokens.
     """
     num_rows, sequence_length = rows.input_ids.shape
-    blocks_per_row = -(-sequence_length // WORDS_PER_BLOCK)
-    numbers = random_words(
-        num_rows * blocks_per_row * WORDS_PER_BLOCK,
-        seed,
-        purpose,
-        sequence_length,
-        first_block=first_sequence * blocks_per_row,
-    ).reshape(num_rows, -1)[:, :sequence_length]
-
-    # The high half of a position's number picks it, the low half then decides what the position shows.
-    maskable = rows.input_ids >= NUM_SPECIAL_TOKENS
-    threshold = max(int(rate * 2**32), 1) << 32
-    picks = numbers if word_starts is None else _shared_by_words(numbers, rows.input_ids, maskable, word_starts)
-    masked = (picks <= np.uint64(threshold - 1)) & maskable
-    for row in np.flatnonzero(~masked.any(axis=1) & maskable.any(axis=1)):
-        masked[row] = maskable[row] & (picks[row] == picks[row, maskable[row]].min())
-
-    position = np.flatnonzero(masked)
-    own = rows.input_ids.ravel()[position]
-    choice = (numbers[masked] & np.uint64(2**32 - 1)) * 2.0**-32
-    shown = np.where(choice < mask_share, np.int32(MASK), own)
-    randomised = np.flatnonzero((choice >= mask_share) & (choice < mask_share + random_share))
-    num_ordinary = vocab_size - NUM_SPECIAL_TOKENS
-    drawn = ((choice[randomised] - mask_share) / random_share * num_ordinary).astype(np.int32)
-    shown[randomised] = NUM_SPECIAL_TOKENS + np.minimum(drawn, num_ordinary - 1)
-
     input_ids, labels = rows.input_ids.copy(), np.full_like(rows.input_ids, NOT_MASKED)
-    input_ids.ravel()[position] = shown
-    labels.ravel()[position] = own
+    rows_at_a_time = max(1, _TOKENS_AT_A_TIME // sequence_length)
+    for first in range(0, num_rows, rows_at_a_time):
+        own = rows.input_ids[first : first + rows_at_a_time]
+        blocks_per_row = -(-sequence_length // WORDS_PER_BLOCK)
+        numbers = random_words(
+            len(own) * blocks_per_row * WORDS_PER_BLOCK,
+            seed,
+            purpose,
+            sequence_length,
+            first_block=(first_sequence + first) * blocks_per_row,
+        ).reshape(len(own), -1)[:, :sequence_length]
+        position = np.flatnonzero(_pick(own, numbers, rate, word_starts))
+        chosen = own.ravel()[position]
+        labels[first : first + rows_at_a_time].ravel()[position] = chosen
+        input_ids[first : first + rows_at_a_time].ravel()[position] = _show(
+            chosen, numbers.ravel()[position], mask_share, random_share, vocab_size
+        )
     return MaskedRows(
         **vars(rows) | {"input_ids": input_ids},
         labels=labels,
         sequence_indices=np.arange(first_sequence, first_sequence + num_rows),
     )
+
+
+def _pick(
+    input_ids: npt.NDArray[np.int32],
+    numbers: npt.NDArray[np.uint64],
+    rate: float,
+    word_starts: npt.NDArray[np.bool_] | None,
+) -> npt.NDArray[np.bool_]:
+    """The positions to mask, (R, S): by the high halves of their numbers."""
+    maskable = input_ids >= NUM_SPECIAL_TOKENS
+    threshold = max(int(rate * 2**32), 1) << 32
+    picks = numbers if word_starts is None else _shared_by_words(numbers, input_ids, maskable, word_starts)
+    masked = (picks <= np.uint64(threshold - 1)) & maskable
+    for row in np.flatnonzero(~masked.any(axis=1) & maskable.any(axis=1)):
+        masked[row] = maskable[row] & (picks[row] == picks[row, maskable[row]].min())
+    return masked
+
+
+def _show(
+    own: npt.NDArray[np.int32],
+    numbers: npt.NDArray[np.uint64],
+    mask_share: float,
+    random_share: float,
+    vocab_size: int,
+) -> npt.NDArray[np.int32]:
+    """What masked positions show instead of their own tokens, (N,): by the low halves of their numbers."""
+    choice = (numbers & np.uint64(2**32 - 1)) * 2.0**-32
+    shown = np.where(choice < mask_share, np.int32(MASK), own)
+    randomised = np.flatnonzero((choice >= mask_share) & (choice < mask_share + random_share))
+    num_ordinary = vocab_size - NUM_SPECIAL_TOKENS
+    drawn = ((choice[randomised] - mask_share) / random_share * num_ordinary).astype(np.int32)
+    shown[randomised] = NUM_SPECIAL_TOKENS + np.minimum(drawn, num_ordinary - 1)
+    return shown
 
 
 def _shared_by_words(

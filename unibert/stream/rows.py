@@ -43,6 +43,23 @@ class Rows:
         origins = list(chain.from_iterable(columns.pop("origins")))
         return cls(origins=origins, **{name: np.concatenate(column) for name, column in columns.items()})
 
+    @property
+    def num_rows(self) -> int:
+        """R."""
+        return len(self.input_ids)
+
+    def part(self, first: int, last: int) -> Rows:
+        """Rows ``first`` to ``last``, end excluded."""
+        before, within = self.documents_per_row[:first].sum(), self.documents_per_row[first:last]
+        documents = slice(before, before + within.sum())
+        return Rows(
+            input_ids=self.input_ids[first:last],
+            documents_per_row=within,
+            document_lengths=self.document_lengths[documents],
+            document_languages=self.document_languages[documents],
+            origins=self.origins[documents],
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class MaskedRows(Rows):

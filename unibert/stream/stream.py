@@ -22,7 +22,7 @@ from unibert.stream.loader_processes import produce_in_processes
 from unibert.stream.masking import mask
 from unibert.stream.plan import FRAME_TOKENS, Floats, plan_of
 from unibert.stream.randomness import Purpose
-from unibert.stream.rows import MaskedRows
+from unibert.stream.rows import MaskedRows, Rows
 from unibert.stream.source import ShardSource, check_shards_exist
 from unibert.stream.words import word_starts
 
@@ -169,6 +169,7 @@ class Stream:
     def _lane_steps(
         self, lane_indices: Sequence[int], first_step: int, state: Mapping[str, Any] | None
     ) -> Iterator[StepRows]:
+        """Of neighbouring lanes."""
         num_lanes = self._config.lanes
         lanes = {
             index: Lane(
@@ -190,23 +191,21 @@ class Stream:
                 lane.collect_skipped()
         for step in map(self._timeline.__getitem__, range(first_step, len(self._timeline))):
             rows_per_lane = step.num_sequences // num_lanes
-            masked = [
-                mask(
-                    lane.take(rows_per_lane, step.sequence_length),
-                    seed=self._seed,
-                    purpose=Purpose.MASKING,
-                    first_sequence=step.first_sequence + index * rows_per_lane,
-                    rate=value_at(self._config.masking_rate, step.progress),
-                    mask_share=self._config.mask_share,
-                    random_share=self._config.random_share,
-                    vocab_size=self.vocab_size,
-                    word_starts=self._word_starts,
-                )
-                for index, lane in lanes.items()
-            ]
+            rows = Rows.concatenate([lane.take(rows_per_lane, step.sequence_length) for lane in lanes.values()])
+            masked = mask(
+                rows,
+                seed=self._seed,
+                purpose=Purpose.MASKING,
+                first_sequence=step.first_sequence + lane_indices[0] * rows_per_lane,
+                rate=value_at(self._config.masking_rate, step.progress),
+                mask_share=self._config.mask_share,
+                random_share=self._config.random_share,
+                vocab_size=self.vocab_size,
+                word_starts=self._word_starts,
+            )
             yield StepRows(
                 step=step,
-                rows=MaskedRows.concatenate(masked),
+                rows=masked,
                 state={str(index): lane.state for index, lane in lanes.items()},
                 skipped=_sum_counts([lane.collect_skipped() for lane in lanes.values()]),
             )
