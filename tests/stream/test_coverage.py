@@ -108,6 +108,12 @@ def test_rows_hold_whole_stretches_of_the_documents(corpus: Path) -> None:
             expected = [i for length in row[:filled].unique_consecutive(return_counts=True)[1] for i in range(length)]
             assert positions.tolist() == expected + [0] * (len(row) - filled)
         assert (batch.input_ids[batch.document_ids < 0] == 0).all()
+        # One stretch a document, and one for the padding of each row that has some.
+        rows = [row.unique_consecutive(return_counts=True)[1].tolist() for row in batch.document_ids]
+        lengths = [length for row in rows for length in row]
+        assert batch.cumulative_lengths.dtype == torch.int32
+        assert batch.cumulative_lengths.diff().tolist() == lengths
+        assert batch.max_length == max(lengths)
 
 
 def test_windows_are_mixed(corpus: Path) -> None:

@@ -1,6 +1,7 @@
 """The global batch of a step depends on seed, config and manifest alone."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 from unibert.schedules import Timeline
 from unibert.stream import Stream, StreamConfig
+from unibert.stream.rows import MaskedRows
 
 # Batch size and sequence length change in mid-run, and so in mid-window of every lane.
 TIMELINE = Timeline(48_000, [(0.0, 16), (0.6, 24)], [(0.0, 64), (0.35, 128), (0.8, 64)])
@@ -96,6 +98,22 @@ def test_resuming_with_loader_processes(corpus: Path, uninterrupted: Global) -> 
     _, state = run(corpus, world_size=2, num_workers=0, end_step=stop)
     rest, _ = run(corpus, world_size=1, num_workers=2, first_step=stop, state=state)
     assert rest == {index: digest for index, digest in uninterrupted.items() if index >= stop}
+
+
+def test_checksums_add_up_over_ranks_and_tell_batches_apart(corpus: Path) -> None:
+    def rows(rank: int, world_size: int, **changes: Any) -> MaskedRows:
+        stream = Stream(corpus, config(**changes), seed=7, timeline=TIMELINE, rank=rank, world_size=world_size)
+        return next(stream.steps()).rows
+
+    whole = rows(0, 1)
+    assert sum(rows(rank, 4).checksum() for rank in range(4)) == whole.checksum()
+    assert rows(0, 1, mask_share=0.5).checksum() != whole.checksum(), "inputs"
+    swapped = [1, 0, *range(2, whole.num_rows)]
+    for change in (
+        {"input_ids": whole.input_ids[swapped], "labels": whole.labels[swapped]},
+        {"labels": np.where(whole.labels == whole.labels.max(), -100, whole.labels)},
+    ):
+        assert replace(whole, **change).checksum() != whole.checksum()
 
 
 def test_sequences_are_numbered_over_the_run(corpus: Path) -> None:

@@ -98,9 +98,11 @@ def _shared_by_words(
     maskable: npt.NDArray[np.bool_],
     word_starts: npt.NDArray[np.bool_],
 ) -> npt.NDArray[np.uint64]:
-    """Every position gets the number of its word's first, (R, S); a document's first token begins a word."""
+    """Every position gets the number of its word's first, (R, S).
+
+    A document's first token belongs to the special token before it or begins a word, which comes to the same.
+    """
     begins = word_starts[input_ids] | ~maskable
-    begins[:, 1:] |= ~maskable[:, :-1]
     begins[:, 0] = True
     first = np.flatnonzero(begins)
     return numbers.ravel()[np.repeat(first, np.diff(first, append=begins.size))].reshape(numbers.shape)
