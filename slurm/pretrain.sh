@@ -3,31 +3,40 @@
 #
 #   sbatch --nodes=4 --gpus-per-node=8 --ntasks-per-node=8 slurm/pretrain.sh RUN.yaml [--dotted.override value …]
 #
-# Partition, account and time are ordinary sbatch options. Submit from the repository's folder; the virtual environment
-# is .venv there, or the one that UNIBERT_VENV names. The same command continues a run that was cut off.
+# Submit from the repository's folder; partition, account and time are sbatch options or stand in slurm/site.env.
+# The job puts itself back into the queue until the run is complete: docs/slurm.md.
 #SBATCH --job-name=unibert
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --output=%x-%j.log
 #SBATCH --open-mode=append
-# A minute and a half before the time limit the ranks are asked to save a checkpoint and stop.
-#SBATCH --signal=B:USR1@90
+#SBATCH --requeue
+# Three minutes before the time limit, or when preempted, this shell is told, and tells the ranks to save and stop.
+#SBATCH --signal=B:USR1@180
 
 set -euo pipefail
 [ $# -ge 1 ] || { echo "usage: sbatch [options] slurm/pretrain.sh RUN.yaml [--dotted.override value …]" >&2; exit 1; }
 cd "$SLURM_SUBMIT_DIR"
-venv=${UNIBERT_VENV:-.venv}
-[ -x "$venv/bin/python" ] || { echo "slurm/pretrain.sh: no virtual environment in $venv; make one with 'make demo' or set UNIBERT_VENV" >&2; exit 1; }
+. slurm/environment.sh
 
 # The ranks meet on the job's first node; the port comes from the job id, so that jobs that share a node do not collide.
 MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
 export MASTER_ADDR MASTER_PORT
 
-srun --kill-on-bad-exit=1 "$venv/bin/python" -u -m unibert pretrain "$@" &
-step=$!
-
-# The batch shell gets the signal; only ranks started by srun directly can be told.
+# Plain ranks, with no launcher between them and srun: a launcher that is signalled dies and leaves its ranks running.
+all_ranks() {
+  srun --kill-on-bad-exit=1 "$venv/bin/python" -u -m unibert "$@" &
+  while kill -0 $! 2>/dev/null; do wait $! || true; done # a signal ends wait, not the step
+  wait $!
+}
 trap 'scancel --signal=USR1 "$SLURM_JOB_ID"' USR1
-while kill -0 "$step" 2>/dev/null; do wait "$step" && status=0 || status=$?; done
-exit "${status:-1}"
+
+status=0
+all_ranks preflight "$@" && all_ranks pretrain "$@" || status=$?
+echo "slurm/pretrain.sh: ended with status $status"
+case $status in
+  0 | 1) remove_caches ;; # complete, or a mistake that another start would only repeat
+  *) scontrol requeue "$SLURM_JOB_ID" ;; # stopped (75), or ranks were killed or hang: preflight counts such starts
+esac
+exit "$status"

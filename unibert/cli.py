@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,20 +18,24 @@ USAGE = """usage: unibert COMMAND ...
   corpus verify DIR                       check every shard against the manifest's digests
   corpus inspect DIR [--run RUN.yaml …]   what it holds, and how often a run would read each language
   pretrain RUN.yaml [--dotted.override …] train a run file or preset; again to continue
+  preflight RUN.yaml [same overrides]     check the nodes of a Slurm job before it trains
   export RUN_DIR [--step N]               a checkpoint to a Hugging Face model
   evaluate MODEL_DIR --retrieval DIR      sentence retrieval and language probe
   report RUN_DIR                          one HTML page with the run's plots
   demo [--output DIR]                     all of it on the embedded mini-Wikipedia
   bench kernels [--preset NAME]           the losses beside their peers: time, memory, error
+  bench stream CORPUS                     the stream beside other loaders: tokens/s, memory
   bench show DIR                          table, goals and plot of the results in DIR
   bench gpu                               tests, benchmark and short trainings on a CUDA GPU
 
 'unibert COMMAND --help' lists a command's options.
 """
 
+SECONDS_FOR_SLOWER_RANKS = 3
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command and exit: 0 done, 1 the user's mistake (one sentence on stderr), 75 stopped and continuable."""
+    """Run one command and exit: 0 done, 1 the user's mistake (one sentence on stderr), 75 or 76 to be continued."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     # The deepspeed launcher puts this in front; the rank comes from the environment.
     words = [word for word in words if not word.startswith("--local_rank")]
@@ -48,10 +53,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _exit_with(error: UserError) -> None:
     """Print the sentence once for all ranks that say it: of agreed errors rank 0, before ranks meet one a machine."""
-    rank, local_rank = (os.environ.get(name, "0") for name in ("RANK", "LOCAL_RANK"))
+    names = (("RANK", "SLURM_PROCID"), ("LOCAL_RANK", "SLURM_LOCALID"))
+    rank, local_rank = (os.environ.get(launcher, os.environ.get(slurm, "0")) for launcher, slurm in names)
     alone = rank == "0" if isinstance(error, AgreedError) else local_rank == "0"
     if alone or isinstance(error, RankError):
         print(f"unibert: error: {error}", file=sys.stderr, flush=True)
+    if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1 and not isinstance(error, RankError):
+        # All ranks end alike, and srun must not kill the slower ones when the first ends: that would look like a crash.
+        from unibert.training.preemption import leave_in_peace
+
+        leave_in_peace()
+        time.sleep(SECONDS_FOR_SLOWER_RANKS)
     sys.exit(1)
 
 
@@ -126,15 +138,28 @@ def _pretrain(words: list[str]) -> None:
     from unibert.training.config import RunConfig
 
     config = _parse(RunConfig, "pretrain", "Train, or continue, a run.", words, "config")
+    from unibert.training.distributed import LostRanksError
     from unibert.training.loop import pretrain
-    from unibert.training.preemption import EXIT_PREEMPTED, Preempted
+    from unibert.training.preemption import EXIT_LOST_RANKS, EXIT_PREEMPTED, Preempted
 
     try:
         pretrain(config)
+    except LostRanksError as error:
+        print(f"unibert: error: {error}; the same command continues", file=sys.stderr, flush=True)
+        sys.exit(EXIT_LOST_RANKS)
     except Preempted as stopped:
         if os.environ.get("RANK", "0") == "0":
             print(f"unibert: {stopped}; start the same command again to continue", file=sys.stderr, flush=True)
         sys.exit(EXIT_PREEMPTED)
+
+
+def _preflight(words: list[str]) -> None:
+    from unibert.training.config import RunConfig
+
+    config = _parse(RunConfig, "preflight", "Check the nodes of a Slurm job before a run.", words, "config")
+    from unibert.training.preflight import preflight
+
+    preflight(config)
 
 
 def _evaluate(words: list[str]) -> None:
@@ -183,6 +208,15 @@ def _bench_kernels(words: list[str]) -> None:
     bench_kernels(config)
 
 
+def _bench_stream(words: list[str]) -> None:
+    from unibert.bench.stream_config import StreamBenchConfig
+
+    config = _parse(StreamBenchConfig, "bench stream", "The stream beside other loaders.", words, "corpus")
+    from unibert.bench.stream import bench_stream
+
+    bench_stream(config)
+
+
 def _bench_show(words: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="unibert bench show", description="Table, goals and plot of a benchmark.")
     parser.add_argument("folder", type=Path, help="where bench kernels or stream wrote results.json")
@@ -210,11 +244,13 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "corpus verify": _corpus_verify,
     "corpus inspect": _corpus_inspect,
     "pretrain": _pretrain,
+    "preflight": _preflight,
     "export": _export,
     "evaluate": _evaluate,
     "report": _report,
     "demo": _demo,
     "bench kernels": _bench_kernels,
+    "bench stream": _bench_stream,
     "bench show": _bench_show,
     "bench gpu": _bench_gpu,
 }

@@ -149,9 +149,7 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def damaged_shards(
-    manifest: Manifest, folder: str | os.PathLike[str], digests: bool = True
-) -> list[tuple[Shard, str]]:
+def damaged_shards(manifest: Manifest, folder: str | os.PathLike[str], digests: bool = True) -> list[tuple[Shard, str]]:
     """Every shard whose file is not of the manifest's size or, if ``digests``, content, with a sentence on it.
 
     Raises:

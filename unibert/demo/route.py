@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -72,9 +74,28 @@ def _pretrain(preset: str, run_dir: Path, corpus: Path, ranks: int, *overrides: 
         "--module", "unibert", "pretrain", preset, f"--run_dir={run_dir}", f"--corpus={corpus}", *overrides,
     ]  # fmt: skip
     with log.open("w") as file:
-        finished = subprocess.run(command, stdout=file)
-    if finished.returncode:
-        raise UserError(f"training in {run_dir} ended with status {finished.returncode}; its log is {log}")
+        training = subprocess.Popen(command, stdout=file, start_new_session=True)
+        status = _wait_or_end(training)
+    if status:
+        raise UserError(f"training in {run_dir} ended with status {status}; its log is {log}")
+
+
+def _wait_or_end(launcher: subprocess.Popen[bytes]) -> int:
+    """The launcher's status. Ctrl-C, SIGTERM or a lost terminal asks the ranks to save and stop, and ends the demo."""
+    # Under nohup SIGHUP is ignored, and stays so.
+    ends = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) == signal.SIG_DFL]
+    for number in ends:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        return launcher.wait()
+    except KeyboardInterrupt:
+        # All of them, for the launcher's own parent would die and leave the rest.
+        os.killpg(launcher.pid, signal.SIGINT)
+        launcher.wait()
+        raise UserError("stopped; the same command continues") from None
+    finally:
+        for number in ends:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _evaluate(student: Path, aligned: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -41,10 +42,13 @@ class StepWeights:
     class_weights: Tensor | None = None
 
 
-@dataclass
-class Objectives:
+class Objectives(NamedTuple):
     """``total`` is the loss to differentiate; ``sums`` are detached sums and counts for the metrics, see
-    :meth:`UniBERT.forward`."""
+    :meth:`UniBERT.forward`.
+
+    A tuple, because DeepSpeed looks for the loss in tuples, lists and dicts: one that it does not find leaves its ZeRO
+    stages with the last micro-batch's word on whether gradients are complete, and they lose some of several buckets'.
+    """
 
     total: Tensor
     sums: dict[str, Tensor]

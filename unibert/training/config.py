@@ -84,11 +84,18 @@ class TrainingConfig:
     keep_checkpoints: int = 2
     """How many of the newest checkpoints are kept."""
 
+    collective_timeout_minutes: float = 15.0
+    """A rank for which the others have waited so long is named, and the run ends; well above half a minute."""
+
+    restarts_without_progress: int = 3
+    """How often in a row Slurm may start the run again with no newer checkpoint."""
+
     monitors: list[Literal["tensorboard", "csv", "wandb"]] = field(default_factory=list)
     """DeepSpeed monitors that get the metrics besides metrics.jsonl; written under ``run_dir/monitor``."""
 
     def __post_init__(self) -> None:
-        for name in ("micro_batch_size", "log_every", "checkpoint_every", "keep_checkpoints", "heldout_sequences"):
+        for name in ("micro_batch_size", "log_every", "checkpoint_every", "keep_checkpoints", "heldout_sequences",
+                     "collective_timeout_minutes"):  # fmt: skip
             if getattr(self, name) <= 0:
                 raise ValueError(f"training.{name}: must be positive, got {getattr(self, name)}")
         self.timeline()
@@ -154,6 +161,8 @@ FREE_KEYS = (
     "training.heldout_sequences",
     "training.checkpoint_every",
     "training.keep_checkpoints",
+    "training.collective_timeout_minutes",
+    "training.restarts_without_progress",
     "training.monitors",
     *(f"stream.{key}" for key in DELIVERY_KEYS),
 )

@@ -13,10 +13,11 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from unibert.errors import AgreedError, UserError
+from unibert.errors import AgreedError, RankError, UserError
+from unibert.training.watchdog import collectives
 
 Object = TypeVar("Object")
-COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+COLLECTIVE_TIMEOUT = timedelta(minutes=15)
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,21 @@ class Placement:
     device: torch.device
 
 
-def join() -> Placement:
+class LostRanksError(RankError):
+    """Other ranks have ended or do not answer; the same command may well succeed."""
+
+
+def join(timeout: timedelta = COLLECTIVE_TIMEOUT) -> Placement:
     """Join the other ranks: those of the ``deepspeed`` launcher, of ``srun``, or none.
+
+    Args:
+        timeout: after which a collective, or the meeting of the ranks, fails.
 
     Raises:
         UserError: if the launcher's variables make no sense or this machine has fewer GPUs than ranks.
+        LostRanksError: if not all ranks come.
     """
-    rank, local_rank, world_size, local_world_size = _place_from_environment()
+    rank, local_rank, world_size, local_world_size = place_from_environment()
     if torch.cuda.is_available():
         if local_rank >= torch.cuda.device_count():
             raise UserError(
@@ -49,11 +58,20 @@ def join() -> Placement:
         device = torch.device("cpu")
         if "OMP_NUM_THREADS" not in os.environ or local_world_size > 1:
             torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_world_size))
-    _initialise_deepspeed(device)
+    try:
+        _initialise_deepspeed(device, timeout)
+    except RuntimeError as error:
+        refuse_lost_ranks(error, rank)
+        raise
     return Placement(rank, local_rank, world_size, local_world_size, device)
 
 
-def _place_from_environment() -> tuple[int, int, int, int]:
+def place_from_environment() -> tuple[int, int, int, int]:
+    """Rank, local rank, world size and local world size; where to meet is put into the environment too.
+
+    Raises:
+        UserError: if the launcher's variables make no sense.
+    """
     environment = os.environ
     if "RANK" in environment:
         missing = [name for name in ("LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR") if name not in environment]
@@ -68,7 +86,7 @@ def _place_from_environment() -> tuple[int, int, int, int]:
             int(environment["SLURM_STEP_NUM_TASKS"]),
             int(environment["SLURM_STEP_TASKS_PER_NODE"].split("(")[0].split(",")[0]),
         )
-        environment.setdefault("MASTER_ADDR", _first_host(environment["SLURM_STEP_NODELIST"]))
+        environment.setdefault("MASTER_ADDR", _hosts(environment["SLURM_STEP_NODELIST"])[0])
         environment.setdefault("MASTER_PORT", str(20000 + int(environment["SLURM_JOB_ID"]) % 20000))
     else:
         place = (0, 0, 1, 1)
@@ -78,17 +96,23 @@ def _place_from_environment() -> tuple[int, int, int, int]:
     return place
 
 
-def _first_host(nodelist: str) -> str:
+def hosts_of_ranks(world_size: int) -> list[str]:
+    """The host of every rank as Slurm places them, of all nodes the same number; elsewhere all are here."""
+    hosts = _hosts(os.environ["SLURM_STEP_NODELIST"]) if "SLURM_STEP_NODELIST" in os.environ else [socket.gethostname()]
+    return [hosts[rank * len(hosts) // world_size] for rank in range(world_size)]
+
+
+def _hosts(nodelist: str) -> list[str]:
     try:
         listed = subprocess.run(
             ["scontrol", "show", "hostnames", nodelist], capture_output=True, text=True, check=True, timeout=30
         )
     except (OSError, subprocess.SubprocessError) as error:
         raise UserError(
-            f"the first host of {nodelist} could not be read with 'scontrol show hostnames' ({error}); "
+            f"the hosts of {nodelist} could not be read with 'scontrol show hostnames' ({error}); "
             "set MASTER_ADDR in the job script"
         ) from error
-    return listed.stdout.split()[0]
+    return listed.stdout.split()
 
 
 def _free_port() -> int:
@@ -97,7 +121,7 @@ def _free_port() -> int:
         return listener.getsockname()[1]
 
 
-def _initialise_deepspeed(device: torch.device) -> None:
+def _initialise_deepspeed(device: torch.device, timeout: timedelta) -> None:
     import deepspeed
     from deepspeed.utils import logger
 
@@ -111,21 +135,23 @@ def _initialise_deepspeed(device: torch.device) -> None:
     deepspeed.init_distributed(
         dist_backend="nccl" if device.type == "cuda" else "gloo",
         auto_mpi_discovery=False,
-        timeout=COLLECTIVE_TIMEOUT,
+        timeout=timeout,
         verbose=False,
     )
 
 
 def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
     """``values`` added up over all ranks, in place."""
-    dist.all_reduce(values)
+    with collectives.one():
+        dist.all_reduce(values)
     return values
 
 
 def gather_objects(value: Object) -> list[Object]:
     """Every rank's ``value``, in order of rank, on every rank."""
     gathered: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(gathered, value)
+    with collectives.one():
+        dist.all_gather_object(gathered, value)
     return gathered
 
 
@@ -146,16 +172,16 @@ def agree(error: UserError | None) -> None:
     raise AgreedError("; ".join(f"rank {', '.join(map(str, who))}: {what}" for what, who in ranks.items()))
 
 
-def refuse_lost_ranks(error: RuntimeError) -> None:
-    """Say so if ``error`` is a collective's word that other ranks are gone or do not answer.
+def refuse_lost_ranks(error: RuntimeError, rank: int) -> None:
+    """Say so if ``error`` is a collective's word to ``rank`` that other ranks are gone or do not answer.
 
     Raises:
-        UserError: in that case.
+        LostRanksError: in that case.
     """
     if isinstance(error, dist.DistError) or "gloo" in str(error):
         late = "Timed out" in str(error) or "timeout" in str(error).lower()
-        raise UserError(
-            f"another rank did not answer for {COLLECTIVE_TIMEOUT.total_seconds():.0f} s and hangs"
+        raise LostRanksError(
+            f"rank {rank}: another rank did not answer in time and hangs"
             if late
-            else "another rank has ended; it says why, or its machine or the system killed it"
+            else f"rank {rank}: another rank has ended; it says why, or its machine or the system killed it"
         ) from error

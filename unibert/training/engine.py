@@ -52,10 +52,11 @@ def ds_config_path(name: str) -> Path:
 
 
 def read_ds_config(path: Path, device: torch.device) -> dict[str, Any]:
-    """A ds_config file, checked, with ``"auto"`` precision resolved: bf16 on a GPU, fp32 on a CPU.
+    """A ds_config file, checked, with ``"auto"`` precision resolved: on on a GPU, off, which is fp32, on a CPU.
 
     Raises:
-        UserError: for a file that isn't JSON, or a key that belongs to the run file or to nobody.
+        UserError: for a file that isn't JSON, a key that belongs to the run file or to nobody, or a precision that
+            ``device`` or the stage cannot serve.
     """
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -73,12 +74,38 @@ def read_ds_config(path: Path, device: torch.device) -> dict[str, Any]:
     for precision in ("bf16", "fp16"):
         if config.get(precision, {}).get("enabled") == "auto":
             config[precision]["enabled"] = device.type == "cuda"
+    _check_precision(path, config, device)
     return config
+
+
+def _check_precision(path: Path, config: dict[str, Any], device: torch.device) -> None:
+    enabled = [precision for precision in ("bf16", "fp16") if config.get(precision, {}).get("enabled")]
+    if not enabled:
+        return
+    if len(enabled) > 1:
+        raise UserError(f"{path}: sets both bf16 and fp16; leave one of them out")
+    if enabled == ["fp16"] and zero_stage(config) == 0:
+        # DeepSpeed 0.19 divides the gradients by the loss scale there and never multiplied the loss by it.
+        raise UserError(f"{path}: DeepSpeed does not scale the loss of fp16 under ZeRO 0; take stage 1, 2 or 3")
+    from deepspeed.accelerator import get_accelerator
+
+    accelerator = get_accelerator()
+    if accelerator.device_name() != device.type:
+        return
+    supported = {"bf16": accelerator.is_bf16_supported, "fp16": accelerator.is_fp16_supported}
+    if not supported[enabled[0]]():
+        raise UserError(f"{path}: {enabled[0]} is on, and this {device.type} has none; take another precision")
 
 
 def zero_stage(ds_config: dict[str, Any]) -> int:
     """The ZeRO stage that a ds_config asks for."""
     return int(ds_config.get("zero_optimization", {}).get("stage", 0))
+
+
+def offloads_optimizer(ds_config: dict[str, Any]) -> bool:
+    """Whether a ds_config keeps AdamW's state and the fp32 weights in the memory of the machine."""
+    device = ds_config.get("zero_optimization", {}).get("offload_optimizer", {}).get("device", "none")
+    return str(device) != "none"
 
 
 def training_dtype(ds_config: dict[str, Any]) -> torch.dtype:
@@ -88,9 +115,9 @@ def training_dtype(ds_config: dict[str, Any]) -> torch.dtype:
 
 
 def deepspeed_config(
-    ds_config: dict[str, Any], run: RunConfig, *, micro_batch_size: int, world_size: int
+    ds_config: dict[str, Any], run: RunConfig, *, micro_batch_size: int, world_size: int, load_universal: bool
 ) -> dict[str, Any]:
-    """``ds_config`` with what the run file owns put in: batch sizes, clipping, monitors."""
+    """``ds_config`` with what the run file owns put in: batch sizes, clipping, monitors; and the checkpoints' form."""
     first = run.training.timeline()[0]
     config = {
         **ds_config,
@@ -99,6 +126,9 @@ def deepspeed_config(
         "gradient_accumulation_steps": first.num_sequences // (world_size * micro_batch_size),
         "gradient_clipping": run.optimizer.max_grad_norm,
         "steps_per_print": 10**9,
+        "checkpoint": {"load_universal": load_universal},
+        # With offload DeepSpeed would insist on its own AdamW, which it compiles at the first start.
+        "zero_force_ds_cpu_optimizer": False,
     }
     folder = str(Path(run.run_dir) / "monitor")
     for monitor in run.training.monitors:
@@ -128,9 +158,15 @@ def parameter_groups(model: UniBERT, config: OptimizerConfig) -> list[dict[str, 
 
 
 def build_engine(
-    model: UniBERT, run: RunConfig, ds_config: dict[str, Any], *, micro_batch_size: int, world_size: int
+    model: UniBERT,
+    run: RunConfig,
+    ds_config: dict[str, Any],
+    *,
+    micro_batch_size: int,
+    world_size: int,
+    load_universal: bool,
 ) -> Any:
-    """The DeepSpeed engine around ``model`` with AdamW."""
+    """The DeepSpeed engine around ``model`` with AdamW; ``load_universal`` as `Checkpoints.prepare_newest` says."""
     import deepspeed
 
     optimizer = torch.optim.AdamW(
@@ -138,9 +174,16 @@ def build_engine(
         lr=run.optimizer.learning_rate,
         betas=run.optimizer.betas,
         eps=run.optimizer.eps,
+        # One pass over the state for each tensor, where the CPU's memory is what bounds the update.
+        fused=offloads_optimizer(ds_config) or None,
     )
-    config = deepspeed_config(ds_config, run, micro_batch_size=micro_batch_size, world_size=world_size)
+    config = deepspeed_config(
+        ds_config, run, micro_batch_size=micro_batch_size, world_size=world_size, load_universal=load_universal
+    )
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config, dist_init_required=False)
+    if zero_stage(ds_config) == 0 and training_dtype(ds_config) != torch.float32:
+        # DeepSpeed made AdamW's state by a step on zero gradients, which would count in the bias correction.
+        optimizer.state.clear()
     if zero_stage(ds_config) == 3:
         for parameter in model.parameters_used_outside_their_module():
             deepspeed.zero.register_external_parameter(model, parameter)

@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,9 @@ from unibert.training.metrics import (
     peak_memory_gib,
     prediction_metrics,
 )
-from unibert.training.preemption import Preempted, StopRequest
+from unibert.training.preemption import Preempted, StopRequest, leave_in_peace
+from unibert.training.universal import run_on_rank_0
+from unibert.training.watchdog import watched
 
 DIGESTS_UP_TO_BYTES = 1 << 30
 """Corpora up to this size have their shards' digests checked at every start, a matter of seconds; larger ones their
@@ -85,17 +88,21 @@ def pretrain(config: RunConfig) -> Path:
 
     Raises:
         UserError: for anything the user can mend.
+        LostRanksError: when other ranks have ended or do not answer.
         Preempted: when a signal ended the run after a checkpoint.
     """
-    placement = join()
+    timeout = timedelta(minutes=config.training.collective_timeout_minutes)
+    # Collectives themselves fail a minute after the watchdog should have spoken.
+    placement = join(timeout + timedelta(minutes=1))
     try:
-        return Pretraining(config, placement).run()
+        with watched(placement.rank, placement.world_size, timeout):
+            return Pretraining(config, placement).run()
     except RuntimeError as error:
         try:
             refuse_killed_process(error)
-            refuse_lost_ranks(error)
         except UserError as mistake:
             raise RankError(f"rank {placement.rank}: {mistake}") from error
+        refuse_lost_ranks(error, placement.rank)
         raise
     finally:
         dist.destroy_process_group()
@@ -120,16 +127,18 @@ class Pretraining:
             self._claim_run_dir()
             self._warn_of_poor_mixing()
             announce_kernel_paths()
-        self.engine = build_engine(
-            self.model, config, ds_config,
-            micro_batch_size=self._micro_batch_size(self.timeline[0]), world_size=placement.world_size,
-        )  # fmt: skip
         self.checkpoints = Checkpoints(
             self.run_dir / "checkpoints",
             keep=config.training.keep_checkpoints,
             rank=placement.rank,
-            layout={"world_size": placement.world_size, "zero_stage": zero_stage(ds_config)},
+            world_size=placement.world_size,
+            zero_stage=zero_stage(ds_config),
         )
+        self.engine = build_engine(
+            self.model, config, ds_config,
+            micro_batch_size=self._micro_batch_size(self.timeline[0]), world_size=placement.world_size,
+            load_universal=self.checkpoints.prepare_newest(),
+        )  # fmt: skip
         self.metrics = MetricsFile(self.run_dir / "metrics.jsonl")
         self.skipped: Counter[str] = Counter()
         self.damage: dict[str, int] = {}
@@ -163,12 +172,14 @@ class Pretraining:
                 self._save(done, rows.state)
             self.progress_bar.update()
             if counts.stopping and not last:
+                leave_in_peace()
                 raise Preempted(f"{self.stop.name} received: stopped after step {done}, checkpoint saved")
         self.progress_bar.close()
-        if self.is_main:
-            export_run(self.run_dir)
-        dist.barrier()
+        run_on_rank_0(self._export)
         return self.run_dir / "model"
+
+    def _export(self) -> None:
+        export_run(self.run_dir)
 
     # ---- building ----------------------------------------------------------------------------------------------
 
@@ -194,9 +205,13 @@ class Pretraining:
         damaged = damaged_shards(self.manifest, folder, digests=size <= DIGESTS_UP_TO_BYTES)
         unusable = [problem for shard, problem in damaged if shard.split == "heldout"]
         limit, blocks = self.stream.damage_limit, sum(shard.blocks for shard, _ in damaged)
-        if unusable or blocks > limit:
-            first = unusable[0] if unusable else damaged[0][1]
-            raise UserError(f"{first} ({len(damaged)} damaged shards of {blocks} blocks; {limit} may be damaged)")
+        if unusable:
+            raise UserError(f"{unusable[0]}; held-out shards must be whole")
+        if blocks > limit:
+            raise UserError(
+                f"{damaged[0][1]}; with it {len(damaged)} shards of {blocks} blocks are damaged, and "
+                f"stream.max_damaged_share allows {limit}"
+            )
         for _, problem in damaged:
             print(f"unibert: {problem}; its damaged blocks will be left out", file=sys.stderr)
 

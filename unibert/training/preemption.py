@@ -8,6 +8,9 @@ from types import FrameType
 EXIT_PREEMPTED = 75
 """Exit status of a run that was asked to stop and can be continued (EX_TEMPFAIL)."""
 
+EXIT_LOST_RANKS = 76
+"""Exit status of a run whose other ranks have ended or hang; it can be continued from its newest checkpoint."""
+
 
 class StopRequest:
     """Set by SIGTERM, SIGINT or SIGUSR1; a second signal of the kind has its usual effect."""
@@ -21,6 +24,12 @@ class StopRequest:
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.requested, self.name = True, signal.Signals(number).name
         signal.signal(number, signal.SIG_DFL)
+
+
+def leave_in_peace() -> None:
+    """Ignore signals on the way out: srun sends SIGTERM to all when the first ends with a status other than 0."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class Preempted(Exception):

@@ -1,0 +1,20 @@
+# What the job scripts have in common; they source it in the repository's folder.
+
+[ ! -f slurm/site.env ] || . slurm/site.env
+venv=${UNIBERT_VENV:-$PWD/.venv}
+[ -x "$venv/bin/python" ] || { echo "slurm: no virtual environment in $venv; make one with 'make demo' or set UNIBERT_VENV" >&2; exit 1; }
+
+# Since Slurm 22.05 srun no longer takes the job's --cpus-per-task.
+[ -z "${SLURM_CPUS_PER_TASK:-}" ] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
+# Otherwise each rank would start a thread for every core of its node.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}
+# NCCL then says which peer or device failed, and nothing where none does. Interfaces are the site's: site.env.
+export NCCL_DEBUG=${NCCL_DEBUG:-WARN}
+# An asynchronous NCCL error ends the rank, so that srun ends the others; UniBERT's watchdog covers what NCCL misses.
+export TORCH_NCCL_ASYNC_ERROR_HANDLING=${TORCH_NCCL_ASYNC_ERROR_HANDLING:-1}
+
+# Compiled kernels: on the node's own disk, since ranks in a shared home would wait for each other's locks, and by job,
+# since a killed job may leave a lock or half a file behind.
+job_cache=${UNIBERT_CACHE:-/tmp}/unibert-$SLURM_JOB_ID
+export TRITON_CACHE_DIR=$job_cache/triton TORCHINDUCTOR_CACHE_DIR=$job_cache/inductor TORCH_EXTENSIONS_DIR=$job_cache/extensions
+remove_caches() { srun --ntasks="$SLURM_NNODES" --ntasks-per-node=1 rm -rf "$job_cache" || true; }

@@ -1,0 +1,79 @@
+"""A Slurm of two nodes, or one line that says why there is none; and runs on the demo's corpus for it."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.slurm.lab import REPOSITORY, Lab, missing_commands, wait_until
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Lab]:
+    if missing := missing_commands():
+        refuse(f"no Slurm here ({', '.join(missing)} missing): apt-get install munge slurmctld slurmd slurm-client")
+    if os.geteuid() != 0:
+        refuse("a Slurm of our own needs root")
+    # Not pytest's folder: a socket's path may have 107 characters.
+    with tempfile.TemporaryDirectory(prefix="slurm-", ignore_cleanup_errors=True) as folder:
+        lab = Lab(Path(folder))
+        try:
+            try:
+                lab.up()
+            except (RuntimeError, OSError) as error:
+                refuse(f"Slurm is installed but does not start here: {error}")
+            yield lab
+        finally:
+            lab.down()
+
+
+@pytest.fixture(autouse=True)
+def no_job_is_left(lab: Lab) -> Iterator[None]:
+    yield
+    lab.run("scancel", "--user=root")
+    wait_until(lambda: not lab.run("squeue", "--noheader"), 60)
+
+
+def refuse(reason: str) -> None:
+    """Skip, unless whoever starts the tests has installed Slurm for them."""
+    if os.environ.get("UNIBERT_SLURM_TESTS") == "required":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def demo_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("demo") / "corpus"
+    options = ["--vocab_size=6000", "--heldout_share=0.1", "--tokens_per_shard=2500"]
+    subprocess.run(
+        [sys.executable, "-m", "unibert", "corpus", "build", "unibert/demo/wiki", f"--output={folder}", *options],
+        cwd=REPOSITORY, check=True, capture_output=True,
+    )  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run_file(demo_corpus: Path) -> Path:
+    """A tiny model on the demo's corpus, 1200 steps of about 50 ms; the run folder is to be given."""
+    run = {
+        "run_dir": "to be given",
+        "corpus": str(demo_corpus),
+        "training": {
+            "tokens": 1200 * 16 * 128, "global_batch_size": 16, "micro_batch_size": 8, "sequence_length": 128,
+            "log_every": 1, "checkpoint_every": 100, "ds_config": "zero1",
+        },
+        "stream": {"lanes": 8, "window_shards": 2},
+        "model": {"config": {
+            "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 96,
+            "local_attention": 32,
+        }},
+        "adversary": {"max_lambda": 0.1},
+    }  # fmt: skip
+    path = demo_corpus.with_name("run.yaml")
+    path.write_text(yaml.safe_dump(run))
+    return path

@@ -1,0 +1,66 @@
+"""A job with a bad node does not start, and says which and why."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.slurm.lab import Lab
+from tests.slurm.test_pretrain import submit
+
+CLOCK_AHEAD = """
+import socket, time
+if socket.gethostname() == "n2":
+    true_time = time.time
+    time.time = lambda: true_time() + 60
+"""
+
+# Of two clocks none is the right one.
+OFF = {"n1": -30, "n2": 30}
+
+
+def refusal(lab: Lab, job: str) -> str:
+    """The sentence with which a job ended that never trained."""
+    assert lab.wait(job) == "FAILED", lab.log(job)
+    assert lab.restarts(job) == 0
+    assert "step 1/" not in lab.log(job)
+    [sentence] = re.findall("unibert: error: preflight: (.*)", lab.log(job))
+    return sentence
+
+
+def test_disk_and_run_folder(lab, run_file, tmp_path):
+    temporary = tmp_path / "tmp"
+    for folder in (temporary, tmp_path / "run"):
+        folder.mkdir()
+    lab.on_node("n2", f"mount -t tmpfs -o size=1m tmpfs {temporary}; mount -t tmpfs -o ro tmpfs {tmp_path / 'run'}")
+    try:
+        job = submit(lab, run_file, tmp_path / "run", options=(f"--export=ALL,TMPDIR={temporary}",))
+        problems = refusal(lab, job).split("; ")
+    finally:
+        lab.on_node("n2", f"umount {temporary} {tmp_path / 'run'}")
+    assert problems == [
+        f"n2: {temporary} has 0.00 GiB free, and 0.5 are wanted",
+        f"n2: {tmp_path / 'run'} cannot be written (Read-only file system)",
+    ]
+
+
+def test_gpus_and_clock(lab, run_file, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(CLOCK_AHEAD)
+    options = ("--gpus-per-node=2", f"--export=ALL,PYTHONPATH={tmp_path}")
+    sentence = refusal(lab, submit(lab, run_file, tmp_path / "run", options=options))
+    no_gpus = "Slurm gave 2 GPUs, and torch sees 0, look at nvidia-smi there"
+    clocks = [f"{node}: its clock is {seconds:+d} s off the others', set it (NTP)" for node, seconds in OFF.items()]
+    assert sentence.split("; ") == [f"n1: {no_gpus}", f"n2: {no_gpus}", *clocks]
+
+
+@pytest.fixture
+def slow_network(lab: Lab):
+    # The loopback is left alone: between two ranks of one node all stays fast.
+    lab.on_node("n2", "tc qdisc add dev eth0 root tbf rate 40mbit burst 64k latency 400ms")
+    yield
+    lab.on_node("n2", "tc qdisc del dev eth0 root")
+
+
+def test_a_slow_network(lab, run_file, tmp_path: Path, slow_network):
+    sentence = refusal(lab, submit(lab, run_file, tmp_path / "run"))
+    assert re.fullmatch(r"n1, n2: all-reduce at 0\.00\d+ GB/s, and 0\.01 are wanted", sentence)

@@ -1,0 +1,170 @@
+"""``sbatch slurm/pretrain.sh`` on two nodes: to the end, through everything that a cluster does to a job."""
+
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.slurm.lab import Lab, wait_until
+from tests.training.compare import lines_without_timing
+from unibert.training.metrics import read_metrics
+
+SHORT = "--training.tokens=81920"  # 40 steps
+RANKS = "-m unibert pretrain"
+
+
+def submit(lab: Lab, run_file: Path, run_dir: Path, *overrides: str, options: tuple[str, ...] = ()) -> str:
+    return lab.submit(*options, "-N2", "slurm/pretrain.sh", str(run_file), f"--run_dir={run_dir}", *overrides)
+
+
+def wait_for_step(lab: Lab, job: str, run_dir: Path, step: int, timeout: float = 120) -> None:
+    def reached() -> bool:
+        path = run_dir / "metrics.jsonl"
+        return path.exists() and any(line["step"] >= step for line in read_metrics(path)[-1:])
+
+    wait_until(reached, timeout, lambda: f"step {step} of job {job} ({lab.state(job)}): {lab.log(job)[-2000:]}")
+
+
+def last_step(run_dir: Path) -> int:
+    return read_metrics(run_dir / "metrics.jsonl")[-1]["step"]
+
+
+def wait_for_restart(lab: Lab, job: str, number: int, timeout: float = 90) -> None:
+    """Until the job waits in the queue for this start; it is then let go."""
+    wait_until(lambda: lab.restarts(job) >= number, timeout, lambda: f"{lab.state(job)}: {lab.log(job)[-2000:]}")
+    lab.start_at_once(job)
+
+
+def rank_pid(lab: Lab, job: str, node: str) -> int:
+    """The one rank of a job on a node, as the lab numbers it."""
+
+    def pids() -> list[int]:
+        variables = {pid: lab.run("cat", f"/proc/{pid}/environ", check=False) for pid in lab.pids(RANKS)}
+        marks = (f"SLURMD_NODENAME={node}", f"SLURM_JOB_ID={job}", "SLURM_PROCID")
+        return [pid for pid, text in variables.items() if all(mark in text for mark in marks)]
+
+    wait_until(pids, 60)
+    [pid] = pids()
+    return pid
+
+
+@pytest.fixture(scope="session")
+def undisturbed(lab: Lab, run_file: Path) -> Path:
+    """The run folder of a job that nothing happened to."""
+    run_dir = run_file.with_name("undisturbed")
+    job = submit(lab, run_file, run_dir)
+    assert lab.wait(job, 300) == "COMPLETED", lab.log(job)
+    assert lab.restarts(job) == 0
+    return run_dir
+
+
+@pytest.mark.slow
+def test_preempted_cut_by_the_time_limit_killed_and_without_a_node_it_is_the_same_run(
+    lab, run_file, undisturbed, tmp_path
+):
+    run_dir = tmp_path / "run"
+    job = submit(lab, run_file, run_dir, options=("--time=30", "--signal=B:USR1@20"))
+    log = lab.folder / f"{job}.log"
+
+    wait_for_step(lab, job, run_dir, 30)
+    urgent = lab.submit("-p", "high", "-N2", "--exclusive", "--wrap", "srun hostname")
+    wait_for_restart(lab, job, 1)
+    assert lab.wait(urgent) == "COMPLETED"
+    assert log.read_text().count("SIGUSR1 received: stopped after step") == 1
+    at_preemption = last_step(run_dir)
+
+    wait_for_step(lab, job, run_dir, at_preemption + 10)
+    lab.run("scontrol", "update", f"JobId={job}", "TimeLimit=1")
+    wait_until(lambda: lab.restarts(job) >= 2, 90, lambda: lab.log(job)[-2000:])
+    lab.run("scontrol", "update", f"JobId={job}", "TimeLimit=30")
+    lab.start_at_once(job)
+    assert log.read_text().count("SIGUSR1 received: stopped after step") == 2
+    assert log.read_text().count("ended with status 75") == 2
+    at_limit = last_step(run_dir)
+
+    wait_for_step(lab, job, run_dir, at_limit + 10)
+    lab.kill(rank_pid(lab, job, "n2"), signal.SIGKILL)
+    wait_for_restart(lab, job, 3)
+    at_kill = last_step(run_dir)
+
+    wait_for_step(lab, job, run_dir, at_kill + 10)
+    lab.kill_node("n2")
+    wait_until(lambda: lab.restarts(job) >= 4, 90, lambda: lab.log(job)[-2000:])
+    assert last_step(run_dir) < 1200
+    # The lost node's rank goes when it notices that it is alone.
+    wait_until(lambda: not lab.pids(RANKS), 60)
+    lab.start_node("n2")
+    lab.start_at_once(job)
+
+    assert lab.wait(job, 300) == "COMPLETED", lab.log(job)
+    assert lines_without_timing(run_dir) == lines_without_timing(undisturbed)
+    print(f"cut at {at_preemption}, {at_limit}, {at_kill} and by the node; {lab.restarts(job)} restarts")
+
+
+def test_a_short_run_ends_and_leaves_no_cache(lab, run_file, tmp_path):
+    job = submit(lab, run_file, tmp_path / "run", SHORT)
+    assert lab.wait(job) == "COMPLETED", lab.log(job)
+    assert "unibert: preflight: 2 nodes, 2 ranks" in lab.log(job)
+    assert last_step(tmp_path / "run") == 40
+    assert (tmp_path / "run" / "model" / "model.safetensors").is_file()
+    assert lab.restarts(job) == 0
+    assert not (lab.folder / f"unibert-{job}").exists()
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        pytest.param("--stream.lanes=3", id="found by every rank alone"),
+        pytest.param("--optimizer.learning_rate=1e30", id="found by all ranks together"),
+    ],
+)
+def test_a_mistake_is_not_tried_again(mistake, lab, run_file, tmp_path):
+    job = submit(lab, run_file, tmp_path / "run", mistake)
+    assert lab.wait(job) == "FAILED"
+    assert lab.job(job)["ExitCode"] == "1:0"
+    assert lab.restarts(job) == 0
+    assert "unibert: error: " in lab.log(job)
+
+
+def test_scancel_saves_a_checkpoint_and_ends_the_job(lab, run_file, tmp_path):
+    run_dir = tmp_path / "run"
+    job = submit(lab, run_file, run_dir, "--training.checkpoint_every=100000")
+    wait_for_step(lab, job, run_dir, 5)
+    lab.run("scancel", job)
+    assert lab.wait(job) == "CANCELLED"
+    wait_until(lambda: not lab.pids(RANKS), 30)
+    assert len(list((run_dir / "checkpoints").glob("step-*"))) == 1
+    time.sleep(3)
+    assert (lab.state(job), lab.restarts(job)) == ("CANCELLED", 0)
+
+
+def test_a_rank_that_hangs_is_named_and_the_run_goes_on(lab, run_file, tmp_path):
+    run_dir = tmp_path / "run"
+    job = submit(lab, run_file, run_dir, "--training.collective_timeout_minutes=0.1", "--training.tokens=204800")
+    wait_for_step(lab, job, run_dir, 5)
+    lab.kill(rank_pid(lab, job, "n2"), signal.SIGSTOP)
+    stopped = time.monotonic()
+    wait_until(lambda: lab.restarts(job) >= 1, 60, lambda: lab.log(job)[-2000:])
+    took = time.monotonic() - stopped
+    # Slurm wakes the stopped rank to end it, and it may notice that it is alone.
+    sentence, *_ = re.findall("unibert: error: .*", lab.log(job))
+    assert "no collective has ended for 6 s: rank 1 (n2) gives no sign of life" in sentence
+    # Six seconds, the question to the others, and Slurm's KillWait of ten.
+    assert took < 6 + 10 + 20
+    lab.start_at_once(job)
+    assert not lab.pids(RANKS)
+    assert lab.wait(job) == "COMPLETED", lab.log(job)
+    assert [line["step"] for line in read_metrics(run_dir / "metrics.jsonl")] == [*range(1, 101), 100]
+    print(f"took {took:.1f} s: {sentence}")
+
+
+def test_restarts_that_lead_nowhere_come_to_an_end(lab, run_file, tmp_path):
+    job = submit(lab, run_file, tmp_path / "run", "--training.restarts_without_progress=1")
+    for number in (1, 2):
+        lab.kill(rank_pid(lab, job, "n2"), signal.SIGKILL)
+        wait_for_restart(lab, job, number)
+    assert lab.wait(job) == "FAILED"
+    assert lab.restarts(job) == 2
+    assert "started again 2 times without a checkpoint after step 0" in lab.log(job)

@@ -1,0 +1,105 @@
+"""Program: what starts of a run with other world sizes restore. ``OUTPUT RUN.yaml OVERRIDES`` trains on two ranks and
+then restores the last checkpoint on 2, 1 and 4, each into ``OUTPUT/WORLD_SIZE.pt``.
+
+Ranks are forked from one process, which saves them most of their start.
+"""
+
+import multiprocessing
+import os
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import deepspeed
+import torch
+from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+from unibert.configuration import parse, parser_for
+from unibert.training.config import RunConfig
+from unibert.training.distributed import gather_objects, join
+from unibert.training.loop import Pretraining, pretrain
+
+LOSS_SCALE = 512.0
+
+
+def main() -> None:
+    output, run_file, *overrides = sys.argv[1:]
+    config = parse(parser_for(RunConfig, "ranks", ""), RunConfig, ["--config", run_file, *overrides])
+    on_ranks(2, pretrain, config)
+    for file in Path(config.run_dir).glob("checkpoints/*/state/*_optim_states.pt"):
+        set_loss_scale(file)
+    for world_size in (2, 1, 4):
+        on_ranks(world_size, save_restored, config, Path(output) / f"{world_size}.pt")
+
+
+def on_ranks(world_size: int, work: Callable[..., object], *arguments: object) -> None:
+    """``work(*arguments)`` on new ranks, each of which finds itself as under a launcher."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = str(listener.getsockname()[1])
+    context = multiprocessing.get_context("fork")
+    processes = [
+        context.Process(target=_rank, args=(rank, world_size, port, work, arguments)) for rank in range(world_size)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    if any(process.exitcode for process in processes):
+        sys.exit(1)
+
+
+def _rank(rank: int, world_size: int, port: str, work: Callable[..., object], arguments: tuple[object, ...]) -> None:
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
+    os.environ |= {name: str(value) for name, value in place.items()}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    work(*arguments)
+
+
+def set_loss_scale(file: Path) -> None:
+    """Give a checkpoint a loss scale as fp16 has it, which not every CPU can train in."""
+    content = torch.load(file, weights_only=False)
+    content["optimizer_state_dict"]["loss_scaler"].cur_scale = LOSS_SCALE
+    torch.save(content, file)
+
+
+def save_restored(config: RunConfig, file: Path) -> None:
+    """All that the start of a run gets from its checkpoint, put together from the ranks."""
+    run = Pretraining(config, join())
+    checkpoint = run.checkpoints.load_newest(run.engine)
+    assert checkpoint is not None
+    engine, optimizer = run.engine, run.engine.basic_optimizer
+    tensors = {}
+    for name, parameter in engine.module.named_parameters():
+        with deepspeed.zero.GatheredParameters([parameter]):
+            tensors[f"{name} weight"] = parameter.data.clone()
+    if engine.zero_optimization_stage() == 0:
+        for index, parameter in enumerate(p for group in optimizer.param_groups for p in group["params"]):
+            tensors[f"{index} fp32"] = parameter.data
+            tensors |= {f"{index} {key}": optimizer.state[parameter][key] for key in ("exp_avg", "exp_avg_sq")}
+    else:
+        if engine.zero_optimization_stage() < 3:
+            # DeepSpeed's accessors see the optimizer's state only from the first step on, unless told.
+            engine.optimizer._lazy_init_hp_params_optimizer_state()
+        for name, parameter in engine.module.named_parameters():
+            tensors[f"{name} fp32"] = safe_get_full_fp32_param(parameter)
+            for key in ("exp_avg", "exp_avg_sq"):
+                tensors[f"{name} {key}"] = safe_get_full_optimizer_state(parameter, key)
+    counts = {float(state["step"]) for state in optimizer.state.values()}
+    restored = {
+        "tensors": tensors,
+        "optimizer steps": set().union(*gather_objects(counts)),
+        # The learning rate is set before each step, from the group's peak.
+        "groups": [{k: v for k, v in group.items() if k not in ("params", "lr")} for group in optimizer.param_groups],
+        "loss scale": getattr(getattr(engine.optimizer, "loss_scaler", None), "loss_scale", None),
+        "engine": (engine.global_steps, engine.global_samples, engine.skipped_steps),
+        "state": checkpoint["state"],
+    }
+    if engine.global_rank == 0:
+        torch.save(restored, file)
+    torch.distributed.barrier()
+
+
+if __name__ == "__main__":
+    main()

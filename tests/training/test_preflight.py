@@ -1,0 +1,39 @@
+"""Ranks that miss each other before training; what else preflight looks at is tested on a Slurm, in tests/slurm."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+
+import pytest
+
+IMPATIENT = """
+import sys
+from datetime import timedelta
+from unibert.cli import main
+from unibert.training import preflight
+preflight.LONGEST_START = timedelta(seconds=3)
+main(["preflight", *sys.argv[1:]])
+"""
+
+
+@pytest.mark.parametrize(
+    ("rank", "sentence"),
+    [
+        (0, r"preflight: nothing was heard for 3 s from rank 1 \(\S+\)"),
+        (1, r"preflight: \S+: no answer from rank 0 on 127.0.0.1; look at the network between the two"),
+    ],
+)
+def test_a_rank_that_never_comes_is_named(rank, sentence, run_file):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = str(listener.getsockname()[1])
+    place = {"RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    done = subprocess.run(
+        [sys.executable, "-c", IMPATIENT, str(run_file)],
+        env={**os.environ, **place}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 1
+    [said] = re.findall("unibert: error: (.*)", done.stderr)
+    assert re.fullmatch(sentence, said)

@@ -1,0 +1,66 @@
+"""A rank that hangs is named, and the run ends."""
+
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.training.conftest import start
+from tests.training.test_resume import rank_process, wait_for_line
+
+TIMEOUT_S = 6.0
+ANSWER_S = 15.0
+"""Ticks of the watchdog, its question to the others, the launcher's polls, and a loaded machine."""
+LAUNCHER_S = 30.0
+"""How long the deepspeed launcher waits for a rank to obey SIGTERM, which one that is stopped does not."""
+
+
+def start_long_run(run_file: Path, run_dir: Path, *overrides: str) -> subprocess.Popen[str]:
+    timeout = f"--training.collective_timeout_minutes={TIMEOUT_S / 60}"
+    words = ["pretrain", str(run_file), f"--run_dir={run_dir}", timeout, "--training.tokens=1000000", *overrides]
+    return start(words, ranks=2, start_new_session=True)
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_stopped_is_named_and_all_end(run_file, tmp_path):
+    runs = {hung: start_long_run(run_file, tmp_path / f"hung{hung}") for hung in (0, 1)}
+    for hung, process in runs.items():
+        wait_for_line(tmp_path / f"hung{hung}" / "metrics.jsonl", step=5)
+        os.kill(rank_process(process.pid, rank=hung), signal.SIGSTOP)
+    stopped = time.monotonic()
+    for hung, process in runs.items():
+        output, _ = process.communicate(timeout=120)
+        took = time.monotonic() - stopped
+        assert process.returncode == 76, output
+        [sentence] = re.findall("unibert: error: .*", output)
+        assert f"no collective has ended for 6 s: rank {hung} (" in sentence
+        assert "gives no sign of life" in sentence
+        assert took < TIMEOUT_S + ANSWER_S + LAUNCHER_S
+        assert not pythons_of_session(process.pid)
+
+
+def test_a_rank_that_waits_for_something_else_is_named_with_the_place(run_file, tmp_path):
+    process = start_long_run(run_file, tmp_path / "run", "--stream.num_workers=1")
+    wait_for_line(tmp_path / "run" / "metrics.jsonl", step=5)
+    rank = rank_process(process.pid, rank=1)
+    [loader] = Path(f"/proc/{rank}/task/{rank}/children").read_text().split()
+    os.kill(int(loader), signal.SIGSTOP)
+    stopped = time.monotonic()
+    try:
+        process.wait(timeout=60)
+    finally:
+        os.kill(int(loader), signal.SIGKILL)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 76, output
+    assert time.monotonic() - stopped < TIMEOUT_S + ANSWER_S
+    [sentence] = re.findall("unibert: error: .*", output)
+    assert re.search(r"rank 1 \(\S+\) is 1 collectives? behind, in \w+ \(unibert/stream/", sentence), sentence
+
+
+def pythons_of_session(leader: int) -> list[str]:
+    listed = subprocess.run(["ps", "-o", "args=", "-s", str(leader)], capture_output=True, text=True)
+    return [line for line in listed.stdout.splitlines() if Path(line.split()[0]).name.startswith("python")]
