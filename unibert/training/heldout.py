@@ -12,6 +12,7 @@ from unibert.stream import heldout_batches
 from unibert.training.config import RunConfig
 from unibert.training.distributed import Placement
 from unibert.training.metrics import Sums
+from unibert.training.watchdog import collectives
 
 
 @torch.no_grad()
@@ -32,6 +33,7 @@ def heldout_totals(engine: Any, config: RunConfig, placement: Placement) -> dict
     sums = Sums()
     engine.eval()
     for batch in batches:
-        sums.add(engine(batch.to(placement.device), unweighted).sums)
+        with collectives.one():
+            sums.add(engine(batch.to(placement.device), unweighted).sums)
     engine.train()
     return sums.over_ranks()

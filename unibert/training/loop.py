@@ -54,7 +54,7 @@ from unibert.training.metrics import (
 )
 from unibert.training.preemption import Preempted, StopRequest, leave_in_peace
 from unibert.training.universal import run_on_rank_0
-from unibert.training.watchdog import watched
+from unibert.training.watchdog import collectives, watched
 
 DIGESTS_UP_TO_BYTES = 1 << 30
 """Corpora up to this size have their shards' digests checked at every start, a matter of seconds; larger ones their
@@ -325,8 +325,9 @@ class Pretraining:
         sums = Sums()
         losses = []
         for batch in batches:
-            objectives = self.engine(batch.to(placement.device), weights)
-            self.engine.backward(objectives.total)
+            with collectives.one():
+                objectives = self.engine(batch.to(placement.device), weights)
+                self.engine.backward(objectives.total)
             losses.append(objectives.total.detach())
             sums.add({**objectives.sums, "loss": losses[-1] / weights.replicas})
             if len(losses) < len(batches):

@@ -43,7 +43,7 @@ class Collectives:
 
     @contextmanager
     def one(self) -> Iterator[None]:
-        """Around one collective."""
+        """Around one collective, or one micro-batch, in which there may be many."""
         self.begun += 1
         yield
         self.done += 1
