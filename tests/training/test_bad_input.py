@@ -1,11 +1,21 @@
 """What users get wrong ends with exit status 1 and one sentence that says how to mend it."""
 
 import json
+import os
+from collections.abc import Iterator
+from unittest.mock import patch
 
 import pytest
 import torch
 
 from unibert.cli import main
+
+
+@pytest.fixture(autouse=True)
+def own_environment() -> Iterator[None]:
+    """A start in this process puts its rank into the environment, where the ranks of later tests would find it."""
+    with patch.dict(os.environ):
+        yield
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:

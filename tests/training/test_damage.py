@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.training.conftest import start
-from tests.training.test_resume import rank_process, wait_for_line
+from tests.training.processes import rank_process, wait_for_line
 from unibert.corpus.manifest import Manifest
 
 # One of the corpus's six blocks may be damaged.

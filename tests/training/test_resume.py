@@ -2,37 +2,12 @@
 
 import os
 import signal
-import time
-from pathlib import Path
 
 import pytest
 
 from tests.training.compare import lines_without_timing
 from tests.training.conftest import start
-
-
-def wait_for_line(path: Path, step: int, timeout: float = 240) -> None:
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        if path.exists() and path.read_text().count('"loss"') >= step:
-            return
-        time.sleep(0.02)
-    raise AssertionError(f"{path} has no {step} steps after {timeout} s")
-
-
-def rank_process(launcher: int, rank: int) -> int:
-    """The process id of a rank that the launcher with this process id has started."""
-    for folder in Path("/proc").iterdir():
-        try:
-            variables = (folder / "environ").read_bytes().split(b"\0")
-            words = (folder / "cmdline").read_bytes().split(b"\0")
-        except (OSError, ValueError):
-            continue
-        if f"RANK={rank}".encode() in variables and b"pretrain" in words and b"runner" not in words[2]:
-            group = os.getpgid(int(folder.name))
-            if group == os.getpgid(launcher):
-                return int(folder.name)
-    raise AssertionError(f"no process of rank {rank}")
+from tests.training.processes import rank_process, wait_for_line
 
 
 def test_a_killed_rank_loses_nothing(run_file, tmp_path, unibert):
