@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
+from unibert.digests import file_sha256
 from unibert.errors import UserError
 
 MANIFEST_NAME = "manifest.json"
@@ -141,12 +142,6 @@ def _checked_shard(shard: Shard) -> Shard:
     if path.is_absolute() or ".." in path.parts or shard.split not in get_args(Split):
         raise ValueError(f"shard {shard.path}: path or split {shard.split!r} is not one of a corpus")
     return shard
-
-
-def file_sha256(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file's content, hexadecimal."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def damaged_shards(manifest: Manifest, folder: str | os.PathLike[str], digests: bool = True) -> list[tuple[Shard, str]]:

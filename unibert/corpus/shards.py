@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from unibert.corpus.manifest import Shard, Split, file_sha256
+from unibert.corpus.manifest import Shard, Split
+from unibert.digests import file_sha256
 
 _MEMBERS = ("tokens.npy", "lengths.npy", "json")
 

@@ -84,6 +84,12 @@ class TrainingConfig:
     keep_checkpoints: int = 2
     """How many of the newest checkpoints are kept."""
 
+    keep_every_tokens: int | None = None
+    """The first checkpoint at or after each multiple of so many tokens is kept too."""
+
+    keep_best: bool = False
+    """The checkpoint with the lowest held-out MLM loss is kept too; needs evaluate_every."""
+
     collective_timeout_minutes: float = 15.0
     """A rank for which the others have waited so long is named, and the run ends; well above half a minute."""
 
@@ -98,6 +104,13 @@ class TrainingConfig:
                      "collective_timeout_minutes"):  # fmt: skip
             if getattr(self, name) <= 0:
                 raise ValueError(f"training.{name}: must be positive, got {getattr(self, name)}")
+        if self.keep_every_tokens is not None and self.keep_every_tokens <= 0:
+            raise ValueError(f"training.keep_every_tokens: must be positive or null, got {self.keep_every_tokens}")
+        if self.keep_best and (self.evaluate_every <= 0 or self.checkpoint_every % self.evaluate_every):
+            raise ValueError(
+                f"training.keep_best: held-out losses are measured every {self.evaluate_every} steps (evaluate_every) "
+                f"and checkpoints written every {self.checkpoint_every}; make checkpoint_every a multiple"
+            )
         self.timeline()
 
     def timeline(self) -> Timeline:
@@ -161,6 +174,8 @@ FREE_KEYS = (
     "training.heldout_sequences",
     "training.checkpoint_every",
     "training.keep_checkpoints",
+    "training.keep_every_tokens",
+    "training.keep_best",
     "training.collective_timeout_minutes",
     "training.restarts_without_progress",
     "training.monitors",

@@ -6,6 +6,8 @@ import os
 import socket
 import subprocess
 import warnings
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -170,6 +172,36 @@ def agree(error: UserError | None) -> None:
     if len(ranks) == 1 and len(next(iter(ranks.values()))) == dist.get_world_size():
         raise AgreedError(next(iter(ranks)))
     raise AgreedError("; ".join(f"rank {', '.join(map(str, who))}: {what}" for what, who in ranks.items()))
+
+
+def wait_together(running: Future[Any] | None, *, heartbeat: float = 5.0) -> None:
+    """Wait until what runs in a thread of any rank has ended, for longer than a collective's time-out if need be.
+
+    Args:
+        running: this rank's; it must not use collectives. Its errors are left in it.
+        heartbeat: seconds after which the ranks meet, again and again; well below the time-out.
+    """
+    done = False
+    while not done:
+        if running is not None:
+            wait([running], timeout=heartbeat)
+        done = all(gather_objects(running is None or running.done()))
+
+
+def run_on_rank_0(work: Callable[[], None], *, heartbeat: float = 5.0) -> None:
+    """Run ``work`` in a thread of rank 0 while the others wait; see :func:`wait_together`.
+
+    Raises:
+        AgreedError: on all ranks, if ``work`` raised a UserError.
+    """
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        running = pool.submit(work) if dist.get_rank() == 0 else None
+        wait_together(running, heartbeat=heartbeat)
+    error = running.exception() if running is not None else None
+    if error is not None and not isinstance(error, UserError):
+        raise error
+    if (sentence := gather_objects(None if error is None else str(error))[0]) is not None:
+        raise AgreedError(sentence)
 
 
 def refuse_lost_ranks(error: RuntimeError, rank: int) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from unibert.configuration import read_yaml
 from unibert.errors import UserError
 from unibert.model.export import write_hugging_face
-from unibert.training.checkpoints import complete_checkpoints, full_state_dict
+from unibert.training.checkpoints import complete_checkpoints, full_state_dict, step_of
 
 
 def export_run(run_dir: str | Path, *, step: int | None = None, output: str | Path | None = None) -> Path:
@@ -22,12 +22,12 @@ def export_run(run_dir: str | Path, *, step: int | None = None, output: str | Pa
         The model folder.
 
     Raises:
-        UserError: if the folder is no run, or has no such checkpoint.
+        UserError: if the folder is no run, or has no such checkpoint, or a damaged one.
     """
     run_dir = Path(run_dir)
     if not (run_dir / "config.yaml").is_file():
         raise UserError(f"{run_dir} is no run folder (it has no config.yaml)")
-    checkpoints = {int(path.name.removeprefix("step-")): path for path in complete_checkpoints(run_dir / "checkpoints")}
+    checkpoints = {step_of(path): path for path in complete_checkpoints(run_dir / "checkpoints")}
     if not checkpoints:
         raise UserError(f"{run_dir} has no complete checkpoint yet")
     if step is not None and step not in checkpoints:

@@ -29,7 +29,15 @@ from unibert.stream.forecast import mixing_warning
 from unibert.stream.loader_processes import refuse_killed_process
 from unibert.training.checkpoints import Checkpoints, complete_checkpoints
 from unibert.training.config import RunConfig, first_difference
-from unibert.training.distributed import Placement, agree, gather_objects, join, refuse_lost_ranks, sum_over_ranks
+from unibert.training.distributed import (
+    Placement,
+    agree,
+    gather_objects,
+    join,
+    refuse_lost_ranks,
+    run_on_rank_0,
+    sum_over_ranks,
+)
 from unibert.training.engine import (
     build_engine,
     ds_config_path,
@@ -41,6 +49,7 @@ from unibert.training.engine import (
 )
 from unibert.training.export import export_run
 from unibert.training.heldout import heldout_totals
+from unibert.training.keeping import MOST_BYTES_PER_PARAMETER, KeepPolicy, refuse_without_room
 from unibert.training.kernel_paths import announce_kernel_paths, check_kernel_paths
 from unibert.training.metrics import (
     MetricsFile,
@@ -53,7 +62,6 @@ from unibert.training.metrics import (
     prediction_metrics,
 )
 from unibert.training.preemption import Preempted, StopRequest, leave_in_peace
-from unibert.training.universal import run_on_rank_0
 from unibert.training.watchdog import collectives, watched
 
 DIGESTS_UP_TO_BYTES = 1 << 30
@@ -74,6 +82,8 @@ class StepCounts:
     """Documents, or tokens, that the discriminator classifies, each by its class's weight."""
     stopping: bool
     """Whether a signal has asked any rank to stop."""
+    written: bool
+    """Whether all ranks have written the checkpoint that was begun."""
     damaged_blocks: int
     """Met while the batch was read."""
     checksum: int
@@ -129,7 +139,11 @@ class Pretraining:
             announce_kernel_paths()
         self.checkpoints = Checkpoints(
             self.run_dir / "checkpoints",
-            keep=config.training.keep_checkpoints,
+            keep=KeepPolicy(
+                last=config.training.keep_checkpoints,
+                every_tokens=config.training.keep_every_tokens,
+                best=config.training.keep_best,
+            ),
             rank=placement.rank,
             world_size=placement.world_size,
             zero_stage=zero_stage(ds_config),
@@ -146,6 +160,16 @@ class Pretraining:
 
     def run(self) -> Path:
         """Every step from the newest checkpoint to the end, then the export."""
+        try:
+            self._train()
+        except AgreedError:
+            # All ranks have come here, and the checkpoint that they were writing is from before.
+            self.checkpoints.finish()
+            raise
+        run_on_rank_0(self._export)
+        return self.run_dir / "model"
+
+    def _train(self) -> None:
         training = self.config.training
         first_step, stream_state = self._restore()
         self.progress_bar = tqdm(
@@ -161,22 +185,25 @@ class Pretraining:
             counts = self._count(rows, batches)
             if counts.damaged_blocks:
                 self._refuse_much_damage(step, rows.skipped)
+            if counts.written:
+                self.checkpoints.publish()
             weights = self._step_weights(step, batches, counts)
             sums, grad_norm = self._optimizer_step(step, batches, weights)
             last = done == len(self.timeline)
             if done % training.log_every == 0 or last:
                 self._log(step, sums, grad_norm, counts.checksum)
+            heldout_mlm_loss = None
             if last or (training.evaluate_every and done % training.evaluate_every == 0):
-                self._log_heldout(done)
+                heldout_mlm_loss = self._log_heldout(done)
             if last or counts.stopping or done % training.checkpoint_every == 0:
-                self._save(done, rows.state)
+                self._begin_checkpoint(step, rows.state, heldout_mlm_loss)
             self.progress_bar.update()
             if counts.stopping and not last:
+                self.checkpoints.finish()
                 leave_in_peace()
                 raise Preempted(f"{self.stop.name} received: stopped after step {done}, checkpoint saved")
         self.progress_bar.close()
-        run_on_rank_0(self._export)
-        return self.run_dir / "model"
+        self.checkpoints.finish()
 
     def _export(self) -> None:
         export_run(self.run_dir)
@@ -197,6 +224,8 @@ class Pretraining:
         self._check_run_dir()
         self.model = self._build_model()
         check_kernel_paths(self.model, placement.device, training_dtype(ds_config))
+        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        refuse_without_room(self.run_dir, MOST_BYTES_PER_PARAMETER * parameters)
         return ds_config
 
     def _check_shards(self, folder: Path) -> None:
@@ -303,12 +332,15 @@ class Pretraining:
         self.damage = state["damage"] if state else {}
         return step, state["stream"] if state else None
 
-    def _save(self, done: int, lanes: dict[str, Any]) -> None:
+    def _begin_checkpoint(self, step: Step, lanes: dict[str, Any], heldout_mlm_loss: float | None) -> None:
         merged = {lane: state for part in gather_objects(lanes) for lane, state in part.items()}
         skipped = sum(gather_objects(self.skipped), Counter())
         state = {"stream": merged, "corpus": self.manifest.fingerprint, "skipped_blocks": dict(skipped),
                  "damage": self.damage}  # fmt: skip
-        self.checkpoints.save(self.engine, done, state)
+        self.checkpoints.begin(
+            self.engine, step.index + 1, state, tokens=step.tokens_before + step.num_tokens,
+            heldout_mlm_loss=heldout_mlm_loss,
+        )  # fmt: skip
 
     # ---- one step ----------------------------------------------------------------------------------------------
 
@@ -368,10 +400,11 @@ class Pretraining:
                 classified.numel() if class_weights is None else float(class_weights[classified].sum().double())
             )
         # Checksums of 32 bits add up exactly in float64 for two million rows.
-        own = [masked, num_tokens, adversary_weight, self.stop.requested, sum(rows.skipped.values()),
-               rows.rows.checksum()]  # fmt: skip
+        own = [masked, num_tokens, adversary_weight, self.stop.requested, self.checkpoints.written,
+               sum(rows.skipped.values()), rows.rows.checksum()]  # fmt: skip
         sums = sum_over_ranks(torch.tensor(own, dtype=torch.float64, device=self.placement.device)).tolist()
-        return StepCounts(sums[0], sums[1], sums[2], sums[3] > 0, int(sums[4]), int(sums[5]))
+        written = sums[4] == self.placement.world_size
+        return StepCounts(sums[0], sums[1], sums[2], sums[3] > 0, written, int(sums[5]), int(sums[6]))
 
     def _step_weights(self, step: Step, batches: list[Batch], counts: StepCounts) -> StepWeights:
         """What turns sums into means, and the schedules' values."""
@@ -465,26 +498,34 @@ class Pretraining:
         line["memory_gib"] = round(peak_memory_gib(self.placement.device), 3)
         self._write(line)
 
-    def _log_heldout(self, done: int) -> None:
+    def _log_heldout(self, done: int) -> float | None:
+        """Write the held-out losses; the MLM loss over all languages, in nats, if the corpus holds text out."""
         heldout_tokens = {code: self.manifest.tokens(code, "heldout") for code in self.stream.languages}
         if not any(heldout_tokens.values()):
-            return
-        totals = heldout_totals(self.engine, self.config, self.placement)
+            return None
+        metrics = heldout_metrics(heldout_totals(self.engine, self.config, self.placement), heldout_tokens)
         entropy = self.manifest.unigram_entropy
         self._write(
             {
                 "step": done,
-                **heldout_metrics(totals, heldout_tokens),
+                **metrics,
                 "unigram_entropy": entropy["all"],
                 "unigram_entropy_by_language": {code: entropy[code] for code in heldout_tokens if code in entropy},
             }
         )
         self.throughput.skip()
+        return metrics["heldout_mlm_loss"]
 
     def _write(self, line: dict[str, Any]) -> None:
         if not self.is_main:
             return
-        self.metrics.append(line)
+        try:
+            self.metrics.append(line)
+        except OSError as error:
+            raise RankError(
+                f"{self.run_dir / 'metrics.jsonl'}: cannot be written ({error.strerror}); mend that, and the same "
+                "command continues from the newest checkpoint"
+            ) from error
         if self.config.training.monitors:
             numbers = {key: value for key, value in line.items() if isinstance(value, int | float)}
             self.engine.monitor.write_events([(f"unibert/{k}", v, line["step"]) for k, v in numbers.items()])

@@ -5,17 +5,13 @@ from __future__ import annotations
 import io
 import shutil
 from argparse import Namespace
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from logging import LogRecord
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
-
-from unibert.errors import AgreedError, UserError
-from unibert.training.distributed import gather_objects
+from unibert.errors import UserError
 
 SPACE_FACTOR = 3.5
 """Most that a conversion holds on disk, in sizes of the checkpoint: every state in pieces and whole, and under ZeRO 3
@@ -94,29 +90,3 @@ def _groups_with_a_part_here(optimizer: Any) -> Iterator[None]:
         yield
     finally:
         optimizer.bit16_groups, optimizer.optimizer.param_groups = groups, flat_groups
-
-
-def run_on_rank_0(work: Callable[[], None], *, heartbeat: float = 5.0) -> None:
-    """Run ``work`` on rank 0 while the others wait, for longer than a collective's time-out if need be.
-
-    Args:
-        work: what rank 0 does, in a thread; it must not use collectives.
-        heartbeat: seconds after which the ranks meet, again and again, to learn whether it is done; well below the
-            time-out.
-
-    Raises:
-        AgreedError: on all ranks, if ``work`` raised a UserError.
-    """
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        running = pool.submit(work) if dist.get_rank() == 0 else None
-        done, error = False, None
-        while not done:
-            if running is not None:
-                wait([running], timeout=heartbeat)
-                done = running.done()
-                error = running.exception() if done else None
-                if error is not None and not isinstance(error, UserError):
-                    raise error
-            done, sentence = gather_objects((done, None if error is None else str(error)))[0]
-    if sentence is not None:
-        raise AgreedError(sentence)
