@@ -30,13 +30,16 @@ all_ranks() {
   while kill -0 $! 2>/dev/null; do wait $! || true; done # a signal ends wait, not the step
   wait $!
 }
-trap 'scancel --signal=USR1 "$SLURM_JOB_ID"' USR1
+# One task of an array goes by that name alone: the job id of its last task is the id of the whole array too.
+job=$SLURM_JOB_ID
+[ -z "${SLURM_ARRAY_JOB_ID:-}" ] || job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
+trap 'scancel --signal=USR1 "$job"' USR1
 
 status=0
 all_ranks preflight "$@" && all_ranks pretrain "$@" || status=$?
 echo "slurm/pretrain.sh: ended with status $status"
 case $status in
   0 | 1) remove_caches ;; # complete, or a mistake that another start would only repeat
-  *) scontrol requeue "$SLURM_JOB_ID" ;; # stopped (75), or ranks were killed or hang: preflight counts such starts
+  *) scontrol requeue "$job" ;; # stopped (75), or ranks were killed or hang: preflight counts such starts
 esac
 exit "$status"

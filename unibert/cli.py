@@ -17,14 +17,17 @@ USAGE = """usage: unibert COMMAND ...
   corpus build INPUT ... --output DIR     dumps, JSONL or text to a tokenised, sharded corpus
   corpus verify DIR                       check every shard against the manifest's digests
   corpus inspect DIR [--run RUN.yaml …]   what it holds, and how often a run would read each language
+  plan RUN.yaml --gpus N --gpu h100       memory, time and disk of a run, its ds_config and micro-batch
   pretrain RUN.yaml [--dotted.override …] train a run file or preset; again to continue
   preflight RUN.yaml [same overrides]     check the nodes of a Slurm job before it trains
+  doctor [RUN.yaml [same overrides]]      what of this machine is not as it should be, and how to mend it
   export RUN_DIR [--step N]               a checkpoint to a Hugging Face model
   evaluate MODEL_DIR --retrieval DIR      sentence retrieval and language probe
   report RUN_DIR                          one HTML page with the run's plots
   demo [--output DIR]                     all of it on the embedded mini-Wikipedia
   bench kernels [--preset NAME]           the losses beside their peers: time, memory, error
   bench stream CORPUS                     the stream beside other loaders: tokens/s, memory
+  bench checkpoints CORPUS                how long a run waits for its checkpoints
   bench show DIR                          table, goals and plot of the results in DIR
   bench gpu                               tests, benchmark and short trainings on a CUDA GPU
 
@@ -134,6 +137,37 @@ def _corpus_inspect(words: list[str]) -> None:
     inspect_corpus(corpus, config, options.output)
 
 
+def _plan(words: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="unibert plan",
+        usage="unibert plan RUN.yaml --nodes N --gpus G --gpu NAME [--vocab_size V] [--dotted.override …]",
+        description="What a run will need and take: parameters and FLOPs by part, memory by ZeRO stage, speed, days, "
+        "disk, the ds_config and micro-batch to take. Nothing is started. Overrides are those of 'unibert pretrain'.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("run", metavar="RUN.yaml", help="run file or preset")
+    parser.add_argument("--nodes", type=int, default=1, help="machines; 1")
+    parser.add_argument("--gpus", type=int, required=True, help="GPUs, and ranks, of each machine")
+    parser.add_argument("--gpu", required=True, help="which: h100, h200, a100-80, …; cpu is this machine, measured")
+    parser.add_argument("--vocab_size", type=int, help="pieces of the tokenizer, where there is no corpus yet")
+    parser.add_argument("--benchmarks", type=Path, default=Path("docs/benchmarks"),
+                        help="where 'unibert bench gpu' left results; docs/benchmarks")  # fmt: skip
+    parser.add_argument("--network_gbit", type=float, default=200.0, help="between machines, Gbit/s a rank; 200")
+    parser.add_argument("--output", type=Path, metavar="FILE.json", help="write all figures there too")
+    options, overrides = parser.parse_known_args(words)
+    from unibert.training.config import RunConfig
+
+    config = _parse(RunConfig, "plan", "", [options.run, *overrides], "config")
+    # DeepSpeed would look for an accelerator here and warn that there is none; the one that counts is --gpu.
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    from unibert.study.planning import plan_run
+
+    plan_run(
+        config, nodes=options.nodes, gpus=options.gpus, gpu=options.gpu, vocab_size=options.vocab_size,
+        benchmarks=options.benchmarks, network_gbit=options.network_gbit, output=options.output,
+    )  # fmt: skip
+
+
 def _pretrain(words: list[str]) -> None:
     from unibert.training.config import RunConfig
 
@@ -160,6 +194,20 @@ def _preflight(words: list[str]) -> None:
     from unibert.training.preflight import preflight
 
     preflight(config)
+
+
+def _doctor(words: list[str]) -> None:
+    def read_run() -> Any:
+        from unibert.training.config import RunConfig
+
+        return _parse(RunConfig, "doctor", "What of this machine, and of a run, is not well.", words, "config")
+
+    if {"-h", "--help"} & set(words):
+        read_run()
+    from unibert.doctor.examine import examine
+
+    if not examine(read_run if words else None):
+        sys.exit(1)
 
 
 def _evaluate(words: list[str]) -> None:
@@ -217,6 +265,13 @@ def _bench_stream(words: list[str]) -> None:
     bench_stream(config)
 
 
+def _bench_checkpoints(words: list[str]) -> None:
+    from unibert.bench.checkpoints import CheckpointBenchConfig, bench_checkpoints
+
+    about = "How long a run waits for its checkpoints."
+    bench_checkpoints(_parse(CheckpointBenchConfig, "bench checkpoints", about, words, "corpus"))
+
+
 def _bench_show(words: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="unibert bench show", description="Table, goals and plot of a benchmark.")
     parser.add_argument("folder", type=Path, help="where bench kernels or stream wrote results.json")
@@ -243,14 +298,17 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "corpus build": _corpus_build,
     "corpus verify": _corpus_verify,
     "corpus inspect": _corpus_inspect,
+    "plan": _plan,
     "pretrain": _pretrain,
     "preflight": _preflight,
+    "doctor": _doctor,
     "export": _export,
     "evaluate": _evaluate,
     "report": _report,
     "demo": _demo,
     "bench kernels": _bench_kernels,
     "bench stream": _bench_stream,
+    "bench checkpoints": _bench_checkpoints,
     "bench show": _bench_show,
     "bench gpu": _bench_gpu,
 }

@@ -1,11 +1,15 @@
 """The job scripts beside pretrain.sh."""
 
+import re
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
+from tests.slurm.lab import wait_until
+from tests.slurm.test_pretrain import last_step, wait_for_restart, wait_for_step
 from unibert.corpus.manifest import Manifest
 
 
@@ -36,3 +40,66 @@ def test_a_mistake_ends_a_job_with_a_sentence(lab, words, said):
     assert lab.job(job)["ExitCode"] == "1:0"
     assert said in lab.log(job)
     assert "Traceback" not in lab.log(job)
+
+
+def write_study(run_file: Path, folder: Path, steps: int) -> list[str]:
+    """Two run files that differ in seed and run folder."""
+    files = []
+    for seed in (1, 2):
+        run = yaml.safe_load(run_file.read_text())
+        run |= {"seed": seed, "run_dir": str(folder / f"seed-{seed}")}
+        run["training"]["tokens"] = steps * 16 * 128
+        files.append(folder / f"seed-{seed}.yaml")
+        files[-1].write_text(yaml.safe_dump(run))
+    return [str(path) for path in files]
+
+
+def test_an_array_trains_each_run_and_requeues_one_alone(lab, run_file, tmp_path):
+    files = write_study(run_file, tmp_path, steps=120)
+    options = ("--array=0-1", f"--output={lab.folder}/%A_%a.log")
+    array = lab.submit(*options, "slurm/study.sh", *files, "--", "--training.checkpoint_every=50")
+    tasks = [f"{array}_{index}" for index in range(2)]
+    runs = {task: tmp_path / f"seed-{seed}" for task, seed in zip(tasks, (1, 2), strict=True)}
+    wait_until(lambda: all(lab.state(task) == "RUNNING" for task in tasks), 60)
+    # Of one task the job id is the array's, by which Slurm would take both.
+    [named_as_the_array] = [task for task in tasks if lab.job(task)["JobId"] == array]
+    for task in tasks:
+        wait_for_step(lab, task, runs[task], 5)
+    lab.run("scancel", "--signal=USR1", "--batch", named_as_the_array)
+    wait_for_restart(lab, named_as_the_array, 1)
+    for task in tasks:
+        assert lab.wait(task, 200) == "COMPLETED", lab.log(task)
+        assert lab.restarts(task) == (task == named_as_the_array), lab.log(task)
+        assert lab.log(task).count("SIGUSR1 received: stopped after step") == (task == named_as_the_array)
+        assert last_step(runs[task]) == 120
+        config = yaml.safe_load((runs[task] / "config.yaml").read_text())
+        assert config["training"]["checkpoint_every"] == 50
+    seeds = [yaml.safe_load((runs[task] / "config.yaml").read_text())["seed"] for task in tasks]
+    assert seeds == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("options", "words", "said"),
+    [
+        (
+            ("--array=3",),
+            ("a.yaml", "b.yaml", "--", "--seed=1"),
+            "array index 3 has no run file; give sbatch --array=0-1",
+        ),
+        ((), ("a.yaml",), "array index none has no run file; give sbatch --array=0-0"),
+        (("--array=0",), ("a.yaml", "--", "--run_dir", "x"), "--run_dir would be the same for all runs"),
+        (("--array=0",), (), "usage: sbatch --array=0-N"),
+    ],
+)
+def test_a_mistake_ends_an_array_with_a_sentence(lab, options, words, said):
+    job = lab.submit(*options, "slurm/study.sh", *words)
+    assert lab.wait(job) == "FAILED"
+    assert lab.job(job)["ExitCode"] == "1:0"
+    assert f"slurm/study.sh: {said}" in lab.log(job)
+
+
+def test_the_doctor_hears_the_controller(lab):
+    script = "from unibert.doctor.cluster import look_at_slurm; print(*look_at_slurm())"
+    said = lab.run(sys.executable, "-c", script)
+    assert "mark='ok'" in said
+    assert re.search(r"found='slurm\S* \d+\.\S+, 2 nodes, the controller answers'", said), said

@@ -95,7 +95,7 @@ def format_contents(manifest: Manifest, contents: Sequence[LanguageContents]) ->
         ]
         for entry in contents
     ]
-    return "\n".join([*_described(described), "", *_table([*header, "held out"], rows)])
+    return "\n".join([*described_lines(described), "", *ruled_table([*header, "held out"], rows)])
 
 
 def format_forecast(forecast: Forecast, config: RunConfig) -> str:
@@ -110,7 +110,7 @@ def format_forecast(forecast: Forecast, config: RunConfig) -> str:
         f"languages at a time, median {middle:g}",
         **_remarks(forecast, config),
     }
-    return "\n".join([*_described(described), "", *_phase_table(forecast), "", *_language_table(forecast)])
+    return "\n".join([*described_lines(described), "", *_phase_table(forecast), "", *_language_table(forecast)])
 
 
 def corpus_totals(manifest: Manifest, contents: Sequence[LanguageContents]) -> Record:
@@ -290,7 +290,7 @@ def _phase_table(forecast: Forecast) -> list[str]:
                 f"{documents[rarest]:.2g} {forecast.languages[rarest]}",
             ]
         )
-    return _table(header, rows)
+    return ruled_table(header, rows)
 
 
 def _language_table(forecast: Forecast) -> list[str]:
@@ -312,14 +312,16 @@ def _language_table(forecast: Forecast) -> list[str]:
                 "*" if forecast.epochs[index] > WORTHWHILE_EPOCHS else "",
             ]
         )
-    return _table(header, rows, groups if shown else ())
+    return ruled_table(header, rows, groups if shown else ())
 
 
 def _never_read(forecast: Forecast) -> list[str]:
     return [code for code in forecast.languages if code not in forecast.first_read]
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]], groups: Sequence[tuple[str, int]] = ()) -> list[str]:
+def ruled_table(
+    header: Sequence[str], rows: Iterable[Sequence[str]], groups: Sequence[tuple[str, int]] = ()
+) -> list[str]:
     """Lines under a ruled header, the first column left-aligned, the others right-aligned.
 
     ``groups``: titles above that many columns each, from the left.
@@ -341,7 +343,7 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]], groups: Sequenc
     return [*([titles.rstrip()] if titles else []), lines[0], "-" * max(map(len, lines)), *lines[1:]]
 
 
-def _described(entries: Mapping[str, str]) -> list[str]:
+def described_lines(entries: Mapping[str, str]) -> list[str]:
     """Lines of name and text, the text wrapped beside its name."""
     indent = 4 + max(map(len, entries))
     lines = []

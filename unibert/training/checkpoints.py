@@ -15,7 +15,7 @@ import shutil
 import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -152,7 +152,11 @@ class Checkpoints:
 
     def _name(self, pending: _Pending, written: list[Written]) -> None:
         complete, partial = pending.complete, _partial(pending.complete)
-        descriptions = {path: describe(path) for path in complete_checkpoints(self.folder)}
+        descriptions = {}
+        for path in complete_checkpoints(self.folder):
+            # An older one that is damaged is nobody's business until it is wanted.
+            with suppress(UserError):
+                descriptions[path] = describe(path)
         before = [one["tokens"] for one in descriptions.values() if one["step"] < pending.description["step"]]
         description = {
             **pending.description,

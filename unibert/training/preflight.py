@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import socket
 import statistics
 import sys
@@ -23,7 +22,8 @@ import torch
 import torch.distributed as dist
 
 from unibert.errors import AgreedError, UserError
-from unibert.training.checkpoints import complete_checkpoints, describe
+from unibert.machine import LEAST_TEMPORARY_GIB, free_gib, held_gpus, least_run_gib, not_writable, too_full
+from unibert.training.checkpoints import complete_checkpoints, step_of
 from unibert.training.config import RunConfig
 from unibert.training.distributed import hosts_of_ranks, place_from_environment
 
@@ -32,14 +32,6 @@ LONGEST_START = timedelta(minutes=3)
 
 LONGEST_CLOCK_DIFFERENCE = 2.0
 """Seconds. Logs and file times of two nodes are otherwise out of order, and at minutes munge refuses credentials."""
-
-LEAST_FREE_GPU_SHARE = 0.9
-"""Of a GPU's memory; the rest is what the driver and this process itself hold."""
-
-LEAST_TEMPORARY_GIB = 0.5
-"""Free in the folder for temporary files."""
-
-_GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -59,7 +51,7 @@ def preflight(config: RunConfig) -> None:
         UserError: if rank 0 cannot be reached.
     """
     rank, local_rank, world_size, local_world_size = place_from_environment()
-    own = _Rank(socket.gethostname(), *_look_around(Path(config.run_dir), rank, local_rank, local_world_size))
+    own = _Rank(socket.gethostname(), *_look_around(Path(config.run_dir), local_rank, local_world_size))
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     try:
         store = dist.TCPStore(address, port, is_master=rank == 0, timeout=LONGEST_START, wait_for_workers=False)
@@ -143,27 +135,21 @@ class _Meeting:
 # ---- one machine -------------------------------------------------------------------------------------------------
 
 
-def _look_around(run_dir: Path, rank: int, local_rank: int, local_world_size: int) -> tuple[list[str], float]:
+def _look_around(run_dir: Path, local_rank: int, local_world_size: int) -> tuple[list[str], float]:
     """What is bad here, and the free space of the run folder in GiB."""
     problems = []
     if local_rank == 0:
         problems += _look_at_gpus(local_world_size)
         temporary = Path(tempfile.gettempdir())
-        problems += _too_full(temporary, LEAST_TEMPORARY_GIB)
+        problems += too_full(temporary, LEAST_TEMPORARY_GIB)
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        probe = run_dir / f".preflight-{rank}"
-        probe.write_bytes(bytes(1 << 16))
-        probe.unlink()
     except OSError as error:
         return [*problems, f"{run_dir} cannot be written ({error.strerror})"], 0.0
-    problems += _too_full(run_dir, float(os.environ.get("UNIBERT_LEAST_GIB", "2")))
-    return problems, shutil.disk_usage(run_dir).free / _GIB
-
-
-def _too_full(folder: Path, least: float) -> list[str]:
-    free = shutil.disk_usage(folder).free / _GIB
-    return [f"{folder} has {free:.2f} GiB free, and {least:g} are wanted"] if free < least else []
+    if unwritable := not_writable(run_dir):
+        return [*problems, *unwritable], 0.0
+    problems += too_full(run_dir, least_run_gib())
+    return problems, free_gib(run_dir)
 
 
 def _look_at_gpus(local_world_size: int) -> list[str]:
@@ -172,14 +158,7 @@ def _look_at_gpus(local_world_size: int) -> list[str]:
         return [f"Slurm gave {asked} GPUs, and torch sees {seen}, look at nvidia-smi there"]
     if asked and asked != local_world_size:
         return [f"{asked} GPUs and {local_world_size} tasks, give --ntasks-per-node={asked}"]
-    problems = []
-    for index in range(seen):
-        free, total = torch.cuda.mem_get_info(index)
-        if free < LEAST_FREE_GPU_SHARE * total:
-            problems.append(
-                f"GPU {index} has {free / _GIB:.1f} of {total / _GIB:.1f} GiB free, another process holds the rest"
-            )
-    return problems
+    return held_gpus()
 
 
 # ---- the network ---------------------------------------------------------------------------------------------------
@@ -246,7 +225,7 @@ def _count_restart(config: RunConfig) -> list[str]:
     """Note in the run folder that Slurm starts the run again; a problem if that has led nowhere too often."""
     path = Path(config.run_dir) / "restarts.json"
     checkpoints = complete_checkpoints(Path(config.run_dir) / "checkpoints")
-    step = describe(checkpoints[-1])["step"] if checkpoints else 0
+    step = step_of(checkpoints[-1]) if checkpoints else 0
     restarts = 0
     if os.environ.get("SLURM_RESTART_COUNT", "0") != "0" and path.is_file():
         before = json.loads(path.read_text(encoding="utf-8"))

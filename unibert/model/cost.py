@@ -1,0 +1,192 @@
+"""What a model costs before it is built: parameters by part, FLOPs per token, values kept for the backward pass.
+
+FLOPs count a product's multiplications and additions as two and leave elementwise work out, as Kaplan et al. 2020
+(arXiv 2001.08361, section 2.1) do: 2 a parameter and token forward, twice that backward. Attention adds 4 H k forward
+for every layer, k being the keys that a token sees (PaLM, arXiv 2204.02311, appendix B, has k = S).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from unibert.model.config import AdversaryConfig, DistillationConfig
+
+FORWARD_AND_BACKWARD = 3
+"""Times the forward pass's FLOPs: the backward pass has two products for each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderShape:
+    """The sizes of an encoder with its MLM head on which costs depend."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_heads: int
+    vocab_size: int
+    windows: tuple[int | None, ...]
+    """Of each layer, the keys that a token sees at most; None is all of its document."""
+    layer_weights: int
+    """Elements of the matrices of all layers."""
+    head_weights: int
+    """Elements of the MLM head's matrices, without those over the vocabulary."""
+    gated: bool
+    """Whether the feed-forward layer has a gate, a third matrix."""
+    attention_dropout: bool = False
+
+    @classmethod
+    def modernbert(
+        cls,
+        hidden_size: int,
+        num_layers: int,
+        intermediate_size: int,
+        vocab_size: int,
+        *,
+        window: int = 128,
+        every: int = 3,
+    ) -> EncoderShape:
+        """A ModernBERT with global attention in the first and every ``every``-th layer, else in a ``window``."""
+        layer = 4 * hidden_size**2 + 3 * hidden_size * intermediate_size
+        return cls(
+            hidden_size=hidden_size,
+            intermediate_size=intermediate_size,
+            num_heads=hidden_size // 64,
+            vocab_size=vocab_size,
+            windows=tuple(None if index % every == 0 else window + 1 for index in range(num_layers)),
+            layer_weights=num_layers * layer,
+            head_weights=hidden_size**2,
+            gated=True,
+        )
+
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> EncoderShape:
+        """Of a masked language model, which may lie on the meta device."""
+        config: PreTrainedConfig = model.config
+        weights: Counter[str] = Counter()
+        for name, parameter in model.named_parameters():
+            # A decoder that is not tied is a matrix of the head too, but one over the vocabulary.
+            if parameter.ndim == 2 and parameter is not model.get_output_embeddings().weight:
+                weights[_part(name, parameter, model)] += parameter.numel()
+        layer_types = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
+        reach = {"full_attention": None, "sliding_attention": 2 * (getattr(config, "sliding_window", None) or 0) + 1}
+        dropouts = (getattr(config, key, 0.0) for key in ("attention_dropout", "attention_probs_dropout_prob"))
+        return cls(
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            num_heads=config.num_attention_heads,
+            vocab_size=config.vocab_size,
+            windows=tuple(reach[layer_type] for layer_type in layer_types),
+            layer_weights=weights["layers"],
+            head_weights=weights["MLM head"],
+            gated=config.model_type == "modernbert",
+            attention_dropout=any(dropouts),
+        )
+
+    def encoder_flops(self, length: int, *, masks: bool) -> float:
+        """Per token, forward.
+
+        Args:
+            length: of the documents, which are taken to fill their rows; shorter ones cost less with ``masks`` off.
+            masks: attention computes all ``length`` scores and masks some, instead of leaving them out.
+        """
+        keys = sum(length if masks or window is None else min(window, length) for window in self.windows)
+        return 2 * self.layer_weights + 4 * self.hidden_size * keys
+
+    def head_flops(self) -> float:
+        """Per masked token, forward: the head's own matrices, and the logits."""
+        return 2 * (self.head_weights + self.hidden_size * self.vocab_size)
+
+    def kept_elements(self, length: int, *, masks: bool) -> float:
+        """Values per token that the encoder's forward pass keeps for its backward pass.
+
+        A ModernBERT layer keeps 10 H + 4 I: its input, the two norms' outputs and the sum between, queries and keys
+        before and after rotation, values, attention's output, the gate's four. A BERT layer keeps 10 H + 2 I. With
+        masks there are S of the mask a layer, and with attention dropout three S x S matrices of each head instead.
+        """
+        layer = 10 * self.hidden_size + (4 if self.gated else 2) * self.intermediate_size
+        if masks:
+            layer += 3 * self.num_heads * length if self.attention_dropout else length
+        return len(self.windows) * layer + 3 * self.hidden_size
+
+    def passing_elements(self) -> float:
+        """Values per token that one layer's backward pass holds besides."""
+        return 6 * self.hidden_size + (4 if self.gated else 2) * self.intermediate_size
+
+
+def parameters_by_part(model: nn.Module) -> dict[str, int]:
+    """Elements of the parameters of a `unibert.model.unibert.UniBERT`, tied ones once, by the part they belong to."""
+    masked_lm: PreTrainedModel = model.masked_lm  # type: ignore[assignment]
+    parts: Counter[str] = Counter({"embeddings": 0, "layers": 0, "MLM head": 0})
+    for name, parameter in model.named_parameters():
+        inside = name.removeprefix("masked_lm.")
+        part = _part(inside, parameter, masked_lm) if inside != name else _OBJECTIVES[name.split(".")[0]]
+        parts[part] += parameter.numel()
+    return dict(parts)
+
+
+_OBJECTIVES = {"discriminator": "adversary", "hidden_projection": "distillation"}
+
+
+def _part(name: str, parameter: nn.Parameter, masked_lm: PreTrainedModel) -> str:
+    """Of a parameter of a masked language model."""
+    base = f"{masked_lm.base_model_prefix}."
+    # Where head and embeddings are tied, either may have given the parameter its name.
+    if parameter is masked_lm.get_input_embeddings().weight or name.startswith(f"{base}embeddings."):
+        return "embeddings"
+    return "layers" if name.startswith(base) else "MLM head"
+
+
+def flops_by_part(
+    student: EncoderShape,
+    *,
+    length: int,
+    masked: float,
+    masks: bool,
+    recompute: float,
+    adversary: AdversaryConfig | None = None,
+    num_languages: int = 0,
+    documents_per_token: float = 0.0,
+    distillation: DistillationConfig | None = None,
+    teacher: EncoderShape | None = None,
+    taught: float = 1.0,
+) -> dict[str, float]:
+    """FLOPs per token of a training step, forward and backward, as they are carried out, by part.
+
+    Args:
+        student, teacher: their shapes.
+        length: of the rows.
+        masked: share of the tokens that is masked.
+        masks: as in `EncoderShape.encoder_flops`.
+        recompute: share of the run in which the loss computes the student's logits twice, 8 N H V instead of 6.
+        adversary, distillation: their settings, None without.
+        num_languages: the discriminator's classes.
+        documents_per_token: samples of the discriminator, unless it sees every token.
+        taught: share of the run with a distillation weight above 0.
+    """
+    hidden, vocab = student.hidden_size, student.vocab_size
+    flops = {
+        "layers": FORWARD_AND_BACKWARD * 2.0 * student.layer_weights,
+        "attention scores": FORWARD_AND_BACKWARD
+        * (student.encoder_flops(length, masks=masks) - 2 * student.layer_weights),
+        "MLM head": FORWARD_AND_BACKWARD * masked * student.head_flops(),
+    }
+    if recompute:
+        flops["MLM head, recomputed"] = recompute * 2 * masked * hidden * vocab
+    if adversary is not None:
+        width = adversary.intermediate_size or hidden
+        samples = 1.0 if adversary.level == "token" else documents_per_token
+        # Through the second matrix two gradients go back, the discriminator's and the encoder's adverse one.
+        flops["adversary"] = 2 * samples * width * (3 * hidden + 4 * num_languages)
+    if distillation is not None and teacher is not None:
+        # The head's own matrices run for every loss, those over the vocabulary for that of the logits.
+        head = teacher.head_flops() if distillation.logits else 2 * teacher.head_weights
+        flops["teacher"] = taught * (teacher.encoder_flops(length, masks=masks) + masked * head)
+        if distillation.relations:
+            # Queries, keys and values, each against itself over the whole row.
+            flops["relations"] = taught * 3 * 2 * length * (FORWARD_AND_BACKWARD * hidden + teacher.hidden_size)
+        if distillation.hidden and teacher.hidden_size != hidden:
+            flops["projection"] = taught * FORWARD_AND_BACKWARD * 2 * hidden * teacher.hidden_size
+    return flops
