@@ -1,0 +1,125 @@
+"""``unibert bench checkpoints``: how long a run stands still for its checkpoints, and how long their writing takes.
+
+The same short run twice, without checkpoints and with; the JSON that is written holds, besides ``environment`` and
+``config``, for each checkpoint ``bytes``, ``training_waited`` and ``writing`` (seconds), the share of the one in the
+other, and the seconds of a step with and without a checkpoint being written.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from unibert.configuration import to_dict
+from unibert.environment import describe_environment
+from unibert.errors import UserError
+from unibert.training.checkpoints import complete_checkpoints, describe
+from unibert.training.metrics import read_metrics
+
+
+@dataclass(kw_only=True)
+class CheckpointBenchConfig:
+    """One run of ``unibert bench checkpoints``."""
+
+    corpus: str
+    """Folder made by ``unibert corpus build``."""
+
+    hidden_size: int = 768
+    """Of the model, with heads of 64."""
+
+    layers: int = 12
+    """Of the model."""
+
+    ds_config: str = "zero1"
+    """As a run file has it."""
+
+    sequences: int = 16
+    """Of a step, each of 128 tokens."""
+
+    checkpoints: int = 5
+    """How many are written. The first, which the memory of the copies is asked for, is told apart."""
+
+    checkpoint_every: int = 8
+    """Steps; a checkpoint should be written before the next begins, which would wait for it."""
+
+    output: Path = Path("docs/benchmarks/checkpoints-cpu.json")
+    """The file to write."""
+
+    def __post_init__(self) -> None:
+        for key, least in {"layers": 1, "sequences": 1, "checkpoints": 2, "checkpoint_every": 1}.items():
+            if getattr(self, key) < least:
+                raise ValueError(f"{key}: must be at least {least}, got {getattr(self, key)}")
+        if self.hidden_size <= 0 or self.hidden_size % 64:
+            raise ValueError(f"hidden_size: must be a multiple of 64, got {self.hidden_size}")
+
+
+def bench_checkpoints(config: CheckpointBenchConfig) -> dict[str, Any]:
+    """Train both runs, print the figures and write them; the content of the file.
+
+    Raises:
+        UserError: if a run fails, with its last line.
+    """
+    with tempfile.TemporaryDirectory(prefix="unibert-checkpoints-") as folder:
+        without = _train(config, Path(folder) / "without", checkpoint_every=10**6)
+        run_dir = Path(folder) / "with"
+        during = _train(config, run_dir, checkpoint_every=config.checkpoint_every)
+        rows = []
+        for path in complete_checkpoints(run_dir / "checkpoints")[: config.checkpoints]:
+            size = sum((path / name).stat().st_size for name in describe(path)["files"])
+            rows.append({"bytes": size, **describe(path)["seconds"]})
+    later = rows[1:]
+    waited, writing = (statistics.median(row[key] for row in later) for key in ("training_waited", "writing"))
+    results = {
+        "benchmark": "checkpoints",
+        "environment": describe_environment(),
+        "config": to_dict(config) | {"corpus": Path(config.corpus).name, "output": config.output.name},
+        "checkpoints": rows,
+        "waited_share_of_writing": waited / writing,
+        "seconds_per_step": {"without_checkpoints": without, "with_checkpoints": during},
+    }
+    print(
+        f"{rows[0]['bytes'] / 2**30:.2f} GiB: the training waited {waited:.3f} s (the first time "
+        f"{rows[0]['training_waited']:.3f} s), writing took {writing:.2f} s: {100 * waited / writing:.1f} %; "
+        f"a step takes {without:.3f} s without checkpoints, {during:.3f} s with one every "
+        f"{config.checkpoint_every} steps"
+    )
+    config.output.parent.mkdir(parents=True, exist_ok=True)
+    config.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    return results
+
+
+def _train(config: CheckpointBenchConfig, run_dir: Path, *, checkpoint_every: int) -> float:
+    """Train; the mean seconds of a step after the first ``config.checkpoint_every``."""
+    steps = (config.checkpoints + 1) * config.checkpoint_every
+    run = {
+        "run_dir": str(run_dir),
+        "corpus": config.corpus,
+        "training": {
+            "tokens": steps * config.sequences * 128, "global_batch_size": config.sequences, "micro_batch_size": 16,
+            "sequence_length": 128, "ds_config": config.ds_config, "log_every": 1, "heldout_sequences": 1,
+            "checkpoint_every": checkpoint_every, "keep_checkpoints": config.checkpoints + 1,
+        },
+        "stream": {"lanes": config.sequences},
+        "model": {"config": {
+            "hidden_size": config.hidden_size, "num_hidden_layers": config.layers,
+            "num_attention_heads": config.hidden_size // 64, "intermediate_size": 3 * config.hidden_size // 2,
+        }},
+    }  # fmt: skip
+    run_file = run_dir.with_suffix(".yaml")
+    run_file.write_text(yaml.safe_dump(run), encoding="utf-8")
+    command = [sys.executable, "-m", "unibert", "pretrain", str(run_file)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        last = next((line for line in reversed(done.stdout.splitlines()) if line.strip()), "no output")
+        raise UserError(f"the training ended with status {done.returncode}: {last}")
+    lines = [line for line in read_metrics(run_dir / "metrics.jsonl") if "loss" in line]
+    tokens = config.sequences * 128
+    return statistics.fmean(tokens / line["tokens_per_second"] for line in lines[config.checkpoint_every :])
