@@ -73,3 +73,21 @@ def test_a_finished_run_refuses_another_configuration(run_file, tmp_path, uniber
     assert status == 1
     assert sentence in output
     assert "Traceback" not in output
+
+
+@pytest.mark.slow
+def test_of_two_starts_of_one_run_the_later_one_goes_on(run_file, tmp_path, unibert):
+    undisturbed, run_dir = tmp_path / "undisturbed", tmp_path / "run"
+    words = ["pretrain", str(run_file), "--training.checkpoint_every=3", f"--training.tokens={250 * 8 * 64}"]
+    earlier = start([*words, f"--run_dir={run_dir}"])
+    wait_for_line(run_dir / "metrics.jsonl", step=5)
+    later = start([*words, f"--run_dir={run_dir}"])
+    output, _ = earlier.communicate(timeout=120)
+    assert earlier.returncode == 1, output
+    assert f"unibert: error: {run_dir}: process {later.pid} on " in output
+    assert "has started this run again and goes on with it; this one ends and writes nothing more" in output
+    assert "Traceback" not in output
+    output, _ = later.communicate(timeout=300)
+    assert later.returncode == 0, output
+    assert unibert(*words, f"--run_dir={undisturbed}")[0] == 0
+    assert lines_without_timing(run_dir) == lines_without_timing(undisturbed)

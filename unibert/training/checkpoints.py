@@ -27,6 +27,7 @@ from unibert.digests import file_sha256
 from unibert.errors import AgreedError, RankError, UserError
 from unibert.training import universal
 from unibert.training.checkpoint_files import Copies, Written, flush_to_disk, write
+from unibert.training.claim import Claim
 from unibert.training.distributed import agree, gather_objects, run_on_rank_0, wait_together
 from unibert.training.keeping import KeepPolicy, refuse_without_room
 
@@ -56,13 +57,17 @@ class Checkpoints:
     Args:
         folder: ``run_dir/checkpoints``.
         keep: which to keep.
+        claim: rank 0's, to the run folder.
         rank: this process's rank; only rank 0 renames and removes.
         world_size, zero_stage: of this start; kept beside each checkpoint.
     """
 
-    def __init__(self, folder: Path, *, keep: KeepPolicy, rank: int, world_size: int, zero_stage: int) -> None:
+    def __init__(
+        self, folder: Path, *, keep: KeepPolicy, claim: Claim | None, rank: int, world_size: int, zero_stage: int
+    ) -> None:
         self.folder = folder
         self._keep = keep
+        self._claim = claim
         self._rank = rank
         self._world_size = world_size
         self._zero_stage = zero_stage
@@ -73,7 +78,8 @@ class Checkpoints:
         if rank == 0:
             folder.mkdir(parents=True, exist_ok=True)
             for leftover in [*folder.glob(f"{_PARTIAL}*"), *folder.glob(f"step-*/{_PARTIAL}*")]:
-                shutil.rmtree(leftover)
+                # An earlier start may still be writing into it.
+                shutil.rmtree(leftover.rename(f"{leftover}-{time.time_ns()}"), ignore_errors=True)
         dist.barrier()
 
     def begin(
@@ -93,6 +99,8 @@ class Checkpoints:
         """
         started = time.perf_counter()
         self.finish()
+        if self._claim is not None:
+            self._claim.refuse_later_start()
         complete = self.folder / f"step-{step:08d}"
         partial = _partial(complete)
         # DeepSpeed's own file format, read back by its own functions; only who writes it differs.
@@ -131,6 +139,9 @@ class Checkpoints:
             reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
             parts = None
             mistake = UserError(f"{partial}: cannot be written ({reason}), as with a full disk or a quota; {_RESTART}")
+        if self._claim is not None:
+            # A later start has removed what this one was writing, and is then the reason.
+            self._claim.refuse_later_start()
         try:
             agree(mistake)
         except AgreedError:

@@ -28,6 +28,7 @@ from unibert.stream import Batch, StepRows, Stream
 from unibert.stream.forecast import mixing_warning
 from unibert.stream.loader_processes import refuse_killed_process
 from unibert.training.checkpoints import Checkpoints, complete_checkpoints
+from unibert.training.claim import Claim
 from unibert.training.config import RunConfig, first_difference
 from unibert.training.distributed import (
     Placement,
@@ -133,8 +134,9 @@ class Pretraining:
         except UserError as mistake:
             error = mistake
         agree(error)
+        self.claim: Claim | None = None
         if self.is_main:
-            self._claim_run_dir()
+            self.claim = self._claim_run_dir()
             self._warn_of_poor_mixing()
             announce_kernel_paths()
         self.checkpoints = Checkpoints(
@@ -144,6 +146,7 @@ class Pretraining:
                 every_tokens=config.training.keep_every_tokens,
                 best=config.training.keep_best,
             ),
+            claim=self.claim,
             rank=placement.rank,
             world_size=placement.world_size,
             zero_stage=zero_stage(ds_config),
@@ -255,11 +258,12 @@ class Pretraining:
                 "choose another run_dir or remove this one"
             )
 
-    def _claim_run_dir(self) -> None:
+    def _claim_run_dir(self) -> Claim:
         """Write the resolved configuration and that of the model, which the export needs."""
         path = self.run_dir / "config.yaml"
         try:
             self.run_dir.mkdir(parents=True, exist_ok=True)
+            claim = Claim(self.run_dir)
             temporary = path.with_suffix(".partial")
             resolved = yaml.safe_dump(to_dict(self.config), sort_keys=False, allow_unicode=True)
             temporary.write_text(resolved, encoding="utf-8")
@@ -267,6 +271,7 @@ class Pretraining:
             self.model.masked_lm.config.save_pretrained(self.run_dir / "model_config")
         except OSError as error:
             raise RankError(f"run_dir: {self.run_dir} cannot be written ({error.strerror}); choose another") from error
+        return claim
 
     def _warn_of_poor_mixing(self) -> None:
         if warning := mixing_warning(self.config.stream, len(self.stream.languages)):
@@ -517,9 +522,10 @@ class Pretraining:
         return metrics["heldout_mlm_loss"]
 
     def _write(self, line: dict[str, Any]) -> None:
-        if not self.is_main:
+        if self.claim is None:
             return
         try:
+            self.claim.refuse_later_start()
             self.metrics.append(line)
         except OSError as error:
             raise RankError(

@@ -1,0 +1,71 @@
+"""A run that is killed again and again, in its checkpoints' writing too, is the run that was left alone."""
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.training.compare import lines_without_timing
+from tests.training.conftest import start
+from tests.training.processes import rank_process, wait_for_line
+from unibert.training.checkpoints import complete_checkpoints, describe
+
+# Large enough that a checkpoint of it is being written for most of the run: 4 million parameters, a checkpoint every
+# other step.
+SETTINGS = [
+    '--model.config={"hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 4, "intermediate_size": 512}',
+    "--training.checkpoint_every=2", "--training.keep_checkpoints=2", "--training.evaluate_every=0",
+    "--training.ds_config=zero1",
+]  # fmt: skip
+LONGEST_LIFE_S = 2.5
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_thirty_kills_at_random_moments(run_file, tmp_path):
+    moments = random.Random(0)
+    killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
+    words = ["pretrain", str(run_file), *SETTINGS, f"--training.tokens={400 * 8 * 64}"]
+    checkpoints, metrics = killed / "checkpoints", killed / "metrics.jsonl"
+    half_written, resumed_from = 0, []
+    for kill in range(30):
+        before = newest_step(checkpoints)
+        # What the last sitting wrote after its newest checkpoint is read once more before the first step.
+        forgotten = metrics.stat().st_mtime_ns if metrics.exists() else 0
+        process = start([*words, f"--run_dir={killed}"], ranks=2, start_new_session=True)
+        while forgotten and metrics.stat().st_mtime_ns == forgotten:
+            assert process.poll() is None, process.communicate()[0]
+            time.sleep(0.01)
+        wait_for_line(metrics, step=before + 1)
+        time.sleep(moments.uniform(0, LONGEST_LIFE_S))
+        victims = [rank_process(process.pid, rank) for rank in ((0,), (1,), (0, 1))[kill % 3]]
+        for victim in victims:
+            os.kill(victim, signal.SIGKILL)
+        process.communicate(timeout=90)
+        assert process.returncode != 0, "the run ended before it was killed; give it more tokens"
+        half_written += any(checkpoints.glob(".partial-step-*"))
+        for checkpoint in complete_checkpoints(checkpoints):
+            assert describe(checkpoint)["files"]
+        resumed_from.append(newest_step(checkpoints))
+    # It gets on, some kills met a checkpoint half written, and nothing was ever damaged.
+    assert resumed_from == sorted(resumed_from)
+    assert resumed_from[-1] >= 20
+    assert half_written >= 5
+    assert not list(checkpoints.glob("damaged-*"))
+
+    seen = lines_without_timing(killed)
+    assert [line["step"] for line in seen] == list(range(1, len(seen) + 1))
+    # The same run left alone, for as far as the killed one has come.
+    process = start([*words, f"--run_dir={undisturbed}"], ranks=2, start_new_session=True)
+    wait_for_line(undisturbed / "metrics.jsonl", step=len(seen))
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=90)
+    assert lines_without_timing(undisturbed)[: len(seen)] == seen
+
+
+def newest_step(checkpoints: Path) -> int:
+    found = complete_checkpoints(checkpoints)
+    return describe(found[-1])["step"] if found else 0
