@@ -165,15 +165,14 @@ def _choices(planned: Planned) -> list[Choice]:
 def _outcome(planned: Planned, recommended: Choice | None) -> dict[str, str]:
     speeds, seconds, steps = planned.speeds, planned.seconds(), len(planned.timeline)
     low, high = speeds.spread()
-    spread = low != high
+    shortest, longest = _duration(planned.seconds(high)), _duration(planned.seconds(low))
+    spread = "" if low == high else f", from {shortest} to {longest} over the spread of those speeds"
     lines = {
         "speed": f"{short(planned.tokens_per_second)} tokens/s in all: {planned.efficiency:.1%} of the peak, "
         f"{short(planned.rank_speed)} a rank, before gradients are exchanged; {speeds.source}",
-        "time": _duration(seconds)
-        + (f", from {_duration(planned.seconds(high))} to {_duration(planned.seconds(low))} over the spread of those speeds"
-           if spread else "")
-        + f"; {seconds / steps:.3g} s a step; evaluation, checkpoints and stops come on top",
-    }  # fmt: skip
+        "time": f"{_duration(seconds)}{spread}; {seconds / steps:.3g} s a step; evaluation, checkpoints and stops come "
+        "on top",
+    }
     if planned.exchange_seconds:
         where = f"the network's {planned.network_gbit:g} Gbit/s a rank" if planned.nodes > 1 else "the node's links"
         lines["exchange"] = (

@@ -1,0 +1,171 @@
+"""Costs that are told before a model is built are those of the model that is built."""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from tests.model.test_encoder import ARCHITECTURES
+from unibert.model.attention import PackedDocuments
+from unibert.model.config import AdversaryConfig, DistillationConfig, MLMConfig, ModelConfig
+from unibert.model.cost import EncoderShape, flops_by_part, parameters_by_part
+from unibert.model.encoder import build_masked_lm, encode
+from unibert.model.unibert import StepWeights, UniBERT
+from unibert.stream import Batch
+
+VOCAB_SIZE, NUM_LANGUAGES = 500, 7
+ROWS, LENGTH, MASKED = 4, 48, 12
+TOKENS = ROWS * LENGTH
+
+
+def build(architecture: str, **sizes: float) -> Any:
+    torch.manual_seed(0)
+    config = ARCHITECTURES[architecture] | sizes
+    return build_masked_lm(ModelConfig(architecture=architecture, config=config), VOCAB_SIZE, LENGTH)
+
+
+def batch() -> Batch:
+    """Every row one document, ``MASKED`` tokens of each masked."""
+    masked = (torch.arange(LENGTH) < MASKED).expand(ROWS, LENGTH)
+    ids = torch.randint(5, VOCAB_SIZE, (ROWS, LENGTH), generator=torch.Generator().manual_seed(0))
+    return Batch(
+        input_ids=ids.masked_fill(masked, 4),
+        labels=ids.masked_fill(~masked, -100),
+        position_ids=torch.arange(LENGTH).expand(ROWS, LENGTH).contiguous(),
+        document_ids=torch.arange(ROWS)[:, None].expand(ROWS, LENGTH).contiguous(),
+        document_languages=torch.arange(ROWS),
+        cumulative_lengths=torch.arange(ROWS + 1, dtype=torch.int32) * LENGTH,
+        max_length=LENGTH,
+        masked_rows=masked.flatten().nonzero()[:, 0],
+        sequence_indices=torch.arange(ROWS),
+        origins=[],
+    )
+
+
+def counted(step: Any) -> Counter[str]:
+    """FLOPs by operation that torch counts; attention as plain products, since it knows no CPU kernel for it."""
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        step()
+    return Counter({str(operation): flops for operation, flops in counter.get_flop_counts()["Global"].items()})
+
+
+def trained(model: UniBERT) -> float:
+    """FLOPs per token of a training step."""
+    weights = StepWeights(
+        replicas=1, masked_tokens=1, tokens=1, adversary_weight=1, distillation=1, reversal_lambda=torch.tensor(0.1)
+    )
+    return sum(counted(lambda: model(batch(), weights).total.backward()).values()) / TOKENS
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_parameters_by_part(architecture):
+    student, teacher = build(architecture), build(architecture, hidden_size=128)
+    model = UniBERT(
+        student, NUM_LANGUAGES, mlm=MLMConfig(), adversary=AdversaryConfig(intermediate_size=24), teacher=teacher,
+        distillation=DistillationConfig(teacher="", hidden=1.0),
+    )  # fmt: skip
+    parts = parameters_by_part(model)
+    assert sum(parts.values()) == sum(parameter.numel() for parameter in model.parameters())
+    size = {name: sum(p.numel() for p in module.parameters()) for name, module in model.named_modules()}
+    base = f"masked_lm.{student.base_model_prefix}"
+    assert parts == {
+        "embeddings": size[f"{base}.embeddings"],
+        "layers": size[base] - size[f"{base}.embeddings"],
+        "MLM head": size["masked_lm"] - size[base],
+        "adversary": 64 * 24 + 24 + 24 * NUM_LANGUAGES + NUM_LANGUAGES,
+        "distillation": 64 * 128 + 128,
+    }
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_flops_of_the_encoder(architecture):
+    model = build(architecture)
+    shape, rows = EncoderShape.of(model), batch()
+    documents = PackedDocuments.from_ids(rows.document_ids)
+    flops = counted(
+        lambda: encode(model, rows.input_ids, rows.position_ids, documents, hidden_states=False, attention="sdpa")
+    )
+    scores = shape.encoder_flops(LENGTH, masks=True) - 2 * shape.layer_weights
+    assert flops["aten.mm"] + flops["aten.addmm"] == 2 * shape.layer_weights * TOKENS
+    assert flops["aten.bmm"] == scores * TOKENS
+
+
+def test_windows_are_those_of_the_masks():
+    shape, documents = EncoderShape.of(build("modernbert")), PackedDocuments.from_ids(batch().document_ids)
+    for window, reach in zip(shape.windows, (None, 4, 4, None), strict=True):
+        keys = documents.mask(reach).sum(-1)
+        assert (window or LENGTH) == keys.max() == keys[0, 0, LENGTH // 2]
+    pairs = sum(min(LENGTH, window or LENGTH) for window in shape.windows)
+    assert shape.encoder_flops(LENGTH, masks=False) == 2 * shape.layer_weights + 4 * 64 * pairs
+
+
+@pytest.mark.parametrize(
+    ("adversary", "distillation"),
+    [
+        (None, None),
+        (AdversaryConfig(), None),
+        (AdversaryConfig(level="token", intermediate_size=32, objective="uniform"), None),
+        (None, DistillationConfig(teacher="", logits=1.0)),
+        (None, DistillationConfig(teacher="", logits=0.0, relations=1.0)),
+        (AdversaryConfig(level="token"), DistillationConfig(teacher="", logits=1.0, relations=1.0, hidden=1.0)),
+    ],
+)
+def test_flops_of_a_training_step(adversary, distillation):
+    student = build("modernbert")
+    teacher = build("modernbert", hidden_size=128).requires_grad_(False) if distillation else None
+    model = UniBERT(
+        student, NUM_LANGUAGES, mlm=MLMConfig(), adversary=adversary, distillation=distillation, teacher=teacher,
+        attention="sdpa",
+    )  # fmt: skip
+    parts = flops_by_part(
+        EncoderShape.of(student), length=LENGTH, masked=MASKED / LENGTH, masks=True, recompute=0.0,
+        adversary=adversary, num_languages=NUM_LANGUAGES, documents_per_token=1 / LENGTH, distillation=distillation,
+        teacher=EncoderShape.of(teacher) if teacher else None,
+    )  # fmt: skip
+    # Losses, counts and hits by language are a product too, which the parts leave out.
+    by_language = 2 * 3 * NUM_LANGUAGES * MASKED / LENGTH
+    assert trained(model) == pytest.approx(sum(parts.values()) + by_language, rel=1e-12)
+
+
+def test_a_shape_by_its_sizes_is_that_of_the_model():
+    sizes = {"hidden_size": 128, "num_attention_heads": 2, "local_attention": 16, "num_hidden_layers": 5}
+    assert EncoderShape.modernbert(128, 5, 96, VOCAB_SIZE, window=16) == EncoderShape.of(build("modernbert", **sizes))
+
+
+def test_an_untied_decoder_costs_parameters_and_no_flops():
+    tied, untied = (build("modernbert", tie_word_embeddings=tie) for tie in (True, False))
+    assert EncoderShape.of(untied) == EncoderShape.of(tied)
+    parts = parameters_by_part(UniBERT(untied, NUM_LANGUAGES, mlm=MLMConfig()))
+    assert parts["MLM head"] == 64 * 64 + 64 + 64 * VOCAB_SIZE + VOCAB_SIZE
+
+
+@pytest.mark.parametrize(("architecture", "dropout"), [("modernbert", 0.0), ("bert", 0.0), ("bert", 0.1)])
+def test_values_kept_for_the_backward_pass(architecture, dropout):
+    """Those of a layer: the difference between models of five layers and of two."""
+    dropouts = {"attention_probs_dropout_prob": dropout} if architecture == "bert" else {}
+    kept, shapes = [], []
+    for depth in (2, 5):
+        model = build(architecture, num_hidden_layers=depth, **dropouts)
+        kept.append(_kept_elements(model) / TOKENS)
+        shapes.append(EncoderShape.of(model).kept_elements(LENGTH, masks=True))
+    # Besides, a mean and a deviation of both norms, and of each head the logarithm of the sum.
+    assert 0 <= kept[1] - kept[0] - (shapes[1] - shapes[0]) <= 3 * (4 + 2)
+
+
+def _kept_elements(model: Any) -> int:
+    rows, weights = batch(), {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in weights:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        documents = PackedDocuments.from_ids(rows.document_ids)
+        encode(model, rows.input_ids, rows.position_ids, documents, hidden_states=False, attention="sdpa")
+    return sum(tensor.untyped_storage().nbytes() // tensor.element_size() for tensor in kept.values())
