@@ -53,6 +53,20 @@ def test_a_student_takes_the_named_layers(tmp_path, model):
 
 
 @pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ([0, 3], "num_hidden_layers: 3, while model.initialize_layers names 2 layers; leave it out"),
+        (None, "num_hidden_layers: 3, while .* has 4 layers; name those to keep in model.initialize_layers"),
+    ],
+)
+def test_a_number_of_layers_that_is_not_that_of_the_named_ones(layers, message, tmp_path, model):
+    model.save_pretrained(tmp_path)
+    config = ModelConfig(initialize_from=str(tmp_path), initialize_layers=layers, config={"num_hidden_layers": 3})
+    with pytest.raises(UserError, match=message):
+        build_masked_lm(config, 500, 64)
+
+
+@pytest.mark.parametrize(
     ("config", "message"),
     [
         (

@@ -198,6 +198,16 @@ def _from_layers(config: ModelConfig, vocab_size: int, sequence_length: int) -> 
     layers = config.initialize_layers if config.initialize_layers is not None else list(range(depth))
     if not layers or any(not 0 <= layer < depth for layer in layers):
         raise UserError(f"model.initialize_layers: {layers} must name layers from 0 to {depth - 1}")
+    wanted = config.config.get("num_hidden_layers", len(layers))
+    if wanted != len(layers):
+        raise UserError(
+            f"model.config.num_hidden_layers: {wanted}, while "
+            + (
+                f"model.initialize_layers names {len(layers)} layers; leave it out"
+                if config.initialize_layers is not None
+                else f"{config.initialize_from} has {depth} layers; name those to keep in model.initialize_layers"
+            )
+        )
     settings = source.config.to_dict() | {"num_hidden_layers": len(layers)}
     layer_types = settings.pop("layer_types", None)
     if layer_types is not None:
