@@ -16,6 +16,8 @@ import torch
 from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
 from unibert.configuration import parse, parser_for
+from unibert.digests import file_sha256
+from unibert.training.checkpoints import describe, sealed
 from unibert.training.config import RunConfig
 from unibert.training.distributed import gather_objects, join
 from unibert.training.loop import Pretraining, pretrain
@@ -62,6 +64,11 @@ def set_loss_scale(file: Path) -> None:
     content = torch.load(file, weights_only=False)
     content["optimizer_state_dict"]["loss_scaler"].cur_scale = LOSS_SCALE
     torch.save(content, file)
+    checkpoint = file.parents[1]
+    description = describe(checkpoint)
+    del description["sha256"]
+    description["files"][str(file.relative_to(checkpoint))] = file_sha256(file)
+    (checkpoint / "checkpoint.json").write_text(sealed(description))
 
 
 def save_restored(config: RunConfig, file: Path) -> None:

@@ -175,7 +175,7 @@ class Checkpoints:
             "seconds": {"training_waited": pending.seconds_waited, "writing": max(part.seconds for part in written)},
             "files": {f"{_TAG}/{name}": digest for part in written for name, digest in part.files.items()},
         }
-        (partial / _DESCRIPTION).write_text(_sealed(description), encoding="utf-8")
+        (partial / _DESCRIPTION).write_text(sealed(description), encoding="utf-8")
         _publish(partial, complete)
         descriptions[complete] = description
         paths = sorted(descriptions)
@@ -315,14 +315,15 @@ def describe(checkpoint: Path) -> dict[str, Any]:
     path = checkpoint / _DESCRIPTION
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
-        if _sealed({key: value for key, value in description.items() if key != "sha256"}) != json.dumps(description):
+        if sealed({key: value for key, value in description.items() if key != "sha256"}) != json.dumps(description):
             raise ValueError
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: is damaged") from error
     return description
 
 
-def _sealed(description: dict[str, Any]) -> str:
+def sealed(description: dict[str, Any]) -> str:
+    """The text of a checkpoint's description, with a digest of its own."""
     content = json.dumps(description)
     return json.dumps({**description, "sha256": hashlib.sha256(content.encode()).hexdigest()})
 
