@@ -5,9 +5,12 @@ import sys
 import time
 from pathlib import Path
 
-from tests.training.test_resume import wait_for_line
+import pytest
+
+from tests.training.processes import wait_for_line
 
 
+@pytest.mark.slow
 def test_sigterm_to_the_demo_alone_ends_its_ranks_after_a_checkpoint(tmp_path):
     output = tmp_path / "demo"
     demo = subprocess.Popen(

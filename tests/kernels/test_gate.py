@@ -38,6 +38,7 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[subpr
     return started
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("version", [PINNED, OLDER])
 def test_no_kernel_spills_or_wants_too_much_shared_memory(

@@ -61,6 +61,7 @@ def slow_network(lab: Lab):
     lab.on_node("n2", "tc qdisc del dev eth0 root")
 
 
+@pytest.mark.slow
 def test_a_slow_network(lab, run_file, tmp_path: Path, slow_network):
     sentence = refusal(lab, submit(lab, run_file, tmp_path / "run"))
     assert re.fullmatch(r"n1, n2: all-reduce at 0\.00\d+ GB/s, and 0\.01 are wanted", sentence)

@@ -140,6 +140,7 @@ def test_scancel_saves_a_checkpoint_and_ends_the_job(lab, run_file, tmp_path):
     assert (lab.state(job), lab.restarts(job)) == ("CANCELLED", 0)
 
 
+@pytest.mark.slow
 def test_a_rank_that_hangs_is_named_and_the_run_goes_on(lab, run_file, tmp_path):
     run_dir = tmp_path / "run"
     job = submit(lab, run_file, run_dir, "--training.collective_timeout_minutes=0.1", "--training.tokens=204800")
@@ -160,6 +161,7 @@ def test_a_rank_that_hangs_is_named_and_the_run_goes_on(lab, run_file, tmp_path)
     print(f"took {took:.1f} s: {sentence}")
 
 
+@pytest.mark.slow
 def test_restarts_that_lead_nowhere_come_to_an_end(lab, run_file, tmp_path):
     job = submit(lab, run_file, tmp_path / "run", "--training.restarts_without_progress=1")
     for number in (1, 2):

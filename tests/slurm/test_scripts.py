@@ -54,6 +54,7 @@ def write_study(run_file: Path, folder: Path, steps: int) -> list[str]:
     return [str(path) for path in files]
 
 
+@pytest.mark.slow
 def test_an_array_trains_each_run_and_requeues_one_alone(lab, run_file, tmp_path):
     files = write_study(run_file, tmp_path, steps=120)
     options = ("--array=0-1", f"--output={lab.folder}/%A_%a.log")

@@ -274,6 +274,7 @@ def test_a_disk_that_fills_ends_the_run_before_it_is_full(run_file, tmp_path):
     assert seconds < 60
 
 
+@pytest.mark.slow
 def test_a_write_that_fails_ends_the_run_with_the_older_checkpoint(run_file, tmp_path, unibert):
     run_dir = tmp_path / "run"
     words = ["pretrain", str(run_file), "--training.checkpoint_every=10"]

@@ -62,6 +62,7 @@ def test_a_damaged_heldout_shard_is_refused_before_the_start(run_file, own_corpu
     assert "held-out shards must be whole" in output
 
 
+@pytest.mark.slow
 def test_damage_that_comes_up_later_ends_all_ranks(run_file, own_corpus):
     words = ["pretrain", str(run_file), f"--corpus={own_corpus}", "--training.tokens=2_000_000", SOME]
     process = start(words, ranks=2)
@@ -77,6 +78,7 @@ def test_damage_that_comes_up_later_ends_all_ranks(run_file, own_corpus):
     assert "Traceback" not in output
 
 
+@pytest.mark.slow
 def test_a_vanished_server_ends_all_ranks(run_file, corpus, tmp_path):
     server = subprocess.Popen(
         [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory", str(corpus)],

@@ -33,7 +33,7 @@ def look_at_launcher() -> Iterator[Finding]:
         port = str(listener.getsockname()[1])
     launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", "2", "--master_port", port]
     answer = ask([*launcher, "--module", "unibert.doctor.two_ranks"], LAUNCHER_SECONDS, OMP_NUM_THREADS="1")
-    met = re.findall(r"met 2 over (\w+)", answer.output)
+    met = re.findall(r"met 2 over (gloo|nccl)", answer.output)
     if answer.status == 0 and len(met) == 2:
         yield ok("launcher", f"deepspeed starts two ranks here, and they meet over {met[0]}")
         return
