@@ -32,22 +32,22 @@ class CheckpointBenchConfig:
     corpus: str
     """Folder made by ``unibert corpus build``."""
 
-    hidden_size: int = 768
+    hidden_size: int = 512
     """Of the model, with heads of 64."""
 
-    layers: int = 12
+    layers: int = 8
     """Of the model."""
 
     ds_config: str = "zero1"
     """As a run file has it."""
 
-    sequences: int = 16
+    sequences: int = 8
     """Of a step, each of 128 tokens."""
 
-    checkpoints: int = 5
+    checkpoints: int = 4
     """How many are written. The first, which the memory of the copies is asked for, is told apart."""
 
-    checkpoint_every: int = 8
+    checkpoint_every: int = 6
     """Steps; a checkpoint should be written before the next begins, which would wait for it."""
 
     output: Path = Path("docs/benchmarks/checkpoints-cpu.json")
@@ -103,7 +103,7 @@ def _train(config: CheckpointBenchConfig, run_dir: Path, *, checkpoint_every: in
         "run_dir": str(run_dir),
         "corpus": config.corpus,
         "training": {
-            "tokens": steps * config.sequences * 128, "global_batch_size": config.sequences, "micro_batch_size": 16,
+            "tokens": steps * config.sequences * 128, "global_batch_size": config.sequences, "micro_batch_size": 8,
             "sequence_length": 128, "ds_config": config.ds_config, "log_every": 1, "heldout_sequences": 1,
             "checkpoint_every": checkpoint_every, "keep_checkpoints": config.checkpoints + 1,
         },
