@@ -40,7 +40,7 @@ ENOUGH_TOKENS = 32_768
 """Tokens in a micro-batch from which a larger one is taken to make a GPU no faster, while it needs more memory; for as
 many, a higher ZeRO stage is worth its communication."""
 CANDIDATES = ("zero1", "zero2", "zero3", "zero1_offload", "zero3_offload")
-"""ds_configs to recommend, the first that will do. ZeRO 1 costs no more than ZeRO 0 and holds less."""
+"""ds_configs to recommend, the first that will do. ZeRO 1 holds less than ZeRO 0 for one more gathering a step."""
 MAX_LIVE_PARAMETERS = 1e9
 """DeepSpeed's default for ``stage3_max_live_parameters`` and ``stage3_max_reuse_distance``."""
 
