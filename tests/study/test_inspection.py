@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from matplotlib.image import imread
 
+from tests.refusals import refused
 from unibert.cli import main
 from unibert.corpus.manifest import Manifest, Shard
 from unibert.languages import LANGUAGES
@@ -59,17 +60,6 @@ def run_file(corpus: Path, tmp_path: Path) -> Path:
 def inspect(capsys: pytest.CaptureFixture[str], *words: Any) -> str:
     main(["corpus", "inspect", *map(str, words)])
     return capsys.readouterr().out
-
-
-def refused(capsys: pytest.CaptureFixture[str], *words: Any) -> tuple[str, str]:
-    """What was printed all the same, and the sentence."""
-    with pytest.raises(SystemExit) as stop:
-        main(["corpus", "inspect", *map(str, words)])
-    printed = capsys.readouterr()
-    assert stop.value.code == 1
-    assert printed.err.startswith("unibert: error: ")
-    assert printed.err.count("\n") == 1
-    return printed.out, printed.err
 
 
 def row_of(text: str, language: str) -> list[str]:
@@ -163,17 +153,22 @@ def test_the_107_languages_fit_the_page(tmp_path, capsys):
     ],
 )
 def test_mistakes(corpus, run_file, capsys, words, sentence):
-    assert sentence in refused(capsys, *(word.format(corpus=corpus, run=run_file) for word in words))[1]
+    assert (
+        sentence
+        in refused(capsys, "corpus", "inspect", *(word.format(corpus=corpus, run=run_file) for word in words))[1]
+    )
 
 
 def test_a_language_that_the_corpus_lacks(run_file, capsys):
-    printed, sentence = refused(capsys, "--run", run_file, "--stream.languages=[da, nn]")
+    printed, sentence = refused(capsys, "corpus", "inspect", "--run", run_file, "--stream.languages=[da, nn]")
     assert "stream.languages: the corpus has no train shards of 'nn'; it has da, fi, sv" in sentence
     assert row_of(printed, "da")[1] == "Danish"
 
 
 def test_a_shortage_comes_after_the_tables(run_file, tmp_path, capsys):
-    printed, sentence = refused(capsys, "--run", run_file, "--stream.max_epochs=2", "--output", tmp_path / "out")
+    printed, sentence = refused(
+        capsys, "corpus", "inspect", "--run", run_file, "--stream.max_epochs=2", "--output", tmp_path / "out"
+    )
     assert "stream.max_epochs: reading every language at most 2 times fills the emptiest of the 4 lanes" in sentence
     assert "epochs by the end of phase" in printed
     assert json.loads((tmp_path / "out" / "inspect.json").read_text())["run"]["shortage"] in sentence

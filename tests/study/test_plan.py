@@ -11,6 +11,7 @@ import yaml
 from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs
 from deepspeed.runtime.zero.stage_1_and_2 import estimate_zero2_model_states_mem_needs
 
+from tests.refusals import refused
 from tests.study.test_inspection import write_manifest
 from unibert.bench.short_training import TrainingSize
 from unibert.cli import main
@@ -59,17 +60,6 @@ def printed(capsys: pytest.CaptureFixture[str], *words: Any) -> str:
 def figures(tmp_path: Path, *words: Any) -> dict[str, Any]:
     main(["plan", *map(str, words), "--output", str(tmp_path / "plan.json")])
     return json.loads((tmp_path / "plan.json").read_text())
-
-
-def refused(capsys: pytest.CaptureFixture[str], *words: Any) -> tuple[str, str]:
-    """What was printed all the same, and the sentence."""
-    with pytest.raises(SystemExit) as stop:
-        main(["plan", *map(str, words)])
-    output = capsys.readouterr()
-    assert stop.value.code == 1
-    assert output.err.startswith("unibert: error: ")
-    assert output.err.count("\n") == 1
-    return output.out, output.err
 
 
 def row_of(text: str, name: str) -> list[str]:
@@ -156,7 +146,7 @@ def test_more_memory_is_found_where_it_is_needed(run_file, capsys):
     assert row_of(text, "zero1_offload")[-1] == "recommended"
     text = printed(capsys, *words, "--gpus", 16)
     assert "--training.ds_config zero1 " in " ".join(text.split())
-    out, sentence = refused(capsys, *words, "--gpus", 1, "--model.config.num_hidden_layers=260")
+    out, sentence = refused(capsys, "plan", *words, "--gpus", 1, "--model.config.num_hidden_layers=260")
     assert (
         "the run does not fit: with a micro-batch of one sequence of 128 tokens, zero3_offload still needs" in sentence
     )
@@ -216,7 +206,7 @@ def test_the_corpus_says_vocabulary_and_languages(run_file, tmp_path, capsys):
     words = [run_file, "--gpus", 1, "--gpu", "a100-40", "--corpus", corpus]
     assert f"500 pieces, 3 languages; as in {corpus}" in " ".join(printed(capsys, *words).split())
     assert "500 pieces, 2 languages" in printed(capsys, *words, "--stream.languages=[da, sv]")
-    sentence = refused(capsys, *words, "--vocab_size", 600)[1]
+    sentence = refused(capsys, "plan", *words, "--vocab_size", 600)[1]
     assert f"--vocab_size: {corpus} has a vocabulary of 500, not 600; omit it" in sentence
 
 
@@ -266,7 +256,7 @@ def test_a_measured_speed_replaces_published_ones(run_file, tmp_path, capsys):
     assert "othertrainers'" not in text
     assert "othertrainers'" in "".join(printed(capsys, *words, "--gpu", "a100-80").split())
     (folder / "training.json").write_text("{}")
-    assert "no results of 'unibert bench gpu' (KeyError: 'runs')" in refused(capsys, *words, "--gpu", "h100")[1]
+    assert "no results of 'unibert bench gpu' (KeyError: 'runs')" in refused(capsys, "plan", *words, "--gpu", "h100")[1]
 
 
 def test_on_a_cpu_the_machine_is_measured(run_file, tmp_path, capsys):
@@ -314,4 +304,4 @@ def test_tables_fit_the_page(capsys):
 )  # fmt: skip
 def test_mistakes(run_file, capsys, words, sentence):
     words = [word.format(folder=run_file.parent) for word in words]
-    assert sentence.format(folder=run_file.parent) in refused(capsys, run_file, *words)[1]
+    assert sentence.format(folder=run_file.parent) in refused(capsys, "plan", run_file, *words)[1]

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from unibert.corpus.manifest import Manifest
 from unibert.corpus.shards import ShardWriter
+from unibert.launcher import launcher_command
 
 VOCAB_SIZE = 300
 LANGUAGES = ("de", "en", "ru")
@@ -91,11 +91,7 @@ def start(words: list[str], ranks: int = 1, **options: object) -> subprocess.Pop
     """``unibert WORDS``, plainly or through the deepspeed launcher, on one thread a rank."""
     command = [sys.executable, "-m", "unibert", *words]
     if ranks > 1:
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            port = str(listener.getsockname()[1])
-        launcher = ["-m", "deepspeed.launcher.runner", "--num_gpus", str(ranks), "--master_port", port]
-        command = [sys.executable, *launcher, "--module", "unibert", *words]
+        command = launcher_command("unibert", words, ranks=ranks)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options

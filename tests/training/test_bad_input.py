@@ -8,7 +8,7 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from unibert.cli import main
+from tests.refusals import refused
 
 
 @pytest.fixture(autouse=True)
@@ -16,16 +16,6 @@ def own_environment() -> Iterator[None]:
     """A start in this process puts its rank into the environment, where the ranks of later tests would find it."""
     with patch.dict(os.environ):
         yield
-
-
-def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    with pytest.raises(SystemExit) as stop:
-        main(["pretrain", *map(str, words)])
-    printed = capsys.readouterr().err
-    assert stop.value.code == 1
-    assert printed.startswith("unibert: error: ")
-    assert printed.count("\n") == 1
-    return printed
 
 
 @pytest.mark.parametrize(
@@ -43,14 +33,14 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     ],
 )
 def test_overrides(run_file, capsys, override, sentence):
-    assert sentence in refused(capsys, run_file, override)
+    assert sentence in refused(capsys, "pretrain", run_file, override)[1]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="these paths serve a GPU")
 @pytest.mark.parametrize(("key", "path"), [("mlm", "exp-store"), ("mlm", "recompute"), ("adversary", "fused")])
 def test_a_kernel_path_that_the_device_cannot_take(run_file, capsys, key, path):
     sentence = f"{key}.path: {path} needs CUDA tensors, these are on cpu; take chunked"
-    assert sentence in refused(capsys, run_file, f"--{key}.path={path}")
+    assert sentence in refused(capsys, "pretrain", run_file, f"--{key}.path={path}")[1]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="these paths serve a GPU")
@@ -60,22 +50,25 @@ def test_a_kernel_path_that_the_device_cannot_take(run_file, capsys, key, path):
 )
 def test_an_attention_path_that_the_device_cannot_take(run_file, capsys, path, obstacle):
     sentence = f"model.attention: {path} {obstacle}; take sdpa"
-    assert sentence in refused(capsys, run_file, f"--model.attention={path}")
+    assert sentence in refused(capsys, "pretrain", run_file, f"--model.attention={path}")[1]
 
 
 def test_keys_of_the_file(run_file, tmp_path, capsys):
     text = run_file.read_text()
     run_file.write_text(text.replace("log_every", "log_evry"))
     sentence = f"{run_file}: unknown key 'training.log_evry'; did you mean 'training.log_every'?"
-    assert sentence in refused(capsys, run_file)
+    assert sentence in refused(capsys, "pretrain", run_file)[1]
     run_file.write_text("- a\n- list\n")
-    assert "must hold keys and values" in refused(capsys, run_file)
+    assert "must hold keys and values" in refused(capsys, "pretrain", run_file)[1]
     run_file.write_text("seed: [1\n")
-    assert "is not valid YAML" in refused(capsys, run_file)
+    assert "is not valid YAML" in refused(capsys, "pretrain", run_file)[1]
 
 
 def test_a_run_file_that_is_not_there(capsys):
-    assert "no such run file, and no preset of that name; presets are base, demo" in refused(capsys, "nowhere.yaml")
+    assert (
+        "no such run file, and no preset of that name; presets are base, demo"
+        in refused(capsys, "pretrain", "nowhere.yaml")[1]
+    )
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import torch
 
 from tests.training.compare import lines_without_timing
 from tests.training.conftest import run_to_end, start
+from unibert.launcher import launcher_command
 from unibert.training.checkpoint_files import Copies, write
 from unibert.training.checkpoints import complete_checkpoints, describe
 from unibert.training.keeping import KeepPolicy
@@ -224,13 +225,11 @@ mounts = pytest.mark.skipif(
 
 def on_a_disk(folder: Path, mount_options: str, words: list[str]) -> tuple[int, str, float]:
     """A run on two ranks whose ``folder`` is a disk of its own: status, output and seconds."""
-    listener_port = str(20000 + os.getpid() % 20000)
-    command = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", "2", "--master_port", listener_port]
     script = f'mount -t tmpfs -o {mount_options} tmpfs "$0" && exec "$@"'
     started = time.monotonic()
     done = subprocess.run(
         ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, str(folder),
-         *command, "--module", "unibert", *words],
+         *launcher_command("unibert", words, ranks=2)],
         env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         timeout=200,
     )  # fmt: skip

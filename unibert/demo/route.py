@@ -6,7 +6,6 @@ import io
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 from unibert.demo.alignment import WIKI, write_aligned
 from unibert.demo.config import DemoConfig
 from unibert.errors import UserError
+from unibert.launcher import launcher_command
 
 
 def run_demo(config: DemoConfig) -> None:
@@ -65,14 +65,9 @@ def _build_corpus(corpus: Path) -> None:
 
 def _pretrain(preset: str, run_dir: Path, corpus: Path, ranks: int, *overrides: str) -> None:
     """A run through the deepspeed launcher. Its chatter goes to a log, its progress to the terminal."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
     log = run_dir.with_suffix(".log")
-    command = [
-        sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", str(ranks), "--master_port", str(port),
-        "--module", "unibert", "pretrain", preset, f"--run_dir={run_dir}", f"--corpus={corpus}", *overrides,
-    ]  # fmt: skip
+    words = ["pretrain", preset, f"--run_dir={run_dir}", f"--corpus={corpus}", *overrides]
+    command = launcher_command("unibert", words, ranks=ranks)
     with log.open("w") as file:
         training = subprocess.Popen(command, stdout=file, start_new_session=True)
         status = _wait_or_end(training)

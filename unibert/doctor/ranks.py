@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
 import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 from unibert.doctor.finding import Finding, ask, fail, ok, warn
+from unibert.launcher import launcher_command
 
 LAUNCHER_SECONDS = 180
 MPI_SECONDS = 60
@@ -28,11 +28,7 @@ _MPI_LEAVE = {
 
 def look_at_launcher() -> Iterator[Finding]:
     """Two ranks that the deepspeed launcher starts here meet."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = str(listener.getsockname()[1])
-    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", "2", "--master_port", port]
-    answer = ask([*launcher, "--module", "unibert.doctor.two_ranks"], LAUNCHER_SECONDS, OMP_NUM_THREADS="1")
+    answer = ask(launcher_command("unibert.doctor.two_ranks", ranks=2), LAUNCHER_SECONDS, OMP_NUM_THREADS="1")
     met = re.findall(r"met 2 over (gloo|nccl)", answer.output)
     if answer.status == 0 and len(met) == 2:
         yield ok("launcher", f"deepspeed starts two ranks here, and they meet over {met[0]}")

@@ -1,0 +1,18 @@
+"""What the command line says to a user's mistake."""
+
+from typing import Any
+
+import pytest
+
+from unibert.cli import main
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: Any) -> tuple[str, str]:
+    """What ``unibert WORDS`` printed all the same, and the one line with which it ended with status 1."""
+    with pytest.raises(SystemExit) as stop:
+        main([str(word) for word in words])
+    printed = capsys.readouterr()
+    assert stop.value.code == 1
+    assert printed.err.startswith("unibert: error: ")
+    assert printed.err.count("\n") == 1
+    return printed.out, printed.err
