@@ -4,7 +4,6 @@ import os
 import resource
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -217,7 +216,7 @@ def test_a_damaged_checkpoint_is_not_exported(two_checkpoints, tmp_path, unibert
 # ---- where they cannot be written ------------------------------------------------------------------------------------
 
 mounts = pytest.mark.skipif(
-    sys.platform != "linux"
+    shutil.which("unshare") is None
     or subprocess.run(["unshare", "--user", "--map-root-user", "--mount", "true"], capture_output=True).returncode != 0,
     reason="wants `unshare --mount`, which this system refuses",
 )
