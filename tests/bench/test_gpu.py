@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
 
+from tests.training.conftest import corpus  # noqa: F401 - a fixture
 from unibert.bench import gpu
 from unibert.bench.attention import AttentionCase, packed_rows, time_paths
 from unibert.bench.gpu import GpuBenchConfig, Outcome, attention_times, bench_gpu, compare_curves
 from unibert.bench.short_training import TrainingSize, train
 from unibert.cli import main
 from unibert.model.config import ModelConfig
+from unibert.training.metrics import read_metrics
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -70,6 +73,18 @@ def test_curves_that_agree_and_that_do_not():
     assert {name: entry["agree"] for name, entry in found.items()} == {"recompute": True, "exp-store": False}
     results["recompute"]["losses"] = [math.nan] * 120
     assert not compare_curves(results)["recompute"]["agree"]
+
+
+@pytest.mark.slow
+def test_a_run_that_resumes_is_told_from_one_that_does_not(corpus, tmp_path, monkeypatch):  # noqa: F811
+    assert gpu.resumes_exactly(corpus, tmp_path, 200)
+    assert len(list((tmp_path / "interrupted" / "checkpoints").glob("step-*"))) == 2
+    first, *others = read_metrics(tmp_path / "interrupted" / "metrics.jsonl")
+    assert others
+    altered = [first, *others[:-1], others[-1] | {"heldout_mlm_loss": 0.0}]
+    monkeypatch.setattr(gpu, "read_metrics", lambda file: altered if "interrupted" in str(file) else [first, *others])
+    shutil.rmtree(tmp_path / "interrupted")
+    assert not gpu.resumes_exactly(corpus, tmp_path, 200)
 
 
 def test_a_part_that_fails_does_not_stop_the_next_and_other_parts_results_stay(tmp_path, monkeypatch, capsys):

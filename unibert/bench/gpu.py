@@ -4,7 +4,8 @@
 2. kernels: ``unibert bench kernels`` with the preset ``goals``;
 3. attention: times of the attention paths on packed rows;
 4. training: short trainings with each kernel path, whose loss curves must agree;
-5. trainer: ``unibert pretrain`` on the demo's corpus, with DeepSpeed, where its packages are installed.
+5. trainer: ``unibert pretrain`` on the demo's corpus, with DeepSpeed, where its packages are installed;
+6. checkpoints: what a run waits for them, and whether one that is continued is the one that was left alone.
 
 A part that fails is recorded and does not stop the next; a part that is run again replaces what it left.
 ``summary.json`` in the output folder holds, for each part, ``ok``, ``seconds``, ``summary`` (a line or several) and,
@@ -16,6 +17,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -24,9 +26,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from unibert.bench.attention import PRESETS, SEQUENCE_LENGTHS
+from unibert.bench.checkpoints import CheckpointBenchConfig, bench_checkpoints
 from unibert.bench.config import KernelBenchConfig
 from unibert.bench.goals import format_verdict, verdict
 from unibert.bench.gpu_machine import check_gpu_machine
@@ -34,8 +37,10 @@ from unibert.bench.kernels import bench_kernels
 from unibert.bench.short_training import PATHS
 from unibert.environment import describe_environment
 from unibert.errors import UserError
+from unibert.training.checkpoints import complete_checkpoints
+from unibert.training.metrics import TIMING_KEYS, read_metrics
 
-Part = Literal["correctness", "kernels", "attention", "training", "trainer"]
+Part = Literal["correctness", "kernels", "attention", "training", "trainer", "checkpoints"]
 TESTS = (Path("tests/kernels"), Path("tests/model/test_attention.py"))
 TRAINER_PACKAGES = ("deepspeed", "webdataset")
 CORPUS_PACKAGES = ("mwxml", "mwparserfromhell", "sentencepiece", "zstandard")
@@ -54,7 +59,7 @@ LATE_STEPS, LATE_TOLERANCE = 20, 2e-2
 class GpuBenchConfig:
     """Which parts, and for how long."""
 
-    parts: list[Part] = field(default_factory=lambda: ["correctness", "kernels", "attention", "training", "trainer"])
+    parts: list[Part] = field(default_factory=lambda: list(get_args(Part)))
     """In this order."""
 
     minutes: float = 9.0
@@ -93,7 +98,7 @@ def bench_gpu(config: GpuBenchConfig) -> dict[str, Any]:
         raise UserError(f"{folder}: cannot be made: {error.strerror}") from error
     parts: dict[Part, Callable[[Path, float], Outcome]] = {
         "correctness": _correctness, "kernels": _kernels, "attention": _attention, "training": _training,
-        "trainer": _trainer,
+        "trainer": _trainer, "checkpoints": _checkpoints,
     }  # fmt: skip
     summary: dict[str, Any] = {"format": 1, "environment": environment, "parts": _earlier_parts(folder)}
     for part in config.parts:
@@ -223,21 +228,12 @@ def compare_curves(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _trainer(folder: Path, seconds: float) -> Outcome:
-    has_corpus = (BROUGHT_CORPUS / "manifest.json").is_file()
-    wanted = TRAINER_PACKAGES if has_corpus else TRAINER_PACKAGES + CORPUS_PACKAGES
-    missing = [package for package in wanted if find_spec(package) is None]
-    if missing:
+    if missing := _missing_for_training():
         return Outcome(True, f"not run: {', '.join(missing)} not installed")
     with tempfile.TemporaryDirectory(prefix="unibert-trainer-") as temporary:
-        corpus, run = BROUGHT_CORPUS if has_corpus else Path(temporary) / "corpus", Path(temporary) / "run"
-        command = [sys.executable, "-m", "unibert"]
-        text = ""
-        if not has_corpus:
-            code, text = _run(
-                [*command, "corpus", "build", str(WIKI), "--output", str(corpus), *CORPUS_OPTIONS], seconds
-            )
-        code, output = _run([*command, "pretrain", "demo-teacher", f"--corpus={corpus}", f"--run_dir={run}"], seconds)
-        (folder / "trainer.txt").write_text(text + output, encoding="utf-8")
+        corpus, run = _demo_corpus(Path(temporary), seconds), Path(temporary) / "run"
+        code, output = _run(_demo_teacher(corpus, run), seconds)
+        (folder / "trainer.txt").write_text(output, encoding="utf-8")
         metrics = run / "metrics.jsonl"
         if not metrics.is_file():
             return Outcome(False, _last_line(output))
@@ -247,6 +243,68 @@ def _trainer(folder: Path, seconds: float) -> Outcome:
     speed = max((record.get("tokens_per_second") or 0.0 for record in trained), default=0.0)
     losses = f"MLM loss {trained[0]['mlm_loss']:.3f} to {trained[-1]['mlm_loss']:.3f}" if trained else "no step"
     return Outcome(code == 0, f"{losses}, at most {speed:,.0f} tokens/s" if code == 0 else _last_line(output))
+
+
+def _missing_for_training() -> list[str]:
+    has_corpus = (BROUGHT_CORPUS / "manifest.json").is_file()
+    wanted = TRAINER_PACKAGES if has_corpus else TRAINER_PACKAGES + CORPUS_PACKAGES
+    return [package for package in wanted if find_spec(package) is None]
+
+
+def _demo_corpus(folder: Path, seconds: float) -> Path:
+    """The one that was brought, or one that is built in ``folder``."""
+    if (BROUGHT_CORPUS / "manifest.json").is_file():
+        return BROUGHT_CORPUS
+    corpus = folder / "corpus"
+    command = [sys.executable, "-m", "unibert", "corpus", "build", str(WIKI), "--output", str(corpus), *CORPUS_OPTIONS]
+    code, output = _run(command, seconds)
+    if code != 0:
+        raise UserError(f"the demo's corpus could not be built: {_last_line(output)}")
+    return corpus
+
+
+def _demo_teacher(corpus: Path, run: Path, *overrides: str) -> list[str]:
+    words = ["pretrain", "demo-teacher", f"--corpus={corpus}", f"--run_dir={run}", *overrides]
+    return [sys.executable, "-m", "unibert", *words]
+
+
+def _checkpoints(folder: Path, seconds: float) -> Outcome:
+    if missing := _missing_for_training():
+        return Outcome(True, f"not run: {', '.join(missing)} not installed")
+    with tempfile.TemporaryDirectory(prefix="unibert-checkpoints-") as temporary:
+        corpus = _demo_corpus(Path(temporary), seconds)
+        same = resumes_exactly(corpus, Path(temporary), seconds)
+        output = folder / "checkpoints.json"
+        results = bench_checkpoints(
+            CheckpointBenchConfig(corpus=str(corpus), hidden_size=768, layers=22, sequences=64, output=output)
+        )
+    share = 100 * results["waited_share_of_writing"]
+    said = "is the one left alone, to the digit" if same else "DIFFERS from the one left alone"
+    return Outcome(same, f"a continued run {said}; the training waits {share:.1f} % of a checkpoint's writing")
+
+
+def resumes_exactly(corpus: Path, folder: Path, seconds: float) -> bool:
+    """Whether a run of 20 steps that loses its last 10 and is started again writes the same metrics once more.
+
+    Raises:
+        UserError: if it fails, with its last line.
+    """
+    run, interrupted = folder / "left-alone", folder / "interrupted"
+    overrides = ["--training.tokens=40_960", "--training.checkpoint_every=10", "--training.keep_checkpoints=9",
+                 "--training.heldout_sequences=4"]  # fmt: skip
+    for start in (run, interrupted):
+        if start == interrupted:
+            shutil.copytree(run, interrupted)
+            for checkpoint in complete_checkpoints(interrupted / "checkpoints")[1:]:
+                shutil.rmtree(checkpoint)
+        code, output = _run(_demo_teacher(corpus, start, *overrides), seconds)
+        if code != 0:
+            raise UserError(f"unibert pretrain ended with status {code}: {_last_line(output)}")
+    lines = [
+        [{key: value for key, value in line.items() if key not in TIMING_KEYS} for line in read_metrics(file)]
+        for file in (run / "metrics.jsonl", interrupted / "metrics.jsonl")
+    ]
+    return lines[0] == lines[1]
 
 
 def _last_line(text: str) -> str:
