@@ -113,6 +113,7 @@ def test_a_short_run_ends_and_leaves_no_cache(lab, run_file, tmp_path):
     assert not (lab.folder / f"unibert-{job}").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "mistake",
     [
@@ -128,6 +129,7 @@ def test_a_mistake_is_not_tried_again(mistake, lab, run_file, tmp_path):
     assert "unibert: error: " in lab.log(job)
 
 
+@pytest.mark.slow
 def test_scancel_saves_a_checkpoint_and_ends_the_job(lab, run_file, tmp_path):
     run_dir = tmp_path / "run"
     job = submit(lab, run_file, run_dir, "--training.checkpoint_every=100000")

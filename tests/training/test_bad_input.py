@@ -126,12 +126,14 @@ def test_no_corpus(run_file, tmp_path, unibert):
     assert "Traceback" not in output
 
 
+@pytest.mark.slow
 def test_ranks_that_do_not_divide_the_lanes(run_file, unibert):
     status, output = unibert("pretrain", str(run_file), ranks=3)
     assert status != 0
     assert "stream.lanes: 4 lanes cannot be shared by 3 ranks; start 1, 2, 4 ranks" in output
 
 
+@pytest.mark.slow
 def test_a_corpus_that_has_changed(run_file, own_corpus, unibert):
     words = ["pretrain", str(run_file), f"--corpus={own_corpus}", "--training.tokens=1024"]
     assert unibert(*words)[0] == 0

@@ -105,6 +105,7 @@ def test_a_vanished_server_ends_all_ranks(run_file, corpus, tmp_path):
     assert "Traceback" not in output
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_a_killed_loader_process_is_a_sentence_wherever_it_is_noticed(run_file, tmp_path):
     words = ["pretrain", str(run_file), "--stream.num_workers=1", "--training.tokens=2_000_000"]

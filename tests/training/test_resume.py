@@ -46,6 +46,7 @@ def test_a_signal_saves_a_checkpoint_and_the_same_command_continues(run_file, tm
     assert lines_without_timing(stopped) == lines_without_timing(undisturbed)
 
 
+@pytest.mark.slow
 def test_a_half_written_checkpoint_is_not_loaded(run_file, tmp_path, unibert):
     run_dir = tmp_path / "run"
     assert unibert("pretrain", str(run_file))[0] == 0

@@ -54,7 +54,7 @@ def one_process(module_run_file, objectives, tmp_path_factory) -> Path:
     return run_dir
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("stage", [0, *(pytest.param(s, marks=pytest.mark.slow) for s in (1, 2)), 3])
 def test_two_ranks_follow_one_process(stage, one_process, module_run_file, objectives, tmp_path, unibert):
     config = json.loads((DS_CONFIGS / f"zero{stage}.json").read_text())
     if stage == 3:
