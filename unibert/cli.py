@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from unibert.errors import AgreedError, RankError, UserError
+from unibert.errors import AgreedError, LostRanksError, RankError, UserError
 
 USAGE = """usage: unibert COMMAND ...
 
@@ -172,7 +172,6 @@ def _pretrain(words: list[str]) -> None:
     from unibert.training.config import RunConfig
 
     config = _parse(RunConfig, "pretrain", "Train, or continue, a run.", words, "config")
-    from unibert.training.distributed import LostRanksError
     from unibert.training.loop import pretrain
     from unibert.training.preemption import EXIT_LOST_RANKS, EXIT_PREEMPTED, Preempted
 

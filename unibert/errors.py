@@ -14,3 +14,7 @@ class AgreedError(UserError):
 
 class RankError(UserError):
     """A user's mistake that one rank has met while the others went on; that rank prints it."""
+
+
+class LostRanksError(UserError):
+    """Other ranks have ended or do not answer; the same command may well succeed."""

@@ -6,7 +6,6 @@ Ranks are forked from one process, which saves them most of their start.
 
 import multiprocessing
 import os
-import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ import deepspeed
 import torch
 from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
+from tests.training.processes import free_port, placement
 from unibert.configuration import parse, parser_for
 from unibert.digests import file_sha256
 from unibert.training.checkpoints import describe, sealed
@@ -37,9 +37,7 @@ def main() -> None:
 
 def on_ranks(world_size: int, work: Callable[..., object], *arguments: object) -> None:
     """``work(*arguments)`` on new ranks, each of which finds itself as under a launcher."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = str(listener.getsockname()[1])
+    port = free_port()
     context = multiprocessing.get_context("fork")
     processes = [
         context.Process(target=_rank, args=(rank, world_size, port, work, arguments)) for rank in range(world_size)
@@ -53,9 +51,7 @@ def on_ranks(world_size: int, work: Callable[..., object], *arguments: object) -
 
 
 def _rank(rank: int, world_size: int, port: str, work: Callable[..., object], arguments: tuple[object, ...]) -> None:
-    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
-    os.environ |= {name: str(value) for name, value in place.items()}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ |= placement(rank, world_size, port)
     work(*arguments)
 
 

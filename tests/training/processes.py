@@ -1,8 +1,43 @@
 """The processes of a run that is under way."""
 
 import os
+import socket
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+
+
+def free_port() -> str:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return str(listener.getsockname()[1])
+
+
+def placement(rank: int, ranks: int, port: str) -> dict[str, str]:
+    """The variables by which a launcher on this machine tells a rank its place."""
+    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
+    return {**{name: str(number) for name, number in numbers.items()}, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+
+
+def start_without_launcher(
+    words: list[str], ranks: int, output: Path, preparations: dict[int, Callable[[], None]] | None = None
+) -> list[subprocess.Popen[bytes]]:
+    """The ranks of ``unibert WORDS``, in order, which nobody ends when one of them does.
+
+    What they print is added to ``output``; ``preparations`` are called in the processes of some ranks.
+    """
+    port = free_port()
+    with output.open("ab") as file:
+        return [
+            subprocess.Popen(
+                [sys.executable, "-m", "unibert", *words], stdout=file, stderr=subprocess.STDOUT,
+                env={**os.environ, "OMP_NUM_THREADS": "1", **placement(rank, ranks, port)},
+                preexec_fn=(preparations or {}).get(rank),
+            )
+            for rank in range(ranks)
+        ]  # fmt: skip
 
 
 def wait_for_line(path: Path, step: int, timeout: float = 240) -> None:

@@ -250,6 +250,7 @@ def test_a_disk_that_cannot_take_the_run_is_refused_before_the_first_step(option
     status, output, seconds = on_a_disk(disk, options, ["pretrain", str(run_file), f"--run_dir={disk / 'run'}"])
     assert status == 1
     assert sentence in output
+    assert output.count("unibert: error:") == 1
     assert "Traceback" not in output
     assert "step 1/" not in output
     assert seconds < 60

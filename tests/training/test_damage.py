@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -97,9 +98,10 @@ def test_a_vanished_server_ends_all_ranks(run_file, corpus, tmp_path):
         server.wait()
     gone = time.monotonic()
     output, _ = process.communicate(timeout=120)
-    assert process.returncode != 0
+    assert process.returncode == 1
     # Up to a window of steps from memory, then the retries, then the launcher's own pause.
     assert time.monotonic() - gone < 60
+    assert output.count("unibert: error:") == 1
     assert f"{url}/" in output
     assert "the server gave no whole shard in 2 s (the transfer failed: exit status 7)" in output
     assert "Traceback" not in output
@@ -119,6 +121,9 @@ def test_a_killed_loader_process_is_a_sentence_wherever_it_is_noticed(run_file, 
     )
     os.kill(loader, signal.SIGKILL)
     output, _ = process.communicate(timeout=120)
-    assert process.returncode != 0
-    assert "unibert: error: rank 1: a loader process was killed, most likely for memory" in output
+    assert process.returncode == 1
+    assert re.findall("unibert: error: .*", output) == [
+        "unibert: error: rank 1: a loader process was killed, most likely for memory; lower stream.num_workers or "
+        "stream.window_shards"
+    ]
     assert "Traceback" not in output

@@ -1,6 +1,5 @@
 """A run that is killed again and again, in its checkpoints' writing too, is the run that was left alone."""
 
-import os
 import random
 import signal
 import time
@@ -9,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.training.compare import lines_without_timing
-from tests.training.conftest import start
-from tests.training.processes import rank_process, wait_for_line
+from tests.training.processes import start_without_launcher, wait_for_line
 from unibert.training.checkpoints import complete_checkpoints, describe
+from unibert.training.preemption import EXIT_LOST_RANKS
 
 # Large enough that a checkpoint of it is being written for most of the run: 4 million parameters, a checkpoint every
 # other step.
@@ -29,23 +28,26 @@ def test_thirty_kills_at_random_moments(run_file, tmp_path):
     moments = random.Random(0)
     killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
     words = ["pretrain", str(run_file), *SETTINGS, f"--training.tokens={400 * 8 * 64}"]
+    printed = tmp_path / "printed.txt"
     checkpoints, metrics = killed / "checkpoints", killed / "metrics.jsonl"
     half_written, resumed_from = 0, []
     for kill in range(30):
         before = newest_step(checkpoints)
         # What the last sitting wrote after its newest checkpoint is read once more before the first step.
         forgotten = metrics.stat().st_mtime_ns if metrics.exists() else 0
-        process = start([*words, f"--run_dir={killed}"], ranks=2, start_new_session=True)
+        ranks = start_without_launcher([*words, f"--run_dir={killed}"], 2, printed)
         while forgotten and metrics.stat().st_mtime_ns == forgotten:
-            assert process.poll() is None, process.communicate()[0]
+            assert ranks[0].poll() is None, printed.read_text()
             time.sleep(0.01)
         wait_for_line(metrics, step=before + 1)
         time.sleep(moments.uniform(0, LONGEST_LIFE_S))
-        victims = [rank_process(process.pid, rank) for rank in ((0,), (1,), (0, 1))[kill % 3]]
+        victims = ((0,), (1,), (0, 1))[kill % 3]
         for victim in victims:
-            os.kill(victim, signal.SIGKILL)
-        process.communicate(timeout=90)
-        assert process.returncode != 0, "the run ended before it was killed; give it more tokens"
+            ranks[victim].kill()
+        ended = [rank.wait(timeout=60) for rank in ranks]
+        assert ended == [-signal.SIGKILL if rank in victims else EXIT_LOST_RANKS for rank in (0, 1)], (
+            printed.read_text()
+        )
         half_written += any(checkpoints.glob(".partial-step-*"))
         for checkpoint in complete_checkpoints(checkpoints):
             assert describe(checkpoint)["files"]
@@ -59,10 +61,11 @@ def test_thirty_kills_at_random_moments(run_file, tmp_path):
     seen = lines_without_timing(killed)
     assert [line["step"] for line in seen] == list(range(1, len(seen) + 1))
     # The same run left alone, for as far as the killed one has come.
-    process = start([*words, f"--run_dir={undisturbed}"], ranks=2, start_new_session=True)
+    ranks = start_without_launcher([*words, f"--run_dir={undisturbed}"], 2, printed)
     wait_for_line(undisturbed / "metrics.jsonl", step=len(seen))
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=90)
+    for rank in ranks:
+        rank.kill()
+        rank.wait()
     assert lines_without_timing(undisturbed)[: len(seen)] == seen
 
 

@@ -2,11 +2,12 @@
 
 import os
 import re
-import socket
 import subprocess
 import sys
 
 import pytest
+
+from tests.training.processes import free_port, placement
 
 IMPATIENT = """
 import sys
@@ -26,10 +27,7 @@ main(["preflight", *sys.argv[1:]])
     ],
 )
 def test_a_rank_that_never_comes_is_named(rank, sentence, run_file):
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = str(listener.getsockname()[1])
-    place = {"RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    place = {**placement(rank, 2, free_port()), "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
     done = subprocess.run(
         [sys.executable, "-c", IMPATIENT, str(run_file)],
         env={**os.environ, **place}, capture_output=True, text=True, timeout=60,

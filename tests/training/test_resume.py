@@ -1,13 +1,14 @@
 """A run that was killed gives the losses of one that was not."""
 
 import os
+import re
 import signal
 
 import pytest
 
 from tests.training.compare import lines_without_timing
 from tests.training.conftest import start
-from tests.training.processes import rank_process, wait_for_line
+from tests.training.processes import rank_process, start_without_launcher, wait_for_line
 
 
 def test_a_killed_rank_loses_nothing(run_file, tmp_path, unibert):
@@ -77,18 +78,20 @@ def test_a_finished_run_refuses_another_configuration(run_file, tmp_path, uniber
 
 
 @pytest.mark.slow
-def test_of_two_starts_of_one_run_the_later_one_goes_on(run_file, tmp_path, unibert):
+def test_of_two_starts_of_one_run_the_later_one_goes_on(run_file, tmp_path):
     undisturbed, run_dir = tmp_path / "undisturbed", tmp_path / "run"
     words = ["pretrain", str(run_file), "--training.checkpoint_every=3", f"--training.tokens={250 * 8 * 64}"]
-    earlier = start([*words, f"--run_dir={run_dir}"])
+    printed = {name: tmp_path / f"{name}.txt" for name in ("earlier", "later", "undisturbed")}
+    earlier = start_without_launcher([*words, f"--run_dir={run_dir}"], 2, printed["earlier"])
     wait_for_line(run_dir / "metrics.jsonl", step=5)
-    later = start([*words, f"--run_dir={run_dir}"])
-    output, _ = earlier.communicate(timeout=120)
-    assert earlier.returncode == 1, output
-    assert f"unibert: error: {run_dir}: process {later.pid} on " in output
-    assert "has started this run again and goes on with it; this one ends and writes nothing more" in output
+    later = start_without_launcher([*words, f"--run_dir={run_dir}"], 2, printed["later"])
+    assert [rank.wait(timeout=120) for rank in earlier] == [1, 1]
+    output = printed["earlier"].read_text()
+    [sentence] = re.findall("unibert: error: .*", output)
+    assert f"{run_dir}: process {later[0].pid} on " in sentence
+    assert "has started this run again and goes on with it; this one ends and writes nothing more" in sentence
     assert "Traceback" not in output
-    output, _ = later.communicate(timeout=300)
-    assert later.returncode == 0, output
-    assert unibert(*words, f"--run_dir={undisturbed}")[0] == 0
+    assert [rank.wait(timeout=300) for rank in later] == [0, 0], printed["later"].read_text()
+    alone = start_without_launcher([*words, f"--run_dir={undisturbed}"], 2, printed["undisturbed"])
+    assert [rank.wait(timeout=300) for rank in alone] == [0, 0], printed["undisturbed"].read_text()
     assert lines_without_timing(run_dir) == lines_without_timing(undisturbed)

@@ -14,8 +14,9 @@ import json
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import redirect_stderr, redirect_stdout, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ import torch
 import torch.distributed as dist
 
 from unibert.digests import file_sha256
-from unibert.errors import AgreedError, RankError, UserError
+from unibert.errors import AgreedError, UserError
 from unibert.training import universal
 from unibert.training.checkpoint_files import Copies, Written, flush_to_disk, write
 from unibert.training.claim import Claim
@@ -75,12 +76,7 @@ class Checkpoints:
         self._copies = Copies()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="unibert-checkpoints")
         self._pending: _Pending | None = None
-        if rank == 0:
-            folder.mkdir(parents=True, exist_ok=True)
-            for leftover in [*folder.glob(f"{_PARTIAL}*"), *folder.glob(f"step-*/{_PARTIAL}*")]:
-                # An earlier start may still be writing into it.
-                shutil.rmtree(leftover.rename(f"{leftover}-{time.time_ns()}"), ignore_errors=True)
-        dist.barrier()
+        run_on_rank_0(self._remove_leftovers)
 
     def begin(
         self, engine: Any, step: int, state: dict[str, Any], *, tokens: int, heldout_mlm_loss: float | None = None
@@ -95,20 +91,17 @@ class Checkpoints:
             heldout_mlm_loss: after this step, in nats per masked token, where it was measured.
 
         Raises:
-            AgreedError: where the disk has no room for it, or the one before could not be written.
+            AgreedError: where the disk has no room for it, the one before could not be written, or a later start has
+                claimed the run.
         """
         started = time.perf_counter()
         self.finish()
-        if self._claim is not None:
-            self._claim.refuse_later_start()
         complete = self.folder / f"step-{step:08d}"
         partial = _partial(complete)
+        run_on_rank_0(lambda: self._create(partial))
         # DeepSpeed's own file format, read back by its own functions; only who writes it differs.
         engine.checkpoint_engine.save = self._copies.copy
-        try:
-            engine.save_checkpoint(str(partial), tag=_TAG, save_latest=False)
-        except OSError as error:
-            raise RankError(f"{partial}: cannot be written ({error.strerror}); {_RESTART}") from error
+        engine.save_checkpoint(str(partial), tag=_TAG, save_latest=False)
         self._refuse_without_room(partial)
         description = {
             "step": step, "tokens": tokens, "heldout_mlm_loss": heldout_mlm_loss,
@@ -126,7 +119,8 @@ class Checkpoints:
         """Give the checkpoint that all ranks have written its name, and remove those that are no longer kept.
 
         Raises:
-            AgreedError: where a rank could not write its part; the newest complete checkpoint is kept.
+            AgreedError: where a rank could not write its part or a later start has claimed the run; the newest complete
+                checkpoint is kept.
         """
         assert self._pending is not None
         pending, self._pending = self._pending, None
@@ -139,9 +133,8 @@ class Checkpoints:
             reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
             parts = None
             mistake = UserError(f"{partial}: cannot be written ({reason}), as with a full disk or a quota; {_RESTART}")
-        if self._claim is not None:
-            # A later start has removed what this one was writing, and is then the reason.
-            self._claim.refuse_later_start()
+        # A later start has removed what this one was writing, and is then the reason.
+        run_on_rank_0(self._refuse_later_start)
         try:
             agree(mistake)
         except AgreedError:
@@ -149,17 +142,35 @@ class Checkpoints:
                 shutil.rmtree(partial, ignore_errors=True)
             raise
         written = [part for part in gather_objects(parts) if part is not None]
-        if self._rank == 0:
-            try:
+
+        def name() -> None:
+            with _writing(partial):
                 self._name(pending, written)
-            except OSError as error:
-                raise RankError(f"{partial}: cannot be written ({error.strerror}); {_RESTART}") from error
+
+        run_on_rank_0(name)
 
     def finish(self) -> None:
         """Wait until the checkpoint that was begun, if any, is complete, however long that takes."""
         if self._pending is not None:
             wait_together(self._pending.writing)
             self.publish()
+
+    def _remove_leftovers(self) -> None:
+        with _writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for leftover in [*self.folder.glob(f"{_PARTIAL}*"), *self.folder.glob(f"step-*/{_PARTIAL}*")]:
+                # An earlier start may still be writing into it.
+                shutil.rmtree(leftover.rename(f"{leftover}-{time.time_ns()}"), ignore_errors=True)
+
+    def _create(self, partial: Path) -> None:
+        self._refuse_later_start()
+        with _writing(partial):
+            (partial / _TAG).mkdir(parents=True, exist_ok=True)
+
+    def _refuse_later_start(self) -> None:
+        if self._claim is not None:
+            with _writing(self.folder):
+                self._claim.refuse_later_start()
 
     def _name(self, pending: _Pending, written: list[Written]) -> None:
         complete, partial = pending.complete, _partial(pending.complete)
@@ -186,16 +197,13 @@ class Checkpoints:
 
     def _refuse_without_room(self, partial: Path) -> None:
         num_bytes = sum(gather_objects(self._copies.num_bytes))
-        mistake = None
-        if self._rank == 0:
-            try:
-                refuse_without_room(partial, num_bytes)
-            except UserError as error:
-                mistake = error
-                shutil.rmtree(partial)
-        if (sentence := gather_objects(None if mistake is None else str(mistake))[0]) is not None:
+        try:
+            run_on_rank_0(lambda: refuse_without_room(partial, num_bytes))
+        except AgreedError:
             self._copies.take()
-            raise AgreedError(sentence)
+            if self._rank == 0:
+                shutil.rmtree(partial)
+            raise
 
     def prepare_newest(self) -> bool:
         """Convert the newest checkpoint if its files are for other ranks than these, all ranks together.
@@ -294,6 +302,14 @@ class Checkpoints:
         if loaded is None:
             raise AgreedError(f"{newest}: DeepSpeed could not read it; remove the folder to continue from an older one")
         return describe(newest)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); {_RESTART}") from error
 
 
 def complete_checkpoints(folder: Path) -> list[Path]:

@@ -8,7 +8,7 @@ import socket
 import time
 from pathlib import Path
 
-from unibert.errors import RankError
+from unibert.errors import UserError
 
 _NAME = "start.json"
 
@@ -38,12 +38,12 @@ class Claim:
         """To be called before anything is written.
 
         Raises:
-            RankError: if another start has claimed the folder since.
+            UserError: if another start has claimed the folder since.
         """
         content = self._path.read_text(encoding="utf-8")
         if content != self._content:
             later = json.loads(content)
-            raise RankError(
+            raise UserError(
                 f"{self._path.parent}: process {later['pid']} on {later['host']} has started this run again and goes "
                 "on with it; this one ends and writes nothing more"
             )

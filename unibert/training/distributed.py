@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from unibert.errors import AgreedError, RankError, UserError
+from unibert.errors import AgreedError, LostRanksError, UserError
 from unibert.training.watchdog import collectives
 
 Object = TypeVar("Object")
@@ -31,10 +31,6 @@ class Placement:
     world_size: int
     local_world_size: int
     device: torch.device
-
-
-class LostRanksError(RankError):
-    """Other ranks have ended or do not answer; the same command may well succeed."""
 
 
 def join(timeout: timedelta = COLLECTIVE_TIMEOUT) -> Placement:
@@ -188,8 +184,11 @@ def wait_together(running: Future[Any] | None, *, heartbeat: float = 5.0) -> Non
         done = all(gather_objects(running is None or running.done()))
 
 
-def run_on_rank_0(work: Callable[[], None], *, heartbeat: float = 5.0) -> None:
+def run_on_rank_0(work: Callable[[], Object], *, heartbeat: float = 5.0) -> Object | None:
     """Run ``work`` in a thread of rank 0 while the others wait; see :func:`wait_together`.
+
+    Returns:
+        What ``work`` returned on rank 0, None on the others.
 
     Raises:
         AgreedError: on all ranks, if ``work`` raised a UserError.
@@ -202,6 +201,7 @@ def run_on_rank_0(work: Callable[[], None], *, heartbeat: float = 5.0) -> None:
         raise error
     if (sentence := gather_objects(None if error is None else str(error))[0]) is not None:
         raise AgreedError(sentence)
+    return None if running is None else running.result()
 
 
 def refuse_lost_ranks(error: RuntimeError, rank: int) -> None:

@@ -7,25 +7,36 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unibert.errors import UserError
 from unibert.model.unibert import StepWeights
-from unibert.stream import heldout_batches
+from unibert.stream import Batch, heldout_batches
 from unibert.training.config import RunConfig
-from unibert.training.distributed import Placement
+from unibert.training.distributed import Placement, agree
 from unibert.training.metrics import Sums
 from unibert.training.watchdog import collectives
 
 
 @torch.no_grad()
 def heldout_totals(engine: Any, config: RunConfig, placement: Placement) -> dict[str, Tensor]:
-    """Sums of the objectives over the corpus's held-out documents, added up over ranks."""
+    """Sums of the objectives over the corpus's held-out documents, added up over ranks.
+
+    Raises:
+        AgreedError: if a rank cannot read them.
+    """
     training = config.training
-    batches = heldout_batches(
-        config.corpus, config.stream, seed=config.seed,
-        sequence_length=training.timeline()[len(training.timeline()) - 1].sequence_length,
-        micro_batch_size=training.micro_batch_size,
-        max_sequences_per_language=training.heldout_sequences,
-        rank=placement.rank, world_size=placement.world_size,
-    )  # fmt: skip
+    batches: list[Batch] = []
+    mistake = None
+    try:
+        batches = list(heldout_batches(
+            config.corpus, config.stream, seed=config.seed,
+            sequence_length=training.timeline()[len(training.timeline()) - 1].sequence_length,
+            micro_batch_size=training.micro_batch_size,
+            max_sequences_per_language=training.heldout_sequences,
+            rank=placement.rank, world_size=placement.world_size,
+        ))  # fmt: skip
+    except UserError as error:
+        mistake = error
+    agree(mistake)
     unweighted = StepWeights(
         replicas=1, masked_tokens=1.0, tokens=1.0, adversary_weight=1.0,
         reversal_lambda=torch.zeros((), device=placement.device),

@@ -7,7 +7,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,7 @@ from unibert.training.metrics import (
     peak_memory_gib,
     prediction_metrics,
 )
+from unibert.training.out_of_memory import refuse_lack_of_memory
 from unibert.training.preemption import Preempted, StopRequest, leave_in_peace
 from unibert.training.watchdog import collectives, watched
 
@@ -107,16 +108,24 @@ def pretrain(config: RunConfig) -> Path:
     placement = join(timeout + timedelta(minutes=1))
     try:
         with watched(placement.rank, placement.world_size, timeout):
-            return Pretraining(config, placement).run()
-    except RuntimeError as error:
+            try:
+                return Pretraining(config, placement).run()
+            except (RuntimeError, MemoryError) as error:
+                _explain(error, config, placement)
+                raise
+    finally:
+        dist.destroy_process_group()
+
+
+def _explain(error: RuntimeError | MemoryError, config: RunConfig, placement: Placement) -> None:
+    """Say what an error means that may come up in any line."""
+    refuse_lack_of_memory(error, placement, config.training.micro_batch_size)
+    if isinstance(error, RuntimeError):
         try:
             refuse_killed_process(error)
         except UserError as mistake:
             raise RankError(f"rank {placement.rank}: {mistake}") from error
         refuse_lost_ranks(error, placement.rank)
-        raise
-    finally:
-        dist.destroy_process_group()
 
 
 class Pretraining:
@@ -134,9 +143,8 @@ class Pretraining:
         except UserError as mistake:
             error = mistake
         agree(error)
-        self.claim: Claim | None = None
+        self.claim: Claim | None = run_on_rank_0(self._claim_run_dir)
         if self.is_main:
-            self.claim = self._claim_run_dir()
             self._warn_of_poor_mixing()
             announce_kernel_paths()
         self.checkpoints = Checkpoints(
@@ -160,6 +168,8 @@ class Pretraining:
         self.skipped: Counter[str] = Counter()
         self.damage: dict[str, int] = {}
         self.stop = StopRequest()
+        self.mistake: UserError | None = None
+        """What this rank has met, of which the others do not know yet."""
 
     def run(self) -> Path:
         """Every step from the newest checkpoint to the end, then the export."""
@@ -270,7 +280,7 @@ class Pretraining:
             temporary.replace(path)
             self.model.masked_lm.config.save_pretrained(self.run_dir / "model_config")
         except OSError as error:
-            raise RankError(f"run_dir: {self.run_dir} cannot be written ({error.strerror}); choose another") from error
+            raise UserError(f"run_dir: {self.run_dir} cannot be written ({error.strerror}); choose another") from error
         return claim
 
     def _warn_of_poor_mixing(self) -> None:
@@ -319,7 +329,9 @@ class Pretraining:
         try:
             yield from self.stream.steps(first_step, state)
         except UserError as error:
-            raise RankError(f"rank {self.placement.rank}: {error}") from error
+            self.mistake = error
+            # The others come to this exchange with the counts of the step that this rank cannot read.
+            self._exchange([0.0] * len(fields(StepCounts)))
 
     def _restore(self) -> tuple[int, dict[str, Any] | None]:
         """The step to go on from, with the stream's state; the engine gets its weights back."""
@@ -338,6 +350,8 @@ class Pretraining:
         return step, state["stream"] if state else None
 
     def _begin_checkpoint(self, step: Step, lanes: dict[str, Any], heldout_mlm_loss: float | None) -> None:
+        # No checkpoint may be ahead of metrics.jsonl.
+        agree(self.mistake)
         merged = {lane: state for part in gather_objects(lanes) for lane, state in part.items()}
         skipped = sum(gather_objects(self.skipped), Counter())
         state = {"stream": merged, "corpus": self.manifest.fingerprint, "skipped_blocks": dict(skipped),
@@ -407,9 +421,21 @@ class Pretraining:
         # Checksums of 32 bits add up exactly in float64 for two million rows.
         own = [masked, num_tokens, adversary_weight, self.stop.requested, self.checkpoints.written,
                sum(rows.skipped.values()), rows.rows.checksum()]  # fmt: skip
-        sums = sum_over_ranks(torch.tensor(own, dtype=torch.float64, device=self.placement.device)).tolist()
+        sums = self._exchange(own)
         written = sums[4] == self.placement.world_size
         return StepCounts(sums[0], sums[1], sums[2], sums[3] > 0, written, int(sums[5]), int(sums[6]))
+
+    def _exchange(self, counts: list[float]) -> list[float]:
+        """``counts`` summed over the ranks.
+
+        Raises:
+            AgreedError: where a rank has met a mistake since the last exchange.
+        """
+        own = torch.tensor([*counts, self.mistake is not None], dtype=torch.float64, device=self.placement.device)
+        *sums, mistakes = sum_over_ranks(own).tolist()
+        if mistakes:
+            agree(self.mistake)
+        return sums
 
     def _step_weights(self, step: Step, batches: list[Batch], counts: StepCounts) -> StepWeights:
         """What turns sums into means, and the schedules' values."""
@@ -522,16 +548,18 @@ class Pretraining:
         return metrics["heldout_mlm_loss"]
 
     def _write(self, line: dict[str, Any]) -> None:
-        if self.claim is None:
+        if self.claim is None or self.mistake is not None:
             return
         try:
             self.claim.refuse_later_start()
             self.metrics.append(line)
+        except UserError as error:
+            self.mistake = error
         except OSError as error:
-            raise RankError(
+            self.mistake = UserError(
                 f"{self.run_dir / 'metrics.jsonl'}: cannot be written ({error.strerror}); mend that, and the same "
                 "command continues from the newest checkpoint"
-            ) from error
+            )
         if self.config.training.monitors:
             numbers = {key: value for key, value in line.items() if isinstance(value, int | float)}
             self.engine.monitor.write_events([(f"unibert/{k}", v, line["step"]) for k, v in numbers.items()])

@@ -3,6 +3,9 @@
 Each rank tells the others in the store at which they met, every few seconds and from a thread of its own, to how many
 of our collectives it has come and where its main thread stands. A rank that gets no further for the whole of the
 time-out reads what the others tell, prints who is late, and ends its process; a launcher then ends the rest.
+
+A rank that has met a user's mistake alone says so in the store, and all end with the status of a mistake, which no
+launcher starts again.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import os
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -20,7 +24,8 @@ from typing import Any
 
 import torch.distributed as dist
 
-from unibert.training.preemption import EXIT_LOST_RANKS
+from unibert.errors import LostRanksError, RankError
+from unibert.training.preemption import EXIT_LOST_RANKS, EXIT_MISTAKE
 
 _PACKAGE = Path(__file__).parents[1]
 _WAITING = tuple(str(_PACKAGE / "training" / name) for name in ("distributed.py", "watchdog.py"))
@@ -32,6 +37,10 @@ _LONGEST_TICK = 10.0
 
 _LEAST_WAIT = 5.0
 """Seconds that another process gets at least to answer or to print, however short the time-out."""
+
+_MISTAKE = "watchdog/mistake"
+_MISTAKE_TICK = 1.0
+"""Seconds between two looks for a mistake of another rank."""
 
 
 class Collectives:
@@ -67,6 +76,12 @@ def watched(rank: int, world_size: int, timeout: timedelta) -> Iterator[None]:
     watchdog = _Watchdog(rank, world_size, timeout.total_seconds())
     try:
         yield
+    except RankError:
+        watchdog.tell_mistake()
+        raise
+    except LostRanksError:
+        watchdog.wait_for_mistake()
+        raise
     finally:
         watchdog.ended.set()
 
@@ -74,6 +89,7 @@ def watched(rank: int, world_size: int, timeout: timedelta) -> Iterator[None]:
 class _Watchdog:
     def __init__(self, rank: int, world_size: int, timeout: float) -> None:
         self.ended = threading.Event()
+        self.mistake = threading.Event()
         self._rank, self._timeout = rank, timeout
         self._tick = min(timeout / _TICKS, _LONGEST_TICK)
         self._main = threading.main_thread().ident
@@ -85,8 +101,8 @@ class _Watchdog:
         self._hosts: list[Any] = [None] * world_size
         self._tell(0)
         dist.all_gather_object(self._hosts, socket.gethostname())
-        # Two threads, for the store is with rank 0 and telling blocks where that one hangs.
-        for work in (self._tell_on, self._watch):
+        # Several threads, for the store is with rank 0 and telling blocks where that one hangs.
+        for work in (self._tell_on, self._watch, self._heed):
             threading.Thread(target=work, name=f"unibert{work.__name__}", daemon=True).start()
 
     def _tell_on(self) -> None:
@@ -98,6 +114,34 @@ class _Watchdog:
             except RuntimeError:
                 # The store is gone with rank 0, which the watching thread or the next collective finds out.
                 return
+
+    def tell_mistake(self) -> None:
+        """Have the others end as after a mistake of their own."""
+        self.ended.set()
+        try:
+            self._store.set(_MISTAKE, "")
+        except RuntimeError:
+            return
+        # They look for it in the store, which ends with rank 0.
+        time.sleep(2 * _MISTAKE_TICK)
+
+    def wait_for_mistake(self) -> None:
+        """Of a rank that finds others gone: give the thread that looks for a mistake the time to find one."""
+        time.sleep(3 * _MISTAKE_TICK)
+        if self.mistake.is_set():
+            time.sleep(_LEAST_WAIT)
+
+    def _heed(self) -> None:
+        while not self.ended.wait(_MISTAKE_TICK):
+            try:
+                found = self._store.check([_MISTAKE])
+            except RuntimeError:
+                return
+            if found:
+                self.mistake.set()
+                # The rank that has met it is to print it and to end first.
+                time.sleep(_LEAST_WAIT)
+                os._exit(EXIT_MISTAKE)
 
     def _tell(self, beat: int) -> None:
         self._store.set(self._keys[self._rank], json.dumps([beat, collectives.begun, self._place()]))
