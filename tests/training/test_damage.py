@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.training.conftest import start
-from tests.training.processes import rank_process, wait_for_line
+from tests.training.processes import start_without_launcher, wait_for_line
 from unibert.corpus.manifest import Manifest
 
 # One of the corpus's six blocks may be damaged.
@@ -111,17 +111,19 @@ def test_a_vanished_server_ends_all_ranks(run_file, corpus, tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_a_killed_loader_process_is_a_sentence_wherever_it_is_noticed(run_file, tmp_path):
     words = ["pretrain", str(run_file), "--stream.num_workers=1", "--training.tokens=2_000_000"]
-    process = start(words, ranks=2, start_new_session=True)
+    printed = tmp_path / "printed.txt"
+    ranks = start_without_launcher(words, 2, printed)
     wait_for_line(run_file.parent / "run" / "metrics.jsonl", step=3)
-    rank = rank_process(process.pid, rank=1)
+    rank = ranks[1].pid
     (loader,) = (
         int(child)
         for child in Path(f"/proc/{rank}/task/{rank}/children").read_text().split()
         if "from multiprocessing" not in Path(f"/proc/{child}/cmdline").read_text()
     )
     os.kill(loader, signal.SIGKILL)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 1
+    ended = [one.wait(timeout=120) for one in ranks]
+    output = printed.read_text()
+    assert ended == [1, 1], output
     assert re.findall("unibert: error: .*", output) == [
         "unibert: error: rank 1: a loader process was killed, most likely for memory; lower stream.num_workers or "
         "stream.window_shards"
