@@ -34,7 +34,8 @@ class Scale:
         self.value = value
 
 
-def test_what_is_written_is_what_was_copied(tmp_path):
+@pytest.mark.parametrize("reserved", [None, 0, 1 << 20])
+def test_what_is_written_is_what_was_copied(reserved, tmp_path):
     weight = torch.arange(6.0).view(2, 3)
     state = {
         "tied": {"first": weight, "second": weight.detach()},
@@ -45,6 +46,8 @@ def test_what_is_written_is_what_was_copied(tmp_path):
         "steps": [3, None, "three"],
     }
     copies = Copies()
+    if reserved is not None:
+        copies.reserve(reserved, pinned=False)
     for value in (0.0, 1.0):
         weight.fill_(value)
         state["scale"].value = value
@@ -58,6 +61,7 @@ def test_what_is_written_is_what_was_copied(tmp_path):
         assert content["tied"]["second"].data_ptr() == content["tied"]["first"].data_ptr()
         assert content["part"].tolist() == [10, 11]
         assert [(t.numel(), t.dtype) for t in content["empty"]] == [(0, torch.float32), (0, torch.int64)]
+        assert (tmp_path / f"{value}.pt").stat().st_size < 10_000
         assert content["parameter"].dtype == torch.bfloat16
         assert content["scale"].value == value
         assert content["steps"] == [3, None, "three"]

@@ -19,8 +19,10 @@ import torch
 from tests.training.compare import largest_relative_difference
 from tests.training.conftest import run_to_end, start
 from tests.training.forked_ranks import LOSS_SCALE
+from unibert.cli import main
 from unibert.environment import describe_environment
 from unibert.training.engine import DS_CONFIGS
+from unibert.training.keeping import rank_checkpoint_bytes
 from unibert.training.metrics import read_metrics
 from unibert.training.universal import SPACE_FACTOR
 
@@ -120,6 +122,23 @@ def test_two_ranks_then_one_then_four(stage, precision, two_ranks, tmp_path, uni
     figures.setdefault("2 to 1 to 4 ranks", {})[f"ZeRO {stage}, {precision}"] = {
         "largest_relative_loss_difference": difference, "seconds_of_conversion": seconds,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("stage", "precision"), CASES)
+def test_each_rank_writes_what_memory_is_reserved_for(stage, precision, two_ranks, tmp_path, monkeypatch):
+    words, run_dir = two_ranks(stage, precision)
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    main(["plan", *words[1:], "--gpus=2", "--gpu=cpu", f"--output={tmp_path / 'plan.json'}"])
+    parameters = sum(json.loads((tmp_path / "plan.json").read_text())["parameters"].values())
+    written = [0, 0]
+    for path in (run_dir / "checkpoints" / "step-00000012" / "state").iterdir():
+        rank = re.search(r"zero_pp_rank_(\d)", path.name)
+        written[int(rank[1]) if rank else 0] += path.stat().st_size
+    itemsize = 4 if precision == "fp32" else 2
+    reserved = [rank_checkpoint_bytes(stage, parameters, itemsize, rank=rank, world_size=2) for rank in (0, 1)]
+    print(parameters, written, reserved)
+    for found, planned in zip(written, reserved, strict=True):
+        assert 0 <= found - planned < parameters / 2
 
 
 @pytest.mark.slow

@@ -45,7 +45,7 @@ class CheckpointBenchConfig:
     """Of a step, each of 128 tokens."""
 
     checkpoints: int = 4
-    """How many are written. The first, which the memory of the copies is asked for, is told apart."""
+    """How many are written. The first, whose memory is new, is told apart."""
 
     checkpoint_every: int = 6
     """Steps; a checkpoint should be written before the next begins, which would wait for it."""

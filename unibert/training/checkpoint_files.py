@@ -14,6 +14,12 @@ import torch
 
 from unibert.digests import file_sha256
 
+_ALIGNMENT = 64
+"""Bytes; of torch's allocator for CPUs too."""
+
+_SLACK = 1 << 20
+"""Bytes for what tensors leave free between them."""
+
 
 @dataclass(frozen=True)
 class Written:
@@ -41,9 +47,22 @@ class Copies:
     """
 
     def __init__(self) -> None:
+        self._reserve = torch.UntypedStorage(0)
+        self._reserve_used = 0
         self._buffers: dict[tuple[Any, ...], torch.Tensor] = {}
         self._used: dict[tuple[Any, ...], torch.Tensor] = {}
         self._files: list[Copied] = []
+
+    def reserve(self, num_bytes: int, *, pinned: bool) -> None:
+        """Have memory ready for the first copies, which else wait for the system to find it.
+
+        Args:
+            num_bytes: of the copies; what does not fit is asked for when it is wanted.
+            pinned: page-locked, as copies from a GPU want it.
+        """
+        memory = torch.empty(num_bytes + _SLACK, dtype=torch.uint8, pin_memory=pinned)
+        # The system finds memory when it is first written to.
+        self._reserve = memory.zero_().untyped_storage()
 
     @property
     def num_bytes(self) -> int:
@@ -62,9 +81,22 @@ class Copies:
         key = (*key, tensor.shape, tensor.dtype)
         buffer = self._buffers.get(key)
         if buffer is None:
+            buffer = self._reserved_like(tensor)
+        if buffer is None:
             buffer = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
         self._used[key] = buffer
         return buffer
+
+    def _reserved_like(self, tensor: torch.Tensor) -> torch.Tensor | None:
+        start = self._reserve_used
+        end = start + tensor.nbytes
+        # An empty tensor would lie where the next one begins, which torch.save takes for one memory of two dtypes.
+        if start == end or end > self._reserve.nbytes():
+            return None
+        self._reserve_used = -(-end // _ALIGNMENT) * _ALIGNMENT
+        # A storage of its own: torch.save writes the whole storage of a tensor.
+        storage: torch.UntypedStorage = self._reserve[start:end]
+        return torch.empty(0, dtype=tensor.dtype).set_(storage).view(tensor.shape)
 
     def take(self) -> list[Copied]:
         """The copies made since the last call, which must have been written by the time that :meth:`copy` is called."""

@@ -76,7 +76,12 @@ class Checkpoints:
         self._copies = Copies()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="unibert-checkpoints")
         self._pending: _Pending | None = None
+        self._reserving: Future[None] | None = None
         run_on_rank_0(self._remove_leftovers)
+
+    def reserve_memory(self, num_bytes: int, *, pinned: bool) -> None:
+        """Have memory ready in which the first checkpoint is copied: of this rank's part, page-locked for a GPU."""
+        self._reserving = self._thread.submit(self._copies.reserve, num_bytes, pinned=pinned)
 
     def begin(
         self, engine: Any, step: int, state: dict[str, Any], *, tokens: int, heldout_mlm_loss: float | None = None
@@ -96,6 +101,8 @@ class Checkpoints:
         """
         started = time.perf_counter()
         self.finish()
+        if self._reserving is not None:
+            self._reserving.result()
         complete = self.folder / f"step-{step:08d}"
         partial = _partial(complete)
         run_on_rank_0(lambda: self._create(partial))

@@ -47,6 +47,21 @@ class KeepPolicy:
         return [place for place in range(len(descriptions)) if place not in wanted]
 
 
+def checkpoint_bytes(stage: int, parameters: int, itemsize: int) -> int:
+    """Of all files of one checkpoint: AdamW's two moments and the fp32 weights, and the model's own weights.
+
+    ZeRO 3 saves no weights but the fp32 ones, and ZeRO 0 in fp32 has no others.
+    """
+    return (12 if stage == 3 or (stage == 0 and itemsize == 4) else 12 + itemsize) * parameters
+
+
+def rank_checkpoint_bytes(stage: int, parameters: int, itemsize: int, *, rank: int, world_size: int) -> int:
+    """Of :func:`checkpoint_bytes`, what ``rank`` writes: its share from ZeRO 1 on; rank 0 all that is not shared."""
+    shared = 12 * parameters if stage else 0
+    alone = checkpoint_bytes(stage, parameters, itemsize) - shared if rank == 0 else 0
+    return alone + shared // world_size
+
+
 def refuse_without_room(folder: Path, num_bytes: int) -> None:
     """Raise a UserError where the disk of ``folder``, or of its nearest parent, has no room for a checkpoint."""
     while not folder.exists():

@@ -50,7 +50,12 @@ from unibert.training.engine import (
 )
 from unibert.training.export import export_run
 from unibert.training.heldout import heldout_totals
-from unibert.training.keeping import MOST_BYTES_PER_PARAMETER, KeepPolicy, refuse_without_room
+from unibert.training.keeping import (
+    MOST_BYTES_PER_PARAMETER,
+    KeepPolicy,
+    rank_checkpoint_bytes,
+    refuse_without_room,
+)
 from unibert.training.kernel_paths import announce_kernel_paths, check_kernel_paths
 from unibert.training.metrics import (
     MetricsFile,
@@ -164,6 +169,13 @@ class Pretraining:
             micro_batch_size=self._micro_batch_size(self.timeline[0]), world_size=placement.world_size,
             load_universal=self.checkpoints.prepare_newest(),
         )  # fmt: skip
+        self.checkpoints.reserve_memory(
+            rank_checkpoint_bytes(
+                zero_stage(ds_config), self.num_parameters, training_dtype(ds_config).itemsize,
+                rank=placement.rank, world_size=placement.world_size,
+            ),
+            pinned=placement.device.type == "cuda",
+        )  # fmt: skip
         self.metrics = MetricsFile(self.run_dir / "metrics.jsonl")
         self.skipped: Counter[str] = Counter()
         self.damage: dict[str, int] = {}
@@ -237,8 +249,9 @@ class Pretraining:
         self._check_run_dir()
         self.model = self._build_model()
         check_kernel_paths(self.model, placement.device, training_dtype(ds_config))
-        parameters = sum(parameter.numel() for parameter in self.model.parameters())
-        refuse_without_room(self.run_dir, MOST_BYTES_PER_PARAMETER * parameters)
+        # Counted here, since ZeRO 3 leaves each rank but its share of them.
+        self.num_parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        refuse_without_room(self.run_dir, MOST_BYTES_PER_PARAMETER * self.num_parameters)
         return ds_config
 
     def _check_shards(self, folder: Path) -> None:

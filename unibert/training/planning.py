@@ -27,6 +27,7 @@ from unibert.schedules import Schedule, Step, value_at
 from unibert.training.accelerators import Accelerator, Speeds
 from unibert.training.config import RunConfig
 from unibert.training.engine import ds_config_path, offloads_optimizer, read_ds_config, training_dtype, zero_stage
+from unibert.training.keeping import checkpoint_bytes, rank_checkpoint_bytes
 
 GIB = 2**30
 USABLE_SHARE = 0.9
@@ -107,20 +108,6 @@ def state_bytes(
 
 def _offloads_weights(ds_config: Mapping[str, Any]) -> bool:
     return ds_config.get("zero_optimization", {}).get("offload_param", {}).get("device", "none") != "none"
-
-
-def checkpoint_bytes(stage: int, parameters: int, itemsize: int) -> int:
-    """Of all files of one checkpoint: AdamW's two moments and the fp32 weights, and the model's own weights.
-
-    ZeRO 3 saves no weights but the fp32 ones, and ZeRO 0 in fp32 has no others.
-    """
-    return (12 if stage == 3 or (stage == 0 and itemsize == 4) else 12 + itemsize) * parameters
-
-
-def rank_checkpoint_bytes(stage: int, parameters: int, itemsize: int, world_size: int) -> float:
-    """Of `checkpoint_bytes`, what rank 0 writes: the weights, and its share of the rest from ZeRO 1 on."""
-    elsewhere = 12 * parameters * (1 - 1 / world_size) if stage else 0.0
-    return checkpoint_bytes(stage, parameters, itemsize) - elsewhere
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -341,7 +328,9 @@ class Planned:
             held = self.teacher.passing_elements() + self.teacher.hidden_size
             teacher = itemsize * (self.teacher_parameters + tokens * held) + self._relations(micro_batch_size)
         states, on_cpu = self.states(ds_config), self.accelerator.device_type == "cpu"
-        copy = rank_checkpoint_bytes(zero_stage(dict(ds_config)), self.parameters, itemsize, self.world_size)
+        copy = rank_checkpoint_bytes(
+            zero_stage(dict(ds_config)), self.parameters, itemsize, rank=0, world_size=self.world_size
+        )
         return MemoryBytes(
             states=states,
             activations=itemsize * tokens * kept,

@@ -126,9 +126,8 @@ class _Watchdog:
         time.sleep(2 * _MISTAKE_TICK)
 
     def wait_for_mistake(self) -> None:
-        """Of a rank that finds others gone: give the thread that looks for a mistake the time to find one."""
-        time.sleep(3 * _MISTAKE_TICK)
-        if self.mistake.is_set():
+        """Of a rank that finds others gone: leave the end to the thread that looks for a mistake, if there is one."""
+        if self.mistake.wait(_MISTAKE_TICK):
             time.sleep(_LEAST_WAIT)
 
     def _heed(self) -> None:
@@ -140,7 +139,7 @@ class _Watchdog:
             if found:
                 self.mistake.set()
                 # The rank that has met it is to print it and to end first.
-                time.sleep(_LEAST_WAIT)
+                time.sleep(_LEAST_WAIT - _MISTAKE_TICK)
                 os._exit(EXIT_MISTAKE)
 
     def _tell(self, beat: int) -> None:
