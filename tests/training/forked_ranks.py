@@ -14,9 +14,10 @@ import deepspeed
 import torch
 from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
-from tests.training.processes import free_port, placement
+from tests.training.processes import placement
 from unibert.configuration import parse, parser_for
 from unibert.digests import file_sha256
+from unibert.launcher import free_port
 from unibert.training.checkpoints import describe, sealed
 from unibert.training.config import RunConfig
 from unibert.training.distributed import gather_objects, join
@@ -50,7 +51,7 @@ def on_ranks(world_size: int, work: Callable[..., object], *arguments: object) -
         sys.exit(1)
 
 
-def _rank(rank: int, world_size: int, port: str, work: Callable[..., object], arguments: tuple[object, ...]) -> None:
+def _rank(rank: int, world_size: int, port: int, work: Callable[..., object], arguments: tuple[object, ...]) -> None:
     os.environ |= placement(rank, world_size, port)
     work(*arguments)
 

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from tests.training.processes import free_port, placement
+from tests.training.processes import placement
+from unibert.launcher import free_port
 
 IMPATIENT = """
 import sys

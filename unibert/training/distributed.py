@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 from unibert.errors import AgreedError, LostRanksError, UserError
+from unibert.launcher import free_port
 from unibert.training.watchdog import collectives
 
 Object = TypeVar("Object")
@@ -88,7 +89,7 @@ def place_from_environment() -> tuple[int, int, int, int]:
         environment.setdefault("MASTER_PORT", str(20000 + int(environment["SLURM_JOB_ID"]) % 20000))
     else:
         place = (0, 0, 1, 1)
-        environment["MASTER_ADDR"], environment["MASTER_PORT"] = "127.0.0.1", str(_free_port())
+        environment["MASTER_ADDR"], environment["MASTER_PORT"] = "127.0.0.1", str(free_port())
     # DeepSpeed goes looking for MPI where it doesn't find these.
     environment["RANK"], environment["LOCAL_RANK"], environment["WORLD_SIZE"] = map(str, place[:3])
     return place
@@ -111,12 +112,6 @@ def _hosts(nodelist: str) -> list[str]:
             "set MASTER_ADDR in the job script"
         ) from error
     return listed.stdout.split()
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def _initialise_deepspeed(device: torch.device, timeout: timedelta) -> None:
