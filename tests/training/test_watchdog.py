@@ -1,4 +1,4 @@
-"""A rank that hangs is named, and the run ends."""
+"""A rank that hangs or dies is named, and the run ends."""
 
 import os
 import re
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.training.conftest import start
-from tests.training.processes import rank_process, wait_for_line
+from tests.training.processes import rank_process, start_without_launcher, wait_for_line
 
 TIMEOUT_S = 6.0
 ANSWER_S = 15.0
@@ -64,6 +64,33 @@ def test_a_rank_that_waits_for_something_else_is_named_with_the_place(run_file, 
     assert time.monotonic() - stopped < TIMEOUT_S + ANSWER_S + LAUNCHER_S
     [sentence] = re.findall("unibert: error: .*", output)
     assert re.search(r"rank 1 \(\S+\) is 1 collectives? behind, in \w+ \(unibert/stream/", sentence), sentence
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_death_is_noticed_outside_of_collectives_too(killed, run_file, tmp_path):
+    """And so in a collective of gloo that does not notice it, which takes a kill in the middle of a message."""
+    words = ["pretrain", str(run_file), "--stream.num_workers=1", "--training.tokens=1000000"]
+    printed = tmp_path / "printed.txt"
+    ranks = start_without_launcher(words, 2, printed)
+    wait_for_line(tmp_path / "run" / "metrics.jsonl", step=5)
+    survivor = ranks[1 - killed]
+    [loader] = Path(f"/proc/{survivor.pid}/task/{survivor.pid}/children").read_text().split()
+    os.kill(int(loader), signal.SIGSTOP)
+    try:
+        # Until it has used up what was loaded ahead.
+        time.sleep(3)
+        ranks[killed].kill()
+        assert survivor.wait(timeout=ANSWER_S) == 76, printed.read_text()
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(int(loader), signal.SIGKILL)
+        survivor.kill()
+    [sentence] = re.findall("unibert: error: .*", printed.read_text())
+    assert re.fullmatch(
+        rf"unibert: error: rank {killed} \(\S+\) has ended; it says why, or its machine or the system killed it; the "
+        "same command continues",
+        sentence,
+    )
 
 
 def pythons_of_session(leader: int) -> list[str]:

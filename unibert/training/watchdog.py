@@ -4,6 +4,8 @@ Each rank tells the others in the store at which they met, every few seconds and
 of our collectives it has come and where its main thread stands. A rank that gets no further for the whole of the
 time-out reads what the others tell, prints who is late, and ends its process; a launcher then ends the rest.
 
+A rank that dies is noticed within seconds by its lifeline, should the collective in which the others are not notice it.
+
 A rank that has met a user's mistake alone says so in the store, and all end with the status of a mistake, which no
 launcher starts again.
 """
@@ -24,8 +26,9 @@ from typing import Any
 
 import torch.distributed as dist
 
-from unibert.errors import LostRanksError, RankError
-from unibert.training.preemption import EXIT_LOST_RANKS, EXIT_MISTAKE
+from unibert.errors import LostRanksError, RankError, UserError
+from unibert.training.lifelines import Lifelines
+from unibert.training.preemption import EXIT_LOST_RANKS, EXIT_MISTAKE, Preempted
 
 _PACKAGE = Path(__file__).parents[1]
 _WAITING = tuple(str(_PACKAGE / "training" / name) for name in ("distributed.py", "watchdog.py"))
@@ -76,11 +79,17 @@ def watched(rank: int, world_size: int, timeout: timedelta) -> Iterator[None]:
     watchdog = _Watchdog(rank, world_size, timeout.total_seconds())
     try:
         yield
-    except RankError:
-        watchdog.tell_mistake()
-        raise
+        watchdog.lifelines.farewell()
     except LostRanksError:
         watchdog.wait_for_mistake()
+        raise
+    except RankError:
+        watchdog.tell_mistake()
+        watchdog.lifelines.farewell()
+        raise
+    except (UserError, Preempted):
+        # Of all ranks together.
+        watchdog.lifelines.farewell()
         raise
     finally:
         watchdog.ended.set()
@@ -90,6 +99,7 @@ class _Watchdog:
     def __init__(self, rank: int, world_size: int, timeout: float) -> None:
         self.ended = threading.Event()
         self.mistake = threading.Event()
+        self._timed_out = threading.Event()
         self._rank, self._timeout = rank, timeout
         self._tick = min(timeout / _TICKS, _LONGEST_TICK)
         self._main = threading.main_thread().ident
@@ -100,9 +110,10 @@ class _Watchdog:
         self._keys = [f"watchdog/{other}" for other in range(world_size)]
         self._hosts: list[Any] = [None] * world_size
         self._tell(0)
+        self.lifelines = Lifelines(rank, world_size, self._store)
         dist.all_gather_object(self._hosts, socket.gethostname())
         # Several threads, for the store is with rank 0 and telling blocks where that one hangs.
-        for work in (self._tell_on, self._watch, self._heed):
+        for work in (self._tell_on, self._watch, self._heed, self._notice_death):
             threading.Thread(target=work, name=f"unibert{work.__name__}", daemon=True).start()
 
     def _tell_on(self) -> None:
@@ -142,6 +153,20 @@ class _Watchdog:
                 time.sleep(_LEAST_WAIT - _MISTAKE_TICK)
                 os._exit(EXIT_MISTAKE)
 
+    def _notice_death(self) -> None:
+        lost = self.lifelines.lost_rank()
+        # Most often the main thread finds it out in its collective, or it is the end of a mistake or a time-out.
+        if lost is None or self.ended.wait(_LEAST_WAIT) or self.mistake.is_set() or self._timed_out.is_set():
+            return
+        if self._rank == (1 if lost == 0 else 0):
+            print(
+                f"unibert: error: rank {lost} ({self._hosts[lost]}) has ended; it says why, or its machine or the "
+                "system killed it; the same command continues",
+                file=sys.stderr,
+                flush=True,
+            )
+        os._exit(EXIT_LOST_RANKS)
+
     def _tell(self, beat: int) -> None:
         self._store.set(self._keys[self._rank], json.dumps([beat, collectives.begun, self._place()]))
 
@@ -166,6 +191,7 @@ class _Watchdog:
                 self._end()
 
     def _end(self) -> None:
+        self._timed_out.set()
         findings: list[str] = []
         asking = threading.Thread(target=self._ask, args=(findings,), daemon=True)
         asking.start()
