@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from unibert_kernels.fused import configs, tune
+from unibert_kernels.fused.launch import generation_of
 
 from .closeness import DEVICE
 
@@ -34,7 +35,7 @@ def test_the_fastest_is_written_and_the_rest_stays(
     monkeypatch.setattr(tune, "_time", lambda *args: run_for_real(*args) and next(times))
     best = tune.tune(1031, 32, 40, DEVICE, minutes=10)
     chosen = [(entry.rows, entry.columns) for entry in best.values()]
-    kept = configs.tile_config("gradient", torch.bfloat16, "interpreter")
+    kept = configs.tile_config("gradient", torch.bfloat16, generation_of(DEVICE))
     assert chosen == [(16, 512), (kept.rows, kept.columns), (kept.rows, kept.columns)]
     assert "1.000 ms, the best of 2" in best["rows"].reason
     assert "rows 16 x 512 x 32, 8 warps, 2 stages, pointers: 1.000 ms" in capsys.readouterr().out

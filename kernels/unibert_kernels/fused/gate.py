@@ -42,7 +42,10 @@ class Resources:
     registers: int
     spilled_bytes: int
     shared_bytes: int
+    instructions: int
     tensor_core_instructions: int
+    warnings: str
+    """Codes of ptxas's advisories, C75xx: it serialises the asynchronous products of sm_90, for instance."""
 
     @property
     def problem(self) -> str:
@@ -50,7 +53,9 @@ class Resources:
         limit = SHARED_BYTES[self.generation]
         if self.spilled_bytes:
             return f"spills {self.spilled_bytes} bytes"
-        return f"wants {self.shared_bytes} bytes of {limit} shared" if self.shared_bytes > limit else ""
+        if self.shared_bytes > limit:
+            return f"wants {self.shared_bytes} bytes of {limit} shared"
+        return f"ptxas warns: {self.warnings}" if self.warnings else ""
 
 
 def compile_all(compute_capability: int) -> list[Resources]:
@@ -63,7 +68,8 @@ def compile_all(compute_capability: int) -> list[Resources]:
                 _mlm_head(dtype, bias)
                 _distillation(dtype, bias)
             _adversary(dtype)
-        for kernel in compiled:
+        # A kernel that was launched before is not compiled, and not spoken of, again.
+        for kernel in {kernel.binary.hash: kernel for kernel in reversed(compiled)}.values():
             found[_resources(kernel, f"sm_{compute_capability}", str(dtype).removeprefix("torch."))] = None
     return list(found)
 
@@ -119,7 +125,9 @@ def _resources(compiled: Compiled, generation: str, dtype: str) -> Resources:
         registers=taken["REG"],
         spilled_bytes=taken["STACK"] + taken["LOCAL"],
         shared_bytes=compiled.binary.metadata.shared,
+        instructions=len(re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+\S", sass, re.MULTILINE)),
         tensor_core_instructions=len(re.findall(r"\b(?:HGMMA|HMMA)\b", sass)),
+        warnings=" ".join(sorted(set(re.findall(r"\bC75\d\d\b", compiled.log)))),
     )
 
 

@@ -54,6 +54,8 @@ def logits_tile(
 ):
     """Logits (ROWS, COLUMNS) of states (N, H) and weight (V, H), fp32; what lies outside is finite nonsense."""
     logits = tl.zeros((ROWS, COLUMNS), tl.float32)
+    # A loop that may not run at all makes ptxas wait for every product before the next (warning C7515).
+    tl.assume(hidden_size > 0)
     for depth in tl.range(0, hidden_size, DEPTH):
         x = load_tile(states, row, depth, num_rows, hidden_size, ROWS, DEPTH, DESCRIPTORS)
         w = load_tile(weight, column, depth, vocab_size, hidden_size, COLUMNS, DEPTH, DESCRIPTORS)
