@@ -13,7 +13,7 @@ from unibert_kernels.fused import gate
 
 KERNELS = {
     "rows", "finish_rows", "gradient", "label_logits", "teacher", "statistics",
-    "find_documents", "discriminate", "finish", "hidden_gradient",
+    "find_documents", "discriminate", "finish", "hidden_gradient", "keep", "scale",
 }  # fmt: skip
 PINNED, OLDER = "pinned", "3.6.0"
 
@@ -56,6 +56,7 @@ def test_no_kernel_spills_wants_too_much_shared_memory_or_is_warned_of(
         assert {kernel["kernel"] for kernel in of_generation} == KERNELS
         # Half precision goes through tensor cores wherever there is a product over the vocabulary.
         products = [kernel for kernel in of_generation if "DEPTH" in kernel["constants"]]
+        assert {kernel["dtype"] for kernel in products} == {"bfloat16", "float32", "float32 as tf32"}
         assert all(kernel["tensor_core_instructions"] for kernel in products if kernel["dtype"] == "bfloat16")
         assert products
 
