@@ -31,7 +31,7 @@ USAGE = """usage: unibert COMMAND ...
   bench show DIR                          table, goals and plot of the results in DIR
   bench gpu                               tests, benchmark and short trainings on a CUDA GPU
 
-'unibert COMMAND --help' lists a command's options.
+'unibert COMMAND --help' lists a command's options, 'unibert --version' says which UniBERT this is.
 """
 
 SECONDS_FOR_SLOWER_RANKS = 3
@@ -45,6 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not words or words[0] in ("-h", "--help", "help"):
         print(USAGE, end="")
         sys.exit(0 if words else 1)
+    if words[0] == "--version":
+        from unibert.installation import unibert_version
+
+        print(f"unibert {unibert_version()}")
+        sys.exit(0)
     name = " ".join(words[:2]) if words[0] in ("corpus", "bench") else words[0]
     try:
         if name not in COMMANDS:
