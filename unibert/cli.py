@@ -25,6 +25,7 @@ USAGE = """usage: unibert COMMAND ...
   evaluate MODEL_DIR --retrieval DIR      sentence retrieval and language probe
   report RUN_DIR                          one HTML page with the run's plots
   demo [--output DIR]                     all of it on the embedded mini-Wikipedia
+  slurm [--output DIR]                    Slurm's job scripts into a folder, slurm unless given
   bench kernels [--preset NAME]           the losses beside their peers: time, memory, error
   bench stream CORPUS                     the stream beside other loaders: tokens/s, memory
   bench checkpoints CORPUS                how long a run waits for its checkpoints
@@ -251,6 +252,13 @@ def _demo(words: list[str]) -> None:
     run_demo(config)
 
 
+def _slurm(words: list[str]) -> None:
+    from unibert.job_scripts import JobScriptsConfig, write_job_scripts
+
+    about = "Write Slurm's job scripts into the folder --output. --overwrite true replaces files there that differ."
+    write_job_scripts(_parse(JobScriptsConfig, "slurm", about, words, "output"))
+
+
 def _bench_kernels(words: list[str]) -> None:
     from unibert.bench.config import KernelBenchConfig
 
@@ -310,6 +318,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "evaluate": _evaluate,
     "report": _report,
     "demo": _demo,
+    "slurm": _slurm,
     "bench kernels": _bench_kernels,
     "bench stream": _bench_stream,
     "bench checkpoints": _bench_checkpoints,
