@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from unibert.bench.gpu_tests import SO_FAR
+
 SECONDS_BETWEEN_COUNTS = 5.0
 LONGEST_REASON = 300
-SO_FAR = "so far: "
 
 
 class FailuresAtOnce:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
-from unibert.bench import gpu_losses, gpu_tests
+from unibert.bench import gpu_losses, gpu_tests, gpu_trainings
 from unibert.bench.gpu_machine import check_gpu
 from unibert.bench.gpu_turn import Outcome, Turn
 from unibert.environment import describe_environment
@@ -60,6 +60,19 @@ STAGES = {
             Part("numerics", gpu_tests.numerics, 145),
             Part("headline", gpu_losses.headline, 155),
             Part("profile", gpu_losses.profile, 48),
+        ),
+    ),
+    2: Stage(
+        420,
+        (
+            Part("sanitizer", gpu_tests.sanitizer, 75),
+            Part("widths", gpu_losses.widths, 100),
+            Part("tune", gpu_losses.tune, 75),
+            Part("training", gpu_trainings.training, 95),
+            Part("compile", gpu_tests.compiled, 63),
+            Part("trainer", gpu_trainings.trainer, 75, if_time=True, least=30),
+            Part("checkpoints", gpu_trainings.checkpoints, 120, if_time=True, least=75),
+            Part("attention", gpu_losses.attention, 100, if_time=True, least=25),
         ),
     ),
 }
