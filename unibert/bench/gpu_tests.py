@@ -27,7 +27,8 @@ CUDA = Path("/usr/local")
 def numerics(turn: Turn) -> Outcome:
     """Every kernel path against float64."""
     chosen = ["-k", "bitwise or bf16"] if turn.rehearsal else []
-    return _run_tests(turn, KERNEL_TESTS, *(f"--ignore={KERNEL_TESTS / name}" for name in NOT_NUMERICS), *chosen)
+    with turn.warming("headline"):
+        return _run_tests(turn, KERNEL_TESTS, *(f"--ignore={KERNEL_TESTS / name}" for name in NOT_NUMERICS), *chosen)
 
 
 def compiled(turn: Turn) -> Outcome:
@@ -46,13 +47,17 @@ def sanitizer(turn: Turn) -> Outcome:
     tool = find_sanitizer()
     if tool is None:
         return Outcome("not run", "no compute-sanitizer on the PATH or under /usr/local/cuda")
+    with turn.warming("widths"):
+        return judge_sanitizer(_run_sanitizer(turn, tool, script))
+
+
+def _run_sanitizer(turn: Turn, tool: str, script: list[str]) -> Ended:
     # Errors that torch asks for and handles are no news; memory that torch's cache keeps would hide ours.
-    ended = turn.run(
+    return turn.run(
         ["env", "PYTORCH_NO_CUDA_MEMORY_CACHING=1", tool, "--tool", "memcheck", "--report-api-errors", "no",
          "--target-processes", "application-only", "--print-limit", "20", sys.executable, *script],
         shown=lambda line: line.startswith((DONE, "========= Invalid", "========= ERROR SUMMARY")),
     )  # fmt: skip
-    return judge_sanitizer(ended)
 
 
 def judge_sanitizer(ended: Ended) -> Outcome:

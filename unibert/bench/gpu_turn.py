@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
-from unibert.bench.timed_command import Ended, run_command
+from unibert.bench.timed_command import Ended, run_command, running
 
 Verdict = Literal["ok", "FAILED", "not run"]
 MACHINE = {False: {"TRITON_INTERPRET": "0"}, True: {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}}
@@ -72,5 +73,19 @@ class Turn:
             if shown(line):
                 print(f"  {line}", flush=True)
 
-        variables = MACHINE[self.rehearsal] | {"PYTHONUNBUFFERED": "1"}
-        return run_command(command, min(seconds, self.seconds), heard=heard, **variables)
+        return run_command(command, min(seconds, self.seconds), heard=heard, **self._variables)
+
+    @contextmanager
+    def warming(self, preset: str) -> Iterator[None]:
+        """Compile in the background what ``unibert bench kernels`` will run with ``preset``."""
+        words = ["--preset", "rehearsal" if self.rehearsal else preset, "--device", self.device]
+        command = [sys.executable, "-m", "unibert.bench.warm_up", *words]
+        # After what runs in the foreground.
+        with running(["nice", "-n", "10", *command], **self._variables) as output:
+            yield
+            output.seek(0)
+            self.log.write(f"compiled beside it:\n{output.read()}")
+
+    @property
+    def _variables(self) -> dict[str, str]:
+        return MACHINE[self.rehearsal] | {"PYTHONUNBUFFERED": "1"}

@@ -6,9 +6,11 @@ import contextlib
 import os
 import signal
 import subprocess
+import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, TextIO
 
 SECONDS_TO_DRAIN = 5.0
 """For the rest of the output, which a process that left the group may hold open for ever."""
@@ -62,7 +64,21 @@ def run_command(
     return Ended(code, "".join(lines))
 
 
-def _kill_group(process: subprocess.Popen[str]) -> None:
+@contextlib.contextmanager
+def running(command: Sequence[str], **variables: str) -> Iterator[TextIO]:
+    """``command`` in the background, killed at the end of the context; the file gets what it prints."""
+    with tempfile.TemporaryFile("w+", errors="replace") as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, env=os.environ | variables,
+            start_new_session=True,
+        )  # fmt: skip
+        try:
+            yield output
+        finally:
+            _kill_group(process)
+
+
+def _kill_group(process: subprocess.Popen[Any]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
