@@ -28,6 +28,9 @@ class FailuresAtOnce:
     def pytest_runtest_logreport(self, report: Any) -> None:
         if report.failed:
             self.counts["failed"] += 1
+            most = self.config.getoption("maxfail")
+            if most and self.counts["failed"] > most:
+                return  # of tests that workers had before they heard that they should stop
             phase = "" if report.when == "call" else f" in {report.when}"
             self._say(f"FAILED {report.nodeid}{phase}: {_reason(report)}")
         elif report.skipped or report.when == "call":
