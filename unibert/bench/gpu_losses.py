@@ -16,7 +16,7 @@ from unibert.bench.kernels import TIME_IS_UP
 SECONDS_TO_START = 8.0
 """A process's, until its clock runs; and to end."""
 SECONDS_TO_TUNE = 25.0
-"""Tuning starts, draws its inputs for each kernel, and ends the tile that it is at when its time is up."""
+"""To start, draw the inputs of each kernel, and end the tile that tuning is at when its time is up."""
 TIMED = re.compile(r"^(\w+) \d.* ([\d.]+) ms$", re.M)
 FOUND = re.compile(r"\w+: ")
 """Lines of `unibert_kernels.fused.tune`: a tile's time, and what it chose."""
@@ -36,21 +36,15 @@ def widths(turn: Turn) -> Outcome:
 
 
 def tune(turn: Turn) -> Outcome:
-    """Faster tiles for this GPU, written to configs.toml."""
+    """Faster tiles for this GPU, written to configs.toml after every kernel."""
     output = turn.folder / "configs.toml"
     output.unlink(missing_ok=True)
-    if turn.rehearsal:
-        ended = turn.python("-m", "unibert.bench.tune_rehearsal", output)
-    else:
-        minutes = max(1.0, turn.seconds - SECONDS_TO_TUNE) / 60
-        ended = turn.python(
-            "-m", "unibert_kernels.fused.tune", "--vocab", 250_000, "--hidden", 384, "--rows", 9_830,
-            "--minutes", minutes, "--output", output, shown=lambda line: FOUND.match(line) is not None,
-        )  # fmt: skip
+    ended = turn.python(
+        "-m", "unibert.bench.tuning", output, "--device", turn.device,
+        "--seconds", max(1.0, turn.seconds - SECONDS_TO_TUNE), shown=lambda line: FOUND.match(line) is not None,
+    )  # fmt: skip
     figure = tuning_figure(ended.text)
-    if ended.code != 0 or not output.is_file():
-        return Outcome("FAILED", f"{ended.last_line}; {figure}")
-    return Outcome.of(True, figure)
+    return Outcome.of(ended.code == 0, figure if ended.code == 0 else f"{ended.last_line}; {figure}")
 
 
 def tuning_figure(text: str) -> str:
