@@ -65,11 +65,11 @@ STAGES = {
     2: Stage(
         420,
         (
-            Part("sanitizer", gpu_tests.sanitizer, 75),
-            Part("widths", gpu_losses.widths, 100),
-            Part("tune", gpu_losses.tune, 75),
-            Part("training", gpu_trainings.training, 95),
-            Part("compile", gpu_tests.compiled, 63),
+            Part("sanitizer", gpu_tests.sanitizer, 65),
+            Part("widths", gpu_losses.widths, 85),
+            Part("tune", gpu_losses.tune, 115),
+            Part("training", gpu_trainings.training, 85),
+            Part("compile", gpu_tests.compiled, 58),
             Part("trainer", gpu_trainings.trainer, 75, if_time=True, least=30),
             Part("checkpoints", gpu_trainings.checkpoints, 120, if_time=True, least=75),
             Part("attention", gpu_losses.attention, 100, if_time=True, least=25),

@@ -15,10 +15,12 @@ from unibert.bench.kernels import TIME_IS_UP
 
 SECONDS_TO_START = 8.0
 """A process's, until its clock runs; and to end."""
-SECONDS_TO_TUNE = 25.0
-"""To start, draw the inputs of each kernel, and end the tile that tuning is at when its time is up."""
+SECONDS_TO_TUNE = 70.0
+"""To compile the candidates, draw the inputs of each kernel, and end the tile that is timed when the time is up."""
+MOST_SECONDS_TO_TUNE = 130.0
+"""More would leave nothing for the parts that are run if there is time."""
 TIMED = re.compile(r"^(\w+) \d.* ([\d.]+) ms$", re.M)
-FOUND = re.compile(r"\w+: ")
+FOUND = re.compile(r"\w+: |\d+ candidates ")
 """Lines of `unibert_kernels.fused.tune`: a tile's time, and what it chose."""
 PROFILER_CHATTER = ("USDT:", "STAGE:", "WARNING:")
 """What Kineto prints besides."""
@@ -36,15 +38,21 @@ def widths(turn: Turn) -> Outcome:
 
 
 def tune(turn: Turn) -> Outcome:
-    """Faster tiles for this GPU, written to configs.toml after every kernel."""
+    """Faster tiles for this GPU, written to configs.toml in the end; what was chosen by then is in the details."""
     output = turn.folder / "configs.toml"
     output.unlink(missing_ok=True)
-    ended = turn.python(
-        "-m", "unibert.bench.tuning", output, "--device", turn.device,
-        "--seconds", max(1.0, turn.seconds - SECONDS_TO_TUNE), shown=lambda line: FOUND.match(line) is not None,
-    )  # fmt: skip
+    if turn.rehearsal:
+        ended = turn.python("-m", "unibert.bench.tune_rehearsal", output)
+    else:
+        seconds = min(turn.seconds, MOST_SECONDS_TO_TUNE)
+        ended = turn.python(
+            "-m", "unibert_kernels.fused.tune", "--vocab", 250_000, "--hidden", 384, "--rows", 9_830,
+            "--minutes", max(10.0, seconds - SECONDS_TO_TUNE) / 60, "--output", output, seconds=seconds,
+            shown=lambda line: FOUND.match(line) is not None,
+        )  # fmt: skip
     figure = tuning_figure(ended.text)
-    return Outcome.of(ended.code == 0, figure if ended.code == 0 else f"{ended.last_line}; {figure}")
+    chosen = "" if output.is_file() else "\n".join(line for line in ended.text.splitlines() if FOUND.match(line))
+    return Outcome.of(ended.code == 0, figure if ended.code == 0 else f"{ended.last_line}; {figure}", chosen)
 
 
 def tuning_figure(text: str) -> str:
