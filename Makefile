@@ -10,7 +10,7 @@ GPU_PACKAGES := .gpu-packages
 GPU_PYTHON_VERSION ?= 3.12
 GPU_PACKAGE_NAMES := webdataset braceexpand jsonargparse docstring_parser typeshed_client hjson einops msgpack ninja \
     psutil py-cpuinfo pydantic pydantic_core annotated-types typing-inspection typing_extensions tqdm PyYAML \
-    pytest pytest-timeout iniconfig pluggy Pygments liger-kernel cut-cross-entropy
+    pytest pytest-timeout pytest-xdist execnet iniconfig pluggy Pygments liger-kernel cut-cross-entropy
 GPU_PACKAGES_MIB := 55
 
 .PHONY: demo test lint gpu gpu-packages clean
@@ -28,9 +28,12 @@ lint: $(VENV)/installed-tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Tests, benchmark and short trainings on a CUDA GPU: make gpu PYTHON=python3.12
+# Tests, benchmark and short trainings on a CUDA GPU, in two stages of at most six and seven minutes:
+# make gpu STAGE=1 GPU_OUTPUT=FOLDER PYTHON=python3.12
+STAGE ?= 1
 gpu:
-	PYTHONPATH=$(GPU_PACKAGES):.:kernels $(PYTHON) -m unibert bench gpu
+	PYTHONPATH=$(GPU_PACKAGES):.:kernels $(PYTHON) -m unibert bench gpu --stage $(STAGE) \
+	    $(if $(GPU_OUTPUT),--output "$(GPU_OUTPUT)")
 
 # DeepSpeed comes as source alone, whose wheel without compiled operators serves every Python.
 gpu-packages: $(VENV)/installed

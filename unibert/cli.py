@@ -297,13 +297,15 @@ def _bench_show(words: list[str]) -> None:
 
 
 def _bench_gpu(words: list[str]) -> None:
-    from unibert.bench.gpu_machine import check_gpu_machine
+    from unibert.bench.gpu_machine import check_gpu_packages
 
     if not {"-h", "--help"} & set(words):
-        check_gpu_machine()
+        check_gpu_packages()
     from unibert.bench.gpu import GpuBenchConfig, bench_gpu
 
-    bench_gpu(_parse(GpuBenchConfig, "bench gpu", "Everything that wants a CUDA GPU.", words, "parts"))
+    about = "Everything that wants a CUDA GPU, in two stages of minutes."
+    if not bench_gpu(_parse(GpuBenchConfig, "bench gpu", about, words, "parts")):
+        sys.exit(1)
 
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {

@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
+import subprocess
+import sys
+import time
+from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
 
+from tests.bench.test_goals import good, row
 from tests.training.conftest import corpus  # noqa: F401 - a fixture
-from unibert.bench import gpu
+from unibert.bench import gpu, gpu_tests, gpu_trainings
 from unibert.bench.attention import AttentionCase, packed_rows, time_paths
-from unibert.bench.gpu import GpuBenchConfig, Outcome, attention_times, bench_gpu, compare_curves
+from unibert.bench.gpu import SECONDS_AROUND, STAGES, GpuBenchConfig, Part, Stage, bench_gpu
+from unibert.bench.gpu_losses import attention_times, judge_rows, tuning_figure
+from unibert.bench.gpu_tests import find_sanitizer, judge_sanitizer
+from unibert.bench.gpu_trainings import compare_curves
+from unibert.bench.gpu_turn import Outcome, Turn
+from unibert.bench.kernel_profile import summarize_trace
 from unibert.bench.short_training import TrainingSize, train
+from unibert.bench.timed_command import Ended, run_command
 from unibert.cli import main
 from unibert.model.config import ModelConfig
 from unibert.training.metrics import read_metrics
@@ -75,34 +88,279 @@ def test_curves_that_agree_and_that_do_not():
     assert not compare_curves(results)["recompute"]["agree"]
 
 
+def turn_of(folder, seconds, **more):
+    return Turn(folder=folder, end=time.monotonic() + seconds, log=(folder / "log.txt").open("w"), **more)
+
+
 @pytest.mark.slow
 def test_a_run_that_resumes_is_told_from_one_that_does_not(corpus, tmp_path, monkeypatch):  # noqa: F811
-    assert gpu.resumes_exactly(corpus, tmp_path, 200)
+    turn = turn_of(tmp_path, 400, rehearsal=True)
+    assert gpu_trainings.resumes_exactly(corpus, tmp_path, turn)
     assert len(list((tmp_path / "interrupted" / "checkpoints").glob("step-*"))) == 2
     first, *others = read_metrics(tmp_path / "interrupted" / "metrics.jsonl")
     assert others
     altered = [first, *others[:-1], others[-1] | {"heldout_mlm_loss": 0.0}]
-    monkeypatch.setattr(gpu, "read_metrics", lambda file: altered if "interrupted" in str(file) else [first, *others])
+    monkeypatch.setattr(
+        gpu_trainings, "read_metrics", lambda file: altered if "interrupted" in str(file) else [first, *others]
+    )
     shutil.rmtree(tmp_path / "interrupted")
-    assert not gpu.resumes_exactly(corpus, tmp_path, 200)
+    assert not gpu_trainings.resumes_exactly(corpus, tmp_path, turn)
 
 
-def test_a_part_that_fails_does_not_stop_the_next_and_other_parts_results_stay(tmp_path, monkeypatch, capsys):
-    def broken(folder, seconds):
+@pytest.mark.parametrize("number", STAGES)
+def test_budgets_fit_the_stage(number):
+    stage = STAGES[number]
+    assert stage.seconds == {1: 360, 2: 420}[number]
+    own = [part.budget for part in stage.parts if not part.if_time]
+    assert sum(own) + SECONDS_AROUND <= stage.seconds
+    # Nothing is promised time behind parts that take what is left.
+    assert not any(part.if_time for part in stage.parts[: len(own)])
+
+
+@pytest.fixture
+def stage(tmp_path, monkeypatch, capsys):
+    """Run a stage of made-up parts: exit status, summary.json's parts and what was printed."""
+
+    def run(*parts, seconds=60.0):
+        monkeypatch.setattr(gpu, "STAGES", {1: Stage(seconds, parts)})
+        monkeypatch.setattr(gpu, "PARTS", {part.name: part for part in parts})
+        ok = bench_gpu(GpuBenchConfig(stage=1, rehearse=True, output=tmp_path))
+        return ok, json.loads((tmp_path / "summary.json").read_text())["parts"], capsys.readouterr().out
+
+    return run
+
+
+def python(text):
+    """A part that runs a line of Python."""
+
+    def run(turn):
+        ended = turn.python("-c", text)
+        return Outcome.of(ended.code == 0, ended.last_line)
+
+    return run
+
+
+def test_a_part_that_fails_does_not_stop_the_next_and_other_parts_results_stay(tmp_path, stage):
+    def broken(turn):
         raise RuntimeError("the kernels are on fire")
 
-    monkeypatch.setattr(gpu, "check_gpu_machine", lambda: None)
-    monkeypatch.setattr(gpu, "_correctness", broken)
-    monkeypatch.setattr(gpu, "_training", lambda folder, seconds: Outcome(True, f"curves agree in {seconds:.0f} s"))
-    (tmp_path / "summary.json").write_text(
-        json.dumps({"parts": {"kernels": {"ok": True, "seconds": 1, "summary": "x"}}})
-    )
-    bench_gpu(GpuBenchConfig(parts=["correctness", "training"], minutes=2, output=tmp_path))
-    parts = json.loads((tmp_path / "summary.json").read_text())["parts"]
-    assert {part: record["ok"] for part, record in parts.items()} == {
-        "kernels": True, "correctness": False, "training": True
+    earlier = {"verdict": "ok", "seconds": 1, "figure": "x | y", "details": "", "data": None}
+    (tmp_path / "summary.json").write_text(json.dumps({"format": 2, "parts": {"earlier": earlier}}))
+    ok, parts, text = stage(Part("broken", broken, 10), Part("whole", python("print('4 of 4')"), 10))
+    assert not ok
+    assert {name: record["verdict"] for name, record in parts.items()} == {
+        "earlier": "ok", "broken": "FAILED", "whole": "ok"
     }  # fmt: skip
-    text = capsys.readouterr().out
-    assert "FAILED correctness" in text
-    assert "the kernels are on fire" in text
-    assert "curves agree in 120 s" in text
+    assert text.splitlines()[-5:-2] == [
+        "| part | verdict | seconds | figure against goal |", "| --- | --- | ---: | --- |",
+        "| earlier | ok | 1 | x \\| y |",
+    ]  # fmt: skip
+    assert text.splitlines()[-2].startswith("| broken | FAILED | 0 | RuntimeError: the kernels are on fire |")
+    assert text.splitlines()[-1].startswith("| whole | ok | ")
+    assert text.splitlines()[-1].endswith(" | 4 of 4 |")
+    assert "4 of 4" in (tmp_path / "stage-1.txt").read_text()
+
+
+def test_a_part_that_overruns_is_killed_with_all_it_started_and_what_it_wrote_stays(tmp_path, stage):
+    pid = tmp_path / "pid"
+    sleeper = (
+        "import subprocess, sys, time; from pathlib import Path; "
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(300)']); "
+        f"Path({str(pid)!r}).write_text(str(child.pid)); print('halfway', flush=True); time.sleep(300)"
+    )
+    begun = time.monotonic()
+    # The stage has 3 s for the first part and 5 s for the second, and half of what lies around them.
+    ok, parts, text = stage(
+        Part("endless", python(sleeper), 3), Part("next", python("print('done')"), 5), seconds=8 + SECONDS_AROUND
+    )
+    assert time.monotonic() - begun < 3 + SECONDS_AROUND / 2 + 8
+    assert not ok
+    assert parts["endless"]["verdict"] == "FAILED"
+    assert "it ran out of time after" in parts["endless"]["figure"]
+    assert "halfway" in text
+    assert parts["next"] | {"seconds": 0} == {
+        "verdict": "ok", "seconds": 0, "figure": "done", "details": "", "data": None
+    }  # fmt: skip
+    # Its child was killed too; what is left, if anything, waits for its parent's parent.
+    status = Path(f"/proc/{pid.read_text()}/stat")
+    assert not status.exists() or status.read_text().split()[2] == "Z"
+
+
+def test_time_that_is_left_goes_to_later_parts_and_some_are_run_only_then(stage):
+    given = {}
+
+    def note(name, seconds=0.0):
+        def run(turn):
+            given[name] = turn.seconds
+            time.sleep(seconds)
+            return Outcome.of(True, "")
+
+        return run
+
+    ok, parts, _ = stage(
+        Part("quick", note("quick"), 20), Part("slow", note("slow", 1.5), 20),
+        Part("extra", note("extra"), 15, if_time=True, least=10),
+        Part("more", note("more"), 90, if_time=True, least=50),
+        seconds=40 + SECONDS_AROUND,
+    )  # fmt: skip
+    assert ok
+    around = SECONDS_AROUND / 2
+    assert given["quick"] == pytest.approx(20 + around, abs=1)
+    assert given["slow"] == pytest.approx(40 + around, abs=1)
+    assert given["extra"] == pytest.approx(15, abs=0.5)
+    assert parts["more"]["verdict"] == "not run"
+    assert "it wants 50" in parts["more"]["figure"]
+
+
+def test_a_process_that_leaves_its_group_does_not_hold_the_command_up():
+    begun = time.monotonic()
+    daemon = "import subprocess; subprocess.Popen(['sleep', '30'], start_new_session=True); print('left')"
+    assert run_command([sys.executable, "-c", daemon], 20) == Ended(0, "left\n")
+    assert time.monotonic() - begun < 15
+
+
+def test_tests_are_named_as_they_fail_and_at_most_five(tmp_path, monkeypatch, capsys):
+    (tmp_path / "test_some.py").write_text(
+        "import pytest, time\n"
+        "@pytest.mark.parametrize('number', range(40))\n"
+        "def test_all(number):\n    time.sleep(0.1)\n    assert number % 2, 'even'\n"
+    )
+    monkeypatch.setattr(gpu_tests, "KERNEL_TESTS", tmp_path)
+    monkeypatch.setattr(gpu_tests, "WORKERS", 2)
+    monkeypatch.setattr(Turn, "warming", lambda self, preset: nullcontext())
+    outcome = gpu_tests.numerics(turn_of(tmp_path, 60))
+    shown = [line for line in capsys.readouterr().out.splitlines() if "FAILED" in line]
+    assert outcome.verdict == "FAILED"
+    assert "failed" in outcome.figure
+    assert len(shown) == 5
+    assert "::test_all[" in shown[0]
+    assert "AssertionError: even" in shown[0]
+
+
+def test_tests_that_run_out_of_time_leave_their_counts(tmp_path, monkeypatch):
+    (tmp_path / "test_some.py").write_text(
+        "import pytest, time\n@pytest.mark.parametrize('number', range(99))\ndef test_all(number):\n    time.sleep(1)\n"
+    )
+    monkeypatch.setattr(gpu_tests, "KERNEL_TESTS", tmp_path)
+    monkeypatch.setattr(gpu_tests, "WORKERS", 2)
+    monkeypatch.setattr(Turn, "warming", lambda self, preset: nullcontext())
+    outcome = gpu_tests.numerics(turn_of(tmp_path, 20))
+    assert outcome.verdict == "FAILED"
+    assert "it ran out of time after 20 s; so far: " in outcome.figure
+    assert " passed" in outcome.figure
+
+
+def test_rows_decide_whether_the_losses_part_is_well():
+    rows = [
+        *good(),
+        row("UniBERT fused", 0.1, "ours", loss="adversary"),
+        row("eager", 0.25, loss="adversary"),
+        {**row("UniBERT chunked", 1.0, "ours"), "status": "not run", "why": "the time given was used up"},
+    ]
+    outcome = judge_rows({"rows": rows}, [])
+    assert outcome.verdict == "ok"
+    assert outcome.figure.startswith("7 of 7 goals met; ≥ 1.5 times the best peer: 1.57 (UniBERT exp-store 10.20 ms")
+    assert "1 rows not reached in time" in outcome.figure
+    assert "adversary: 2.50 times the best peer (UniBERT fused 0.100 ms, eager 0.250 ms)" in outcome.details
+    wrong = judge_rows({"rows": [*rows, row("UniBERT chunked", 9.0, "ours", accurate=False)]}, [])
+    assert wrong.verdict == "FAILED"
+    assert "UniBERT chunked (mlm, H=384): inaccurate" in wrong.details
+    unreached = judge_rows({"rows": [*good()[2:5], *rows[-3:]]}, [])
+    assert unreached.verdict == "FAILED"
+    assert "mlm: no path of ours was measured" in unreached.details
+
+
+def test_a_trace_is_summed_up_by_kernel():
+    def event(name, start, microseconds, category="kernel", **arguments):
+        return {"ph": "X", "cat": category, "name": name, "ts": start, "dur": microseconds, "args": arguments}
+
+    arguments = {"registers per thread": 255, "shared memory": 1024}
+    events = [
+        event("gemm", 400, 100), event("rows", 100, 200, **arguments), event("rows", 300, 100),
+        event("launch", 0, 50, "cuda_runtime"), {"ph": "i", "name": "mark"},
+    ]  # fmt: skip
+    found = summarize_trace([*events, event("gemm", 900, 100)], 2, ("kernel", "gpu_memset"))
+    assert found["milliseconds"] == pytest.approx(0.45)
+    assert found["busy"] == pytest.approx(500 / 900)
+    rows, gemm = found["kernels"]
+    assert rows == {
+        "name": "rows", "calls": 1, "microseconds": 150, "share": 0.6, "registers": 255, "shared_bytes": 1024
+    }  # fmt: skip
+    assert (gemm["calls"], gemm["microseconds"], gemm["share"]) == (1, 100, 0.4)
+    with pytest.raises(ValueError, match="no kernel, gpu_memset"):
+        summarize_trace(events[3:], 2, ("kernel", "gpu_memset"))
+
+
+@pytest.mark.parametrize(
+    ("code", "lines", "verdict", "figure"),
+    [
+        (
+            0,
+            ["done: mlm", "done: adversary", "========= ERROR SUMMARY: 0 errors"],
+            "ok",
+            "0 errors in 2 paths (goal 0)",
+        ),
+        (0, ["done: mlm", "========= ERROR SUMMARY: 3 errors"], "FAILED", "3 errors in 1 paths (goal 0); done: mlm"),
+        (1, ["ImportError: no x", "========= ERROR SUMMARY: 0 errors"], "FAILED", "0 errors in 0 paths (goal 0); Imp"),
+        (None, ["done: mlm", "it ran out of time after 9 s"], "FAILED", "no summary after 1 paths: it ran out of time"),
+    ],
+)
+def test_what_the_sanitizer_says(code, lines, verdict, figure):
+    outcome = judge_sanitizer(Ended(code, "\n".join(lines)))
+    assert outcome.verdict == verdict
+    assert outcome.figure.startswith(figure)
+
+
+def test_the_sanitizer_is_found_in_cudas_folder_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_tests, "CUDA", tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert find_sanitizer() is None
+    tool = tmp_path / "cuda-13.0" / "bin" / "compute-sanitizer"
+    tool.parent.mkdir(parents=True)
+    tool.write_text("#!/bin/sh\n")
+    tool.chmod(0o755)
+    assert find_sanitizer() == str(tool)
+
+
+def test_tuning_is_summed_up_from_its_lines():
+    text = (
+        "rows 128 x 256 x 64, 8 warps, 3 stages, pointers: 12.500 ms\n"
+        "rows 128 x 128 x 64, 4 warps, 3 stages, descriptors: 11.000 ms\n"
+        "rows: 128 x 128 x 64, 4 warps, 3 stages, descriptors, 11.000 ms, the best of 2 on X, V = 9, H = 8, N = 7\n"
+        "gradient 128 x 256 x 64, 8 warps, 3 stages, pointers: 9.000 ms\n"
+    )
+    assert tuning_figure(text) == "rows 12.50 to 11.00 ms of 2; gradient 9.00 to 9.00 ms of 1"
+    assert tuning_figure("") == "no tile was timed"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [(["--stage", "3"], "stage"), (["numericks"], "there is no 'numericks'"), (["--minutes", "0"], "minutes: must")],
+)
+def test_mistakes_end_in_one_sentence(words, sentence, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["bench", "gpu", *words])
+    assert stopped.value.code == 1
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_rehearsal_goes_through_both_stages(tmp_path):
+    command = [sys.executable, "-m", "unibert", "bench", "gpu", "--rehearse", "--output", str(tmp_path)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=dict(os.environ))
+    assert done.returncode == 0, done.stdout
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["rehearsal"]
+    names = [part.name for stage in STAGES.values() for part in stage.parts]
+    assert list(summary["parts"]) == names
+    assert {record["verdict"] for record in summary["parts"].values()} == {"ok"}
+    table = done.stdout.splitlines()[-len(names) :]
+    assert [line.split(" | ")[:2] for line in table] == [[f"| {name}", "ok"] for name in names]
+    files = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
+    first = ["headline/results.json", "profile.json", "stage-1.txt"]
+    second = [
+        "attention.json", "checkpoints.json", "configs.toml", "stage-2.txt", "trainer-metrics.jsonl", "training.json",
+        "widths/results.json",
+    ]  # fmt: skip
+    assert files == sorted([*first, *second, "summary.json"])

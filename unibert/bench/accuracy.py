@@ -45,12 +45,11 @@ def reference_of(inputs: Inputs) -> Reference:
     """Loss and gradients in float64; over the vocabulary by chunks of rows, so that logits are never whole."""
     if isinstance(inputs, AdversaryInputs):
         return _adversary_reference(inputs)
-    if isinstance(inputs, MLMInputs):
-        bias = None if inputs.bias is None else inputs.bias.double()
-        teacher = None
-    else:
-        bias = None
+    bias = None if inputs.bias is None else inputs.bias.double()
+    teacher = teacher_bias = None
+    if isinstance(inputs, DistillationInputs):
         teacher = inputs.teacher_weight.double()
+        teacher_bias = None if inputs.teacher_bias is None else inputs.teacher_bias.double()
     weight = inputs.weight.double()
     num_rows = len(inputs.hidden)
     weight_gradient = torch.zeros_like(weight)
@@ -61,9 +60,9 @@ def reference_of(inputs: Inputs) -> Reference:
         rows = slice(start, start + step)
         hidden = inputs.hidden[rows].double()
         logits = hidden @ weight.t()
+        if bias is not None:
+            logits += bias
         if isinstance(inputs, MLMInputs):
-            if bias is not None:
-                logits += bias
             log_p = logits.log_softmax(1)
             labels = inputs.labels[rows, None]
             total -= log_p.gather(1, labels).sum().item()
@@ -72,7 +71,10 @@ def reference_of(inputs: Inputs) -> Reference:
             assert isinstance(inputs, DistillationInputs)
             assert teacher is not None
             log_p = (logits / TEMPERATURE).log_softmax(1)
-            log_q = (inputs.teacher_hidden[rows].double() @ teacher.t() / TEMPERATURE).log_softmax(1)
+            taught = inputs.teacher_hidden[rows].double() @ teacher.t()
+            if teacher_bias is not None:
+                taught += teacher_bias
+            log_q = (taught / TEMPERATURE).log_softmax(1)
             total += (log_q.exp() * (log_q - log_p)).sum().item()
             gradient = (log_p.exp_() - log_q.exp_()) / TEMPERATURE
         hidden_gradients.append(gradient @ weight / num_rows)

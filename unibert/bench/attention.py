@@ -46,10 +46,14 @@ class AttentionCase:
     sequence_length: int
 
     @classmethod
-    def of_preset(cls, preset: str, sequence_length: int) -> AttentionCase:
-        """The preset's encoder on a micro-batch of `MICRO_BATCH_TOKENS`."""
+    def of_preset(
+        cls, preset: str, sequence_length: int, tokens: int = MICRO_BATCH_TOKENS, layers: int | None = None
+    ) -> AttentionCase:
+        """The preset's encoder on a micro-batch of so many tokens, at least one row."""
         model = ModelConfig(**read_yaml(run_file(preset))["model"])
-        return cls(model=model, rows=MICRO_BATCH_TOKENS // sequence_length, sequence_length=sequence_length)
+        if layers is not None:
+            model.config["num_hidden_layers"] = layers
+        return cls(model=model, rows=max(1, tokens // sequence_length), sequence_length=sequence_length)
 
 
 def time_paths(case: AttentionCase, device: str) -> dict[str, Any]:
@@ -145,8 +149,11 @@ def main() -> None:
     parser.add_argument("sequence_length", type=int)
     parser.add_argument("output", type=Path)
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--tokens", type=int, default=MICRO_BATCH_TOKENS, help="of the micro-batch")
+    parser.add_argument("--layers", type=int, help="the preset's if not given")
     options = parser.parse_args()
-    result = time_paths(AttentionCase.of_preset(options.preset, options.sequence_length), options.device)
+    case = AttentionCase.of_preset(options.preset, options.sequence_length, options.tokens, options.layers)
+    result = time_paths(case, options.device)
     options.output.write_text(json.dumps(result), encoding="utf-8")
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -11,16 +13,21 @@ import torch
 
 from unibert.bench.case import Case, Distribution, Loss
 
-PRESETS = ("cpu", "goals")
+HEADLINE_CONTESTANTS = ("UniBERT", "eager", "torch.compile", "Liger, default", "Liger, tuned")
+WIDTHS_CONTESTANTS = ("UniBERT", "eager", "torch.compile", "Liger, tuned")
+REHEARSED_CONTESTANTS = ("UniBERT", "eager")
+WITHOUT_BIAS_CONTESTANTS = ("UniBERT", "cce_exact", "Liger JSD, tuned")
+"""Peers that take no bias, beside ours."""
 
 
 @dataclass(kw_only=True)
 class KernelBenchConfig:
     """One run of ``unibert bench kernels``. Given shapes, losses or distributions replace the preset's."""
 
-    preset: Literal["auto", "cpu", "goals"] = "auto"
-    """``goals``: the shapes of the goals on a GPU, bf16, most important first; ``cpu``: MLM head in fp32; ``auto``
-    takes the one for the device."""
+    preset: Literal["auto", "cpu", "goals", "headline", "widths", "rehearsal"] = "auto"
+    """``goals``: the shapes of the goals on a GPU, bf16, most important first; ``headline`` and ``widths``: the few of
+    them, and the few peers, that minutes on a GPU are for; ``rehearsal``: tiny stand-ins for those two on a CPU;
+    ``cpu``: MLM head in fp32; ``auto`` takes ``cpu`` or ``goals`` by the device."""
 
     vocab: list[int] | None = None
     """Vocabulary sizes."""
@@ -38,7 +45,8 @@ class KernelBenchConfig:
     """``uniform`` as at the start of a training, ``trained`` with peaked softmax."""
 
     contestants: list[str] | None = None
-    """Only those whose name contains one of these words."""
+    """Only those whose name contains one of these words; ``headline``, ``widths`` and ``rehearsal`` have a choice of
+    their own, others take everybody."""
 
     dtype: Literal["float32", "bfloat16"] | None = None
     """The preset's if not given."""
@@ -46,8 +54,8 @@ class KernelBenchConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """``auto`` takes the GPU if there is one."""
 
-    threads: int = 1
-    """CPU threads."""
+    threads: int | None = None
+    """CPU threads; 1 if not given where the CPU is measured, all cores where they draw inputs for a GPU."""
 
     repeats: int = 3
     """Rounds on the CPU."""
@@ -55,18 +63,24 @@ class KernelBenchConfig:
     minutes: float | None = None
     """Time for everything; cases and contestants that it doesn't reach are reported as not run."""
 
+    grace_seconds: float = 60.0
+    """What a contestant that has begun may take beyond ``minutes`` to end."""
+
     memory: bool = True
     """On the CPU, measure memory too: one more process for each row."""
 
     seed: int = 0
     """Of the inputs."""
 
+    tables: bool = True
+    """Write results.csv and results.png beside results.json."""
+
     output: Path | None = None
-    """Folder for results.json, results.csv and results.png; docs/benchmarks/kernels-<device> if not given."""
+    """Folder for the results; docs/benchmarks/kernels-<device> if not given."""
 
     def __post_init__(self) -> None:
         for key, minimum in {"threads": 1, "repeats": 1}.items():
-            if getattr(self, key) < minimum:
+            if getattr(self, key) is not None and getattr(self, key) < minimum:
                 raise ValueError(f"{key}: must be at least {minimum}, got {getattr(self, key)}")
         for key in ("vocab", "hidden", "rows"):
             if any(size < 1 for size in getattr(self, key) or []):
@@ -83,12 +97,33 @@ class KernelBenchConfig:
             return self.device
         return "cuda" if torch.cuda.is_available() else "cpu"
 
+    @property
+    def resolved_threads(self) -> int:
+        """``threads``, or what its absence means."""
+        if self.threads is not None:
+            return self.threads
+        return len(os.sched_getaffinity(0)) if self.resolved_device == "cuda" else 1
+
+    def contestants_for(self, case: Case) -> Sequence[str] | None:
+        """Words of which one is in the names of those who take part; None: everybody."""
+        if self.contestants is not None or self.preset not in ("headline", "widths", "rehearsal"):
+            return self.contestants
+        if case.loss != "adversary" and not case.bias:
+            return WITHOUT_BIAS_CONTESTANTS
+        if self.preset == "rehearsal" and case.loss != "mlm":
+            # Compiling takes a CPU a quarter of a minute a case.
+            return REHEARSED_CONTESTANTS
+        return WIDTHS_CONTESTANTS if self.preset == "widths" else HEADLINE_CONTESTANTS
+
     def cases(self) -> list[Case]:
         """What to measure, in this order."""
         preset = self.preset
         if preset == "auto":
             preset = "goals" if self.resolved_device == "cuda" else "cpu"
-        cases = [replace(case, seed=self.seed) for case in (_goals() if preset == "goals" else _cpu())]
+        listed = {
+            "goals": _goals, "headline": _headline, "widths": _widths, "rehearsal": _rehearsal, "cpu": _cpu
+        }[preset]()  # fmt: skip
+        cases = [replace(case, seed=self.seed) for case in listed]
         given = (self.losses, self.vocab, self.hidden, self.rows, self.distributions)
         if any(axis is not None for axis in given):
             own = [list(dict.fromkeys(getattr(case, key) for case in cases)) for key in _AXES]
@@ -109,28 +144,51 @@ def _cpu() -> list[Case]:
     return [Case(rows=2048, vocab=vocab, hidden=384) for vocab in (32_000, 64_000, 120_000, 250_000)]
 
 
-def _goals() -> list[Case]:
-    """A batch of 65,536 tokens has 9,830 masked rows at 15 %, 19,660 at 30 %; 39,320 is four accumulated batches."""
+def _mlm(hidden: int, vocab: int, rows: int = 9_830) -> Case:
+    # ModernBERT's decoder has a bias unless its configuration says otherwise.
+    return Case(hidden=hidden, vocab=vocab, rows=rows, dtype="bfloat16", bias=True)
 
-    def mlm(hidden: int, vocab: int, rows: int = 9_830) -> Case:
-        return Case(hidden=hidden, vocab=vocab, rows=rows, dtype="bfloat16")
 
-    first = mlm(384, 250_000)
+def _headline() -> list[Case]:
+    """Most important first: a run that is stopped has measured those."""
+    first = _mlm(384, 250_000)
+    distilled = replace(first, loss="distillation")
+    adversary = replace(first, loss="adversary", rows=64 * 512, vocab=1, bias=False)
+    return [first, distilled, adversary, replace(first, bias=False), replace(distilled, bias=False)]
+
+
+def _widths() -> list[Case]:
+    return [_mlm(768, 250_000), _mlm(256, 250_000), replace(_mlm(768, 250_000), loss="distillation")]
+
+
+def _rehearsal() -> list[Case]:
+    first = Case(rows=40, hidden=32, vocab=300, bias=True)
     return [
         first,
-        mlm(256, 250_000),
-        mlm(768, 250_000),
         replace(first, loss="distillation"),
-        replace(first, loss="adversary", rows=65_536, vocab=1),
-        mlm(384, 120_000),
+        replace(first, loss="adversary", rows=200, vocab=1, bias=False),
+        replace(first, bias=False),
+    ]
+
+
+def _goals() -> list[Case]:
+    """A batch of 65,536 tokens has 9,830 masked rows at 15 %, 19,660 at 30 %; 39,320 is four accumulated batches."""
+    first = _mlm(384, 250_000)
+    return [
+        first,
+        _mlm(256, 250_000),
+        _mlm(768, 250_000),
+        replace(first, loss="distillation"),
+        replace(first, loss="adversary", rows=65_536, vocab=1, bias=False),
+        _mlm(384, 120_000),
         replace(first, distribution="uniform"),
-        replace(first, bias=True),
-        mlm(384, 250_000, 39_320),
-        mlm(512, 250_000),
-        mlm(256, 120_000),
-        mlm(768, 120_000),
-        mlm(384, 250_000, 19_660),
-        mlm(512, 120_000),
-        replace(mlm(768, 250_000), loss="distillation"),
-        replace(mlm(384, 120_000), loss="distillation"),
+        replace(first, bias=False),
+        _mlm(384, 250_000, 39_320),
+        _mlm(512, 250_000),
+        _mlm(256, 120_000),
+        _mlm(768, 120_000),
+        _mlm(384, 250_000, 19_660),
+        _mlm(512, 120_000),
+        replace(_mlm(768, 250_000), loss="distillation"),
+        replace(_mlm(384, 120_000), loss="distillation"),
     ]

@@ -9,7 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from unibert_kernels import distillation_loss
 
-from unibert.bench.contestant import Contestant, LossFunction, NotAvailableError, installed, needs_cuda, single
+from unibert.bench.contestant import (
+    Contestant,
+    LossFunction,
+    NotAvailableError,
+    installed,
+    needs_cuda,
+    single,
+    without_bias,
+)
 from unibert.bench.inputs import TEMPERATURE, DistillationInputs
 
 LIGER_BUDGETS = (32, 64, 128, 256)
@@ -19,29 +27,34 @@ def _ours(path: str) -> Contestant:
     def loss(inputs: DistillationInputs) -> Tensor:
         return distillation_loss(
             inputs.hidden, inputs.weight, inputs.teacher_hidden, inputs.teacher_weight,
-            temperature=TEMPERATURE, scale_by_temperature_squared=False, path=path,
+            student_bias=inputs.bias, teacher_bias=inputs.teacher_bias, temperature=TEMPERATURE,
+            scale_by_temperature_squared=False, path=path,
         ).loss  # fmt: skip
 
     return Contestant(f"UniBERT {path}", "ours", single(loss))
 
 
-def _eager(hidden: Tensor, weight: Tensor, teacher_hidden: Tensor, teacher_weight: Tensor) -> Tensor:
-    student = (F.linear(hidden, weight).float() / TEMPERATURE).log_softmax(1)
-    teacher = (F.linear(teacher_hidden, teacher_weight).float() / TEMPERATURE).log_softmax(1)
+def _eager(
+    hidden: Tensor, weight: Tensor, teacher_hidden: Tensor, teacher_weight: Tensor,
+    bias: Tensor | None, teacher_bias: Tensor | None,
+) -> Tensor:  # fmt: skip
+    student = (F.linear(hidden, weight, bias).float() / TEMPERATURE).log_softmax(1)
+    teacher = (F.linear(teacher_hidden, teacher_weight, teacher_bias).float() / TEMPERATURE).log_softmax(1)
     return F.kl_div(student, teacher, reduction="batchmean", log_target=True)
 
 
-def _arguments(inputs: DistillationInputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _heads(inputs: DistillationInputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return inputs.hidden, inputs.weight, inputs.teacher_hidden, inputs.teacher_weight
 
 
 def _compiled(inputs: DistillationInputs) -> dict[str, LossFunction]:
     compiled = torch.compile(_eager, dynamic=False)
-    return {"": lambda: compiled(*_arguments(inputs))}
+    return {"": lambda: compiled(*_heads(inputs), inputs.bias, inputs.teacher_bias)}
 
 
 def _liger(inputs: DistillationInputs) -> Any:
     needs_cuda(inputs.hidden, "liger-kernel")
+    without_bias(inputs.bias, "Liger's fused JSD")
     from liger_kernel.ops import fused_linear_jsd
 
     return fused_linear_jsd
@@ -49,7 +62,7 @@ def _liger(inputs: DistillationInputs) -> Any:
 
 def _liger_loss(module: Any, inputs: DistillationInputs) -> Tensor:
     # No labels, beta 0 for KL(teacher || student), nothing ignored.
-    loss: Tensor = module.LigerFusedLinearJSDFunction.apply(*_arguments(inputs), None, 0.0, -100, TEMPERATURE)
+    loss: Tensor = module.LigerFusedLinearJSDFunction.apply(*_heads(inputs), None, 0.0, -100, TEMPERATURE)
     return loss
 
 
@@ -82,7 +95,7 @@ CONTESTANTS = (
     _ours("chunked"),
     _ours("recompute"),
     _ours("store-teacher"),
-    Contestant("eager", "peer", single(lambda inputs: _eager(*_arguments(inputs)))),
+    Contestant("eager", "peer", single(lambda inputs: _eager(*_heads(inputs), inputs.bias, inputs.teacher_bias))),
     Contestant("torch.compile", "peer", _compiled),
     Contestant("Liger JSD, default", "peer", _liger_default, "default"),
     Contestant("Liger JSD, tuned", "peer", _liger_tuned, "tuned"),

@@ -60,16 +60,20 @@ class DistillationInputs:
     weight: Tensor
     teacher_hidden: Tensor
     teacher_weight: Tensor
+    bias: Tensor | None = None
+    teacher_bias: Tensor | None = None
 
     @property
     def leaves(self) -> dict[str, Tensor]:
-        return {"hidden": self.hidden, "weight": self.weight}
+        named = {"hidden": self.hidden, "weight": self.weight, "bias": self.bias}
+        return {name: tensor for name, tensor in named.items() if tensor is not None}
 
     def first(self, rows: int) -> DistillationInputs:
         """The same heads with the first ``rows`` rows, as leaves of their own."""
         return DistillationInputs(
-            _leaf(self.hidden[:rows]), self.weight, self.teacher_hidden[:rows], self.teacher_weight
-        )
+            _leaf(self.hidden[:rows]), self.weight, self.teacher_hidden[:rows], self.teacher_weight, self.bias,
+            self.teacher_bias,
+        )  # fmt: skip
 
 
 @dataclass
@@ -111,11 +115,14 @@ def make_inputs(case: Case, device: torch.device | str) -> Inputs:
     labels = torch.multinomial(log_prior.exp(), case.rows, replacement=True, generator=generator)
     head = _trained_head if case.distribution == "trained" else _initial_head
     hidden, weight = head(labels, log_prior, case.hidden, generator)
+    bias = place(torch.randn(case.vocab, generator=generator) * 0.1) if case.bias else None
     if case.loss == "mlm":
-        bias = place(torch.randn(case.vocab, generator=generator) * 0.1) if case.bias else None
         return MLMInputs(place(hidden), place(weight), labels.to(device), bias)
     teacher_hidden, teacher_weight = _trained_head(labels, log_prior, TEACHER_WIDTH * case.hidden, generator)
-    return DistillationInputs(place(hidden), place(weight), place(teacher_hidden, False), place(teacher_weight, False))
+    teacher_bias = place(torch.randn(case.vocab, generator=generator) * 0.1, False) if case.bias else None
+    return DistillationInputs(
+        place(hidden), place(weight), place(teacher_hidden, False), place(teacher_weight, False), bias, teacher_bias
+    )
 
 
 def _initial_head(

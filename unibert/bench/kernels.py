@@ -15,7 +15,7 @@
       ``error_rows`` rows), accurate (false: errors beyond what rounding explains)
       share_of_peak  the floor's flops (6 N H V for the MLM head) over both_ms, as a share of matmul_tflops
 
-``results.csv`` holds the rows, ``results.png`` draws them.
+``results.csv`` holds the rows, ``results.png`` draws them, unless ``tables`` is false.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -43,14 +43,15 @@ from unibert.errors import UserError
 
 PEERS = ("liger-kernel", "cut-cross-entropy")
 ERROR_ROWS = {"cpu": 128, "cuda": 9830}
-GRACE_SECONDS = 60.0
-"""What a worker may take beyond its time to end the contestant that it is at."""
+TIME_IS_UP = "the time given was used up"
+POLL_SECONDS = 0.2
+"""How often a worker's rows are looked for."""
 
 Row = dict[str, Any]
 
 
 def bench_kernels(config: KernelBenchConfig) -> dict[str, Any]:
-    """Measure all cases, print table and verdict, write the results (after every case, so that a stop loses one).
+    """Measure all cases, print table and verdict, write the results (with every row, so that a stop loses one).
 
     Returns:
         the content of results.json.
@@ -59,9 +60,10 @@ def bench_kernels(config: KernelBenchConfig) -> dict[str, Any]:
         UserError: if no contestant has a name that was asked for, or the folder cannot be written.
     """
     device, cases = config.resolved_device, config.cases()
-    names = {loss: _chosen(loss, config.contestants) for loss in dict.fromkeys(case.loss for case in cases)}
-    if not any(names.values()):
-        every = ", ".join(contestant.name for loss in names for contestant in contestants_of(loss))
+    names = [_chosen(case.loss, config.contestants_for(case)) for case in cases]
+    if not any(names):
+        losses = dict.fromkeys(case.loss for case in cases)
+        every = ", ".join(contestant.name for loss in losses for contestant in contestants_of(loss))
         raise UserError(f"contestants: nobody is called {', '.join(config.contestants or [])}; there are {every}")
     environment = describe_environment()
     environment["peers"] = {package: found for package in PEERS if (found := _version(package))}
@@ -71,18 +73,28 @@ def bench_kernels(config: KernelBenchConfig) -> dict[str, Any]:
         "format": 1,
         "environment": environment,
         "config": {key: value for key, value in to_dict(config).items() if key != "output"},
-        "matmul_tflops": _matmul_peak(device, config.threads),
+        "matmul_tflops": _matmul_peak(device, config.resolved_threads),
         "rows": [],
     }
-    for number, case in enumerate(cases, start=1):
+    for number, (case, chosen) in enumerate(zip(cases, names, strict=True), start=1):
         print(f"[{number}/{len(cases)}] {case}", flush=True)
-        for row in _measure(case, names[case.loss], device, config, end):
+        earlier = list(results["rows"])
+
+        def whole(row: Row, case: Case = case) -> Row:
             if row["status"] == "ran" and case.floor_flops:
-                row["share_of_peak"] = case.floor_flops / row["both_ms"] / 1e9 / results["matmul_tflops"]
-            results["rows"].append(case.to_json() | row)
+                row = row | {"share_of_peak": case.floor_flops / row["both_ms"] / 1e9 / results["matmul_tflops"]}
+            return case.to_json() | row
+
+        def heard(row: Row) -> None:
+            results["rows"].append(whole(row))
             print(f"  {_progress(row)}", flush=True)
-        write_results(results, folder)
-    show_results(results, folder)
+            write_results(results, folder, tables=config.tables)
+
+        final = list(_measure(case, chosen, device, config, end, heard))
+        # In the contestants' order, and with the memory that is measured last on a CPU.
+        results["rows"] = earlier + [whole(row) for row in final]
+        write_results(results, folder, tables=config.tables)
+    show_results(results, folder, draw=config.tables)
     return results
 
 
@@ -120,33 +132,43 @@ def _matmul_peak(device: str, threads: int) -> float:
     return peak
 
 
-def _measure(case: Case, names: list[str], device: str, config: KernelBenchConfig, end: float) -> Iterator[Row]:
-    """Rows of one case in the contestants' order, worker after worker until each contestant has one."""
+def _measure(
+    case: Case, names: list[str], device: str, config: KernelBenchConfig, end: float, heard: Callable[[Row], None]
+) -> Iterator[Row]:
+    """Rows of one case in the contestants' order, worker after worker until each contestant has one.
+
+    ``heard`` gets each as soon as it is known.
+    """
     rows: dict[str, Row] = {}
+
+    def take(row: Row) -> None:
+        rows[row["contestant"]] = row
+        heard(row)
+
     while missing := [name for name in names if name not in rows]:
         seconds = end - time.monotonic()
         if seconds <= 0:
-            rows |= {name: _missed(case, name, "the time given was used up") for name in missing}
+            for name in missing:
+                take(_missed(case, name, TIME_IS_UP))
             break
         job = Job(
-            task="case", case=case.to_json(), contestants=missing, device=device, threads=config.threads,
+            task="case", case=case.to_json(), contestants=missing, device=device, threads=config.resolved_threads,
             repeats=config.repeats, error_rows=ERROR_ROWS[device], seconds=min(seconds, 1e9),
         )  # fmt: skip
-        found, culprit, complaint = _work(job, seconds + GRACE_SECONDS)
-        rows |= {row["contestant"]: row for row in found}
+        _, culprit, complaint = _work(job, seconds + config.grace_seconds, take)
         if complaint:
             # On the CPU rows come last, in turns: without the one that ended the process the others start again.
             blamed = culprit if culprit in missing and culprit not in rows else missing[0]
             if blamed not in rows:
-                rows[blamed] = _missed(case, blamed, complaint, status="failed")
+                take(_missed(case, blamed, complaint, "not run" if complaint == TIME_IS_UP else "failed"))
     if device == "cpu" and config.memory:
         for row in rows.values():
             if row["status"] == "ran" and time.monotonic() < end:
                 job = Job(
-                    task="memory", case=case.to_json(), contestants=[row["contestant"]], threads=config.threads,
-                    option=row["option"],
+                    task="memory", case=case.to_json(), contestants=[row["contestant"]],
+                    threads=config.resolved_threads, option=row["option"],
                 )  # fmt: skip
-                found, _, _ = _work(job, end - time.monotonic() + GRACE_SECONDS)
+                found, _, _ = _work(job, end - time.monotonic() + config.grace_seconds)
                 row |= found[0] if found else {}
     yield from (rows[name] for name in names)
 
@@ -158,39 +180,55 @@ def _missed(case: Case, name: str, why: str, status: str = "not run") -> Row:
     }  # fmt: skip
 
 
-def _work(job: Job, seconds: float) -> tuple[list[Row], str, str]:
-    """Run a worker: its rows, the contestant that it came to last, and why it ended early ("" if it didn't)."""
+def _work(job: Job, seconds: float, heard: Callable[[Row], None] = lambda row: None) -> tuple[list[Row], str, str]:
+    """Run a worker: its rows, the contestant that it came to last, and why it ended early ("" if it didn't).
+
+    ``heard`` gets each row as soon as it is written.
+    """
     with tempfile.TemporaryDirectory(prefix="unibert-bench-") as name:
         folder = Path(name)
         job_file, rows_file, log = folder / "job.json", folder / "rows.jsonl", folder / "log"
         job_file.write_text(job.to_json(), encoding="utf-8")
         rows_file.touch()
         environment = os.environ | {"OMP_NUM_THREADS": str(job.threads)}
-        with log.open("w") as stream:
+        rows: list[Row] = []
+        culprit = ""
+        with log.open("w") as stream, rows_file.open(encoding="utf-8") as written:
+
+            def listen() -> None:
+                nonlocal culprit
+                while True:
+                    here = written.tell()
+                    line = written.readline()
+                    if not line.endswith("\n"):  # the rest is still to come
+                        written.seek(here)
+                        return
+                    record = json.loads(line)
+                    if "started" in record:
+                        culprit = record["started"]
+                    else:
+                        rows.append(record)
+                        heard(record)
+
             process = subprocess.Popen(
                 [sys.executable, "-m", "unibert.bench.worker", str(job_file), str(rows_file)],
                 stdout=stream, stderr=stream, stdin=subprocess.DEVNULL, env=environment,
             )  # fmt: skip
+            end = time.monotonic() + max(1.0, seconds)
             try:
-                code = process.wait(timeout=None if seconds == float("inf") else max(1.0, seconds))
-            except subprocess.TimeoutExpired:
-                code = None
+                while (code := process.poll()) is None and time.monotonic() < end:
+                    time.sleep(POLL_SECONDS)
+                    listen()
             finally:
                 process.kill()
                 process.wait()
-        rows, culprit = [], ""
-        for line in rows_file.read_text(encoding="utf-8").splitlines():
-            record = json.loads(line)
-            if "started" in record:
-                culprit = record["started"]
-            else:
-                rows.append(record)
+            listen()
         if code == 0:
             return rows, culprit, ""
         lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
         last = lines[-1] if lines else "it left no message"
         if code is None:
-            return rows, culprit, "the time given was used up"
+            return rows, culprit, TIME_IS_UP
         if code == EXIT_DEVICE_LOST:
             return rows, culprit, "the CUDA context broke"
         return rows, culprit, f"its process ended with {code}: {last}"

@@ -54,8 +54,10 @@ def format_rows(results: Mapping[str, Any]) -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def write_results(results: Mapping[str, Any], folder: Path, columns: Sequence[str] = COLUMNS) -> None:
-    """results.json and, of its rows, results.csv, each whole or not at all.
+def write_results(
+    results: Mapping[str, Any], folder: Path, columns: Sequence[str] = COLUMNS, *, tables: bool = True
+) -> None:
+    """results.json and, of its rows, results.csv if ``tables``, each whole or not at all.
 
     Raises:
         UserError: if the folder cannot be written.
@@ -66,7 +68,8 @@ def write_results(results: Mapping[str, Any], folder: Path, columns: Sequence[st
     writer.writerows(results["rows"])
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, text in (("results.csv", table.getvalue()), ("results.json", json.dumps(results, indent=1) + "\n")):
+        texts = {"results.csv": table.getvalue()} if tables else {}
+        for name, text in (texts | {"results.json": json.dumps(results, indent=1) + "\n"}).items():
             unfinished = folder / f".{name}.tmp"
             unfinished.write_text(text, encoding="utf-8")
             unfinished.replace(folder / name)
@@ -92,11 +95,11 @@ def read_results(folder: Path) -> dict[str, Any]:
     return results
 
 
-def show_results(results: Mapping[str, Any], folder: Path) -> None:
-    """Print table and verdict, and draw results.png where matplotlib is installed."""
+def show_results(results: Mapping[str, Any], folder: Path, *, draw: bool = True) -> None:
+    """Print table and verdict, and draw results.png if it is wanted and matplotlib is installed."""
     print(format_rows(results))
     print(format_verdict(verdict(results)))
-    drawing = _draw(results, folder)
+    drawing = _draw(results, folder) if draw else ""
     print(f"results  {folder}{f' ({drawing})' if drawing else ''}")
 
 

@@ -1,4 +1,4 @@
-"""A short training of UniBERT's module with given kernel paths: ``python -m unibert.bench.short_training PATH …``.
+"""Short trainings of UniBERT's module with given kernel paths: ``python -m unibert.bench.short_training OUTPUT``.
 
 Not the trainer, which wants DeepSpeed and a corpus: AdamW in plain torch under bf16 autocast, on a synthetic language
 per document in which every second token follows from the one before, so that there is something to learn. Paths start
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import gc
 import json
 import statistics
 import time
@@ -54,6 +55,10 @@ class TrainingSize:
     batch: int = 64
     sequence: int = 512
     steps: int = 120
+
+
+REHEARSED = TrainingSize(vocab=200, hidden=32, layers=1, batch=2, sequence=64, steps=3)
+"""For a CPU with the interpreter."""
 
 
 def train(name: str, size: TrainingSize, device: str, seconds: float = float("inf")) -> dict[str, Any]:
@@ -155,15 +160,47 @@ def _batch(number: int, size: TrainingSize) -> Batch:
 
 
 def main() -> None:
-    """Train with one entry of `PATHS` and write the result as JSON."""
+    """Train with entries of `PATHS`; OUTPUT gets a line {"started": name}, then {"name": …, "result": …} for each."""
     parser = argparse.ArgumentParser(prog="python -m unibert.bench.short_training")
-    parser.add_argument("paths", choices=PATHS)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--seconds", type=float, default=float("inf"))
+    parser.add_argument("--paths", nargs="+", choices=PATHS, default=list(PATHS))
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="for all of them")
     parser.add_argument("--device", default="cuda")
     options = parser.parse_args()
-    result = train(options.paths, TrainingSize(), options.device, options.seconds)
-    options.output.write_text(json.dumps(result), encoding="utf-8")
+    size = TrainingSize() if options.device == "cuda" else REHEARSED
+    end = time.monotonic() + options.seconds
+    with options.output.open("a", encoding="utf-8") as stream:
+
+        def write(record: dict[str, Any]) -> None:
+            stream.write(json.dumps(record) + "\n")
+            stream.flush()
+
+        for number, name in enumerate(options.paths):
+            write({"started": name})
+            if number:
+                # One path's peak is not another's.
+                gc.collect()
+                if options.device == "cuda":
+                    torch.cuda.empty_cache()
+                    torch.cuda.reset_peak_memory_stats()
+            share = (end - time.monotonic()) / (len(options.paths) - number)
+            # Start and compilation come out of a path's share too.
+            try:
+                result = train(name, size, options.device, share / 2)
+            except Exception as error:  # whatever goes wrong is this path's result
+                result = {"failed": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+            write({"name": name, "result": result})
+            print(f"{name}: {speed_of(result)}", flush=True)
+
+
+def speed_of(result: dict[str, Any]) -> str:
+    """A line on one training."""
+    if "failed" in result:
+        return f"failed: {result['failed']}"
+    first, last = result["losses"][0], result["losses"][-1]
+    return (
+        f"{result['tokens_per_second']:,.0f} tokens/s, loss {first:.3f} to {last:.3f} in {len(result['losses'])} steps"
+    )
 
 
 if __name__ == "__main__":
