@@ -136,7 +136,6 @@ def _statistics_kernel(
     last = tl.minimum(first + tiles_per_split, tiles)
     if LABELLED:
         label = tl.load(labels + rows, mask=present, other=-1).to(tl.int32)
-        label_logit = tl.zeros((ROWS,), tl.float32)
     for tile in tl.range(first, last, flatten=True):
         place = tile * COLUMNS
         column = first_column + place
@@ -145,11 +144,13 @@ def _statistics_kernel(
             ROWS, COLUMNS, DEPTH, HAS_BIAS, DESCRIPTORS, PRECISION,
         )  # fmt: skip
         logits -= shift[:, None]
-        if LABELLED:  # noqa: SIM102 (known when compiled; the other is not)
+        if LABELLED:
+            mine = (label >= column) & (label < column + COLUMNS)
             # Few tiles hold a label of their rows: the others skip three operations an element.
-            if tl.max(((label >= column) & (label < column + COLUMNS)).to(tl.int32), 0) > 0:
+            if tl.max(mine.to(tl.int32), 0) > 0:
                 columns = column + tl.arange(0, COLUMNS)
-                label_logit += tl.sum(tl.where(columns[None, :] == label[:, None], logits, 0.0), 1)
+                label_logit = tl.sum(tl.where(columns[None, :] == label[:, None], logits, 0.0), 1)
+                tl.store(label_logits + rows, label_logit, mask=mine)
         higher = tl.maximum(maximum, tl.max(logits, 1))
         if LABELLED and TEMPERED:
             exponent = higher * LOG2_E
@@ -178,8 +179,6 @@ def _statistics_kernel(
     tl.store(expectations + partial, expectation, mask=present)
     if LABELLED:
         tl.store(sums + partial, total if TEMPERED else tempered, mask=present)
-        mine = present & (label >= first_column + first * COLUMNS) & (label < first_column + last * COLUMNS)
-        tl.store(label_logits + rows, label_logit, mask=mine)
 
 
 @triton.jit(do_not_specialize=["num_rows", "splits"])

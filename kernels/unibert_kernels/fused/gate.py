@@ -13,7 +13,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -41,6 +41,9 @@ CONSTANTS_SHOWN = (
     "COLUMNS",
     "DEPTH",
 )
+
+VARIANTS = ((2.0, False, 0.0), (1.0, True, 1.0), (2.0, True, 0.0), (2.0, True, 1.0))
+"""Of distillation: temperature, whether there are labels, weight of the cross-entropy."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ def compile_all(compute_capability: int) -> list[Resources]:
             # Without a bias a kernel is another one; that the operands' dtype makes no difference to.
             for bias in (False, True) if dtype == torch.bfloat16 else (True,):
                 _mlm_head(dtype, bias)
-                _distillation(dtype, bias)
+                _distillation(dtype, bias, VARIANTS if dtype == torch.bfloat16 and bias else VARIANTS[:2])
             if precision == "ieee":
                 _adversary(dtype)
                 _backward(dtype)
@@ -117,13 +120,14 @@ def _mlm_head(dtype: torch.dtype, bias: bool) -> None:
         mlm_head.mlm_head(head, (True, True, bias), None, labels, labels == 0, 0.0, 0.0, path, 2**30)
 
 
-def _distillation(dtype: torch.dtype, bias: bool) -> None:
+def _distillation(dtype: torch.dtype, bias: bool, variants: Sequence[tuple[float, bool, float]]) -> None:
     student, teacher = _head(dtype, 384, bias), _head(dtype, 768, bias)
     labels = torch.zeros(512, dtype=torch.int64)
-    for temperature, known, ce_weight in ((1.0, labels, 1.0), (2.0, labels, 1.0), (2.0, labels, 0.0), (2.0, None, 0.0)):
+    for temperature, labelled, ce_weight in variants:
         distillation.distillation(
-            student, teacher, (True, True, bias), known, labels == 0, temperature, 1.0, ce_weight, "recompute", 2**30
-        )
+            student, teacher, (True, True, bias), labels if labelled else None, labels == 0, temperature, 1.0,
+            ce_weight, "recompute", 2**30,
+        )  # fmt: skip
 
 
 def _adversary(dtype: torch.dtype) -> None:

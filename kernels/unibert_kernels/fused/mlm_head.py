@@ -100,7 +100,6 @@ def _rows_kernel(
 
     maximum = tl.full((ROWS,), float("-inf"), tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
-    label_logit = tl.zeros((ROWS,), tl.float32)
     # Flattened, so that the loads of the next tile are under way while this one's exponentials are taken.
     for tile in tl.range(first, last, flatten=True):
         column = tile * COLUMNS
@@ -109,10 +108,12 @@ def _rows_kernel(
             ROWS, COLUMNS, DEPTH, HAS_BIAS, DESCRIPTORS, PRECISION,
         )  # fmt: skip
         columns = column + tl.arange(0, COLUMNS)
-        if MODE != "repair":  # noqa: SIM102 (known when compiled; the other is not)
+        if MODE != "repair":
+            mine = (label >= column) & (label < column + COLUMNS)
             # Few tiles hold a label of their rows: the others skip three operations an element.
-            if tl.max(((label >= column) & (label < column + COLUMNS)).to(tl.int32), 0) > 0:
-                label_logit += tl.sum(tl.where(columns[None, :] == label[:, None], logits, 0.0), 1)
+            if tl.max(mine.to(tl.int32), 0) > 0:
+                label_logit = tl.sum(tl.where(columns[None, :] == label[:, None], logits, 0.0), 1)
+                tl.store(label_logits + rows, label_logit, mask=mine)
         if MODE == "statistics":
             higher = tl.maximum(maximum, tl.max(logits, 1))
             exponent = higher * LOG2_E
@@ -134,8 +135,6 @@ def _rows_kernel(
     tl.store(sums + partial, total, mask=written)
     if MODE != "repair":
         tl.store(maxima + partial, maximum, mask=present)
-        mine = present & (label >= first * COLUMNS) & (label < last * COLUMNS)
-        tl.store(label_logits + rows, label_logit, mask=mine)
 
 
 @triton.jit
