@@ -66,4 +66,4 @@ $(VENV)/triton-3.6.0: $(VENV)/installed
 	mv $@.partial $@
 
 clean:
-	rm -rf $(VENV) $(GPU_PACKAGES) demo-run
+	rm -rf $(VENV) $(GPU_PACKAGES) demo-run build dist

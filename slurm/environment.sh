@@ -1,8 +1,12 @@
-# What the job scripts have in common; they source it in the repository's folder.
+# What the job scripts have in common; they source it in the folder that they were submitted from.
 
 [ ! -f slurm/site.env ] || . slurm/site.env
+# A checkout has its environment in .venv; elsewhere it is the one that was active when the job was submitted.
 venv=${UNIBERT_VENV:-$PWD/.venv}
-[ -x "$venv/bin/python" ] || { echo "slurm: no virtual environment in $venv; make one with 'make demo' or set UNIBERT_VENV" >&2; exit 1; }
+if [ -z "${UNIBERT_VENV:-}" ] && [ ! -x "$venv/bin/unibert" ] && found=$(command -v unibert); then
+  venv=${found%/bin/unibert}
+fi
+[ -x "$venv/bin/python" ] || { echo "slurm: no virtual environment in $venv; activate the one with UniBERT before sbatch, or set UNIBERT_VENV" >&2; exit 1; }
 
 # Since Slurm 22.05 srun no longer takes the job's --cpus-per-task.
 [ -z "${SLURM_CPUS_PER_TASK:-}" ] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK

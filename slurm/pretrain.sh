@@ -3,7 +3,8 @@
 #
 #   sbatch --nodes=4 --gpus-per-node=8 --ntasks-per-node=8 slurm/pretrain.sh RUN.yaml [--dotted.override value …]
 #
-# Submit from the repository's folder; partition, account and time are sbatch options or stand in slurm/site.env.
+# Submit where that path leads to this script. Partition, account and time are sbatch options or stand in
+# slurm/site.env.
 # The job puts itself back into the queue until the run is complete: docs/slurm.md.
 #SBATCH --job-name=unibert
 #SBATCH --nodes=1

@@ -184,6 +184,7 @@ def test_a_run_file_with_a_mistake(run_file):
 
 CHECKOUT = """
 [project]
+name = "unibert"
 requires-python = ">=3.99"
 dependencies = ["nowhere>=3", "torch>=99", "numpy>=1"]
 optional-dependencies.mpi = ["mpi4py>=99"]
@@ -202,25 +203,29 @@ Requires-Dist: neither; extra == "bench"
 
 
 @pytest.mark.parametrize(
-    ("name", "content"), [("pyproject.toml", CHECKOUT), ("unibert-0.1.0.dist-info/METADATA", INSTALLED)]
+    ("name", "content", "mend"),
+    [
+        ("pyproject.toml", CHECKOUT, "pip install -c constraints.txt 'nowhere>=3'"),
+        ("unibert-0.1.0.dist-info/METADATA", INSTALLED, "pip install 'nowhere>=3'"),
+    ],
 )
-def test_what_the_package_declares_is_compared(name, content, tmp_path):
+def test_what_the_package_declares_is_compared(name, content, mend, tmp_path):
     (tmp_path / "unibert").symlink_to(REPOSITORY / "unibert")
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text(content)
     script = (
         "from unibert.doctor.packages import look_at_packages\n"
-        "for f in look_at_packages(): print(f.mark, f.subject, f.found, sep='|')"
+        "for f in look_at_packages(): print(f.mark, f.subject, f.found, f.mend, sep='|')"
     )
     command = [sys.executable, "-c", script]
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     python, nowhere, torch, *mpi4py, _ = done.stdout.splitlines()
-    assert re.fullmatch(r"FAIL\|Python\|3\.\d+\.\d+, and >=3.99 is needed", python)
-    assert nowhere == "FAIL|nowhere|missing, and >=3 is needed"
-    assert re.fullmatch(r"FAIL\|torch\|\S+, and >=99 is needed", torch)
+    assert re.match(r"FAIL\|Python\|3\.\d+\.\d+, and >=3.99 is needed\|", python)
+    assert nowhere == f"FAIL|nowhere|missing, and >=3 is needed|{mend}"
+    assert re.match(r"FAIL\|torch\|\S+, and >=99 is needed\|", torch)
     assert len(mpi4py) == (find_spec("mpi4py") is not None)
-    assert all(re.fullmatch(r"warn\|mpi4py\|\S+, and >=99 is needed", line) for line in mpi4py)
+    assert all(re.match(r"warn\|mpi4py\|\S+, and >=99 is needed\|", line) for line in mpi4py)
 
 
 def test_a_command_that_hangs_is_ended_with_all_that_it_started(tmp_path):

@@ -25,13 +25,14 @@ USAGE = """usage: unibert COMMAND ...
   evaluate MODEL_DIR --retrieval DIR      sentence retrieval and language probe
   report RUN_DIR                          one HTML page with the run's plots
   demo [--output DIR]                     all of it on the embedded mini-Wikipedia
+  slurm [--output DIR]                    Slurm's job scripts into a folder, slurm unless given
   bench kernels [--preset NAME]           the losses beside their peers: time, memory, error
   bench stream CORPUS                     the stream beside other loaders: tokens/s, memory
   bench checkpoints CORPUS                how long a run waits for its checkpoints
   bench show DIR                          table, goals and plot of the results in DIR
   bench gpu                               tests, benchmark and short trainings on a CUDA GPU
 
-'unibert COMMAND --help' lists a command's options.
+'unibert COMMAND --help' lists a command's options, 'unibert --version' says which UniBERT this is.
 """
 
 SECONDS_FOR_SLOWER_RANKS = 3
@@ -45,6 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not words or words[0] in ("-h", "--help", "help"):
         print(USAGE, end="")
         sys.exit(0 if words else 1)
+    if words[0] == "--version":
+        from unibert.installation import unibert_version
+
+        print(f"unibert {unibert_version()}")
+        sys.exit(0)
     name = " ".join(words[:2]) if words[0] in ("corpus", "bench") else words[0]
     try:
         if name not in COMMANDS:
@@ -246,6 +252,13 @@ def _demo(words: list[str]) -> None:
     run_demo(config)
 
 
+def _slurm(words: list[str]) -> None:
+    from unibert.job_scripts import JobScriptsConfig, write_job_scripts
+
+    about = "Write Slurm's job scripts into the folder --output. --overwrite true replaces files there that differ."
+    write_job_scripts(_parse(JobScriptsConfig, "slurm", about, words, "output"))
+
+
 def _bench_kernels(words: list[str]) -> None:
     from unibert.bench.config import KernelBenchConfig
 
@@ -307,6 +320,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "evaluate": _evaluate,
     "report": _report,
     "demo": _demo,
+    "slurm": _slurm,
     "bench kernels": _bench_kernels,
     "bench stream": _bench_stream,
     "bench checkpoints": _bench_checkpoints,

@@ -37,6 +37,7 @@ import torch
 from torch import Tensor, nn
 
 from unibert_kernels import operators
+from unibert_kernels.labels import nan_if_any, replace_invalid
 from unibert_kernels.paths import ADVERSARY_PATHS, check_path
 
 Level = Literal["mean", "cls", "token"]
@@ -79,7 +80,7 @@ def adversary_loss(
     Args:
         hidden: (T, H) states of all tokens.
         document_ids: (T,) int64, the token's index into ``languages``, -1 on padding.
-        languages: (D,) int64, each document's language in 0 … L-1.
+        languages: (D,) int64, each document's language in 0 … L-1. Any other makes loss and gradients NaN.
         w1: (F, H).
         b1: (F,).
         w2: (L, F).
@@ -112,10 +113,11 @@ def adversary_loss(
         if tensor is not None and tensor.shape != shape:
             raise ValueError(f"{name}: needs shape {shape}, got {tuple(tensor.shape)}")
 
-    results = operators.adversary(
+    languages, invalid = replace_invalid(languages, torch.ones_like(languages, dtype=torch.bool), num_languages)
+    loss, *metrics = operators.adversary(
         hidden, document_ids, languages, (w1, b1, w2, b2), reversal, level, objective, class_weights, path
     )
-    return AdversaryOutput(*results)
+    return AdversaryOutput(loss * nan_if_any(invalid), *metrics)
 
 
 class LanguageDiscriminator(nn.Module):

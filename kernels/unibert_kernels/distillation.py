@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from unibert_kernels import operators
+from unibert_kernels.labels import nan_if_any, replace_invalid
 from unibert_kernels.language_sums import check_languages, sums_by_language
 from unibert_kernels.linear_head import Head
 from unibert_kernels.paths import DISTILLATION_PATHS, check_path
@@ -73,8 +74,8 @@ def distillation_loss(
         student_weight: (V, H_s).
         teacher_hidden: (N, H_t), the same rows.
         teacher_weight: (V, H_t).
-        labels: (N,) int64 in 0 … V-1; a row with ``ignore_index`` counts neither in the KL nor in the cross-entropy.
-            Without labels every row counts.
+        labels: (N,) int64 in 0 … V-1; a row with ``ignore_index`` counts neither in the KL nor in the cross-entropy,
+            any other label makes loss and gradients NaN. Without labels every row counts.
         student_bias: (V,).
         teacher_bias: (V,).
         temperature: T, above 0.
@@ -117,20 +118,22 @@ def distillation_loss(
 
     if labels is None:
         counted = torch.ones(num_rows, dtype=torch.bool, device=student_hidden.device)
+        invalid = ~counted
     else:
         counted = labels != ignore_index
-        labels = labels.where(counted, 0)
+        labels, invalid = replace_invalid(labels, counted, vocab_size)
     kl_factor = kl_weight * (temperature**2 if scale_by_temperature_squared else 1.0)
     student = Head.of(student_hidden, student_weight, student_bias)
     teacher = Head.of(teacher_hidden, teacher_weight, teacher_bias)
     row_kl, row_ce, row_hits, gradients = operators.distillation(
         student, teacher, labels, counted, temperature, kl_factor, ce_weight, path, max_workspace
     )
+    row_ce = row_ce.masked_fill(invalid, torch.nan)
     row_losses = kl_factor * row_kl + ce_weight * row_ce
     count = counted.sum()
     divisor = count.clamp(min=1)
     return DistillationOutput(
-        loss=attach_gradients(row_losses.sum(), student.tensors, gradients) / divisor,
+        loss=attach_gradients(row_losses.sum(), student.tensors, gradients) / divisor * nan_if_any(invalid),
         kl=row_kl.sum() / divisor,
         ce=row_ce.sum() / divisor,
         count=count,

@@ -25,9 +25,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from unibert_kernels import operators
+from unibert_kernels.labels import nan_if_any, replace_invalid
 from unibert_kernels.language_sums import check_languages, sums_by_language
 from unibert_kernels.linear_head import Head
 from unibert_kernels.paths import MLM_HEAD_PATHS, check_path
@@ -73,7 +75,8 @@ def mlm_head_loss(
     Args:
         hidden: (N, H) states of the rows, or (T, H) of which ``rows`` picks N.
         weight: (V, H), for instance the tied input embedding.
-        labels: (N,) int64 in 0 … V-1, or ``ignore_index`` for a row that does not count.
+        labels: (N,) int64 in 0 … V-1, or ``ignore_index`` for a row that does not count. Any other makes loss and
+            gradients NaN.
         bias: (V,).
         rows: (N,) int64 indices into T; the gradient comes back as (T, H), zero in other rows.
         lang_ids: (N,) int64 language of each row, with ``num_languages``, for ``per_language``.
@@ -103,13 +106,15 @@ def mlm_head_loss(
         raise ValueError(f"z_loss: must not be negative, got {z_loss}")
 
     counted = labels != ignore_index
+    labels, invalid = replace_invalid(labels, counted, len(weight))
     row_losses, row_hits, gradients = operators.mlm_head(
-        Head.of(hidden, weight, bias), rows, labels.where(counted, 0), counted, label_smoothing, z_loss, path,
-        max_workspace,
-    )  # fmt: skip
+        Head.of(hidden, weight, bias), rows, labels, counted, label_smoothing, z_loss, path, max_workspace
+    )
+    row_losses = row_losses.masked_fill(invalid, torch.nan)
     count = counted.sum()
+    loss = attach_gradients(row_losses.sum(), (hidden, weight, bias), gradients)
     return MLMHeadOutput(
-        loss=attach_gradients(row_losses.sum(), (hidden, weight, bias), gradients) / count.clamp(min=1),
+        loss=loss / count.clamp(min=1) * nan_if_any(invalid),
         count=count,
         correct=row_hits.sum(),
         per_language=sums_by_language([row_losses, counted, row_hits], lang_ids, num_languages),

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from unibert_kernels.paths import runs_triton
+
 
 def wants_gradient(*tensors: Tensor | None) -> tuple[bool, ...]:
     """For each tensor, whether a backward pass from here would reach it."""
@@ -63,5 +65,15 @@ class _PrecomputedGradients(_Traced):
         for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True):
             in_place = last_pass and gradient.dtype == dtype
             out = gradient if in_place else torch.empty_like(gradient, dtype=dtype)
-            scaled.append(torch.mul(gradient, factor, out=out))
+            _multiply(gradient, factor, out)
+            scaled.append(out)
         return None, *scaled, *(None for _ in scaled)
+
+
+def _multiply(gradient: Tensor, factor: Tensor, out: Tensor) -> None:
+    if not runs_triton("auto", gradient):
+        torch.mul(gradient, factor, out=out)
+        return
+    from unibert_kernels.fused.rounding import scale
+
+    scale(gradient, factor, out)

@@ -31,13 +31,23 @@ def product(left: Tensor, right: Tensor, out: Tensor, *, accumulate: bool = Fals
         out += torch.mm(left, right, out_dtype=out.dtype)
 
 
+def fp32_products_may_be_tf32() -> bool:
+    """Whether the user lets CUDA round the operands of fp32 products to TF32, by whichever of torch's settings.
+
+    `torch.get_float32_matmul_precision` would raise once the newer setting, `torch.backends.fp32_precision`, is used.
+    """
+    return bool(torch.backends.cuda.matmul.fp32_precision == "tf32")
+
+
 @cache
 def _adds_halves_to_fp32(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether this torch's addmm takes an fp32 summand beside half-precision operands; not every release does."""
+    """Whether this torch's addmm adds to an fp32 summand beside half-precision operands: not every release takes one,
+    and what it makes of it is looked at, too."""
     operand = torch.ones(16, 16, device=device, dtype=dtype)
-    total = torch.ones(16, 16, device=device)
+    # A quarter is lost beside 2^13 in half precision.
+    total = torch.full((16, 16), 2.0**13 + 0.25, device=device)
     try:
         torch.addmm(total, operand, operand, out_dtype=torch.float32, out=total)
     except RuntimeError:
         return False
-    return True
+    return bool((total == 2.0**13 + 16.25).all())

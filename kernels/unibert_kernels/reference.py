@@ -101,14 +101,18 @@ def adversary_loss(
     """`unibert_kernels.adversary_loss` in float64, for documents that all have tokens."""
     hidden = hidden.double()
     parameters = [parameter.double() for parameter in (w1, b1, w2, b2)]
-    labels = languages[document_ids[document_ids >= 0]] if level == "token" else languages
+    real = document_ids >= 0
+    documents, num_documents = document_ids[real], len(languages)
+    labels = languages[documents] if level == "token" else languages
     weights = torch.ones_like(labels, dtype=torch.float64) if class_weights is None else class_weights.double()[labels]
 
     def samples(states: Tensor) -> Tensor:
         if level == "token":
-            return states[document_ids >= 0]
-        documents = [states[document_ids == document] for document in range(len(languages))]
-        return torch.stack([states.mean(0) if level == "mean" else states[0] for states in documents])
+            return states[real]
+        if level == "cls":
+            return states[[int((document_ids == document).nonzero()[0]) for document in range(num_documents)]]
+        sums = states.new_zeros(num_documents, states.shape[1]).index_add(0, documents, states[real])
+        return sums / documents.bincount(minlength=num_documents)[:, None]
 
     def logits(states: Tensor, parameters: list[Tensor]) -> Tensor:
         w1, b1, w2, b2 = parameters

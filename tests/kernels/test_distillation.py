@@ -80,6 +80,16 @@ def test_without_labels_every_row_counts(path: str) -> None:
     assert (actual.count, actual.ce, actual.correct) == (40, 0, 0)
 
 
+@pytest.mark.parametrize("label", [VOCAB, -1])
+@every_path
+def test_a_label_outside_the_vocabulary_makes_loss_and_gradients_nan(path: str, label: int) -> None:
+    tensors = pair()
+    tensors["labels"][4] = label
+    output = distillation_loss(**tensors, ce_weight=0.5, path=path)
+    assert output.loss.isnan()
+    assert all(gradient.isnan().all() for gradient in gradients(output.loss, *student(tensors)))
+
+
 @every_path
 def test_cross_entropy_alone_is_the_mlm_head_loss(path: str) -> None:
     tensors = pair()

@@ -118,6 +118,17 @@ def test_agrees_with_the_chunked_path_where_documents_have_no_tokens(level: str,
     assert_agrees(tensors, expected, level=level, objective=objective)
 
 
+@pytest.mark.parametrize("path", ["fused", "chunked"])
+@pytest.mark.parametrize("language", [NUM_LANGUAGES, -1, 2**40])
+def test_a_language_that_does_not_exist_makes_loss_and_gradients_nan(language: int, path: str) -> None:
+    tensors = batch()
+    tensors["languages"] = tensors["languages"].clone()
+    tensors["languages"][3] = language
+    loss = adversary_loss(**tensors, path=path).loss
+    assert loss.isnan()
+    assert all(gradient.isnan().any() for gradient in gradients(loss, *leaves(tensors)))
+
+
 @pytest.mark.parametrize("level", LEVELS)
 def test_reversal_multiplies_the_gradient_of_hidden_alone(level: str) -> None:
     def run(reversal: float) -> tuple[Tensor, ...]:

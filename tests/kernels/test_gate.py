@@ -13,7 +13,7 @@ from unibert_kernels.fused import gate
 
 KERNELS = {
     "rows", "finish_rows", "gradient", "label_logits", "teacher", "statistics",
-    "find_documents", "discriminate", "finish", "hidden_gradient",
+    "find_documents", "discriminate", "finish", "hidden_gradient", "keep", "scale",
 }  # fmt: skip
 PINNED, OLDER = "pinned", "3.6.0"
 
@@ -41,7 +41,7 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[subpr
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("version", [PINNED, OLDER])
-def test_no_kernel_spills_or_wants_too_much_shared_memory(
+def test_no_kernel_spills_wants_too_much_shared_memory_or_is_warned_of(
     processes: dict[str, tuple[subprocess.Popen[str], Path]], version: str
 ) -> None:
     if version not in processes:
@@ -56,28 +56,31 @@ def test_no_kernel_spills_or_wants_too_much_shared_memory(
         assert {kernel["kernel"] for kernel in of_generation} == KERNELS
         # Half precision goes through tensor cores wherever there is a product over the vocabulary.
         products = [kernel for kernel in of_generation if "DEPTH" in kernel["constants"]]
+        assert {kernel["dtype"] for kernel in products} == {"bfloat16", "float32", "float32 as tf32"}
         assert all(kernel["tensor_core_instructions"] for kernel in products if kernel["dtype"] == "bfloat16")
         assert products
 
 
 @pytest.mark.parametrize(
-    ("generation", "spilled", "shared", "problem"),
+    ("generation", "spilled", "shared", "warnings", "problem"),
     [
-        ("sm_90", 0, 232_448, ""),
-        ("sm_90", 0, 232_449, "wants 232449 bytes of 232448 shared"),
-        ("sm_80", 0, 150_000, "wants 150000 bytes of 101376 shared"),
-        ("sm_80", 8, 1_000, "spills 8 bytes"),
+        ("sm_90", 0, 232_448, "", ""),
+        ("sm_90", 0, 232_449, "", "wants 232449 bytes of 232448 shared"),
+        ("sm_80", 0, 150_000, "", "wants 150000 bytes of 101376 shared"),
+        ("sm_80", 8, 1_000, "", "spills 8 bytes"),
+        ("sm_90", 0, 232_448, "C7515", "ptxas warns: C7515"),
     ],
 )
 def test_what_does_not_pass(
     generation: str,
     spilled: int,
     shared: int,
+    warnings: str,
     problem: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    kernel = gate.Resources("rows", generation, "bfloat16", "", 8, 3, 255, spilled, shared, 4)
+    kernel = gate.Resources("rows", generation, "bfloat16", "", 8, 3, 255, spilled, shared, 1000, 4, warnings)
     monkeypatch.setattr(gate, "compile_all", lambda capability: [kernel])
     assert kernel.problem == problem
     assert gate.main([]) == int(bool(problem))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -7,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from unibert_kernels import mlm_head_loss, reference
+from unibert_kernels.fused import partition
 
 from .closeness import BF16_GRADIENT, DEVICE, FP32_GRADIENT, FP32_LOSS, distance, gradients
 
@@ -188,6 +191,18 @@ def test_nothing_to_count_gives_zero_loss_and_zero_gradients(path: str, num_rows
     assert all((gradient == 0).all() for gradient in gradients(output.loss, hidden, weight, bias))
 
 
+@pytest.mark.parametrize("label", [VOCAB, VOCAB + 1, -1, 2**40])
+@every_path
+def test_a_label_outside_the_vocabulary_makes_loss_and_gradients_nan(path: str, label: int) -> None:
+    hidden, weight, bias, labels = head(12)
+    languages = torch.arange(12, device=DEVICE) % 3
+    labels[4] = label
+    output = mlm_head_loss(hidden, weight, labels, bias, lang_ids=languages, num_languages=3, path=path)
+    assert output.loss.isnan()
+    assert all(gradient.isnan().all() for gradient in gradients(output.loss, hidden, weight, bias))
+    assert output.per_language[4 % 3, 0].isnan()
+
+
 @every_path
 def test_no_rows_picked_of_many(path: str) -> None:
     hidden, weight, _, labels = head(12)
@@ -209,7 +224,8 @@ def test_per_language_sums_split_the_loss(path: str) -> None:
     expected = reference.mlm_head_loss(hidden, weight, labels, bias, **options)
     torch.testing.assert_close(actual.per_language.double(), expected.per_language, rtol=FP32_LOSS, atol=0)
     assert (actual.per_language[4:] == 0).all()
-    assert actual.per_language[:, 0].sum() / actual.count == pytest.approx(actual.loss.item(), rel=FP32_LOSS)
+    total = actual.per_language[:, 0].sum().item()
+    assert total / actual.count.item() == pytest.approx(actual.loss.item(), rel=FP32_LOSS)
     assert actual.per_language[:, 2].sum() == actual.correct
 
 
@@ -251,7 +267,7 @@ def test_products_are_done_only_for_wanted_gradients(trained: tuple[str, ...], p
     hidden.requires_grad_("hidden" in trained)
     weight.requires_grad_("weight" in trained)
     with FlopCounterMode(display=False) as counter:
-        loss = mlm_head_loss(hidden, weight, labels).loss
+        loss = mlm_head_loss(hidden, weight, labels, path="chunked").loss
         if trained:
             loss.backward()
     assert counter.get_total_flops() == products * 2 * hidden.numel() * VOCAB
@@ -358,3 +374,39 @@ def test_what_does_not_fit_is_refused(change: dict[str, Any], message: str) -> N
     hidden, weight, bias, labels = head()
     with pytest.raises(ValueError, match=f"^{message}"):
         mlm_head_loss(**{"hidden": hidden, "weight": weight, "labels": labels, "bias": bias, **change})
+
+
+@pytest.mark.parametrize("path", FUSED)
+def test_torchs_settings_for_tf32_old_and_new_are_understood(path: str) -> None:
+    # In a process of its own: torch refuses the old question for good once the new setting was used.
+    program = """
+import sys, torch
+from unibert_kernels import mlm_head_loss
+single, half = torch.float32, torch.float16
+for setting, dtype in (("none", single), ("tf32", single), ("tf32", half), ("ieee", single)):
+    torch.backends.fp32_precision = setting
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    hidden, weight = (torch.ones(size, 16, device=device, dtype=dtype, requires_grad=True) for size in (3, 40))
+    path = "recompute" if dtype == half else sys.argv[1]
+    mlm_head_loss(hidden, weight, torch.zeros(3, dtype=torch.int64, device=device), path=path).loss.backward()
+    assert torch.isfinite(weight.grad).all()
+"""
+    run = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
+def test_rows_are_rounded_up_to_few_sizes_that_waste_little() -> None:
+    for num_rows in (0, 1, 7, 8, 9, 100, 9_830, 65_537):
+        assert num_rows <= partition.rounded_rows(num_rows) <= 1.125 * num_rows
+    assert len({partition.rounded_rows(num_rows) for num_rows in range(8_193, 16_385)}) == 8
+
+
+@pytest.mark.skipif(DEVICE.type != "cuda", reason="the CPU's allocator keeps nothing")
+@pytest.mark.parametrize("path", FUSED)
+def test_memory_does_not_grow_with_every_new_number_of_rows(path: str) -> None:
+    hidden, weight, _, labels = head(4096, 64, 32_000, dtype=torch.bfloat16)
+    reserved = []
+    for num_rows in (3850, 3860, 3900, 3950, 4000, 4090):
+        mlm_head_loss(hidden[:num_rows], weight, labels[:num_rows], path=path).loss.backward()
+        reserved.append(torch.cuda.memory_reserved())
+    assert reserved[-1] == reserved[0]

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from unibert_kernels.fused import configs, tune
+from unibert_kernels.fused.launch import generation_of
 
 from .closeness import DEVICE
 
@@ -28,25 +29,27 @@ def test_the_fastest_is_written_and_the_rest_stays(
 ) -> None:
     rival = configs.TileConfig(rows=16, columns=512, depth=32, num_warps=8, num_stages=2, descriptors=False, reason="")
     monkeypatch.setattr(tune, "candidates", lambda kernel, generation: [rival])
-    # The entry in use, then the rival, for each kernel: it wins, loses, and wins by too little to count.
-    times = itertools.chain([2.0, 1.0], [1.0, 2.0], [1.0, 0.99])
+    # The entry in use, then the rival, for each kernel: it wins, loses, wins by too little to count, loses ever after.
+    times = itertools.chain([2.0, 1.0], [1.0, 2.0], [1.0, 0.99], itertools.cycle([1.0, 2.0]))
     run_for_real = tune._time
     monkeypatch.setattr(tune, "_time", lambda *args: run_for_real(*args) and next(times))
     best = tune.tune(1031, 32, 40, DEVICE, minutes=10)
     chosen = [(entry.rows, entry.columns) for entry in best.values()]
-    kept = configs.tile_config("gradient", torch.bfloat16, "interpreter")
-    assert chosen == [(16, 512), (kept.rows, kept.columns), (kept.rows, kept.columns)]
-    assert "1.000 ms, the best of 2" in best["rows"].reason
-    assert "rows 16 x 512 x 32, 8 warps, 2 stages, pointers: 1.000 ms" in capsys.readouterr().out
+    generation = generation_of(DEVICE)
+    kept = [configs.tile_config(kernel, torch.bfloat16, generation) for kernel in tune.KERNELS[1:]]
+    assert chosen[1:] == [(entry.rows, entry.columns) for entry in kept]
+    assert chosen[0] == (16, 512)
+    assert "1.000 ms, the best of 2" in best["statistics"].reason
+    assert "statistics 16 x 512 x 32, 8 warps, 2 stages, pointers: 1.000 ms" in capsys.readouterr().out
 
     table = tmp_path / "configs.toml"
     tune.write_table(table, "sm_90", best)
     before, after = (tomllib.loads(path.read_text()) for path in (configs.TABLE, table))
-    expected: dict[str, Any] = {**before["sm_90"]["rows"]["half"], "rows": 16, "columns": 512, "depth": 32}
-    expected |= {"num_warps": 8, "num_stages": 2, "descriptors": False, "reason": best["rows"].reason}
-    assert after["sm_90"]["rows"]["half"] == expected
+    expected: dict[str, Any] = {**before["sm_90"]["statistics"]["half"], "rows": 16, "columns": 512, "depth": 32}
+    expected |= {"num_warps": 8, "num_stages": 2, "descriptors": False, "reason": best["statistics"].reason}
+    assert after["sm_90"]["statistics"]["half"] == expected
     assert after["sm_80"] == before["sm_80"]
-    assert after["sm_90"]["rows"]["single"] == before["sm_90"]["rows"]["single"]
+    assert after["sm_90"]["statistics"]["single"] == before["sm_90"]["statistics"]["single"]
     assert table.read_text().startswith("# Tile sizes")
 
 

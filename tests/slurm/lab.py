@@ -167,10 +167,10 @@ class Lab:
     def idle_nodes(self) -> int:
         return len(self.run("sinfo", "-h", "-N", "-p", "main", "-t", "idle", "-o", "%N", check=False).split())
 
-    def submit(self, *words: str) -> str:
-        """The id of a batch job submitted in the repository's folder; it logs into the lab's."""
+    def submit(self, *words: str, folder: Path = REPOSITORY) -> str:
+        """The id of a batch job submitted in ``folder``; it logs into the lab's."""
         line = shlex.join(["sbatch", "--parsable", f"--output={self.folder}/%j.log", *words])
-        return self.run("sh", "-c", f"cd {REPOSITORY} && {line}")
+        return self.run("sh", "-c", f"cd {shlex.quote(str(folder))} && {line}")
 
     def log(self, job: str) -> str:
         path = self.folder / f"{job}.log"

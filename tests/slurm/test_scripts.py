@@ -1,7 +1,9 @@
 """The job scripts beside pretrain.sh."""
 
+import os
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -40,6 +42,25 @@ def test_a_mistake_ends_a_job_with_a_sentence(lab, words, said):
     assert lab.job(job)["ExitCode"] == "1:0"
     assert said in lab.log(job)
     assert "Traceback" not in lab.log(job)
+
+
+@pytest.mark.parametrize("output", ["jobs", "elsewhere"])
+def test_jobs_outside_a_checkout_take_the_unibert_on_the_path(lab, tmp_path, output):
+    binaries = Path(sys.executable).parent
+    if not (binaries / "unibert").exists():
+        pytest.skip("no unibert beside Python; pip install -e .")
+    submitted_from = tmp_path / "work"
+    submitted_from.mkdir()
+    scripts = output if output == "jobs" else str(tmp_path / "shared" / output)
+    subprocess.run([sys.executable, "-m", "unibert", "slurm", scripts], cwd=submitted_from, check=True)
+    environment = f"--export=ALL,UNIBERT_VENV=,PATH={binaries}:{os.environ['PATH']}"
+    job = lab.submit(environment, f"{scripts}/evaluate.sh", "nowhere", folder=submitted_from)
+    assert lab.wait(job) == "FAILED"
+    assert "there is nothing to score" in lab.log(job), lab.log(job)
+    array = lab.submit(environment, "--array=0", f"{scripts}/study.sh", "nowhere.yaml", folder=submitted_from)
+    assert lab.wait(array) == "FAILED"
+    assert "nowhere.yaml: no such run file" in lab.log(array)
+    assert f"{scripts}/pretrain.sh: ended with status 1" in lab.log(array)
 
 
 def write_study(run_file: Path, folder: Path, steps: int) -> list[str]:

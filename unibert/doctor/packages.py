@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import platform
-import tomllib
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
-from pathlib import Path
 
 from unibert.doctor.finding import Finding, fail, ok, warn
+from unibert.installation import checkout_project
 
 NAMED = ("torch", "deepspeed", "transformers", "webdataset", "sentencepiece", "triton", "mpi4py")
 """Whose versions are told where all is well, too."""
@@ -53,10 +52,9 @@ def _declared() -> tuple[str, list[str]]:
 
     Of a checkout its pyproject.toml: what an editable installation has noted is as old as the installation.
     """
-    file = Path(__file__).parents[2] / "pyproject.toml"
-    if not file.is_file():
+    project = checkout_project()
+    if project is None:
         return metadata("unibert")["Requires-Python"], requires("unibert") or []
-    project = tomllib.loads(file.read_text(encoding="utf-8"))["project"]
     for_mpi = [f'{text}; extra == "mpi"' for text in project["optional-dependencies"]["mpi"]]
     return project["requires-python"], [*project["dependencies"], *for_mpi]
 
@@ -69,4 +67,5 @@ def _version(package: str) -> str | None:
 
 
 def _install(requirement: str) -> str:
-    return f"pip install -c constraints.txt '{requirement}'"
+    tested = "-c constraints.txt " if checkout_project() is not None else ""
+    return f"pip install {tested}'{requirement}'"

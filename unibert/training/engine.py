@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from unibert.errors import UserError
+from unibert.installation import data_folder
 from unibert.model.unibert import UniBERT
 from unibert.training.config import OptimizerConfig, RunConfig
 
-DS_CONFIGS = Path(__file__).parents[2] / "ds_configs"
+DS_CONFIGS = data_folder("ds_configs")
 
 _OWNED_BY_THE_RUN_FILE = {
     "train_batch_size": "training.global_batch_size",

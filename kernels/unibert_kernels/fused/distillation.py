@@ -1,8 +1,10 @@
 """`unibert_kernels.distillation` in Triton: a buffer of the teacher's logits stands between one head and the other.
 
-With shifts c (teacher) and b (student), each row's logit of its label, the kernels work on
+With shifts c (teacher) and b (student), each row's logit of its label, and logarithms to the base of 2, the kernels
+work on
 
-    d = (t - c) / T        s' = (s - b) / T        kl = Σ_v p_v (d_v - s'_v) - LSE(d) + LSE(s')
+    d = (t - c) log2 e / T        s' = (s - b) log2 e / T        LSE2(x) = log2 Σ_v 2^(x_v)
+    kl = ln 2 (Σ_v p_v (d_v - s'_v) - LSE2(d) + LSE2(s'))        p_v = 2^(d_v - LSE2(d))
 
 which changes neither softmax and keeps the numbers that matter near 0: half precision holds them to 2^-11, and where
 teacher and student are the same the differences are exactly 0.
@@ -31,16 +33,17 @@ from torch import Tensor
 from unibert_kernels.fused.configs import TileConfig
 from unibert_kernels.fused.head import TRITON_DTYPES, HeadGradients, LinearHead
 from unibert_kernels.fused.launch import launch, multiprocessors_of, tile_source
-from unibert_kernels.fused.partition import RECOMPUTE_ROWS, column_slices, number_of_splits, padded, row_slices
-from unibert_kernels.fused.tiles import load_tile, logits_tile, maximum_over_splits, store_tile
+from unibert_kernels.fused.partition import RECOMPUTE_ROWS, column_grid, column_slices, padded, rounded_rows, row_slices
+from unibert_kernels.fused.tiles import LN_2, LOG2_E, load_tile, logits_tile, maximum_over_splits, store_tile
 from unibert_kernels.linear_head import Head
 
 FINISHED_ROWS = 128
 LARGEST_HALF = tl.constexpr(60000.0)
+"""Beyond it fp16 ends soon; in fp32, too, d is finite outside the vocabulary, so that it may be multiplied by 0."""
 
 
 # Sizes that change with the batch are not specialised: that would compile anew in the midst of training.
-@triton.jit(do_not_specialize=["num_rows"])
+@triton.jit(do_not_specialize=["num_rows", "tiles", "tiles_per_split"])
 def _teacher_kernel(
     states,
     weight,
@@ -53,6 +56,8 @@ def _teacher_kernel(
     vocab_size,
     first_column,
     width,
+    tiles,
+    tiles_per_split,
     HAS_BIAS: tl.constexpr,
     DTYPE: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -61,22 +66,24 @@ def _teacher_kernel(
     DEPTH: tl.constexpr,
     DESCRIPTORS: tl.constexpr,
 ):
-    """A tile of (t - c) / T at its place in ``target`` (N, width)."""
+    """d of a block of rows over one split of the columns of ``target`` (N, width)."""
     row = tl.program_id(0) * ROWS
-    place = tl.program_id(1) * COLUMNS
-    logits = logits_tile(
-        states, weight, bias, row, first_column + place, num_rows, vocab_size, hidden_size,
-        ROWS, COLUMNS, DEPTH, HAS_BIAS, DESCRIPTORS, PRECISION,
-    )  # fmt: skip
+    first = tl.program_id(1) * tiles_per_split
     rows = row + tl.arange(0, ROWS)
     shift = tl.load(shifts + rows, mask=rows < num_rows, other=0.0)
-    logits = (logits - shift[:, None]) * inverse_temperature
-    if tl.float16 == DTYPE:
+    factor = inverse_temperature * LOG2_E
+    for tile in tl.range(first, tl.minimum(first + tiles_per_split, tiles), flatten=True):
+        place = tile * COLUMNS
+        logits = logits_tile(
+            states, weight, bias, row, first_column + place, num_rows, vocab_size, hidden_size,
+            ROWS, COLUMNS, DEPTH, HAS_BIAS, DESCRIPTORS, PRECISION,
+        )  # fmt: skip
+        logits = (logits - shift[:, None]) * factor
         logits = tl.minimum(tl.maximum(logits, -LARGEST_HALF), LARGEST_HALF)
-    store_tile(target, row, place, num_rows, width, logits.to(DTYPE), ROWS, COLUMNS, DESCRIPTORS)
+        store_tile(target, row, place, num_rows, width, logits.to(DTYPE), ROWS, COLUMNS, DESCRIPTORS)
 
 
-@triton.jit(do_not_specialize=["num_rows", "first_split", "tiles_per_split", "tiles"])
+@triton.jit(do_not_specialize=["num_rows", "first_split", "tiles", "tiles_per_split"])
 def _statistics_kernel(
     states,
     weight,
@@ -98,8 +105,9 @@ def _statistics_kernel(
     first_column,
     width,
     first_split,
-    tiles_per_split,
     tiles,
+    tiles_per_split,
+    LABELLED: tl.constexpr,
     TEMPERED: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     DTYPE: tl.constexpr,
@@ -109,13 +117,13 @@ def _statistics_kernel(
     DEPTH: tl.constexpr,
     DESCRIPTORS: tl.constexpr,
 ):
-    """A block of rows over one split of the buffer's columns: of s - b its maximum, Σ exp(s - b - maximum), the same at
-    the temperature; of d its maximum, Σ exp(d - maximum) and Σ exp(d - maximum) (d - s'); s - b of the label."""
+    """A block of rows over one split of the buffer's columns: of s - b its maximum and Σ exp((s - b - maximum) / T); of
+    d its maximum, Σ 2^(d - maximum) and Σ 2^(d - maximum) (d - s'). For rows with labels also s - b of the label, and
+    Σ exp(s - b - maximum) unless that is the sum above."""
     row = tl.program_id(0) * ROWS
     split = tl.program_id(1)
     rows = row + tl.arange(0, ROWS)
     present = rows < num_rows
-    label = tl.load(labels + rows, mask=present, other=-1).to(tl.int32)
     shift = tl.load(shifts + rows, mask=present, other=0.0)
     maximum = tl.full((ROWS,), float("-inf"), tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
@@ -123,9 +131,12 @@ def _statistics_kernel(
     teacher_maximum = tl.full((ROWS,), float("-inf"), tl.float32)
     teacher_total = tl.zeros((ROWS,), tl.float32)
     expectation = tl.zeros((ROWS,), tl.float32)
-    label_logit = tl.zeros((ROWS,), tl.float32)
+    factor = inverse_temperature * LOG2_E
     first = split * tiles_per_split
     last = tl.minimum(first + tiles_per_split, tiles)
+    if LABELLED:
+        label = tl.load(labels + rows, mask=present, other=-1).to(tl.int32)
+        label_logit = tl.zeros((ROWS,), tl.float32)
     for tile in tl.range(first, last, flatten=True):
         place = tile * COLUMNS
         column = first_column + place
@@ -134,41 +145,41 @@ def _statistics_kernel(
             ROWS, COLUMNS, DEPTH, HAS_BIAS, DESCRIPTORS, PRECISION,
         )  # fmt: skip
         logits -= shift[:, None]
-        taught = load_tile(teacher, row, place, num_rows, width, ROWS, COLUMNS, DESCRIPTORS).to(tl.float32)
-        columns = column + tl.arange(0, COLUMNS)
-        inside = (columns < vocab_size)[None, :]
-        # Few tiles hold a label of their rows: the others skip three operations an element.
-        if tl.max(((label >= column) & (label < column + COLUMNS)).to(tl.int32), 0) > 0:
-            label_logit += tl.sum(tl.where(columns[None, :] == label[:, None], logits, 0.0), 1)
-
-        higher = tl.maximum(teacher_maximum, tl.max(tl.where(inside, taught, float("-inf")), 1))
-        correction = tl.exp(teacher_maximum - higher)
-        exps = tl.where(inside, tl.exp(taught - higher[:, None]), 0.0)
-        teacher_total = teacher_total * correction + tl.sum(exps, 1)
-        difference = taught - logits * inverse_temperature
-        expectation = expectation * correction + tl.sum(exps * difference, 1)
-        teacher_maximum = higher
-
-        logits = tl.where(inside, logits, float("-inf"))
+        if LABELLED:  # noqa: SIM102 (known when compiled; the other is not)
+            # Few tiles hold a label of their rows: the others skip three operations an element.
+            if tl.max(((label >= column) & (label < column + COLUMNS)).to(tl.int32), 0) > 0:
+                columns = column + tl.arange(0, COLUMNS)
+                label_logit += tl.sum(tl.where(columns[None, :] == label[:, None], logits, 0.0), 1)
         higher = tl.maximum(maximum, tl.max(logits, 1))
-        total = total * tl.exp(maximum - higher) + tl.sum(tl.exp(logits - higher[:, None]), 1)
-        if TEMPERED:
-            # Multiplied first, as the teacher's are: where the two are the same, so is every number.
-            highest = higher * inverse_temperature
-            tempered *= tl.exp(maximum * inverse_temperature - highest)
-            tempered += tl.sum(tl.exp(logits * inverse_temperature - highest[:, None]), 1)
+        if LABELLED and TEMPERED:
+            exponent = higher * LOG2_E
+            total *= tl.exp2(maximum * LOG2_E - exponent)
+            total += tl.sum(tl.exp2(logits * LOG2_E - exponent[:, None]), 1)
+        # Multiplied first, as the teacher's are: where the two are the same, so is every number.
+        logits *= factor
+        exponent = higher * factor
+        tempered *= tl.exp2(maximum * factor - exponent)
+        tempered += tl.sum(tl.exp2(logits - exponent[:, None]), 1)
         maximum = higher
+
+        taught = load_tile(teacher, row, place, num_rows, width, ROWS, COLUMNS, DESCRIPTORS).to(tl.float32)
+        higher = tl.maximum(teacher_maximum, tl.max(taught, 1))
+        correction = tl.exp2(teacher_maximum - higher)
+        exps = tl.exp2(taught - higher[:, None])
+        teacher_total = teacher_total * correction + tl.sum(exps, 1)
+        expectation = expectation * correction + tl.sum(exps * (taught - logits), 1)
+        teacher_maximum = higher
 
     partial = (first_split + split) * num_rows + rows
     tl.store(maxima + partial, maximum, mask=present)
-    tl.store(sums + partial, total, mask=present)
-    if TEMPERED:
-        tl.store(tempered_sums + partial, tempered, mask=present)
+    tl.store(tempered_sums + partial, tempered, mask=present)
     tl.store(teacher_maxima + partial, teacher_maximum, mask=present)
     tl.store(teacher_sums + partial, teacher_total, mask=present)
     tl.store(expectations + partial, expectation, mask=present)
-    mine = present & (label >= first_column + first * COLUMNS) & (label < first_column + last * COLUMNS)
-    tl.store(label_logits + rows, label_logit, mask=mine)
+    if LABELLED:
+        tl.store(sums + partial, total if TEMPERED else tempered, mask=present)
+        mine = present & (label >= first_column + first * COLUMNS) & (label < first_column + last * COLUMNS)
+        tl.store(label_logits + rows, label_logit, mask=mine)
 
 
 @triton.jit(do_not_specialize=["num_rows", "splits"])
@@ -191,17 +202,17 @@ def _finish_rows_kernel(
     log_sums,
     tempered_log_sums,
     teacher_log_sums,
-    TEMPERED: tl.constexpr,
+    LABELLED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Merge the splits of each row. A split that no tile fell to has -inf for a maximum, and so no weight."""
+    """Merge the splits of each row; logarithms of sums are to the base of 2. A split that no tile fell to has -inf for
+    a maximum, and so no weight."""
     rows = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     present = rows < num_rows
     counts = tl.load(counted + rows, mask=present, other=0) != 0
-    known = counts & (tl.load(labels + rows, mask=present, other=-1) >= 0)
-    label_logit = tl.load(label_logits + rows, mask=known, other=0.0)
     maximum = maximum_over_splits(maxima, rows, present, num_rows, splits, BLOCK)
     teacher_maximum = maximum_over_splits(teacher_maxima, rows, present, num_rows, splits, BLOCK)
+    factor = inverse_temperature * LOG2_E
     total = tl.zeros((BLOCK,), tl.float32)
     tempered = tl.zeros((BLOCK,), tl.float32)
     teacher_total = tl.zeros((BLOCK,), tl.float32)
@@ -209,28 +220,33 @@ def _finish_rows_kernel(
     for split in range(splits):
         partial = split * num_rows + rows
         part = tl.load(maxima + partial, mask=present, other=0.0)
-        total += tl.load(sums + partial, mask=present, other=1.0) * tl.exp(part - maximum)
-        if TEMPERED:
-            weight = tl.exp(part * inverse_temperature - maximum * inverse_temperature)
-            tempered += tl.load(tempered_sums + partial, mask=present, other=1.0) * weight
-        weight = tl.exp(tl.load(teacher_maxima + partial, mask=present, other=0.0) - teacher_maximum)
+        weight = tl.exp2(part * factor - maximum * factor)
+        tempered += tl.load(tempered_sums + partial, mask=present, other=1.0) * weight
+        if LABELLED:
+            weight = tl.exp2(part * LOG2_E - maximum * LOG2_E)
+            total += tl.load(sums + partial, mask=present, other=1.0) * weight
+        weight = tl.exp2(tl.load(teacher_maxima + partial, mask=present, other=0.0) - teacher_maximum)
         teacher_total += tl.load(teacher_sums + partial, mask=present, other=1.0) * weight
         expectation += tl.load(expectations + partial, mask=present, other=0.0) * weight
-    log_sum = maximum + tl.log(total)
-    tempered_log_sum = log_sum
-    if TEMPERED:
-        tempered_log_sum = maximum * inverse_temperature + tl.log(tempered)
-    teacher_log_sum = teacher_maximum + tl.log(teacher_total)
+    tempered_log_sum = maximum * factor + tl.log2(tempered)
+    teacher_log_sum = teacher_maximum + tl.log2(teacher_total)
     divergence = expectation / teacher_total - (teacher_log_sum - tempered_log_sum)
-    tl.store(divergences + rows, tl.where(counts, divergence, 0.0), mask=present)
-    tl.store(cross_entropies + rows, tl.where(known, log_sum - label_logit, 0.0), mask=present)
-    tl.store(hits + rows, known & (label_logit >= maximum), mask=present)
-    tl.store(log_sums + rows, log_sum, mask=present)
+    tl.store(divergences + rows, tl.where(counts, divergence * LN_2, 0.0), mask=present)
     tl.store(tempered_log_sums + rows, tempered_log_sum, mask=present)
     tl.store(teacher_log_sums + rows, teacher_log_sum, mask=present)
+    cross_entropy = tl.zeros((BLOCK,), tl.float32)
+    hit = counts & False
+    if LABELLED:
+        known = counts & (tl.load(labels + rows, mask=present, other=-1) >= 0)
+        label_logit = tl.load(label_logits + rows, mask=known, other=0.0)
+        cross_entropy = tl.where(known, maximum + tl.log(total) - label_logit, 0.0)
+        hit = known & (label_logit >= maximum)
+        tl.store(log_sums + rows, maximum * LOG2_E + tl.log2(total), mask=present)
+    tl.store(cross_entropies + rows, cross_entropy, mask=present)
+    tl.store(hits + rows, hit, mask=present)
 
 
-@triton.jit(do_not_specialize=["num_rows"])
+@triton.jit(do_not_specialize=["num_rows", "tiles", "tiles_per_split"])
 def _gradient_kernel(
     states,
     weight,
@@ -245,15 +261,16 @@ def _gradient_kernel(
     log_sums,
     tempered_log_sums,
     teacher_log_sums,
-    bias_sums,
     kl_factor,
     ce_weight,
     num_rows,
     vocab_size,
     first_column,
     width,
+    tiles,
+    tiles_per_split,
+    WITH_CE: tl.constexpr,
     TEMPERED: tl.constexpr,
-    WANTS_BIAS: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     DTYPE: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -262,33 +279,41 @@ def _gradient_kernel(
     DEPTH: tl.constexpr,
     DESCRIPTORS: tl.constexpr,
 ):
-    """∂loss/∂s of a tile in place of the teacher's, ``target`` being ``teacher`` under another dtype."""
+    """∂loss/∂s of a block of rows over one split of the buffer's columns, in place of the teacher's, ``target`` being
+    ``teacher`` under another dtype."""
     row = tl.program_id(0) * ROWS
-    place = tl.program_id(1) * COLUMNS
-    column = first_column + place
+    first = tl.program_id(1) * tiles_per_split
     rows = row + tl.arange(0, ROWS)
-    columns = column + tl.arange(0, COLUMNS)
     present = rows < num_rows
-    logits = logits_tile(
-        states, weight, bias, row, column, num_rows, vocab_size, hidden_size,
-        ROWS, COLUMNS, DEPTH, HAS_BIAS, DESCRIPTORS, PRECISION,
-    )  # fmt: skip
-    taught = load_tile(teacher, row, place, num_rows, width, ROWS, COLUMNS, DESCRIPTORS).to(tl.float32)
     counts = tl.load(counted + rows, mask=present, other=0) != 0
-    label = tl.load(labels + rows, mask=present, other=-1).to(tl.int32)
-    logits -= tl.load(shifts + rows, mask=present, other=0.0)[:, None]
+    shift = tl.load(shifts + rows, mask=present, other=0.0)
     # Rows that do not count are infinitely improbable.
-    log_sum = tl.load(log_sums + rows, mask=counts, other=float("inf"))
     tempered_log_sum = tl.load(tempered_log_sums + rows, mask=counts, other=float("inf"))
     teacher_log_sum = tl.load(teacher_log_sums + rows, mask=counts, other=float("inf"))
-    gradient = tl.exp(logits * inverse_temperature - tempered_log_sum[:, None])
-    gradient -= tl.exp(taught - teacher_log_sum[:, None])
-    gradient *= kl_factor * inverse_temperature
-    onehot = tl.where((columns[None, :] == label[:, None]) & counts[:, None], 1.0, 0.0)
-    gradient += ce_weight * (tl.exp(logits - log_sum[:, None]) - onehot)
-    store_tile(target, row, place, num_rows, width, gradient.to(DTYPE), ROWS, COLUMNS, DESCRIPTORS)
-    if WANTS_BIAS:
-        tl.store(bias_sums + tl.program_id(0).to(tl.int64) * width + place + tl.arange(0, COLUMNS), tl.sum(gradient, 0))
+    factor = inverse_temperature * LOG2_E
+    kl_weight = kl_factor * inverse_temperature
+    if WITH_CE:
+        label = tl.load(labels + rows, mask=counts, other=-1).to(tl.int32)
+        log_sum = tl.load(log_sums + rows, mask=counts, other=float("inf"))
+    for tile in tl.range(first, tl.minimum(first + tiles_per_split, tiles), flatten=True):
+        place = tile * COLUMNS
+        column = first_column + place
+        logits = logits_tile(
+            states, weight, bias, row, column, num_rows, vocab_size, hidden_size,
+            ROWS, COLUMNS, DEPTH, HAS_BIAS, DESCRIPTORS, PRECISION,
+        )  # fmt: skip
+        logits -= shift[:, None]
+        taught = load_tile(teacher, row, place, num_rows, width, ROWS, COLUMNS, DESCRIPTORS).to(tl.float32)
+        learnt = tl.exp2(logits * factor - tempered_log_sum[:, None])
+        gradient = (learnt - tl.exp2(taught - teacher_log_sum[:, None])) * kl_weight
+        if WITH_CE:
+            if TEMPERED:
+                learnt = tl.exp2(logits * LOG2_E - log_sum[:, None])
+            gradient += ce_weight * learnt
+            if tl.max(((label >= column) & (label < column + COLUMNS)).to(tl.int32), 0) > 0:
+                columns = column + tl.arange(0, COLUMNS)
+                gradient -= tl.where(columns[None, :] == label[:, None], ce_weight, 0.0)
+        store_tile(target, row, place, num_rows, width, gradient.to(DTYPE), ROWS, COLUMNS, DESCRIPTORS)
 
 
 def distillation(
@@ -308,21 +333,27 @@ def distillation(
     linear, teacher_linear = LinearHead.prepare(student), LinearHead.prepare(teacher)
     targets = torch.full_like(counted, -1, dtype=torch.int64) if labels is None else labels.where(counted, -1)
     element_size, vocab_size = linear.states.element_size(), linear.vocab_size
-    block = max(linear.tile_config("divergence").columns, teacher_linear.tile_config("gradient").columns)
+    block = max(
+        teacher_linear.tile_config("teacher").columns,
+        *(linear.tile_config(kernel).columns for kernel in ("divergence", "divergence_gradient")),
+    )
     width = padded(slice(0, vocab_size), block)
     stored = path == "store-teacher"
-    parts = row_slices(len(targets), max_workspace // (width * element_size) if stored else RECOMPUTE_ROWS)
+    fitting = max(1, max_workspace // (width * element_size)) if stored else RECOMPUTE_ROWS
+    parts = row_slices(len(targets), fitting)
     gradients = HeadGradients(student, wants, linear, None, rows_add_up=len(parts) > 1)
     divergences = linear.states.new_empty(len(targets), dtype=torch.float32)
     cross_entropies, hits = torch.empty_like(divergences), torch.empty_like(counted)
     with torch.autocast(linear.states.device.type, enabled=False):
         for part in parts:
             most = part.stop - part.start
+            room = min(fitting, rounded_rows(most))
             everything = [slice(0, vocab_size)]
-            slices = everything if stored else column_slices(most, element_size, vocab_size, block)
+            slices = everything if stored else column_slices(room, element_size, vocab_size, block)
+            buffer = linear.states.new_empty((room, padded(slices[0], block)), dtype=_buffer_dtype(linear))
             rows = _Rows(
-                linear.take(part), teacher_linear.take(part), targets[part], counted[part], temperature,
-                linear.states.new_empty((most, padded(slices[0], block)), dtype=_buffer_dtype(linear)),
+                linear.take(part), teacher_linear.take(part), targets[part], counted[part], labels is not None,
+                temperature, buffer[:most],
             )  # fmt: skip
             divergences[part], cross_entropies[part], hits[part] = rows.measure(slices)
             if gradients.wanted:
@@ -343,10 +374,12 @@ class _Rows:
         teacher: LinearHead,
         labels: Tensor,
         counted: Tensor,
+        labelled: bool,
         temperature: float,
         buffer: Tensor,
     ) -> None:
         self.student, self.teacher, self.labels, self.counted = student, teacher, labels, counted
+        self.labelled = labelled
         self.inverse_temperature, self.tempered = 1.0 / temperature, temperature != 1
         self.shifts, self.teacher_shifts = student.label_logits(labels), teacher.label_logits(labels)
         self.buffer = buffer
@@ -357,10 +390,9 @@ class _Rows:
         """Steps 1 and 2: each row's KL, cross-entropy and hit."""
         config = self.student.tile_config("divergence")
         num_rows = len(self.labels)
-        row_blocks = triton.cdiv(num_rows, config.rows)
-        tiles = triton.cdiv(slices[0].stop, config.columns)
-        splits = number_of_splits(row_blocks, tiles, multiprocessors_of(self.buffer.device))
+        (_, splits), _ = self._grid(config, slices[0])
         names = ("maxima", "sums", "tempered_sums", "teacher_maxima", "teacher_sums", "expectations")
+        # A split that no tile falls to, among the last columns, counts for nothing.
         partials = {name: self._per_row(splits * len(slices)) for name in names}
         partials["label_logits"] = self._per_row()
         for number, columns in enumerate(slices):
@@ -368,12 +400,13 @@ class _Rows:
             tiles = triton.cdiv(columns.stop - columns.start, config.columns)
             launch(
                 _statistics_kernel,
-                (row_blocks, splits),
+                (triton.cdiv(num_rows, config.rows), splits),
                 **self._student_arguments(config, columns),
                 **partials,
                 first_split=number * splits,
-                tiles_per_split=triton.cdiv(tiles, splits),
                 tiles=tiles,
+                tiles_per_split=triton.cdiv(tiles, splits),
+                LABELLED=self.labelled,
             )
         divergences, cross_entropies, hits = self._per_row(), self._per_row(), torch.empty_like(self.counted)
         self.statistics = {name: self._per_row() for name in ("log_sums", "tempered_log_sums", "teacher_log_sums")}
@@ -381,7 +414,7 @@ class _Rows:
             _finish_rows_kernel, (triton.cdiv(num_rows, FINISHED_ROWS),), labels=self.labels, counted=self.counted,
             inverse_temperature=self.inverse_temperature, **partials, num_rows=num_rows, splits=splits * len(slices),
             divergences=divergences, cross_entropies=cross_entropies, hits=hits, **self.statistics,
-            TEMPERED=self.tempered, BLOCK=FINISHED_ROWS,
+            LABELLED=self.labelled, BLOCK=FINISHED_ROWS,
         )  # fmt: skip
         return divergences, cross_entropies, hits
 
@@ -389,44 +422,48 @@ class _Rows:
         self, gradients: HeadGradients, part: slice, slices: list[slice], kl_factor: float, ce_weight: float
     ) -> None:
         """Steps 1, where the buffer holds other columns, 3 and 4."""
-        config = self.student.tile_config("divergence")
-        row_blocks = triton.cdiv(len(self.labels), config.rows)
+        config = self.student.tile_config("divergence_gradient")
         gradient = self.buffer.view(self.student.states.dtype)
-        bias_sums = gradient.new_empty((row_blocks, gradient.shape[1]), dtype=torch.float32)
         for columns in slices:
             self._hold(columns)
+            grid, cut = self._grid(config, columns)
             launch(
                 _gradient_kernel,
-                (row_blocks, triton.cdiv(columns.stop - columns.start, config.columns)),
+                grid,
                 **self._student_arguments(config, columns),
                 **self.statistics,
                 target=tile_source(gradient, config.rows, config.columns, config.descriptors),
                 counted=self.counted,
-                bias_sums=bias_sums,
                 kl_factor=float(kl_factor),
                 ce_weight=float(ce_weight),
-                WANTS_BIAS=gradients.wants_bias,
+                **cut,
+                WITH_CE=ce_weight != 0,
             )
             self.held = None
-            here = slice(0, columns.stop - columns.start)
-            bias = bias_sums[:, here].sum(0) if gradients.wants_bias else None
-            gradients.collect(part, columns, gradient[:, here], bias)
+            gradients.collect(part, columns, gradient[:, : columns.stop - columns.start])
 
     def _hold(self, columns: slice) -> None:
         """Step 1, unless the buffer has these columns."""
         if self.held == columns:
             return
         self.held = columns
-        config = self.teacher.tile_config("gradient")
+        config = self.teacher.tile_config("teacher")
         options = self.teacher.constants(config) | {"DTYPE": TRITON_DTYPES[self.buffer.dtype]}
+        grid, cut = self._grid(config, columns)
         launch(
             _teacher_kernel,
-            (triton.cdiv(len(self.labels), config.rows), triton.cdiv(columns.stop - columns.start, config.columns)),
+            grid,
             **self.teacher.sources(config),
             target=tile_source(self.buffer, config.rows, config.columns, config.descriptors),
             shifts=self.teacher_shifts,
             **self._places(columns),
+            **cut,
             **options,
+        )
+
+    def _grid(self, config: TileConfig, columns: slice) -> tuple[tuple[int, int], dict[str, Any]]:
+        return column_grid(
+            len(self.labels), columns.stop - columns.start, config, multiprocessors_of(self.buffer.device)
         )
 
     def _student_arguments(self, config: TileConfig, columns: slice) -> dict[str, Any]:

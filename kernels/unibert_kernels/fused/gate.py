@@ -13,6 +13,8 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import get_args
@@ -21,12 +23,24 @@ import torch
 import triton
 
 from unibert_kernels.adversary import Level, Objective
-from unibert_kernels.fused import adversary, distillation, mlm_head
+from unibert_kernels.fused import adversary, distillation, mlm_head, rounding
 from unibert_kernels.fused.configs import SHARED_BYTES
 from unibert_kernels.fused.launch import Compiled, compiling_for
 from unibert_kernels.linear_head import Head
 
-CONSTANTS_SHOWN = ("MODE", "STORED", "TEMPERED", "HAS_BIAS", "LEVEL", "OBJECTIVE", "ROWS", "COLUMNS", "DEPTH")
+CONSTANTS_SHOWN = (
+    "MODE",
+    "STORED",
+    "TEMPERED",
+    "LABELLED",
+    "WITH_CE",
+    "HAS_BIAS",
+    "LEVEL",
+    "OBJECTIVE",
+    "ROWS",
+    "COLUMNS",
+    "DEPTH",
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +56,10 @@ class Resources:
     registers: int
     spilled_bytes: int
     shared_bytes: int
+    instructions: int
     tensor_core_instructions: int
+    warnings: str
+    """Codes of ptxas's advisories, C75xx: it serialises the asynchronous products of sm_90, for instance."""
 
     @property
     def problem(self) -> str:
@@ -50,22 +67,42 @@ class Resources:
         limit = SHARED_BYTES[self.generation]
         if self.spilled_bytes:
             return f"spills {self.spilled_bytes} bytes"
-        return f"wants {self.shared_bytes} bytes of {limit} shared" if self.shared_bytes > limit else ""
+        if self.shared_bytes > limit:
+            return f"wants {self.shared_bytes} bytes of {limit} shared"
+        return f"ptxas warns: {self.warnings}" if self.warnings else ""
 
 
 def compile_all(compute_capability: int) -> list[Resources]:
     """Compile for 80 or 90, both losses over the vocabulary and the adversary, in every dtype and variant."""
     found: dict[Resources, None] = {}
-    for dtype in (torch.bfloat16, torch.float32):
-        with compiling_for(compute_capability) as compiled:
+    for name, dtype, precision in (
+        ("bfloat16", torch.bfloat16, "ieee"), ("float32", torch.float32, "ieee"),
+        ("float32 as tf32", torch.float32, "tf32"),
+    ):  # fmt: skip
+        with _fp32_products(precision), compiling_for(compute_capability) as compiled:
             # Without a bias a kernel is another one; that the operands' dtype makes no difference to.
             for bias in (False, True) if dtype == torch.bfloat16 else (True,):
                 _mlm_head(dtype, bias)
                 _distillation(dtype, bias)
-            _adversary(dtype)
-        for kernel in compiled:
-            found[_resources(kernel, f"sm_{compute_capability}", str(dtype).removeprefix("torch."))] = None
+            if precision == "ieee":
+                _adversary(dtype)
+                _backward(dtype)
+        # A kernel that was launched before is not compiled, and not spoken of, again.
+        for kernel in {kernel.binary.hash: kernel for kernel in reversed(compiled)}.values():
+            found[_resources(kernel, f"sm_{compute_capability}", name)] = None
     return list(found)
+
+
+@contextmanager
+def _fp32_products(precision: str) -> Iterator[None]:
+    """With ``ieee`` or ``tf32`` as torch's setting for products of fp32 operands on CUDA."""
+    settings = torch.backends.cuda.matmul
+    before = settings.fp32_precision
+    settings.fp32_precision = precision
+    try:
+        yield
+    finally:
+        settings.fp32_precision = before
 
 
 def _head(dtype: torch.dtype, hidden_size: int, bias: bool) -> Head:
@@ -83,11 +120,10 @@ def _mlm_head(dtype: torch.dtype, bias: bool) -> None:
 def _distillation(dtype: torch.dtype, bias: bool) -> None:
     student, teacher = _head(dtype, 384, bias), _head(dtype, 768, bias)
     labels = torch.zeros(512, dtype=torch.int64)
-    for temperature in (1.0, 2.0):
-        for path in ("recompute", "store-teacher"):
-            distillation.distillation(
-                student, teacher, (True, True, bias), labels, labels == 0, temperature, 1.0, 1.0, path, 2**30
-            )
+    for temperature, known, ce_weight in ((1.0, labels, 1.0), (2.0, labels, 1.0), (2.0, labels, 0.0), (2.0, None, 0.0)):
+        distillation.distillation(
+            student, teacher, (True, True, bias), known, labels == 0, temperature, 1.0, ce_weight, "recompute", 2**30
+        )
 
 
 def _adversary(dtype: torch.dtype) -> None:
@@ -101,6 +137,10 @@ def _adversary(dtype: torch.dtype) -> None:
                 hidden, ids, ids[:8], (w1, b1, w2, b2), (True,) * 5, torch.ones(()), level, objective, torch.ones(107)
             )
             loss.backward()
+
+
+def _backward(dtype: torch.dtype) -> None:
+    rounding.scale(torch.zeros(4096, dtype=dtype), torch.ones(1), torch.zeros(4096, dtype=dtype))
 
 
 def _resources(compiled: Compiled, generation: str, dtype: str) -> Resources:
@@ -119,7 +159,9 @@ def _resources(compiled: Compiled, generation: str, dtype: str) -> Resources:
         registers=taken["REG"],
         spilled_bytes=taken["STACK"] + taken["LOCAL"],
         shared_bytes=compiled.binary.metadata.shared,
+        instructions=len(re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+\S", sass, re.MULTILINE)),
         tensor_core_instructions=len(re.findall(r"\b(?:HGMMA|HMMA)\b", sass)),
+        warnings=" ".join(sorted(set(re.findall(r"\bC75\d\d\b", compiled.log)))),
     )
 
 

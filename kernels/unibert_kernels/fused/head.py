@@ -12,11 +12,15 @@ from torch import Tensor
 
 from unibert_kernels.fused.configs import TileConfig, tile_config
 from unibert_kernels.fused.launch import generation_of, launch, tile_source
+from unibert_kernels.fused.rounding import keep
 from unibert_kernels.linear_head import Head
-from unibert_kernels.products import product
+from unibert_kernels.products import fp32_products_may_be_tf32, product
 
 WEIGHT_ROWS = 2**14
 """Rows of the weight's gradient that pass through fp32 at a time: 25 MB at H = 384, which stays in a GPU's cache."""
+BIAS_COLUMNS = 8
+"""Columns that the bias's gradient adds to that of the weight, of which it fills the first: products of halves want
+rows that begin on 16 bytes."""
 TRITON_DTYPES = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
 
 
@@ -32,13 +36,13 @@ def _label_logits_kernel(
     w = tl.load(weight + label * hidden_size + places, mask=inside, other=0.0).to(tl.float32)
     logit = tl.sum(x * w, 0)
     if HAS_BIAS:
-        logit += tl.load(bias + label).to(tl.float32)
+        logit += tl.load(bias + label)
     tl.store(label_logits + row, logit)
 
 
 @dataclass(frozen=True)
 class LinearHead:
-    """Contiguous operands of one dtype: ``states`` (N, H), ``weight`` (V, H); ``bias`` (V,) in any dtype or None."""
+    """Contiguous operands of one dtype: ``states`` (N, H), ``weight`` (V, H); ``bias`` (V,) fp32 or None."""
 
     states: Tensor
     weight: Tensor
@@ -55,7 +59,7 @@ class LinearHead:
         return cls(
             _aligned(states.to(head.dtype)),
             _aligned(weight.detach().to(head.dtype)),
-            None if bias is None else bias.detach(),
+            None if bias is None else bias.detach().float().contiguous(),
         )
 
     @property
@@ -84,7 +88,7 @@ class LinearHead:
         return {
             "HAS_BIAS": self.bias is not None,
             "DTYPE": TRITON_DTYPES[self.states.dtype],
-            "PRECISION": "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32",
+            "PRECISION": "tf32" if self.states.dtype == torch.float32 and fp32_products_may_be_tf32() else "ieee",
             **config.launch_options,
         }
 
@@ -113,6 +117,9 @@ class HeadGradients:
 
     A bf16 weight's gradient is kept in bf16 if every element of it is written just once, and in fp32 as long as rows
     add to it. fp16 is left to the end: a loss scale has to act before the rounding.
+
+    The bias's gradient, Σ_n dZ_n, is dZᵀ times a column of ones, which stands beside the states: the product that gives
+    the weight's gives it too, without another pass over dZ.
     """
 
     def __init__(
@@ -121,24 +128,27 @@ class HeadGradients:
         self._linear, self._rows, self._shape = linear, rows, head.hidden.shape
         self._dtypes = gradient_dtypes(head)
         self.wants_hidden, self.wants_weight, self.wants_bias = wants
-        weight_dtype = torch.float32 if rows_add_up else self._dtypes[1]
         self._hidden = linear.states.new_empty(linear.states.shape, dtype=torch.float32) if self.wants_hidden else None
-        self._weight = linear.weight.new_empty(linear.weight.shape, dtype=weight_dtype) if self.wants_weight else None
-        self._bias = linear.weight.new_zeros(linear.vocab_size, dtype=torch.float32) if self.wants_bias else None
-        if not len(linear.states):
-            # Nothing will be collected.
-            for gradient in (self._weight, self._bias):
-                if gradient is not None:
-                    gradient.zero_()
+        self._weight = self._bias = self._sums = None
+        if rows_add_up and (self.wants_weight or self.wants_bias):
+            self._sums = self._new_sums(linear.vocab_size)
+        else:
+            # Zero, where there are no rows to collect anything from.
+            new = linear.weight.new_empty if len(linear.states) else linear.weight.new_zeros
+            self._weight = new(linear.weight.shape, dtype=self._dtypes[1]) if self.wants_weight else None
+            self._bias = new(linear.vocab_size, dtype=torch.float32) if self.wants_bias else None
+
+    def _new_sums(self, num_columns: int) -> Tensor:
+        """fp32, for that many of the V ids: the weight's columns, if wanted, then the bias's, if wanted."""
+        width = self.wants_weight * self._linear.hidden_size + self.wants_bias * BIAS_COLUMNS
+        return self._linear.states.new_empty((num_columns, width), dtype=torch.float32)
 
     @property
     def wanted(self) -> bool:
         """Whether any gradient is."""
         return self.wants_hidden or self.wants_weight or self.wants_bias
 
-    def collect(
-        self, rows: slice, columns: slice, logits_gradient: Tensor, bias: Tensor | None, scale: Tensor | None = None
-    ) -> None:
+    def collect(self, rows: slice, columns: slice, logits_gradient: Tensor, scale: Tensor | None = None) -> None:
         """Add what the rows' gradient of their logits in those columns contributes.
 
         Slices come in order: all the columns of the first rows, then of the next.
@@ -147,7 +157,6 @@ class HeadGradients:
             rows: which of the N rows.
             columns: which of the V ids.
             logits_gradient: (rows, columns) in the operands' dtype, each row still to be multiplied by its ``scale``.
-            bias: (columns,) its sum over the rows, ``scale`` within; None if no bias wants a gradient.
             scale: (rows,) fp32, 1 if None.
         """
         if self._hidden is not None:
@@ -155,29 +164,41 @@ class HeadGradients:
             product(logits_gradient, self._linear.weight[columns], out, accumulate=columns.start > 0)
             if scale is not None:
                 out.mul_(scale[:, None])
-        if self._weight is not None:
-            states = self._linear.states[rows]
-            if scale is not None:
-                states = (states * scale[:, None]).to(states.dtype)
-            self._collect_weight(self._weight[columns], logits_gradient, states, accumulate=rows.start > 0)
-        if self._bias is not None:
-            assert bias is not None
-            self._bias[columns] += bias
-
-    @staticmethod
-    def _collect_weight(out: Tensor, logits_gradient: Tensor, states: Tensor, *, accumulate: bool) -> None:
-        if out.dtype == torch.float32:
-            product(logits_gradient.t(), states, out, accumulate=accumulate)
+        if not self.wants_weight and not self.wants_bias:
+            return
+        operand = self._right_operand(rows, scale)
+        if self._sums is not None:
+            product(logits_gradient.t(), operand, self._sums[columns], accumulate=rows.start > 0)
             return
         # Asked for a half-precision result, cuBLAS may add partial sums in half precision.
-        for start in range(0, len(out), WEIGHT_ROWS):
-            some = slice(start, start + WEIGHT_ROWS)
-            sums = out.new_empty(out[some].shape, dtype=torch.float32)
-            product(logits_gradient[:, some].t(), states, sums)
-            out[some] = sums
+        for start in range(columns.start, columns.stop, WEIGHT_ROWS):
+            some = slice(start, min(start + WEIGHT_ROWS, columns.stop))
+            sums = self._new_sums(some.stop - some.start)
+            here = slice(some.start - columns.start, some.stop - columns.start)
+            product(logits_gradient[:, here].t(), operand, sums)
+            keep(
+                sums,
+                None if self._weight is None else self._weight[some],
+                None if self._bias is None else self._bias[some],
+            )
+
+    def _right_operand(self, rows: slice, scale: Tensor | None) -> Tensor:
+        """What dZᵀ is multiplied by: states times ``scale``, and ``scale`` itself for the bias."""
+        states = self._linear.states[rows]
+        if scale is None and not self.wants_bias:
+            return states
+        hidden_size = self.wants_weight * self._linear.hidden_size
+        operand = states.new_zeros((len(states), hidden_size + self.wants_bias * BIAS_COLUMNS))
+        if self.wants_weight:
+            operand[:, :hidden_size] = states if scale is None else states * scale[:, None]
+        if self.wants_bias:
+            operand[:, hidden_size] = 1.0 if scale is None else scale
+        return operand
 
     def spread_evenly(self, factor: float, counted: Tensor) -> None:
-        """Add ``factor`` to the gradient of every logit of every ``counted`` (N,) row: two vectors do it."""
+        """Add ``factor`` to the gradient of every logit of every ``counted`` (N,) row, after all was collected: two
+        vectors do it."""
+        self._finish_sums()
         counts = counted.to(self._linear.states.dtype)
         if self._hidden is not None:
             total = self._linear.weight.sum(0, dtype=torch.float32)
@@ -189,14 +210,23 @@ class HeadGradients:
 
     def results(self) -> tuple[Tensor | None, ...]:
         """The gradients, contiguous, in the shapes of the head's tensors and of `gradient_dtypes`."""
-        hidden, weight = self._hidden, self._weight
+        self._finish_sums()
+        hidden = self._hidden
         if hidden is not None:
             hidden = hidden.to(self._dtypes[0])
             if self._rows is not None:
                 hidden = hidden.new_zeros(self._shape).index_add_(0, self._rows, hidden)
-        if weight is not None:
-            weight = weight.to(self._dtypes[1])
-        return hidden, weight, self._bias
+        return hidden, self._weight, self._bias
+
+    def _finish_sums(self) -> None:
+        """Round what rows have added up."""
+        if self._sums is None:
+            return
+        weight, vocab_size = self._linear.weight, self._linear.vocab_size
+        self._weight = weight.new_empty(weight.shape, dtype=self._dtypes[1]) if self.wants_weight else None
+        self._bias = weight.new_empty(vocab_size, dtype=torch.float32) if self.wants_bias else None
+        keep(self._sums, self._weight, self._bias)
+        self._sums = None
 
 
 def gradient_dtypes(head: Head) -> tuple[torch.dtype, torch.dtype, torch.dtype]:

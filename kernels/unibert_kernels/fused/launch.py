@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from typing import Any, NamedTuple
 
 import torch
@@ -23,6 +24,8 @@ class Compiled(NamedTuple):
     num_stages: int
     binary: Any
     """triton's CompiledKernel: ``asm["cubin"]``, ``metadata.shared`` in bytes."""
+    log: str
+    """What ptxas said of it."""
 
 
 _compiled: list[Compiled] | None = None
@@ -42,8 +45,9 @@ def launch(
 ) -> None:
     """Launch ``kernel`` with arguments and constants, by place or by name; an empty grid launches nothing."""
     if _compiled is not None:
-        binary = kernel.warmup(*args, grid=grid, num_warps=num_warps, num_stages=num_stages, **named)
-        _compiled.append(Compiled(kernel.fn.__name__, named, num_warps, num_stages, binary))
+        with redirect_stdout(io.StringIO()) as printed:
+            binary = kernel.warmup(*args, grid=grid, num_warps=num_warps, num_stages=num_stages, **named)
+        _compiled.append(Compiled(kernel.fn.__name__, named, num_warps, num_stages, binary, printed.getvalue()))
     elif all(grid):
         device = next(arg.device for arg in (*args, *named.values()) if isinstance(arg, Tensor))
         # Triton launches on the current device, wherever the tensors are.
@@ -88,7 +92,11 @@ def compiling_for(compute_capability: int) -> Iterator[list[Compiled]]:
     driver.set_active(_NoDevice(compute_capability))
     _compiled, _compute_capability = [], compute_capability
     try:
-        yield _compiled
+        # What lies compiled in Triton's cache has lost what ptxas said of it.
+        with triton.knobs.compilation.scope(), triton.knobs.nvidia.scope():
+            triton.knobs.compilation.always_compile = True
+            triton.knobs.nvidia.dump_ptxas_log = True
+            yield _compiled
     finally:
         _compiled = None
         if torch.cuda.is_available():

@@ -36,10 +36,9 @@ from torch import Tensor
 
 from unibert_kernels.fused.head import HeadGradients, LinearHead
 from unibert_kernels.fused.launch import launch, multiprocessors_of, tile_source
-from unibert_kernels.fused.partition import RECOMPUTE_ROWS, column_slices, number_of_splits, padded, row_slices
-from unibert_kernels.fused.tiles import logits_tile, maximum_over_splits, store_tile
+from unibert_kernels.fused.partition import RECOMPUTE_ROWS, column_grid, column_slices, padded, rounded_rows, row_slices
+from unibert_kernels.fused.tiles import LOG2_E, logits_tile, maximum_over_splits, store_tile
 from unibert_kernels.linear_head import Head
-from unibert_kernels.products import product
 
 FINISHED_ROWS = 128
 
@@ -48,7 +47,7 @@ REPAIR_ABOVE = tl.constexpr(60.0)
 
 
 # Sizes that change with the batch are not specialised: that would compile anew in the midst of training.
-@triton.jit(do_not_specialize=["num_rows", "splits", "tiles_per_split"])
+@triton.jit(do_not_specialize=["num_rows", "splits", "tiles", "tiles_per_split"])
 def _rows_kernel(
     states,
     weight,
@@ -56,6 +55,7 @@ def _rows_kernel(
     hidden_size,
     target,
     target_stride,
+    tiles,
     tiles_per_split,
     splits,
     labels,
@@ -87,7 +87,7 @@ def _rows_kernel(
     partial = split * num_rows + rows
     label = tl.load(labels + rows, mask=present, other=-1).to(tl.int32)
     first = split * tiles_per_split
-    last = tl.minimum(first + tiles_per_split, tl.cdiv(vocab_size, COLUMNS))
+    last = tl.minimum(first + tiles_per_split, tiles)
     written = present
     if MODE != "statistics":
         shift = tl.load(shifts + rows, mask=present, other=0.0)
@@ -109,18 +109,18 @@ def _rows_kernel(
             ROWS, COLUMNS, DEPTH, HAS_BIAS, DESCRIPTORS, PRECISION,
         )  # fmt: skip
         columns = column + tl.arange(0, COLUMNS)
-        inside = (columns < vocab_size)[None, :]
         if MODE != "repair":  # noqa: SIM102 (known when compiled; the other is not)
             # Few tiles hold a label of their rows: the others skip three operations an element.
             if tl.max(((label >= column) & (label < column + COLUMNS)).to(tl.int32), 0) > 0:
                 label_logit += tl.sum(tl.where(columns[None, :] == label[:, None], logits, 0.0), 1)
-        logits = tl.where(inside, logits, float("-inf"))
         if MODE == "statistics":
             higher = tl.maximum(maximum, tl.max(logits, 1))
-            total = total * tl.exp(maximum - higher) + tl.sum(tl.exp(logits - higher[:, None]), 1)
+            exponent = higher * LOG2_E
+            total *= tl.exp2(maximum * LOG2_E - exponent)
+            total += tl.sum(tl.exp2(logits * LOG2_E - exponent[:, None]), 1)
             maximum = higher
         else:
-            exps = tl.exp(logits - shift[:, None])
+            exps = tl.exp2(logits * LOG2_E - shift[:, None] * LOG2_E)
             total += tl.sum(exps, 1)
             if MODE == "store":
                 maximum = tl.maximum(maximum, tl.max(logits, 1))
@@ -190,14 +190,14 @@ def _finish_rows_kernel(
     tl.store(log_sums + rows, log_sum, mask=present)
     scale = tl.where(counts, 1.0 + 2.0 * z_loss * log_sum, 0.0)
     if STORED:
-        scale *= tl.exp(shift - log_sum)
+        scale /= total
         entry = tl.exp(label_logit - shift) - (1.0 - smoothing) / tl.where(counts, scale, 1.0)
         place = exps + rows.to(tl.int64) * exps_stride + label
         tl.store(place, entry.to(exps.dtype.element_ty), mask=counts)
     tl.store(scales + rows, scale, mask=present)
 
 
-@triton.jit(do_not_specialize=["num_rows"])
+@triton.jit(do_not_specialize=["num_rows", "tiles", "tiles_per_split"])
 def _gradient_kernel(
     states,
     weight,
@@ -207,14 +207,14 @@ def _gradient_kernel(
     labels,
     log_sums,
     scales,
-    bias_sums,
     num_rows,
     vocab_size,
     first_column,
     width,
+    tiles,
+    tiles_per_split,
     smoothing,
     HAS_BIAS: tl.constexpr,
-    WANTS_BIAS: tl.constexpr,
     DTYPE: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -222,25 +222,26 @@ def _gradient_kernel(
     DEPTH: tl.constexpr,
     DESCRIPTORS: tl.constexpr,
 ):
-    """∂loss/∂logits, the ε / V apart, of one tile: to its place in ``target`` (N, width), and its sums over rows."""
+    """∂loss/∂logits, the ε / V apart, of a block of rows over one split of the columns of ``target`` (N, width)."""
     row = tl.program_id(0) * ROWS
-    place = tl.program_id(1) * COLUMNS
-    column = first_column + place
+    first = tl.program_id(1) * tiles_per_split
     rows = row + tl.arange(0, ROWS)
-    columns = column + tl.arange(0, COLUMNS)
     present = rows < num_rows
-    logits = logits_tile(
-        states, weight, bias, row, column, num_rows, vocab_size, hidden_size,
-        ROWS, COLUMNS, DEPTH, HAS_BIAS, DESCRIPTORS, PRECISION,
-    )  # fmt: skip
     label = tl.load(labels + rows, mask=present, other=-1).to(tl.int32)
-    log_sum = tl.load(log_sums + rows, mask=present, other=float("inf"))
+    exponent = tl.load(log_sums + rows, mask=present, other=float("inf")) * LOG2_E
     scale = tl.load(scales + rows, mask=present, other=0.0)
-    gradient = scale[:, None] * tl.exp(logits - log_sum[:, None])
-    gradient -= tl.where(columns[None, :] == label[:, None], 1.0 - smoothing, 0.0)
-    store_tile(target, row, place, num_rows, width, gradient.to(DTYPE), ROWS, COLUMNS, DESCRIPTORS)
-    if WANTS_BIAS:
-        tl.store(bias_sums + tl.program_id(0).to(tl.int64) * width + place + tl.arange(0, COLUMNS), tl.sum(gradient, 0))
+    for tile in tl.range(first, tl.minimum(first + tiles_per_split, tiles), flatten=True):
+        place = tile * COLUMNS
+        column = first_column + place
+        logits = logits_tile(
+            states, weight, bias, row, column, num_rows, vocab_size, hidden_size,
+            ROWS, COLUMNS, DEPTH, HAS_BIAS, DESCRIPTORS, PRECISION,
+        )  # fmt: skip
+        gradient = scale[:, None] * tl.exp2(logits * LOG2_E - exponent[:, None])
+        if tl.max(((label >= column) & (label < column + COLUMNS)).to(tl.int32), 0) > 0:
+            columns = column + tl.arange(0, COLUMNS)
+            gradient -= tl.where(columns[None, :] == label[:, None], 1.0 - smoothing, 0.0)
+        store_tile(target, row, place, num_rows, width, gradient.to(DTYPE), ROWS, COLUMNS, DESCRIPTORS)
 
 
 def mlm_head(
@@ -262,22 +263,23 @@ def mlm_head(
     targets = _Targets(labels.where(counted, -1), float(label_smoothing), float(z_loss))
     stored = path == "exp-store"
     vocabulary = slice(0, linear.vocab_size)
-    width = padded(vocabulary, linear.tile_config("rows").columns)
-    most = max_workspace // (width * linear.states.element_size()) if stored else RECOMPUTE_ROWS
+    width = padded(vocabulary, linear.tile_config("store").columns)
+    most = max(1, max_workspace // (width * linear.states.element_size())) if stored else RECOMPUTE_ROWS
     parts = row_slices(len(labels), most)
     gradients = HeadGradients(head, wants, linear, rows, rows_add_up=len(parts) > 1)
     losses = linear.states.new_empty(len(labels), dtype=torch.float32)
     hits = torch.empty_like(counted)
     with torch.autocast(linear.states.device.type, enabled=False):
-        exps = linear.states.new_empty((parts[0].stop, width)) if stored and gradients.wanted and parts else None
+        exps = None
+        if stored and gradients.wanted and parts:
+            exps = linear.states.new_empty((min(most, rounded_rows(parts[0].stop)), width))
         for part in parts:
             some, target = linear.take(part), targets.take(part)
             statistics = _Statistics.of(some, target, None if exps is None else exps[: part.stop - part.start])
             losses[part], hits[part] = statistics.losses, statistics.hits
             if exps is not None:
                 gradient = exps[: part.stop - part.start, vocabulary]
-                bias = _weighted_column_sums(gradient, statistics.scales) if gradients.wants_bias else None
-                gradients.collect(part, vocabulary, gradient, bias, statistics.scales)
+                gradients.collect(part, vocabulary, gradient, statistics.scales)
             elif gradients.wanted:
                 _collect_by_columns(gradients, part, some, target, statistics)
         if label_smoothing:
@@ -304,42 +306,31 @@ def _collect_by_columns(
     """Collect the gradient of the rows ``part``, whose states ``linear`` holds, a buffer of columns at a time."""
     states, vocab_size = linear.states, linear.vocab_size
     config = linear.tile_config("gradient")
-    row_blocks = triton.cdiv(len(states), config.rows)
-    slices = column_slices(len(states), states.element_size(), vocab_size, config.columns)
+    room = rounded_rows(len(states))
+    slices = column_slices(room, states.element_size(), vocab_size, config.columns)
     width = padded(slices[0], config.columns)
-    buffer = states.new_empty((len(states), width))
-    bias_sums = states.new_empty((row_blocks, width), dtype=torch.float32)
+    buffer = states.new_empty((room, width))[: len(states)]
     for columns in slices:
+        grid, cut = column_grid(
+            len(states), columns.stop - columns.start, config, multiprocessors_of(states.device)
+        )  # fmt: skip
         launch(
             _gradient_kernel,
-            (row_blocks, triton.cdiv(columns.stop - columns.start, config.columns)),
+            grid,
             **linear.sources(config),
             target=tile_source(buffer, config.rows, config.columns, config.descriptors),
             labels=targets.labels,
             log_sums=statistics.log_sums,
             scales=statistics.scales,
-            bias_sums=bias_sums,
             num_rows=len(states),
             vocab_size=vocab_size,
             first_column=columns.start,
             width=width,
+            **cut,
             smoothing=targets.smoothing,
-            WANTS_BIAS=gradients.wants_bias,
             **linear.constants(config),
         )
-        here = slice(0, columns.stop - columns.start)
-        bias = bias_sums[:, here].sum(0) if gradients.wants_bias else None
-        gradients.collect(part, columns, buffer[:, here], bias)
-
-
-def _weighted_column_sums(matrix: Tensor, weights: Tensor) -> Tensor:
-    """Σ_n weights_n matrix_nv as (V,) fp32. A product with eight columns, one of them used: matrix-vector products
-    of halves have no fp32 result."""
-    columns = torch.zeros(len(weights), 8, dtype=matrix.dtype, device=matrix.device)
-    columns[:, 0] = weights
-    out = matrix.new_empty((matrix.shape[1], 8), dtype=torch.float32)
-    product(matrix.t(), columns, out)
-    return out[:, 0]
+        gradients.collect(part, columns, buffer[:, : columns.stop - columns.start])
 
 
 @dataclass(frozen=True)
@@ -357,9 +348,9 @@ class _Statistics:
         """Go over the vocabulary once, and write E into ``exps`` (N, multiple of a tile's columns) if given."""
         states, vocab_size = linear.states, linear.vocab_size
         num_rows, stored = len(states), exps is not None
-        config = linear.tile_config("rows")
-        row_blocks, tiles = triton.cdiv(num_rows, config.rows), triton.cdiv(vocab_size, config.columns)
-        splits = number_of_splits(row_blocks, tiles, multiprocessors_of(states.device))
+        config = linear.tile_config("store" if stored else "statistics")
+        grid, cut = column_grid(num_rows, vocab_size, config, multiprocessors_of(states.device))
+        _, splits = grid
 
         def per_row(*leading: int) -> Tensor:
             return states.new_empty((*leading, num_rows), dtype=torch.float32)
@@ -374,11 +365,11 @@ class _Statistics:
         for mode in ("store", "repair") if stored else ("statistics",):
             launch(
                 _rows_kernel,
-                (row_blocks, splits),
+                grid,
                 **linear.sources(config),
                 target=tile_source(target, config.rows, config.columns, config.descriptors and mode == "store"),
                 target_stride=target.stride(0),
-                tiles_per_split=triton.cdiv(tiles, splits),
+                **cut,
                 **shared,
                 MODE=mode,
                 **linear.constants(config),

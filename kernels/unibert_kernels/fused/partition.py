@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from unibert_kernels.fused.configs import TileConfig
+
 RECOMPUTE_WORKSPACE = 2**28
 """Bytes of the buffer that paths without stored logits fill a range of columns at a time: at 40,000 rows, columns
 enough for the products to run at full speed."""
@@ -18,6 +22,16 @@ def row_slices(num_rows: int, most: int) -> list[slice]:
     return [slice(start, min(start + size, num_rows)) for start in range(0, num_rows, max(1, size))]
 
 
+def rounded_rows(num_rows: int) -> int:
+    """``num_rows`` rounded up to one of eight steps between powers of two.
+
+    The number of masked rows changes from batch to batch. Buffers for just as many would make the allocator keep a
+    block for every record so far; rounded, they soon find one that serves.
+    """
+    step = 1 << max(0, num_rows.bit_length() - 4)
+    return -(-num_rows // step) * step
+
+
 def column_slices(num_rows: int, element_size: int, vocab_size: int, block: int) -> list[slice]:
     """0 … vocab_size cut so that ``num_rows`` of a slice's columns fit `RECOMPUTE_WORKSPACE` bytes.
 
@@ -30,6 +44,16 @@ def column_slices(num_rows: int, element_size: int, vocab_size: int, block: int)
 def padded(columns: slice, block: int) -> int:
     """The width of a buffer that holds whole tiles of ``columns``."""
     return -(-(columns.stop - columns.start) // block) * block
+
+
+def column_grid(
+    num_rows: int, num_columns: int, config: TileConfig, multiprocessors: int
+) -> tuple[tuple[int, int], dict[str, Any]]:
+    """Grid (row blocks, splits) of a kernel whose programs go over one split of the columns each, and how many tiles
+    of ``config`` there are, in all and a split."""
+    row_blocks, tiles = -(-num_rows // config.rows), -(-num_columns // config.columns)
+    splits = number_of_splits(row_blocks, tiles, multiprocessors)
+    return (row_blocks, splits), {"tiles": tiles, "tiles_per_split": -(-tiles // splits)}
 
 
 def number_of_splits(row_blocks: int, tiles: int, multiprocessors: int) -> int:

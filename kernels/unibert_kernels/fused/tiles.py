@@ -5,6 +5,13 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+LOG2_E = tl.constexpr(1.4426950408889634)
+"""exp(x) is exp2(x LOG2_E), the one exponential that GPUs have; here the product joins the subtraction of a shift in
+one operation."""
+LN_2 = tl.constexpr(0.6931471805599453)
+OUTSIDE = tl.constexpr(-1e30)
+"""A logit beyond the vocabulary: its exponential is 0 at every shift, and unlike infinity it may be multiplied by 0."""
+
 
 @triton.jit
 def load_tile(
@@ -52,16 +59,22 @@ def logits_tile(
     DESCRIPTORS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Logits (ROWS, COLUMNS) of states (N, H) and weight (V, H), fp32; what lies outside is finite nonsense."""
+    """Logits (ROWS, COLUMNS) of states (N, H) and weight (V, H), fp32, `OUTSIDE` beyond the vocabulary; rows beyond the
+    last are finite nonsense."""
     logits = tl.zeros((ROWS, COLUMNS), tl.float32)
+    # A loop that may not run at all makes ptxas wait for every product before the next (warning C7515).
+    tl.assume(hidden_size > 0)
     for depth in tl.range(0, hidden_size, DEPTH):
         x = load_tile(states, row, depth, num_rows, hidden_size, ROWS, DEPTH, DESCRIPTORS)
         w = load_tile(weight, column, depth, vocab_size, hidden_size, COLUMNS, DEPTH, DESCRIPTORS)
         logits = tl.dot(x, w.T, logits, input_precision=PRECISION)
+    columns = column + tl.arange(0, COLUMNS)
+    # Something is added without a bias too: a selection of each element would cost as much.
     if HAS_BIAS:
-        columns = column + tl.arange(0, COLUMNS)
-        logits += tl.load(bias + columns, mask=columns < vocab_size, other=0.0).to(tl.float32)[None, :]
-    return logits
+        summand = tl.load(bias + columns, mask=columns < vocab_size, other=OUTSIDE)
+    else:
+        summand = tl.where(columns < vocab_size, 0.0, OUTSIDE)
+    return logits + summand[None, :]
 
 
 @triton.jit

@@ -1,19 +1,23 @@
 """Finds the fastest tiles on the GPU at hand and writes them into the table `configs.TABLE`.
 
 `python -m unibert_kernels.fused.tune --vocab 120000 --hidden 384 --rows 9830` times each kernel over the vocabulary
-with many tile sizes, within the whole loss that it serves: *rows* by exp-store, *gradient* by recompute, *divergence*
-by store-teacher with a teacher twice as wide. bf16 only; fp32 keeps its entries. ``--minutes`` bounds the search,
-which begins with the entry in use, so that stopping early never makes things worse; ``--output`` names another file.
+with many tile sizes, within the whole loss that it serves: *store* by exp-store, *statistics* and *gradient* by
+recompute, the others by store-teacher with a teacher twice as wide. bf16 only; fp32 keeps its entries. All processors
+compile the candidates first; ``--minutes`` bounds the timing, which begins with the entry in use, so that stopping
+early never makes things worse; ``--output`` names another file.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import multiprocessing
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -27,18 +31,21 @@ from unibert_kernels.fused.configs import SHARED_BYTES, TABLE, TileConfig
 from unibert_kernels.fused.launch import generation_of
 from unibert_kernels.mlm_head import mlm_head_loss
 
-KERNELS = ("rows", "gradient", "divergence")
+KERNELS = ("statistics", "store", "gradient", "teacher", "divergence", "divergence_gradient")
+SMALL = 256
+"""Rows, and ids sixteen times as many, of the losses that only compile: the binaries do not depend on sizes."""
 LEAST_GAIN = 0.02
 """A share of the time by which a rival has to win: less is noise, and would rewrite the table at every run."""
 
 
 def candidates(kernel: str, generation: str) -> Iterator[TileConfig]:
-    """Tiles whose accumulators and loads fit registers and shared memory of ``generation``."""
-    sizes = itertools.product((128, 64), (256, 128, 64), (64, 32, 128), (8, 4), (3, 4, 2))
-    loads = (True, False) if generation == "sm_90" else (False,)
-    for (rows, columns, depth, num_warps, num_stages), descriptors in itertools.product(sizes, loads):
+    """Tiles whose accumulators and loads fit registers and shared memory of ``generation``, loaded by descriptors where
+    there is a bulk copy engine."""
+    sizes = itertools.product((128, 64, 256), (256, 128, 64), (64, 32, 128), (8, 4), (3, 4, 2))
+    descriptors = generation == "sm_90"
+    for rows, columns, depth, num_warps, num_stages in sizes:
         accumulators = rows * columns / (32 * num_warps)
-        if kernel == "divergence":
+        if kernel.startswith("divergence"):
             # The teacher's tile stands beside them.
             accumulators *= 2
         fits = 2 * (rows + columns) * depth * num_stages <= SHARED_BYTES[generation]
@@ -56,6 +63,8 @@ def tune(
     generation = generation_of(device)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     best = {}
+    if device.type == "cuda":
+        _compile_ahead(generation, hidden_size)
     for kernel in KERNELS:
         run = _loss_of(kernel, vocab_size, hidden_size, num_rows, device, dtype)
         present = configs.tile_config(kernel, dtype, generation)
@@ -81,6 +90,24 @@ def tune(
         best[kernel] = replace(fastest, reason=reason)
         print(f"{kernel}: {_shape(fastest)}, {best[kernel].reason}", flush=True)
     return best
+
+
+def _compile_ahead(generation: str, hidden_size: int) -> None:
+    """Leave every candidate compiled in Triton's cache."""
+    work = [(kernel, entry, hidden_size) for kernel in KERNELS for entry in candidates(kernel, generation)]
+    begun = time.monotonic()
+    # A fork would inherit a CUDA context, which does not work in a child.
+    with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
+        list(pool.map(_compile, work, chunksize=4))
+    print(f"{len(work)} candidates compiled in {time.monotonic() - begun:.0f} s", flush=True)
+
+
+def _compile(work: tuple[str, TileConfig, int]) -> None:
+    kernel, entry, hidden_size = work
+    run = _loss_of(kernel, 16 * SMALL, hidden_size, SMALL, torch.device("cuda"), torch.bfloat16)
+    # What does not compile now will not later, where it is dealt with.
+    with _in_use(kernel, entry), suppress(triton.runtime.errors.OutOfResources, triton.CompilationError):
+        run()
 
 
 def write_table(path: Path, generation: str, best: dict[str, TileConfig]) -> None:
@@ -111,13 +138,13 @@ def _loss_of(
 
     hidden, weight = leaf(num_rows, hidden_size), leaf(vocab_size, hidden_size, scale=hidden_size**-0.5)
     labels = torch.randint(vocab_size, (num_rows,), generator=generator).to(device)
-    if kernel == "divergence":
+    if kernel in ("teacher", "divergence", "divergence_gradient"):
         taught = leaf(num_rows, 2 * hidden_size), leaf(vocab_size, 2 * hidden_size, scale=(2 * hidden_size) ** -0.5)
 
         def loss() -> None:
             distillation_loss(hidden, weight, *taught, labels, ce_weight=1.0, path="store-teacher").loss.backward()
     else:
-        path = "exp-store" if kernel == "rows" else "recompute"
+        path = "exp-store" if kernel == "store" else "recompute"
 
         def loss() -> None:
             mlm_head_loss(hidden, weight, labels, path=path).loss.backward()
@@ -144,7 +171,7 @@ def _time(run: Callable[[], None], device: torch.device) -> float | None:
     """Median milliseconds; None if the tile does not fit the GPU after all."""
     try:
         if device.type == "cuda":
-            return float(triton.testing.do_bench(run, warmup=30, rep=150, return_mode="median"))
+            return float(triton.testing.do_bench(run, warmup=20, rep=100, return_mode="median"))
         begun = time.perf_counter()
         run()
         return 1000 * (time.perf_counter() - begun)
