@@ -169,11 +169,11 @@ def test_a_part_that_overruns_is_killed_with_all_it_started_and_what_it_wrote_st
         f"Path({str(pid)!r}).write_text(str(child.pid)); print('halfway', flush=True); time.sleep(300)"
     )
     begun = time.monotonic()
-    # The stage has 3 s for the first part and 5 s for the second, and half of what lies around them.
+    # The stage has 3 s for the first part and 5 s for the second.
     ok, parts, text = stage(
         Part("endless", python(sleeper), 3), Part("next", python("print('done')"), 5), seconds=8 + SECONDS_AROUND
     )
-    assert time.monotonic() - begun < 3 + SECONDS_AROUND / 2 + 8
+    assert time.monotonic() - begun < 3 + 8
     assert not ok
     assert parts["endless"]["verdict"] == "FAILED"
     assert "it ran out of time after" in parts["endless"]["figure"]
@@ -204,9 +204,8 @@ def test_time_that_is_left_goes_to_later_parts_and_some_are_run_only_then(stage)
         seconds=40 + SECONDS_AROUND,
     )  # fmt: skip
     assert ok
-    around = SECONDS_AROUND / 2
-    assert given["quick"] == pytest.approx(20 + around, abs=1)
-    assert given["slow"] == pytest.approx(40 + around, abs=1)
+    assert given["quick"] == pytest.approx(20, abs=1)
+    assert given["slow"] == pytest.approx(40, abs=1)
     assert given["extra"] == pytest.approx(15, abs=0.5)
     assert parts["more"]["verdict"] == "not run"
     assert "it wants 50" in parts["more"]["figure"]

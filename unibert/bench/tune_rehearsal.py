@@ -1,5 +1,7 @@
-"""`unibert_kernels.fused.tune` on a CPU: ``python -m unibert.bench.tune_rehearsal OUTPUT``, which chooses between two of
-the interpreter's tiles and writes them down as if a GPU had."""
+"""`unibert_kernels.fused.tune` on a CPU: ``python -m unibert.bench.tune_rehearsal OUTPUT``.
+
+It chooses between two of the interpreter's tiles and writes them down as if a GPU had.
+"""
 
 from __future__ import annotations
 
