@@ -47,10 +47,10 @@ LARGEST_HALF = tl.constexpr(60000.0)
 def _teacher_kernel(
     states,
     weight,
-    bias,
+    bias_ptr,
     hidden_size,
     target,
-    shifts,
+    shifts_ptr,
     inverse_temperature,
     num_rows,
     vocab_size,
@@ -70,12 +70,12 @@ def _teacher_kernel(
     row = tl.program_id(0) * ROWS
     first = tl.program_id(1) * tiles_per_split
     rows = row + tl.arange(0, ROWS)
-    shift = tl.load(shifts + rows, mask=rows < num_rows, other=0.0)
+    shift = tl.load(shifts_ptr + rows, mask=rows < num_rows, other=0.0)
     factor = inverse_temperature * LOG2_E
     for tile in tl.range(first, tl.minimum(first + tiles_per_split, tiles), flatten=True):
         place = tile * COLUMNS
         logits = logits_tile(
-            states, weight, bias, row, first_column + place, num_rows, vocab_size, hidden_size,
+            states, weight, bias_ptr, row, first_column + place, num_rows, vocab_size, hidden_size,
             ROWS, COLUMNS, DEPTH, HAS_BIAS, DESCRIPTORS, PRECISION,
         )  # fmt: skip
         logits = (logits - shift[:, None]) * factor
@@ -87,19 +87,19 @@ def _teacher_kernel(
 def _statistics_kernel(
     states,
     weight,
-    bias,
+    bias_ptr,
     hidden_size,
     teacher,
-    labels,
-    shifts,
+    labels_ptr,
+    shifts_ptr,
     inverse_temperature,
-    maxima,
-    sums,
-    tempered_sums,
-    teacher_maxima,
-    teacher_sums,
-    expectations,
-    label_logits,
+    maxima_ptr,
+    sums_ptr,
+    tempered_sums_ptr,
+    teacher_maxima_ptr,
+    teacher_sums_ptr,
+    expectations_ptr,
+    label_logits_ptr,
     num_rows,
     vocab_size,
     first_column,
@@ -124,7 +124,7 @@ def _statistics_kernel(
     split = tl.program_id(1)
     rows = row + tl.arange(0, ROWS)
     present = rows < num_rows
-    shift = tl.load(shifts + rows, mask=present, other=0.0)
+    shift = tl.load(shifts_ptr + rows, mask=present, other=0.0)
     maximum = tl.full((ROWS,), float("-inf"), tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
     tempered = tl.zeros((ROWS,), tl.float32)
@@ -135,12 +135,12 @@ def _statistics_kernel(
     first = split * tiles_per_split
     last = tl.minimum(first + tiles_per_split, tiles)
     if LABELLED:
-        label = tl.load(labels + rows, mask=present, other=-1).to(tl.int32)
+        label = tl.load(labels_ptr + rows, mask=present, other=-1).to(tl.int32)
     for tile in tl.range(first, last, flatten=True):
         place = tile * COLUMNS
         column = first_column + place
         logits = logits_tile(
-            states, weight, bias, row, column, num_rows, vocab_size, hidden_size,
+            states, weight, bias_ptr, row, column, num_rows, vocab_size, hidden_size,
             ROWS, COLUMNS, DEPTH, HAS_BIAS, DESCRIPTORS, PRECISION,
         )  # fmt: skip
         logits -= shift[:, None]
@@ -150,7 +150,7 @@ def _statistics_kernel(
             if tl.max(mine.to(tl.int32), 0) > 0:
                 columns = column + tl.arange(0, COLUMNS)
                 label_logit = tl.sum(tl.where(columns[None, :] == label[:, None], logits, 0.0), 1)
-                tl.store(label_logits + rows, label_logit, mask=mine)
+                tl.store(label_logits_ptr + rows, label_logit, mask=mine)
         higher = tl.maximum(maximum, tl.max(logits, 1))
         if LABELLED and TEMPERED:
             exponent = higher * LOG2_E
@@ -172,35 +172,35 @@ def _statistics_kernel(
         teacher_maximum = higher
 
     partial = (first_split + split) * num_rows + rows
-    tl.store(maxima + partial, maximum, mask=present)
-    tl.store(tempered_sums + partial, tempered, mask=present)
-    tl.store(teacher_maxima + partial, teacher_maximum, mask=present)
-    tl.store(teacher_sums + partial, teacher_total, mask=present)
-    tl.store(expectations + partial, expectation, mask=present)
+    tl.store(maxima_ptr + partial, maximum, mask=present)
+    tl.store(tempered_sums_ptr + partial, tempered, mask=present)
+    tl.store(teacher_maxima_ptr + partial, teacher_maximum, mask=present)
+    tl.store(teacher_sums_ptr + partial, teacher_total, mask=present)
+    tl.store(expectations_ptr + partial, expectation, mask=present)
     if LABELLED:
-        tl.store(sums + partial, total if TEMPERED else tempered, mask=present)
+        tl.store(sums_ptr + partial, total if TEMPERED else tempered, mask=present)
 
 
 @triton.jit(do_not_specialize=["num_rows", "splits"])
 def _finish_rows_kernel(
-    labels,
-    counted,
+    labels_ptr,
+    counted_ptr,
     inverse_temperature,
-    maxima,
-    sums,
-    tempered_sums,
-    teacher_maxima,
-    teacher_sums,
-    expectations,
-    label_logits,
+    maxima_ptr,
+    sums_ptr,
+    tempered_sums_ptr,
+    teacher_maxima_ptr,
+    teacher_sums_ptr,
+    expectations_ptr,
+    label_logits_ptr,
     num_rows,
     splits,
-    divergences,
-    cross_entropies,
-    hits,
-    log_sums,
-    tempered_log_sums,
-    teacher_log_sums,
+    divergences_ptr,
+    cross_entropies_ptr,
+    hits_ptr,
+    log_sums_ptr,
+    tempered_log_sums_ptr,
+    teacher_log_sums_ptr,
     LABELLED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -208,9 +208,9 @@ def _finish_rows_kernel(
     a maximum, and so no weight."""
     rows = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     present = rows < num_rows
-    counts = tl.load(counted + rows, mask=present, other=0) != 0
-    maximum = maximum_over_splits(maxima, rows, present, num_rows, splits, BLOCK)
-    teacher_maximum = maximum_over_splits(teacher_maxima, rows, present, num_rows, splits, BLOCK)
+    counts = tl.load(counted_ptr + rows, mask=present, other=0) != 0
+    maximum = maximum_over_splits(maxima_ptr, rows, present, num_rows, splits, BLOCK)
+    teacher_maximum = maximum_over_splits(teacher_maxima_ptr, rows, present, num_rows, splits, BLOCK)
     factor = inverse_temperature * LOG2_E
     total = tl.zeros((BLOCK,), tl.float32)
     tempered = tl.zeros((BLOCK,), tl.float32)
@@ -218,48 +218,48 @@ def _finish_rows_kernel(
     expectation = tl.zeros((BLOCK,), tl.float32)
     for split in range(splits):
         partial = split * num_rows + rows
-        part = tl.load(maxima + partial, mask=present, other=0.0)
+        part = tl.load(maxima_ptr + partial, mask=present, other=0.0)
         weight = tl.exp2(part * factor - maximum * factor)
-        tempered += tl.load(tempered_sums + partial, mask=present, other=1.0) * weight
+        tempered += tl.load(tempered_sums_ptr + partial, mask=present, other=1.0) * weight
         if LABELLED:
             weight = tl.exp2(part * LOG2_E - maximum * LOG2_E)
-            total += tl.load(sums + partial, mask=present, other=1.0) * weight
-        weight = tl.exp2(tl.load(teacher_maxima + partial, mask=present, other=0.0) - teacher_maximum)
-        teacher_total += tl.load(teacher_sums + partial, mask=present, other=1.0) * weight
-        expectation += tl.load(expectations + partial, mask=present, other=0.0) * weight
+            total += tl.load(sums_ptr + partial, mask=present, other=1.0) * weight
+        weight = tl.exp2(tl.load(teacher_maxima_ptr + partial, mask=present, other=0.0) - teacher_maximum)
+        teacher_total += tl.load(teacher_sums_ptr + partial, mask=present, other=1.0) * weight
+        expectation += tl.load(expectations_ptr + partial, mask=present, other=0.0) * weight
     tempered_log_sum = maximum * factor + tl.log2(tempered)
     teacher_log_sum = teacher_maximum + tl.log2(teacher_total)
     divergence = expectation / teacher_total - (teacher_log_sum - tempered_log_sum)
-    tl.store(divergences + rows, tl.where(counts, divergence * LN_2, 0.0), mask=present)
-    tl.store(tempered_log_sums + rows, tempered_log_sum, mask=present)
-    tl.store(teacher_log_sums + rows, teacher_log_sum, mask=present)
+    tl.store(divergences_ptr + rows, tl.where(counts, divergence * LN_2, 0.0), mask=present)
+    tl.store(tempered_log_sums_ptr + rows, tempered_log_sum, mask=present)
+    tl.store(teacher_log_sums_ptr + rows, teacher_log_sum, mask=present)
     cross_entropy = tl.zeros((BLOCK,), tl.float32)
     hit = counts & False
     if LABELLED:
-        known = counts & (tl.load(labels + rows, mask=present, other=-1) >= 0)
-        label_logit = tl.load(label_logits + rows, mask=known, other=0.0)
+        known = counts & (tl.load(labels_ptr + rows, mask=present, other=-1) >= 0)
+        label_logit = tl.load(label_logits_ptr + rows, mask=known, other=0.0)
         cross_entropy = tl.where(known, maximum + tl.log(total) - label_logit, 0.0)
         hit = known & (label_logit >= maximum)
-        tl.store(log_sums + rows, maximum * LOG2_E + tl.log2(total), mask=present)
-    tl.store(cross_entropies + rows, cross_entropy, mask=present)
-    tl.store(hits + rows, hit, mask=present)
+        tl.store(log_sums_ptr + rows, maximum * LOG2_E + tl.log2(total), mask=present)
+    tl.store(cross_entropies_ptr + rows, cross_entropy, mask=present)
+    tl.store(hits_ptr + rows, hit, mask=present)
 
 
 @triton.jit(do_not_specialize=["num_rows", "tiles", "tiles_per_split"])
 def _gradient_kernel(
     states,
     weight,
-    bias,
+    bias_ptr,
     hidden_size,
     teacher,
     target,
-    labels,
-    counted,
-    shifts,
+    labels_ptr,
+    counted_ptr,
+    shifts_ptr,
     inverse_temperature,
-    log_sums,
-    tempered_log_sums,
-    teacher_log_sums,
+    log_sums_ptr,
+    tempered_log_sums_ptr,
+    teacher_log_sums_ptr,
     kl_factor,
     ce_weight,
     num_rows,
@@ -284,21 +284,21 @@ def _gradient_kernel(
     first = tl.program_id(1) * tiles_per_split
     rows = row + tl.arange(0, ROWS)
     present = rows < num_rows
-    counts = tl.load(counted + rows, mask=present, other=0) != 0
-    shift = tl.load(shifts + rows, mask=present, other=0.0)
+    counts = tl.load(counted_ptr + rows, mask=present, other=0) != 0
+    shift = tl.load(shifts_ptr + rows, mask=present, other=0.0)
     # Rows that do not count are infinitely improbable.
-    tempered_log_sum = tl.load(tempered_log_sums + rows, mask=counts, other=float("inf"))
-    teacher_log_sum = tl.load(teacher_log_sums + rows, mask=counts, other=float("inf"))
+    tempered_log_sum = tl.load(tempered_log_sums_ptr + rows, mask=counts, other=float("inf"))
+    teacher_log_sum = tl.load(teacher_log_sums_ptr + rows, mask=counts, other=float("inf"))
     factor = inverse_temperature * LOG2_E
     kl_weight = kl_factor * inverse_temperature
     if WITH_CE:
-        label = tl.load(labels + rows, mask=counts, other=-1).to(tl.int32)
-        log_sum = tl.load(log_sums + rows, mask=counts, other=float("inf"))
+        label = tl.load(labels_ptr + rows, mask=counts, other=-1).to(tl.int32)
+        log_sum = tl.load(log_sums_ptr + rows, mask=counts, other=float("inf"))
     for tile in tl.range(first, tl.minimum(first + tiles_per_split, tiles), flatten=True):
         place = tile * COLUMNS
         column = first_column + place
         logits = logits_tile(
-            states, weight, bias, row, column, num_rows, vocab_size, hidden_size,
+            states, weight, bias_ptr, row, column, num_rows, vocab_size, hidden_size,
             ROWS, COLUMNS, DEPTH, HAS_BIAS, DESCRIPTORS, PRECISION,
         )  # fmt: skip
         logits -= shift[:, None]
@@ -392,8 +392,8 @@ class _Rows:
         (_, splits), _ = self._grid(config, slices[0])
         names = ("maxima", "sums", "tempered_sums", "teacher_maxima", "teacher_sums", "expectations")
         # A split that no tile falls to, among the last columns, counts for nothing.
-        partials = {name: self._per_row(splits * len(slices)) for name in names}
-        partials["label_logits"] = self._per_row()
+        partials = {f"{name}_ptr": self._per_row(splits * len(slices)) for name in names}
+        partials["label_logits_ptr"] = self._per_row()
         for number, columns in enumerate(slices):
             self._hold(columns)
             tiles = triton.cdiv(columns.stop - columns.start, config.columns)
@@ -408,13 +408,24 @@ class _Rows:
                 LABELLED=self.labelled,
             )
         divergences, cross_entropies, hits = self._per_row(), self._per_row(), torch.empty_like(self.counted)
-        self.statistics = {name: self._per_row() for name in ("log_sums", "tempered_log_sums", "teacher_log_sums")}
+        results = ("log_sums_ptr", "tempered_log_sums_ptr", "teacher_log_sums_ptr")
+        self.statistics = {name: self._per_row() for name in results}
         launch(
-            _finish_rows_kernel, (triton.cdiv(num_rows, FINISHED_ROWS),), labels=self.labels, counted=self.counted,
-            inverse_temperature=self.inverse_temperature, **partials, num_rows=num_rows, splits=splits * len(slices),
-            divergences=divergences, cross_entropies=cross_entropies, hits=hits, **self.statistics,
-            LABELLED=self.labelled, BLOCK=FINISHED_ROWS,
-        )  # fmt: skip
+            _finish_rows_kernel,
+            (triton.cdiv(num_rows, FINISHED_ROWS),),
+            labels_ptr=self.labels,
+            counted_ptr=self.counted,
+            inverse_temperature=self.inverse_temperature,
+            **partials,
+            num_rows=num_rows,
+            splits=splits * len(slices),
+            divergences_ptr=divergences,
+            cross_entropies_ptr=cross_entropies,
+            hits_ptr=hits,
+            **self.statistics,
+            LABELLED=self.labelled,
+            BLOCK=FINISHED_ROWS,
+        )
         return divergences, cross_entropies, hits
 
     def collect(
@@ -432,7 +443,7 @@ class _Rows:
                 **self._student_arguments(config, columns),
                 **self.statistics,
                 target=tile_source(gradient, config.rows, config.columns, config.descriptors),
-                counted=self.counted,
+                counted_ptr=self.counted,
                 kl_factor=float(kl_factor),
                 ce_weight=float(ce_weight),
                 **cut,
@@ -454,7 +465,7 @@ class _Rows:
             grid,
             **self.teacher.sources(config),
             target=tile_source(self.buffer, config.rows, config.columns, config.descriptors),
-            shifts=self.teacher_shifts,
+            shifts_ptr=self.teacher_shifts,
             **self._places(columns),
             **cut,
             **options,
@@ -469,8 +480,8 @@ class _Rows:
         return {
             **self.student.sources(config),
             "teacher": tile_source(self.buffer, config.rows, config.columns, config.descriptors),
-            "labels": self.labels,
-            "shifts": self.shifts,
+            "labels_ptr": self.labels,
+            "shifts_ptr": self.shifts,
             **self._places(columns),
             "TEMPERED": self.tempered,
             **self.student.constants(config),

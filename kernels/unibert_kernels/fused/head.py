@@ -26,18 +26,25 @@ TRITON_DTYPES = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfl
 
 @triton.jit
 def _label_logits_kernel(
-    states, weight, labels, bias, label_logits, hidden_size, HAS_BIAS: tl.constexpr, WIDTH: tl.constexpr
+    states_ptr,
+    weight_ptr,
+    labels_ptr,
+    bias_ptr,
+    label_logits_ptr,
+    hidden_size,
+    HAS_BIAS: tl.constexpr,
+    WIDTH: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
-    label = tl.maximum(tl.load(labels + row), 0).to(tl.int64)
+    label = tl.maximum(tl.load(labels_ptr + row), 0).to(tl.int64)
     places = tl.arange(0, WIDTH)
     inside = places < hidden_size
-    x = tl.load(states + row * hidden_size + places, mask=inside, other=0.0).to(tl.float32)
-    w = tl.load(weight + label * hidden_size + places, mask=inside, other=0.0).to(tl.float32)
+    x = tl.load(states_ptr + row * hidden_size + places, mask=inside, other=0.0).to(tl.float32)
+    w = tl.load(weight_ptr + label * hidden_size + places, mask=inside, other=0.0).to(tl.float32)
     logit = tl.sum(x * w, 0)
     if HAS_BIAS:
-        logit += tl.load(bias + label)
-    tl.store(label_logits + row, logit)
+        logit += tl.load(bias_ptr + label)
+    tl.store(label_logits_ptr + row, logit)
 
 
 @dataclass(frozen=True)
@@ -74,13 +81,13 @@ class LinearHead:
         """The head of some of the rows."""
         return LinearHead(self.states[rows], self.weight, self.bias)
 
-    def sources(self, config: TileConfig, kind: str = "") -> dict[str, Any]:
-        """The kernels' arguments for the operands, ``kind`` before each name."""
+    def sources(self, config: TileConfig) -> dict[str, Any]:
+        """The kernels' arguments for the operands."""
         return {
-            f"{kind}states": tile_source(self.states, config.rows, config.depth, config.descriptors),
-            f"{kind}weight": tile_source(self.weight, config.columns, config.depth, config.descriptors),
-            f"{kind}bias": self.states if self.bias is None else self.bias,
-            f"{kind}hidden_size": self.hidden_size,
+            "states": tile_source(self.states, config.rows, config.depth, config.descriptors),
+            "weight": tile_source(self.weight, config.columns, config.depth, config.descriptors),
+            "bias_ptr": self.states if self.bias is None else self.bias,
+            "hidden_size": self.hidden_size,
         }
 
     def constants(self, config: TileConfig) -> dict[str, Any]:
@@ -100,10 +107,17 @@ class LinearHead:
         """(N,) fp32, the logit of each row's label (N,), of id 0 where that is -1, up to the rounding of a sum."""
         logits = self.states.new_empty(len(labels), dtype=torch.float32)
         launch(
-            _label_logits_kernel, (len(labels),), self.states, self.weight, labels,
-            self.states if self.bias is None else self.bias, logits, self.hidden_size,
-            HAS_BIAS=self.bias is not None, WIDTH=triton.next_power_of_2(self.hidden_size),
-        )  # fmt: skip
+            _label_logits_kernel,
+            (len(labels),),
+            states_ptr=self.states,
+            weight_ptr=self.weight,
+            labels_ptr=labels,
+            bias_ptr=self.states if self.bias is None else self.bias,
+            label_logits_ptr=logits,
+            hidden_size=self.hidden_size,
+            HAS_BIAS=self.bias is not None,
+            WIDTH=triton.next_power_of_2(self.hidden_size),
+        )
         return logits
 
     def logit_sums(self) -> Tensor:

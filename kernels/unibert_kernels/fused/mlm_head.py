@@ -51,18 +51,18 @@ REPAIR_ABOVE = tl.constexpr(60.0)
 def _rows_kernel(
     states,
     weight,
-    bias,
+    bias_ptr,
     hidden_size,
     target,
     target_stride,
     tiles,
     tiles_per_split,
     splits,
-    labels,
-    shifts,
-    maxima,
-    sums,
-    label_logits,
+    labels_ptr,
+    shifts_ptr,
+    maxima_ptr,
+    sums_ptr,
+    label_logits_ptr,
     num_rows,
     vocab_size,
     MODE: tl.constexpr,
@@ -85,14 +85,14 @@ def _rows_kernel(
     rows = row + tl.arange(0, ROWS)
     present = rows < num_rows
     partial = split * num_rows + rows
-    label = tl.load(labels + rows, mask=present, other=-1).to(tl.int32)
+    label = tl.load(labels_ptr + rows, mask=present, other=-1).to(tl.int32)
     first = split * tiles_per_split
     last = tl.minimum(first + tiles_per_split, tiles)
     written = present
     if MODE != "statistics":
-        shift = tl.load(shifts + rows, mask=present, other=0.0)
+        shift = tl.load(shifts_ptr + rows, mask=present, other=0.0)
     if MODE == "repair":
-        overall = maximum_over_splits(maxima, rows, present, num_rows, splits, ROWS)
+        overall = maximum_over_splits(maxima_ptr, rows, present, num_rows, splits, ROWS)
         written = present & _overflowed(overall, shift)
         if tl.max(written.to(tl.int32), 0) == 0:
             return
@@ -104,7 +104,7 @@ def _rows_kernel(
     for tile in tl.range(first, last, flatten=True):
         column = tile * COLUMNS
         logits = logits_tile(
-            states, weight, bias, row, column, num_rows, vocab_size, hidden_size,
+            states, weight, bias_ptr, row, column, num_rows, vocab_size, hidden_size,
             ROWS, COLUMNS, DEPTH, HAS_BIAS, DESCRIPTORS, PRECISION,
         )  # fmt: skip
         columns = column + tl.arange(0, COLUMNS)
@@ -113,7 +113,7 @@ def _rows_kernel(
             # Few tiles hold a label of their rows: the others skip three operations an element.
             if tl.max(mine.to(tl.int32), 0) > 0:
                 label_logit = tl.sum(tl.where(columns[None, :] == label[:, None], logits, 0.0), 1)
-                tl.store(label_logits + rows, label_logit, mask=mine)
+                tl.store(label_logits_ptr + rows, label_logit, mask=mine)
         if MODE == "statistics":
             higher = tl.maximum(maximum, tl.max(logits, 1))
             exponent = higher * LOG2_E
@@ -132,9 +132,9 @@ def _rows_kernel(
                 places = target + rows.to(tl.int64)[:, None] * target_stride + columns[None, :]
                 tl.store(places, exps.to(DTYPE), mask=written[:, None])
 
-    tl.store(sums + partial, total, mask=written)
+    tl.store(sums_ptr + partial, total, mask=written)
     if MODE != "repair":
-        tl.store(maxima + partial, maximum, mask=present)
+        tl.store(maxima_ptr + partial, maximum, mask=present)
 
 
 @triton.jit
@@ -144,18 +144,18 @@ def _overflowed(maximum, shift):
 
 @triton.jit(do_not_specialize=["num_rows", "splits"])
 def _finish_rows_kernel(
-    labels,
-    shifts,
-    maxima,
-    sums,
-    label_logits,
+    labels_ptr,
+    shifts_ptr,
+    maxima_ptr,
+    sums_ptr,
+    label_logits_ptr,
     num_rows,
     vocab_size,
-    losses,
-    hits,
-    log_sums,
-    scales,
-    exps,
+    losses_ptr,
+    hits_ptr,
+    log_sums_ptr,
+    scales_ptr,
+    exps_ptr,
     exps_stride,
     splits,
     smoothing,
@@ -167,45 +167,45 @@ def _finish_rows_kernel(
     is LSE itself unless exponentials are stored; these get the label's entry."""
     rows = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     present = rows < num_rows
-    label = tl.load(labels + rows, mask=present, other=-1).to(tl.int32)
+    label = tl.load(labels_ptr + rows, mask=present, other=-1).to(tl.int32)
     counts = label >= 0
-    label_logit = tl.load(label_logits + rows, mask=counts, other=0.0)
-    maximum = maximum_over_splits(maxima, rows, present, num_rows, splits, BLOCK)
+    label_logit = tl.load(label_logits_ptr + rows, mask=counts, other=0.0)
+    maximum = maximum_over_splits(maxima_ptr, rows, present, num_rows, splits, BLOCK)
     shift = maximum
     if STORED:
-        fixed = tl.load(shifts + rows, mask=present, other=0.0)
+        fixed = tl.load(shifts_ptr + rows, mask=present, other=0.0)
         shift = tl.where(_overflowed(maximum, fixed), maximum, fixed)
     total = tl.zeros((BLOCK,), tl.float32)
     for split in range(splits):
         partial = split * num_rows + rows
-        part = tl.load(sums + partial, mask=present, other=1.0)
+        part = tl.load(sums_ptr + partial, mask=present, other=1.0)
         if not STORED:
-            part *= tl.exp(tl.load(maxima + partial, mask=present, other=0.0) - maximum)
+            part *= tl.exp(tl.load(maxima_ptr + partial, mask=present, other=0.0) - maximum)
         total += part
     log_sum = shift + tl.log(total)
     loss = log_sum - (1.0 - smoothing) * label_logit + z_loss * log_sum * log_sum
-    tl.store(losses + rows, tl.where(counts, loss, 0.0), mask=present)
-    tl.store(hits + rows, counts & (label_logit >= maximum), mask=present)
-    tl.store(log_sums + rows, log_sum, mask=present)
+    tl.store(losses_ptr + rows, tl.where(counts, loss, 0.0), mask=present)
+    tl.store(hits_ptr + rows, counts & (label_logit >= maximum), mask=present)
+    tl.store(log_sums_ptr + rows, log_sum, mask=present)
     scale = tl.where(counts, 1.0 + 2.0 * z_loss * log_sum, 0.0)
     if STORED:
         scale /= total
         entry = tl.exp(label_logit - shift) - (1.0 - smoothing) / tl.where(counts, scale, 1.0)
-        place = exps + rows.to(tl.int64) * exps_stride + label
-        tl.store(place, entry.to(exps.dtype.element_ty), mask=counts)
-    tl.store(scales + rows, scale, mask=present)
+        place = exps_ptr + rows.to(tl.int64) * exps_stride + label
+        tl.store(place, entry.to(exps_ptr.dtype.element_ty), mask=counts)
+    tl.store(scales_ptr + rows, scale, mask=present)
 
 
 @triton.jit(do_not_specialize=["num_rows", "tiles", "tiles_per_split"])
 def _gradient_kernel(
     states,
     weight,
-    bias,
+    bias_ptr,
     hidden_size,
     target,
-    labels,
-    log_sums,
-    scales,
+    labels_ptr,
+    log_sums_ptr,
+    scales_ptr,
     num_rows,
     vocab_size,
     first_column,
@@ -226,14 +226,14 @@ def _gradient_kernel(
     first = tl.program_id(1) * tiles_per_split
     rows = row + tl.arange(0, ROWS)
     present = rows < num_rows
-    label = tl.load(labels + rows, mask=present, other=-1).to(tl.int32)
-    exponent = tl.load(log_sums + rows, mask=present, other=float("inf")) * LOG2_E
-    scale = tl.load(scales + rows, mask=present, other=0.0)
+    label = tl.load(labels_ptr + rows, mask=present, other=-1).to(tl.int32)
+    exponent = tl.load(log_sums_ptr + rows, mask=present, other=float("inf")) * LOG2_E
+    scale = tl.load(scales_ptr + rows, mask=present, other=0.0)
     for tile in tl.range(first, tl.minimum(first + tiles_per_split, tiles), flatten=True):
         place = tile * COLUMNS
         column = first_column + place
         logits = logits_tile(
-            states, weight, bias, row, column, num_rows, vocab_size, hidden_size,
+            states, weight, bias_ptr, row, column, num_rows, vocab_size, hidden_size,
             ROWS, COLUMNS, DEPTH, HAS_BIAS, DESCRIPTORS, PRECISION,
         )  # fmt: skip
         gradient = scale[:, None] * tl.exp2(logits * LOG2_E - exponent[:, None])
@@ -318,9 +318,9 @@ def _collect_by_columns(
             grid,
             **linear.sources(config),
             target=tile_source(buffer, config.rows, config.columns, config.descriptors),
-            labels=targets.labels,
-            log_sums=statistics.log_sums,
-            scales=statistics.scales,
+            labels_ptr=targets.labels,
+            log_sums_ptr=statistics.log_sums,
+            scales_ptr=statistics.scales,
             num_rows=len(states),
             vocab_size=vocab_size,
             first_column=columns.start,
@@ -358,9 +358,15 @@ class _Statistics:
         shifts = linear.label_logits(targets.labels) if stored else per_row()
         target = exps if exps is not None else states
         shared: dict[str, Any] = {
-            "labels": targets.labels, "shifts": shifts, "maxima": per_row(splits), "sums": per_row(splits),
-            "label_logits": per_row(), "num_rows": num_rows, "vocab_size": vocab_size, "splits": splits,
-        }  # fmt: skip
+            "labels_ptr": targets.labels,
+            "shifts_ptr": shifts,
+            "maxima_ptr": per_row(splits),
+            "sums_ptr": per_row(splits),
+            "label_logits_ptr": per_row(),
+            "num_rows": num_rows,
+            "vocab_size": vocab_size,
+            "splits": splits,
+        }
         for mode in ("store", "repair") if stored else ("statistics",):
             launch(
                 _rows_kernel,
@@ -374,8 +380,18 @@ class _Statistics:
                 **linear.constants(config),
             )
         launch(
-            _finish_rows_kernel, (triton.cdiv(num_rows, FINISHED_ROWS),), **shared, losses=result.losses,
-            hits=result.hits, log_sums=result.log_sums, scales=result.scales, exps=target, exps_stride=target.stride(0),
-            smoothing=targets.smoothing, z_loss=targets.z_loss, STORED=stored, BLOCK=FINISHED_ROWS,
-        )  # fmt: skip
+            _finish_rows_kernel,
+            (triton.cdiv(num_rows, FINISHED_ROWS),),
+            **shared,
+            losses_ptr=result.losses,
+            hits_ptr=result.hits,
+            log_sums_ptr=result.log_sums,
+            scales_ptr=result.scales,
+            exps_ptr=target,
+            exps_stride=target.stride(0),
+            smoothing=targets.smoothing,
+            z_loss=targets.z_loss,
+            STORED=stored,
+            BLOCK=FINISHED_ROWS,
+        )
         return result

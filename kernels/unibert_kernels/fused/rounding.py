@@ -13,21 +13,20 @@ COLUMNS = 512
 
 
 @triton.jit
-def _scale_kernel(source, factor, target, size, ELEMENTS: tl.constexpr):
+def _scale_kernel(source_ptr, factor_ptr, target_ptr, size, ELEMENTS: tl.constexpr):
     places = tl.program_id(0).to(tl.int64) * ELEMENTS + tl.arange(0, ELEMENTS)
     inside = places < size
-    values = tl.load(source + places, mask=inside, other=0.0).to(tl.float32) * tl.load(factor)
-    tl.store(target + places, values.to(target.dtype.element_ty), mask=inside)
+    values = tl.load(source_ptr + places, mask=inside, other=0.0).to(tl.float32) * tl.load(factor_ptr)
+    tl.store(target_ptr + places, values.to(target_ptr.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=["num_rows"])
 def _keep_kernel(
-    sums,
-    weight,
-    bias,
+    sums_ptr,
+    weight_ptr,
+    bias_ptr,
     num_rows,
     hidden_size,
-    bias_column,
     width,
     HAS_WEIGHT: tl.constexpr,
     HAS_BIAS: tl.constexpr,
@@ -36,16 +35,16 @@ def _keep_kernel(
 ):
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     present = rows < num_rows
-    sources = sums + rows.to(tl.int64) * width
+    sources = sums_ptr + rows.to(tl.int64) * width
     if HAS_WEIGHT:
-        targets = weight + rows.to(tl.int64) * hidden_size
+        targets = weight_ptr + rows.to(tl.int64) * hidden_size
         for column in tl.range(0, hidden_size, COLUMNS):
             columns = column + tl.arange(0, COLUMNS)
             inside = present[:, None] & (columns < hidden_size)[None, :]
             values = tl.load(sources[:, None] + columns[None, :], mask=inside)
-            tl.store(targets[:, None] + columns[None, :], values.to(weight.dtype.element_ty), mask=inside)
+            tl.store(targets[:, None] + columns[None, :], values.to(weight_ptr.dtype.element_ty), mask=inside)
     if HAS_BIAS:
-        tl.store(bias + rows, tl.load(sources + bias_column, mask=present), mask=present)
+        tl.store(bias_ptr + rows, tl.load(sources + hidden_size, mask=present), mask=present)
 
 
 def scale(source: Tensor, factor: Tensor, target: Tensor) -> None:
@@ -54,10 +53,10 @@ def scale(source: Tensor, factor: Tensor, target: Tensor) -> None:
     launch(
         _scale_kernel,
         (triton.cdiv(source.numel(), ELEMENTS),),
-        source,
-        factor,
-        target,
-        source.numel(),
+        source_ptr=source,
+        factor_ptr=factor,
+        target_ptr=target,
+        size=source.numel(),
         ELEMENTS=ELEMENTS,
         num_warps=8,
     )
@@ -70,13 +69,12 @@ def keep(sums: Tensor, weight: Tensor | None, bias: Tensor | None) -> None:
     launch(
         _keep_kernel,
         (triton.cdiv(num_rows, 16),),
-        sums,
-        sums if weight is None else weight,
-        sums if bias is None else bias,
-        num_rows,
-        hidden_size,
-        hidden_size,
-        width,
+        sums_ptr=sums,
+        weight_ptr=sums if weight is None else weight,
+        bias_ptr=sums if bias is None else bias,
+        num_rows=num_rows,
+        hidden_size=hidden_size,
+        width=width,
         HAS_WEIGHT=weight is not None,
         HAS_BIAS=bias is not None,
         ROWS=16,

@@ -1,4 +1,9 @@
-"""Pieces of kernels that work on tiles of a matrix: loads, stores, and the logits of a linear head."""
+"""Pieces of kernels that work on tiles of a matrix: loads, stores, and the logits of a linear head.
+
+Arguments of kernels end in ``_ptr`` where they are pointers; a matrix that is loaded or stored by tiles may be a tensor
+descriptor instead, see `launch.tile_source`, and has no ending. Sizes: N rows, H ``hidden_size``, V ``vocab_size``;
+constants are in capitals.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +51,7 @@ def store_tile(
 def logits_tile(
     states,
     weight,
-    bias,
+    bias_ptr,
     row,
     column,
     num_rows,
@@ -71,16 +76,16 @@ def logits_tile(
     columns = column + tl.arange(0, COLUMNS)
     # Something is added without a bias too: a selection of each element would cost as much.
     if HAS_BIAS:
-        summand = tl.load(bias + columns, mask=columns < vocab_size, other=OUTSIDE)
+        summand = tl.load(bias_ptr + columns, mask=columns < vocab_size, other=OUTSIDE)
     else:
         summand = tl.where(columns < vocab_size, 0.0, OUTSIDE)
     return logits + summand[None, :]
 
 
 @triton.jit
-def maximum_over_splits(maxima, rows, present, num_rows, splits, ROWS: tl.constexpr):
+def maximum_over_splits(maxima_ptr, rows, present, num_rows, splits, ROWS: tl.constexpr):
     """(ROWS,) the largest of each row's entries in ``maxima`` (splits, N)."""
     maximum = tl.full((ROWS,), float("-inf"), tl.float32)
     for split in range(splits):
-        maximum = tl.maximum(maximum, tl.load(maxima + split * num_rows + rows, mask=present, other=0.0))
+        maximum = tl.maximum(maximum, tl.load(maxima_ptr + split * num_rows + rows, mask=present, other=0.0))
     return maximum
