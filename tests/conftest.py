@@ -1,4 +1,5 @@
 import os
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,19 @@ if not torch.cuda.is_available():
     from unibert_kernels.fused import adversary, distillation, mlm_head  # noqa: F401
 
     del os.environ["TRITON_INTERPRET"]
+
+from tests.odd_offsets import odd_offsets
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--odd-offsets", action="store_true", help="place tensors and arrays as no allocator would")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--odd-offsets"):
+        stack = ExitStack()
+        stack.enter_context(odd_offsets())
+        config.add_cleanup(stack.close)
 
 
 @pytest.fixture(scope="session")

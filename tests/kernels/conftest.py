@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import pytest
 import torch
 from unibert_kernels import chunked
 from unibert_kernels.fused import configs, distillation, head, mlm_head, partition
+
+from tests import odd_offsets
 
 
 @pytest.fixture(autouse=True)
@@ -21,6 +24,16 @@ def _one_thread() -> Iterator[None]:
 def _interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
     if not torch.cuda.is_available():
         monkeypatch.setenv("TRITON_INTERPRET", "1")
+
+
+ON_THE_CPU = pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA has its own memory")
+
+
+@pytest.fixture(params=["aligned", pytest.param("odd", marks=[ON_THE_CPU, odd_offsets.needs_compiler])])
+def placement(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Memory as torch and numpy give it, and at odd offsets."""
+    with odd_offsets.odd_offsets() if request.param == "odd" else nullcontext():
+        yield
 
 
 @pytest.fixture
@@ -38,5 +51,7 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(params=["pointers", "descriptors"])
 def tile_loads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both ways to load tiles, of a size that no vocabulary of the tests is a multiple of."""
+    if request.param == "descriptors" and odd_offsets.in_use() and not torch.cuda.is_available():
+        pytest.skip("descriptors want the 16 bytes that torch's own memory lies on")
     config = dataclasses.replace(configs.INTERPRETED, columns=128, descriptors=request.param == "descriptors")
     monkeypatch.setattr(head, "tile_config", lambda kernel, dtype, generation: config)

@@ -13,7 +13,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils.checkpoint import checkpoint
 from unibert_kernels import adversary_loss, distillation_loss, mlm_head_loss, operators
 
-from .closeness import DEVICE, FP32_GRADIENT, FP32_LOSS, distance
+from .closeness import DEVICE, FP32_GRADIENT, assert_same, distance, repeats_bits
 
 VOCAB, NUM_LANGUAGES = 67, 5
 LOSSES: dict[str, Callable[..., Any]] = {
@@ -84,20 +84,10 @@ def run(function: Callable[..., Any], tensors: dict[str, Tensor], rest: dict[str
     return [tensor.detach() for tensor in output] + [tensor.grad for tensor in tensors.values()]
 
 
-def assert_same(actual: list[Tensor | None], expected: list[Tensor | None], exactly: bool = False) -> None:
-    """Bitwise the same, or up to fp32 roundoffs."""
-    for got, wanted in zip(actual, expected, strict=True):
-        if wanted is None:
-            assert got is None
-            continue
-        assert got is not None
-        assert got.dtype == wanted.dtype
-        assert torch.equal(got, wanted) if exactly else distance(got, wanted) <= FP32_LOSS
-
-
-def exact(loss: str, path: str) -> bool:
-    """Compiled, ``fused`` multiplies by λ, by the token's share and by the upstream gradient in another order."""
-    return (loss, path) != ("adversary", "fused") and DEVICE.type == "cpu"
+def compiled_bits(path: str) -> bool:
+    """Whether compiled code repeats the bits of eager code. On CUDA it may choose other products; ``fused`` multiplies
+    by λ, by the token's share and by the upstream gradient in another order."""
+    return repeats_bits(path) and DEVICE.type == "cpu"
 
 
 @every_path
@@ -108,7 +98,7 @@ def test_as_in_eager_mode_and_another_number_of_rows_compiles_nothing_anew(loss:
     for num_rows in (21, 30):
         tensors, rest = batch(loss, num_rows)
         rest["path"] = path
-        assert_same(run(compiled, tensors, rest), run(LOSSES[loss], tensors, rest), exact(loss, path))
+        assert_same(run(compiled, tensors, rest), run(LOSSES[loss], tensors, rest), compiled_bits(path))
         graphs.append(counter.frame_count)
     assert graphs[0] == graphs[1]
 
@@ -122,7 +112,7 @@ def test_gradients_wanted_of_some_tensors(loss: str, path: str) -> None:
         some = {name: tensor.detach() if name in frozen else tensor for name, tensor in tensors.items()}
         torch._dynamo.reset()
         compiled = torch.compile(LOSSES[loss], fullgraph=True, backend="aot_eager")
-        assert_same(run(compiled, some, rest), run(LOSSES[loss], some, rest), exact(loss, path))
+        assert_same(run(compiled, some, rest), run(LOSSES[loss], some, rest), compiled_bits(path))
     with torch.no_grad():
         assert not compiled(**tensors, **rest).loss.requires_grad
 
@@ -132,7 +122,7 @@ def test_gradients_wanted_of_some_tensors(loss: str, path: str) -> None:
 def test_compiled_in_other_dtypes(loss: str, dtype: torch.dtype) -> None:
     tensors, rest = batch(loss, dtype=dtype)
     compiled = torch.compile(LOSSES[loss], fullgraph=True, backend="aot_eager")
-    assert_same(run(compiled, tensors, rest), run(LOSSES[loss], tensors, rest), DEVICE.type == "cpu")
+    assert_same(run(compiled, tensors, rest), run(LOSSES[loss], tensors, rest), compiled_bits("chunked"))
 
 
 @pytest.mark.parametrize(("loss", "path"), [entry for entry in PATHS if entry[1] not in ("chunked", "fused")])
@@ -140,7 +130,7 @@ def test_gradients_that_are_kept_in_bf16(loss: str, path: str) -> None:
     tensors, rest = batch(loss, dtype=torch.bfloat16)
     rest["path"] = path
     compiled = torch.compile(LOSSES[loss], fullgraph=True, backend="aot_eager")
-    assert_same(run(compiled, tensors, rest), run(LOSSES[loss], tensors, rest), DEVICE.type == "cpu")
+    assert_same(run(compiled, tensors, rest), run(LOSSES[loss], tensors, rest), compiled_bits(path))
 
 
 @pytest.mark.skipif(shutil.which("g++") is None and DEVICE.type == "cpu", reason="inductor wants a C++ compiler")
@@ -162,7 +152,7 @@ def test_rows_that_are_picked() -> None:
     tensors, rest = batch("mlm", 30)
     rest = {"labels": rest["labels"][:4], "rows": torch.tensor([7, 2, 2, 29], device=DEVICE)}
     compiled = torch.compile(mlm_head_loss, fullgraph=True, backend="aot_eager", dynamic=True)
-    assert_same(run(compiled, tensors, rest), run(mlm_head_loss, tensors, rest), DEVICE.type == "cpu")
+    assert_same(run(compiled, tensors, rest), run(mlm_head_loss, tensors, rest), compiled_bits("chunked"))
 
 
 @pytest.mark.parametrize("level", ["mean", "cls", "token"])
@@ -172,7 +162,7 @@ def test_every_level_of_the_adversary(path: str, level: str) -> None:
     weights = torch.linspace(0.5, 1.5, NUM_LANGUAGES, device=DEVICE)
     rest |= {"path": path, "level": level, "objective": "uniform", "class_weights": weights}
     compiled = torch.compile(adversary_loss, fullgraph=True, backend="aot_eager")
-    assert_same(run(compiled, tensors, rest), run(adversary_loss, tensors, rest), exact("adversary", path))
+    assert_same(run(compiled, tensors, rest), run(adversary_loss, tensors, rest), compiled_bits(path))
 
 
 def test_a_path_that_cannot_serve_is_refused_in_compiled_code_too() -> None:
@@ -225,7 +215,14 @@ def test_activation_checkpointing_changes_nothing(loss: str, path: str, reentran
 
         return checkpoint(segment, *values, use_reentrant=reentrant)
 
-    assert_same(run(checkpointed, tensors, rest), run(model, tensors, rest), exactly=True)
+    expected = run(model, tensors, rest)
+    if reentrant:
+        # Its results are those of a first pass without gradients, for which exp-store stores nothing and takes another
+        # shift; a second one gives the gradients.
+        with torch.no_grad():
+            results = model(**tensors, **rest)
+        expected[: len(results)] = results
+    assert_same(run(checkpointed, tensors, rest), expected, repeats_bits(path))
 
 
 @chunked
@@ -240,7 +237,7 @@ def test_checkpointing_in_compiled_code(loss: str) -> None:
         return checkpoint(model, use_reentrant=False, **arguments)
 
     compiled = torch.compile(checkpointed, fullgraph=True, backend="aot_eager")
-    assert_same(run(compiled, tensors, rest), run(model, tensors, rest), DEVICE.type == "cpu")
+    assert_same(run(compiled, tensors, rest), run(model, tensors, rest), compiled_bits("chunked"))
 
 
 @pytest.mark.skipif(DEVICE.type != "cpu", reason="autocast on CUDA does change the operands")
@@ -254,9 +251,9 @@ def test_autocast_on_the_cpu_changes_nothing(loss: str, path: str) -> None:
             return LOSSES[loss](**arguments)
 
     expected = run(LOSSES[loss], tensors, rest)
-    assert_same(run(cast, tensors, rest), expected, exactly=True)
+    assert_same(run(cast, tensors, rest), expected, repeats_bits(path))
     compiled = torch.compile(cast, fullgraph=True, backend="aot_eager")
-    assert_same(run(compiled, tensors, rest), expected, exact(loss, path))
+    assert_same(run(compiled, tensors, rest), expected, compiled_bits(path))
 
 
 @pytest.mark.skipif(DEVICE.type != "cuda", reason="autocast changes nothing on the CPU")
@@ -270,7 +267,7 @@ def test_autocast_on_cuda_is_that_of_the_trace(loss: str, path: str) -> None:
             return LOSSES[loss](**arguments)
 
     compiled = torch.compile(cast, fullgraph=True, backend="aot_eager")
-    assert_same(run(compiled, tensors, rest), run(cast, tensors, rest))
+    assert_same(run(compiled, tensors, rest), run(cast, tensors, rest), bits=False)
 
 
 @chunked
@@ -287,4 +284,4 @@ def test_gradients_accumulate_in_compiled_code(loss: str) -> None:
             (function(**leaves | own, **rest).loss / 2).backward()
         return [tensor.grad for name, tensor in leaves.items() if not name.endswith("hidden")]
 
-    assert_same(accumulate(compiled), accumulate(LOSSES[loss]), DEVICE.type == "cpu")
+    assert_same(accumulate(compiled), accumulate(LOSSES[loss]), compiled_bits("chunked"))

@@ -9,7 +9,16 @@ import torch
 from torch import Tensor
 from unibert_kernels import AdversaryOutput, adversary_loss, reference
 
-from .closeness import BF16_GRADIENT, DEVICE, FP32_GRADIENT, FP32_LOSS, distance, gradients
+from .closeness import (
+    BF16_GRADIENT,
+    DEVICE,
+    FP32_GRADIENT,
+    FP32_LOSS,
+    assert_same,
+    distance,
+    gradients,
+    repeats_bits,
+)
 
 LEAVES = ("hidden", "w1", "b1", "w2", "b2")
 LEVELS = ("mean", "cls", "token")
@@ -137,9 +146,7 @@ def test_reversal_multiplies_the_gradient_of_hidden_alone(level: str) -> None:
 
     plain = run(-1.0)  # λ = -1: the gradient as it would be without reversal
     for factor in (2.0, 0.0):  # powers of two, so that the product is exact
-        hidden, *discriminator = run(factor)
-        assert torch.equal(hidden, -factor * plain[0])
-        assert all(torch.equal(one, other) for one, other in zip(discriminator, plain[1:], strict=True))
+        assert_same(run(factor), [-factor * plain[0], *plain[1:]], repeats_bits("fused"))
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -237,7 +244,7 @@ def test_frozen_tensors_get_no_gradient_and_change_no_other(frozen: tuple[str, .
         if name in frozen:
             assert tensors[name].grad is None
         else:
-            assert torch.equal(tensors[name].grad, expected[name])
+            assert_same([tensors[name].grad], [expected[name]], repeats_bits("fused"))
 
 
 def test_without_gradients_the_results_are_the_same() -> None:
@@ -246,7 +253,7 @@ def test_without_gradients_the_results_are_the_same() -> None:
     with torch.no_grad():
         actual = fused(tensors)
     assert not actual.loss.requires_grad
-    assert all(torch.equal(one, other) for one, other in zip(actual, expected, strict=True))
+    assert_same(actual, expected, repeats_bits("fused"))
 
 
 def test_parameters_may_be_swapped_out_between_the_passes() -> None:
@@ -258,19 +265,20 @@ def test_parameters_may_be_swapped_out_between_the_passes() -> None:
                 tensors[name].data = torch.full_like(tensors[name], float("nan"))
         return gradients(loss, *leaves(tensors))
 
-    assert all(torch.equal(one, other) for one, other in zip(run(True), run(False), strict=True))
+    assert_same(run(True), run(False), repeats_bits("fused"))
 
 
 def test_reversal_is_read_when_the_loss_is_computed() -> None:
-    def run(later: float) -> Tensor:
+    def run(later: float) -> tuple[Tensor, ...]:
         tensors = batch(reversal=0.3)
         loss = fused(tensors).loss
         tensors["reversal"].fill_(later)
-        return gradients(loss, tensors["hidden"])[0]
+        return gradients(loss, tensors["hidden"])
 
-    assert torch.equal(run(7.0), run(0.3))
+    assert_same(run(7.0), run(0.3), repeats_bits("fused"))
 
 
+@pytest.mark.usefixtures("placement")
 @pytest.mark.parametrize("level", LEVELS)
 def test_bitwise_the_same_from_run_to_run(level: str) -> None:
     def run() -> list[Tensor]:
@@ -278,7 +286,7 @@ def test_bitwise_the_same_from_run_to_run(level: str) -> None:
         output = fused(tensors, level=level, objective="uniform")
         return [output.loss, *gradients(output.loss, *leaves(tensors))]
 
-    assert all(torch.equal(one, other) for one, other in zip(run(), run(), strict=True))
+    assert_same(run(), run(), repeats_bits("fused"))
 
 
 def test_what_it_cannot_serve_is_refused() -> None:
