@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from unibert.configuration import parse, parser_for, read_yaml
+from unibert.configuration import parse, read_yaml
 from unibert.training.config import RunConfig
 
 RUN = """
@@ -29,7 +29,7 @@ def test_names_stay_names_and_numbers_numbers(tmp_path: Path, given: str) -> Non
         "--optimizer.eps=.5", "--optimizer.weight_decay=1E2",
     ]  # fmt: skip
     words = ["--config", str(path), *(overrides if given != "in the file" else [])]
-    config = parse(parser_for(RunConfig, "test", ""), RunConfig, words)
+    config = parse(RunConfig, words)
     assert config.run_dir == "2026-11-22"
     assert config.training.tokens == 2_000_000
     assert config.stream.languages == ["no", "sv", "on"]

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import yaml
 
-from unibert.configuration import parse, parser_for
+from unibert.configuration import parse
 from unibert.corpus.manifest import Manifest
 from unibert.corpus.shards import ShardWriter
 from unibert.doctor import cluster, folders, ranks
@@ -75,7 +75,7 @@ fcntl.flock = flock
 
 
 def read(run_file: Path) -> RunConfig:
-    return parse(parser_for(RunConfig, "test", ""), RunConfig, ["--config", str(run_file)])
+    return parse(RunConfig, ["--config", str(run_file)])
 
 
 def put_commands(folder: Path, commands: dict[str, str]) -> Path:

@@ -3,15 +3,16 @@
 import pytest
 import torch
 
-from unibert.configuration import PRESETS, parse, parser_for
+from unibert.configuration import parse
 from unibert.model.encoder import build_masked_lm
+from unibert.run_files import PRESETS
 from unibert.training.config import RunConfig
 from unibert.training.engine import DS_CONFIGS, read_ds_config, zero_stage
 
 
 @pytest.mark.parametrize("preset", sorted(PRESETS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_presets_describe_a_model_and_a_run(preset):
-    config = parse(parser_for(RunConfig, "test", ""), RunConfig, ["--config", str(preset)])
+    config = parse(RunConfig, ["--config", str(preset)])
     timeline = config.training.timeline()
     assert timeline.total_tokens >= config.training.tokens
     with torch.device("meta"):

@@ -2,38 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
+import difflib
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
+from unibert.command import Call, Command
 from unibert.errors import AgreedError, LostRanksError, RankError, UserError
-
-USAGE = """usage: unibert COMMAND ...
-
-  corpus build INPUT ... --output DIR     dumps, JSONL or text to a tokenised, sharded corpus
-  corpus verify DIR                       check every shard against the manifest's digests
-  corpus inspect DIR [--run RUN.yaml …]   what it holds, and how often a run would read each language
-  plan RUN.yaml --gpus N --gpu h100       memory, time and disk of a run, its ds_config and micro-batch
-  pretrain RUN.yaml [--dotted.override …] train a run file or preset; again to continue
-  preflight RUN.yaml [same overrides]     check the nodes of a Slurm job before it trains
-  doctor [RUN.yaml [same overrides]]      what of this machine is not as it should be, and how to mend it
-  export RUN_DIR [--step N]               a checkpoint to a Hugging Face model
-  evaluate MODEL_DIR --retrieval DIR      sentence retrieval and language probe
-  report RUN_DIR                          one HTML page with the run's plots
-  demo [--output DIR]                     all of it on the embedded mini-Wikipedia
-  slurm [--output DIR]                    Slurm's job scripts into a folder, slurm unless given
-  bench kernels [--preset NAME]           the losses beside their peers: time, memory, error
-  bench stream CORPUS                     the stream beside other loaders: tokens/s, memory
-  bench checkpoints CORPUS                how long a run waits for its checkpoints
-  bench show DIR                          table, goals and plot of the results in DIR
-  bench gpu                               tests, benchmark and short trainings on a CUDA GPU
-
-'unibert COMMAND --help' lists a command's options, 'unibert --version' says which UniBERT this is.
-"""
 
 SECONDS_FOR_SLOWER_RANKS = 3
 
@@ -43,21 +19,55 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     # The deepspeed launcher puts this in front; the rank comes from the environment.
     words = [word for word in words if not word.startswith("--local_rank")]
-    if not words or words[0] in ("-h", "--help", "help"):
-        print(USAGE, end="")
-        sys.exit(0 if words else 1)
-    if words[0] == "--version":
+    try:
+        _run(words)
+    except UserError as error:
+        _exit_with(error)
+
+
+def _run(words: list[str]) -> None:
+    if words and words[0] == "--version":
         from unibert.installation import unibert_version
 
         print(f"unibert {unibert_version()}")
-        sys.exit(0)
-    name = " ".join(words[:2]) if words[0] in ("corpus", "bench") else words[0]
-    try:
-        if name not in COMMANDS:
-            raise UserError(f"there is no command {name!r}; the commands are {', '.join(COMMANDS)}")
-        COMMANDS[name](words[len(name.split()) :])
-    except UserError as error:
-        _exit_with(error)
+        return
+    wants_help = bool({"-h", "--help"} & set(words)) or words[:1] == ["help"] or not words
+    named = [word for word in words[words[:1] == ["help"] :] if word not in ("-h", "--help")]
+    if wants_help and (not named or (named[0] in GROUPS and len(named) == 1)):
+        from unibert.command_help import overview
+
+        print(overview([command for command in COMMANDS.values() if command.name.split()[: len(named)] == named]))
+        sys.exit(0 if words else 1)
+    command, rest = find_command(named)
+    if not wants_help:
+        command.run(Call(command, rest))
+        return
+    from unibert.command_help import command_help
+
+    print(command_help(command))
+
+
+def find_command(words: list[str]) -> tuple[Command, list[str]]:
+    """The command that ``words`` begin with, and the words behind it.
+
+    Raises:
+        UserError: if there is none, with the nearest.
+    """
+    for count in (2, 1):
+        if (name := " ".join(words[:count])) in COMMANDS:
+            return COMMANDS[name], words[count:]
+    first, group = words[0], [name for name in COMMANDS if name.split()[0] == words[0]]
+    if group and (len(words) == 1 or words[1].startswith("-")):
+        raise UserError(f"{first} is followed by what to do: {', '.join(group)}")
+    written = " ".join(words[:2]) if group else first
+    by_last_word = {name.split()[-1]: name for name in COMMANDS}
+    near = [
+        *difflib.get_close_matches(" ".join(words[:2]), COMMANDS, n=1, cutoff=0.75),
+        *difflib.get_close_matches(words[-1] if group and len(words) < 3 else first, COMMANDS, n=1),
+        *(by_last_word[word] for word in difflib.get_close_matches(first, by_last_word, n=1)),
+    ]
+    hint = f"did you mean {near[0]!r}?" if near else f"the commands are {', '.join(group or COMMANDS)}"
+    raise UserError(f"there is no command {written!r}; {hint}")
 
 
 def _exit_with(error: UserError) -> None:
@@ -76,66 +86,28 @@ def _exit_with(error: UserError) -> None:
     sys.exit(1)
 
 
-def _parse(config_class: type, command: str, description: str, words: list[str], positional: str) -> Any:
-    """Options of ``config_class`` behind leading bare words, which become the field ``positional``."""
-    from unibert.configuration import parse, parser_for
-
-    bare = []
-    while words and not words[0].startswith("-"):
-        bare.append(words.pop(0))
-    parser = parser_for(config_class, f"unibert {command}", description)
-    if bare and positional == "config":
-        if len(bare) > 1:
-            raise UserError(f"{command} takes one run file, got {' '.join(bare)}; overrides are --key value")
-        from unibert.configuration import run_file
-
-        words = ["--config", str(run_file(bare[0])), *words]
-    elif bare:
-        words = [
-            f"--{positional}",
-            bare[0] if len(bare) == 1 and positional not in ("inputs", "parts") else str(bare),
-            *words,
-        ]
-    return parse(parser, config_class, words)
-
-
-def _corpus_build(words: list[str]) -> None:
+def _corpus_build(call: Call) -> None:
+    config = call.options()
     from unibert.corpus.build import build_corpus
-    from unibert.corpus.config import CorpusConfig
 
-    build_corpus(_parse(CorpusConfig, "corpus build", "Build a corpus.", words, "inputs"))
+    build_corpus(config)
 
 
-def _corpus_verify(words: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="unibert corpus verify", description="Check a corpus against its manifest.")
-    parser.add_argument("corpus")
-    options = parser.parse_args(words)
+def _corpus_verify(call: Call) -> None:
+    corpus = call.options().corpus
     from unibert.corpus.manifest import verify
 
-    print(f"{options.corpus}: {len(verify(options.corpus).shards)} shards are as the manifest says")
+    print(f"{corpus}: {len(verify(corpus).shards)} shards are as the manifest says")
 
 
-def _corpus_inspect(words: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="unibert corpus inspect",
-        usage="unibert corpus inspect [DIR] [--run RUN.yaml [--dotted.override …]] [--output DIR]",
-        description="What a corpus holds and, with a run, what its mixture will do: tokens, shares and epochs of each "
-        "language in each phase. The run's overrides are those of 'unibert pretrain'; its corpus is the default.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--run", metavar="RUN.yaml", help="run file or preset")
-    parser.add_argument("--output", metavar="DIR", type=Path, help="folder for inspect.json, .csv, .png and .svg")
-    corpus = words.pop(0) if words and not words[0].startswith("-") else None
-    options, overrides = parser.parse_known_args(words)
-    config = None
+def _corpus_inspect(call: Call) -> None:
+    options, config = call.options(), None
+    corpus = None if options.corpus is None else str(options.corpus)
     if options.run is not None:
-        from unibert.training.config import RunConfig
-
-        overrides += ["--corpus", corpus] if corpus is not None else []
-        config = _parse(RunConfig, "corpus inspect --run", "", [options.run, *overrides], "config")
+        config = call.run_config(options.run, *([] if corpus is None else [f"--corpus={corpus}"]))
         corpus = config.corpus
-    elif overrides:
-        raise UserError(f"{overrides[0]}: overrides belong to a run; name its file or preset with --run")
+    elif call.run_keys:
+        raise UserError(f"--{call.run_keys[0]}: overrides belong to a run; name its file or preset with --run")
     if corpus is None:
         raise UserError("corpus inspect needs a corpus folder, or a run file that names one: --run RUN.yaml")
     from unibert.study.inspection import inspect_corpus
@@ -143,27 +115,8 @@ def _corpus_inspect(words: list[str]) -> None:
     inspect_corpus(corpus, config, options.output)
 
 
-def _plan(words: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="unibert plan",
-        usage="unibert plan RUN.yaml --nodes N --gpus G --gpu NAME [--vocab_size V] [--dotted.override …]",
-        description="What a run will need and take: parameters and FLOPs by part, memory by ZeRO stage, speed, days, "
-        "disk, the ds_config and micro-batch to take. Nothing is started. Overrides are those of 'unibert pretrain'.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("run", metavar="RUN.yaml", help="run file or preset")
-    parser.add_argument("--nodes", type=int, default=1, help="machines; 1")
-    parser.add_argument("--gpus", type=int, required=True, help="GPUs, and ranks, of each machine")
-    parser.add_argument("--gpu", required=True, help="which: h100, h200, a100-80, …; cpu is this machine, measured")
-    parser.add_argument("--vocab_size", type=int, help="pieces of the tokenizer, where there is no corpus yet")
-    parser.add_argument("--benchmarks", type=Path, default=Path("docs/benchmarks"),
-                        help="where 'unibert bench gpu' left results; docs/benchmarks")  # fmt: skip
-    parser.add_argument("--network_gbit", type=float, default=200.0, help="between machines, Gbit/s a rank; 200")
-    parser.add_argument("--output", type=Path, metavar="FILE.json", help="write all figures there too")
-    options, overrides = parser.parse_known_args(words)
-    from unibert.training.config import RunConfig
-
-    config = _parse(RunConfig, "plan", "", [options.run, *overrides], "config")
+def _plan(call: Call) -> None:
+    config, options = call.run_config(), call.options()
     # DeepSpeed would look for an accelerator here and warn that there is none; the one that counts is --gpu.
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     from unibert.study.planning import plan_run
@@ -174,10 +127,8 @@ def _plan(words: list[str]) -> None:
     )  # fmt: skip
 
 
-def _pretrain(words: list[str]) -> None:
-    from unibert.training.config import RunConfig
-
-    config = _parse(RunConfig, "pretrain", "Train, or continue, a run.", words, "config")
+def _pretrain(call: Call) -> None:
+    config = call.run_config()
     from unibert.training.loop import pretrain
     from unibert.training.preemption import EXIT_LOST_RANKS, EXIT_PREEMPTED, Preempted
 
@@ -192,138 +143,194 @@ def _pretrain(words: list[str]) -> None:
         sys.exit(EXIT_PREEMPTED)
 
 
-def _preflight(words: list[str]) -> None:
-    from unibert.training.config import RunConfig
-
-    config = _parse(RunConfig, "preflight", "Check the nodes of a Slurm job before a run.", words, "config")
+def _preflight(call: Call) -> None:
+    config = call.run_config()
     from unibert.training.preflight import preflight
 
     preflight(config)
 
 
-def _doctor(words: list[str]) -> None:
-    def read_run() -> Any:
-        from unibert.training.config import RunConfig
-
-        return _parse(RunConfig, "doctor", "What of this machine, and of a run, is not well.", words, "config")
-
-    if {"-h", "--help"} & set(words):
-        read_run()
+def _doctor(call: Call) -> None:
     from unibert.doctor.examine import examine
 
-    if not examine(read_run if words else None):
+    # The run file is read when the packages that it wants have been looked at.
+    if not examine(call.run_config if call.words else None):
         sys.exit(1)
 
 
-def _evaluate(words: list[str]) -> None:
-    from unibert.evaluation.evaluate import EvaluateConfig, evaluate
+def _evaluate(call: Call) -> None:
+    config = call.options()
+    from unibert.evaluation.evaluate import evaluate
 
-    evaluate(_parse(EvaluateConfig, "evaluate", "Score a model.", words, "model"))
+    evaluate(config)
 
 
-def _export(words: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="unibert export", description="A checkpoint to a Hugging Face model.")
-    parser.add_argument("run_dir")
-    parser.add_argument("--step", type=int, help="which checkpoint; default: the newest")
-    parser.add_argument("--output", help="folder to make; default: RUN_DIR/model")
-    options = parser.parse_args(words)
+def _export(call: Call) -> None:
+    options = call.options()
+    # It needs no accelerator, and DeepSpeed would warn where it finds none.
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
     from unibert.training.export import export_run
 
-    print(export_run(options.run_dir, step=options.step, output=options.output))
+    model = export_run(options.run_dir, step=options.step, output=options.output)
+    print(f"The model is in {model}. Next: unibert evaluate {model} --retrieval DIR")
 
 
-def _report(words: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="unibert report", description="One HTML page with a run's plots.")
-    parser.add_argument("run_dir")
-    options = parser.parse_args(words)
+def _report(call: Call) -> None:
+    run_dir = call.options().run_dir
     from unibert.study.report import write_report
     from unibert.study.summary import format_summary, write_summary
 
-    page = write_report(options.run_dir)
-    print(f"{format_summary(write_summary(Path(options.run_dir)))}\n\nreport   {page}")
+    page = write_report(run_dir)
+    print(f"{format_summary(write_summary(run_dir))}\n\nreport   {page}")
 
 
-def _demo(words: list[str]) -> None:
-    from unibert.demo.config import DemoConfig
-
-    config = _parse(DemoConfig, "demo", "The whole route on the embedded mini-Wikipedia.", words, "output")
+def _demo(call: Call) -> None:
+    config = call.options()
     from unibert.demo.route import run_demo
 
     run_demo(config)
 
 
-def _slurm(words: list[str]) -> None:
-    from unibert.job_scripts import JobScriptsConfig, write_job_scripts
+def _slurm(call: Call) -> None:
+    from unibert.job_scripts import write_job_scripts
 
-    about = "Write Slurm's job scripts into the folder --output. --overwrite true replaces files there that differ."
-    write_job_scripts(_parse(JobScriptsConfig, "slurm", about, words, "output"))
+    write_job_scripts(call.options())
 
 
-def _bench_kernels(words: list[str]) -> None:
-    from unibert.bench.config import KernelBenchConfig
-
-    config = _parse(KernelBenchConfig, "bench kernels", "The losses beside their peers.", words, "preset")
+def _bench_kernels(call: Call) -> None:
+    config = call.options()
     from unibert.bench.kernels import bench_kernels
 
     bench_kernels(config)
 
 
-def _bench_stream(words: list[str]) -> None:
-    from unibert.bench.stream_config import StreamBenchConfig
-
-    config = _parse(StreamBenchConfig, "bench stream", "The stream beside other loaders.", words, "corpus")
+def _bench_stream(call: Call) -> None:
+    config = call.options()
     from unibert.bench.stream import bench_stream
 
     bench_stream(config)
 
 
-def _bench_checkpoints(words: list[str]) -> None:
-    from unibert.bench.checkpoints import CheckpointBenchConfig, bench_checkpoints
+def _bench_checkpoints(call: Call) -> None:
+    from unibert.bench.checkpoints import bench_checkpoints
 
-    about = "How long a run waits for its checkpoints."
-    bench_checkpoints(_parse(CheckpointBenchConfig, "bench checkpoints", about, words, "corpus"))
+    bench_checkpoints(call.options())
 
 
-def _bench_show(words: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="unibert bench show", description="Table, goals and plot of a benchmark.")
-    parser.add_argument("folder", type=Path, help="where bench kernels or stream wrote results.json")
-    options = parser.parse_args(words)
+def _bench_show(call: Call) -> None:
+    folder = call.options().folder
     from unibert.bench.result_files import read_results, show_results
     from unibert.bench.stream_results import show_stream_results
 
-    results = read_results(options.folder)
+    results = read_results(folder)
     show = show_stream_results if results.get("benchmark") == "stream" else show_results
-    show(results, options.folder)
+    show(results, folder)
 
 
-def _bench_gpu(words: list[str]) -> None:
+def _bench_gpu(call: Call) -> None:
     from unibert.bench.gpu_machine import check_gpu_packages
 
-    if not {"-h", "--help"} & set(words):
-        check_gpu_packages()
-    from unibert.bench.gpu import GpuBenchConfig, bench_gpu
+    check_gpu_packages()
+    from unibert.bench.gpu import bench_gpu
 
-    about = "Everything that wants a CUDA GPU, in two stages of minutes."
-    if not bench_gpu(_parse(GpuBenchConfig, "bench gpu", about, words, "parts")):
+    if not bench_gpu(call.options()):
         sys.exit(1)
 
 
-COMMANDS: dict[str, Callable[[list[str]], None]] = {
-    "corpus build": _corpus_build,
-    "corpus verify": _corpus_verify,
-    "corpus inspect": _corpus_inspect,
-    "plan": _plan,
-    "pretrain": _pretrain,
-    "preflight": _preflight,
-    "doctor": _doctor,
-    "export": _export,
-    "evaluate": _evaluate,
-    "report": _report,
-    "demo": _demo,
-    "slurm": _slurm,
-    "bench kernels": _bench_kernels,
-    "bench stream": _bench_stream,
-    "bench checkpoints": _bench_checkpoints,
-    "bench show": _bench_show,
-    "bench gpu": _bench_gpu,
-}
+def _completion(call: Call) -> None:
+    shell = call.options().shell
+    from unibert.completion import completion_script
+
+    print(completion_script(shell, list(COMMANDS.values())))
+
+
+_ROWS = (
+    Command(
+        "corpus build", "INPUT … --output DIR", "build a tokenised, sharded corpus from dumps, JSONL or text",
+        _corpus_build, "unibert.corpus.config:CorpusConfig", "inputs",
+        about="Under mpirun or srun all ranks work on it together.",
+    ),
+    Command(
+        "corpus verify", "DIR", "check every shard against the manifest's digests",
+        _corpus_verify, "unibert.command_options:VerifyOptions", "corpus",
+    ),
+    Command(
+        "corpus inspect", "[DIR] [--run RUN.yaml]", "show what a corpus holds, and what a run would read of it",
+        _corpus_inspect, "unibert.command_options:InspectOptions", "corpus", run_file="option",
+        about="With a run file or a preset, the tables have tokens, share and epochs of each language in each phase.",
+    ),
+    Command(
+        "plan", "RUN.yaml --gpus N --gpu NAME", "estimate memory, time and disk of a run",
+        _plan, "unibert.command_options:PlanOptions", run_file="required",
+        about="It also recommends a ds_config and a micro-batch size. Nothing is started, and no GPU is needed.",
+    ),
+    Command(
+        "pretrain", "RUN.yaml [--key value …]", "train a run file or a preset; the same command continues it",
+        _pretrain, run_file="required",
+        about="Every key of the run file is an option, and an option overrides the file. A list may be written as "
+        "en,de or as [en, de]. Points [[progress, value], …] change a value during the run. `deepspeed --num_gpus N "
+        "--module unibert pretrain …` starts N ranks on one machine, slurm/pretrain.sh (`unibert slurm`) on many.",
+    ),
+    Command(
+        "preflight", "RUN.yaml [--key value …]", "check the nodes of a Slurm job before it trains",
+        _preflight, run_file="required",
+        about="The job scripts start it with srun, on every rank of the job.",
+    ),
+    Command(
+        "doctor", "[RUN.yaml [--key value …]]", "check this machine, and what a run needs of it",
+        _doctor, run_file="optional",
+        about="It prints a line for everything that it looks at, and how to fix what is wrong. With a run file or a "
+        "preset it also looks at the corpus, models and folders of the run. The exit status is 1 if a line says FAIL.",
+    ),
+    Command(
+        "export", "RUN_DIR [--step N]", "write a checkpoint as a Hugging Face model",
+        _export, "unibert.command_options:ExportOptions", "run_dir",
+    ),
+    Command(
+        "evaluate", "MODEL_DIR --retrieval DIR", "score a model: sentence retrieval and language probe",
+        _evaluate, "unibert.evaluation.config:EvaluateConfig", "model",
+    ),
+    Command(
+        "report", "RUN_DIR", "write one HTML page with a run's plots",
+        _report, "unibert.command_options:ReportOptions", "run_dir",
+    ),
+    Command(
+        "demo", "[DIR]", "run everything on the embedded mini-Wikipedia",
+        _demo, "unibert.demo.config:DemoConfig", "output",
+        about="It builds a corpus, trains a teacher and a student, scores the student and writes a report. It takes "
+        "about 5 minutes on 2 CPU cores.",
+    ),
+    Command(
+        "slurm", "[DIR]", "write Slurm's job scripts into a folder",
+        _slurm, "unibert.job_scripts:JobScriptsConfig", "output",
+    ),
+    Command(
+        "bench kernels", "[PRESET]", "measure the losses beside their peers: time, memory, error",
+        _bench_kernels, "unibert.bench.config:KernelBenchConfig", "preset",
+    ),
+    Command(
+        "bench stream", "CORPUS", "measure the stream beside other loaders: tokens/s, memory",
+        _bench_stream, "unibert.bench.stream_config:StreamBenchConfig", "corpus",
+    ),
+    Command(
+        "bench checkpoints", "CORPUS", "measure how long a run waits for its checkpoints",
+        _bench_checkpoints, "unibert.bench.checkpoints:CheckpointBenchConfig", "corpus",
+    ),
+    Command(
+        "bench show", "DIR", "print table and goals of a benchmark's results, and plot them",
+        _bench_show, "unibert.command_options:ShowOptions", "folder",
+    ),
+    Command(
+        "bench gpu", "[PART …]", "run tests, benchmarks and short trainings on a CUDA GPU",
+        _bench_gpu, "unibert.bench.gpu:GpuBenchConfig", "parts",
+    ),
+    Command(
+        "completion", "bash|zsh", "print a script that completes commands and options in a shell",
+        _completion, "unibert.command_options:CompletionOptions", "shell",
+        about="For bash: `unibert completion bash > ~/.local/share/bash-completion/completions/unibert`. For zsh: "
+        "`unibert completion zsh > _unibert`, in a folder of your $fpath. A new shell then completes.",
+    ),
+)  # fmt: skip
+COMMANDS: dict[str, Command] = {command.name: command for command in _ROWS}
+GROUPS = {name.split()[0] for name in COMMANDS if " " in name}
+"""First words of the commands that have two."""

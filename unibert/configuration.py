@@ -1,6 +1,6 @@
 """From YAML files and dotted command-line overrides to typed, checked configuration dataclasses.
 
-jsonargparse does the parsing and the typing; this module adds one-sentence errors that name the key and the mend.
+jsonargparse does the parsing and the typing; this module adds one-sentence errors that name the key and what it may be.
 """
 
 from __future__ import annotations
@@ -8,11 +8,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
-import itertools
 import re
-import types
-import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +17,22 @@ import jsonargparse
 import yaml
 
 from unibert.errors import UserError
+from unibert.options import (
+    SPECIAL_KEYS,
+    Given,
+    allowed,
+    annotation_of,
+    as_word,
+    choices,
+    field_types,
+    fits,
+    joined,
+    missing_keys,
+    nested_dataclass,
+    read_words,
+    unknown_key,
+)
+from unibert.run_files import run_file as run_file
 
 _BOOL, _FLOAT, _TIMESTAMP = (f"tag:yaml.org,2002:{kind}" for kind in ("bool", "float", "timestamp"))
 Config = TypeVar("Config")
@@ -46,47 +59,35 @@ _Loader.add_implicit_resolver(
     "-+.0123456789",
 )
 jsonargparse.set_loader("yaml", lambda text: yaml.load(text, Loader=_Loader), exceptions=(yaml.YAMLError,))
-PRESETS = Path(__file__).parent / "presets"
 
 
-def parser_for(config_class: type, prog: str, description: str) -> jsonargparse.ArgumentParser:
-    """A parser with ``--config FILE`` and one dotted option for every field of ``config_class``."""
-    parser = jsonargparse.ArgumentParser(prog=prog, description=description, exit_on_error=False)
-    parser.add_argument("--config", action="config", help="YAML file with any of the options below")
-    parser.add_class_arguments(config_class, as_group=False)
-    return parser
+def parse(config_class: type[Config], words: Sequence[str], *, prog: str = "unibert") -> Config:
+    """The configuration that ``words`` describe; files first, later ones and dotted options override.
 
-
-def parse(parser: jsonargparse.ArgumentParser, config_class: type[Config], arguments: Sequence[str]) -> Config:
-    """The configuration that ``arguments`` describe; files first, later ones and dotted options override.
+    Args:
+        config_class: a dataclass; each of its fields is an option, and those of nested dataclasses are dotted ones.
+        words: ``--config FILE`` and options.
+        prog: the command, for a sentence about what is missing.
 
     Raises:
         UserError: for an unknown key (with the nearest right one), a mistyped value, a missing key, a combination that
             a dataclass refuses.
     """
-    arguments = _with_values(config_class, arguments)
-    _check_options(config_class, arguments)
-    for path in _config_files(arguments):
+    given = read_words(words, config_class)
+    if given.bare:
+        raise UserError(f"{given.bare[0]}: belongs to no option; options are written --key value")
+    for path in _config_files(given):
         check_keys(config_class, read_yaml(path), source=str(path))
+    parser = jsonargparse.ArgumentParser(prog=prog, add_help=False, exit_on_error=False)
+    parser.add_argument("--config", action="config")
+    parser.add_class_arguments(config_class, as_group=False)
     names = {field.name for field in dataclasses.fields(config_class)}  # type: ignore[arg-type]
     try:
-        values = vars(parser.instantiate(parser.parse_args(arguments)))
+        values = vars(parser.instantiate(parser.parse_args([as_word(*option) for option in given.options])))
         return config_class(**{name: value for name, value in values.items() if name in names})
-    except (argparse.ArgumentError, jsonargparse.ArgumentError) as error:
-        raise UserError(_sentence(error)) from error
-    except (ValueError, TypeError) as error:
-        raise UserError(str(error)) from error
-
-
-def run_file(name: str) -> Path:
-    """The YAML file that ``name`` means: a path, or a preset that ships with the package."""
-    preset = PRESETS / f"{name}.yaml"
-    if Path(name).is_file():
-        return Path(name)
-    if preset.is_file():
-        return preset
-    presets = sorted(path.stem for path in PRESETS.glob("*.yaml"))
-    raise UserError(f"{name}: no such run file, and no preset of that name; presets are {', '.join(presets)}")
+    except (argparse.ArgumentError, jsonargparse.ArgumentError, ValueError, TypeError) as error:
+        mistake = next(_mistakes(config_class, given, prog), None) or _sentence(error)
+        raise UserError(mistake) from error
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -118,66 +119,74 @@ def check_keys(config_class: type, values: dict[str, Any], *, source: str, prefi
     fields = field_types(config_class)
     for key, value in values.items():
         if key not in fields:
-            raise UserError(f"{source}: {_unknown(prefix + str(key), str(key), list(fields), prefix)}")
+            raise UserError(f"{source}: {unknown_key(prefix + str(key), str(key), list(fields), prefix)}")
         nested = nested_dataclass(fields[key])
         if nested is not None and isinstance(value, dict):
             check_keys(nested, value, source=source, prefix=f"{prefix}{key}.")
 
 
-def field_types(config_class: type) -> dict[str, Any]:
-    """Field names of a dataclass with their resolved types."""
-    hints = typing.get_type_hints(config_class)
-    return {f.name: hints[f.name] for f in dataclasses.fields(config_class)}
+def _config_files(given: Given) -> list[Path]:
+    return [Path(value) for key, value in given.options if key == "config"]
 
 
-def nested_dataclass(annotation: Any) -> type | None:
-    """The dataclass in ``annotation`` (itself, or one arm of an Optional), if any."""
-    options = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
-    return next((option for option in options if dataclasses.is_dataclass(option)), None)  # type: ignore[return-value]
-
-
-def _with_values(config_class: type, arguments: Sequence[str]) -> list[str]:
-    """``arguments`` with a bare ``--flag`` of a bool written out as ``--flag=true``."""
-    flags = {f"--{name}" for name, annotation in field_types(config_class).items() if annotation is bool}
-    following = [*arguments[1:], "--"][: len(arguments)]
-    return [
-        f"{word}=true" if word in flags and after.startswith("--") else word
-        for word, after in zip(arguments, following, strict=True)
-    ]
-
-
-def _check_options(config_class: type, arguments: list[str]) -> None:
-    for argument in arguments:
-        if not argument.startswith("--"):
+def _mistakes(config_class: type, given: Given, prog: str) -> Iterator[str]:
+    """A sentence for each value that is not of its key's type, and one for the keys that are missing."""
+    keys = []
+    for path in _config_files(given):
+        content = read_yaml(path)
+        keys += list(_leaves(content))
+        yield from (f"{path}: {mistake}" for mistake in _mistyped_keys(config_class, content))
+    for key, text in given.options:
+        if key in SPECIAL_KEYS:
             continue
-        dotted = argument[2:].split("=")[0]
-        if dotted in ("config", "help") or dotted.startswith("print_config"):
+        keys.append(key)
+        annotation = annotation_of(key, (config_class,), shown=f"--{key}")
+        try:
+            value = yaml.load(text, Loader=_Loader)
+        except yaml.YAMLError:
+            value = text
+        section = nested_dataclass(annotation)
+        if section is not None and isinstance(value, str) and Path(value).is_file():
+            value = read_yaml(Path(value))
+        if section is not None and isinstance(value, dict):
+            check_keys(section, value, source=f"--{key}", prefix=f"{key}.")
+            keys += list(_leaves(value, f"{key}."))
+            yield from _mistyped_keys(section, value, f"{key}.")
+        elif not fits(annotation, value) and not fits(annotation, text) and not key.endswith("+"):
+            yield _mistyped(key, annotation, value)
+    if missing := [f"--{key}" for key in missing_keys(config_class, keys)]:
+        is_missing, them = ("is missing", "it") if len(missing) == 1 else ("are missing", "them")
+        yield f"{joined(missing, 'and')} {is_missing}; `{prog} --help` describes {them}"
+
+
+def _mistyped_keys(config_class: type, values: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, annotation in field_types(config_class).items():
+        if name not in values:
             continue
-        level: type | None = config_class
-        prefix = ""
-        for part in dotted.split("."):
-            if level is None:
-                break
-            fields = field_types(level)
-            if part.rstrip("+") not in fields:
-                raise UserError(f"--{dotted}: {_unknown(prefix + part, part, list(fields), prefix)}")
-            level = nested_dataclass(fields[part.rstrip("+")])
-            prefix += f"{part}."
+        section = nested_dataclass(annotation)
+        if section is not None and isinstance(values[name], dict):
+            yield from _mistyped_keys(section, values[name], f"{prefix}{name}.")
+        elif not fits(annotation, values[name]):
+            yield _mistyped(prefix + name, annotation, values[name])
 
 
-def _config_files(arguments: list[str]) -> list[Path]:
-    files = [Path(after) for before, after in itertools.pairwise(arguments) if before == "--config"]
-    return files + [Path(a.removeprefix("--config=")) for a in arguments if a.startswith("--config=")]
+def _mistyped(key: str, annotation: Any, value: Any) -> str:
+    quotes = "; put it in quotes" if fits(annotation, "") and not isinstance(value, str | list | dict) else ""
+    near = difflib.get_close_matches(str(value), choices(annotation), n=1)
+    return f"{key}: must be {allowed(annotation)}, got {value!r}{quotes}" + (
+        f"; did you mean {near[0]!r}?" if near else ""
+    )
 
 
-def _unknown(dotted: str, key: str, known: list[str], prefix: str) -> str:
-    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    where = f"{prefix[:-1]} has" if prefix else "there are"
-    hint = f"did you mean {prefix + nearest[0]!r}?" if nearest else f"{where} the keys {', '.join(known)}"
-    return f"unknown key {dotted!r}; {hint}"
+def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in values.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
 
 
 def _sentence(error: Exception) -> str:
+    """What the dataclass said, out of what jsonargparse makes of it where a section may be null."""
     lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
-    text = " ".join(line for line in lines if not line.startswith(("- ", "Subtypes", "Given value type", "Errors")))
-    return text.replace('Parser key "', "").replace('":', ":", 1)
+    said = [line.removeprefix("- ") for line in lines if line.startswith("- ") and "Expected a <class" not in line]
+    return said[0] if said else " ".join(lines).replace('Parser key "', "").replace('":', ":", 1)

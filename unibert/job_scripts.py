@@ -17,10 +17,11 @@ class JobScriptsConfig:
     """Where the scripts go."""
 
     output: str = "slurm"
-    """Folder for the scripts, which find each other by this name: with a relative one, submit from this folder."""
+    """Folder for the scripts. They find each other by this name: if it is relative, submit jobs from the
+    current folder."""
 
     overwrite: bool = False
-    """Replace files there that differ. site.env is yours and never touched."""
+    """Replace files there that differ. site.env is yours and is never changed."""
 
 
 def write_job_scripts(config: JobScriptsConfig) -> None:
@@ -67,7 +68,7 @@ def _write(folder: Path, scripts: dict[Path, bytes], overwrite: bool) -> dict[Pa
         differ = "differs" if len(changed) == 1 else "differ"
         raise UserError(
             f"{', '.join(changed)}: {differ} from what would be written; choose another --output, or give "
-            "--overwrite true (site.env is left alone)"
+            "--overwrite (site.env is left alone)"
         )
     folder.mkdir(parents=True, exist_ok=True)
     for path, content in scripts.items():

@@ -12,7 +12,7 @@ from typing import Any
 from deepspeed.accelerator import get_accelerator
 
 from tests.training.forked_ranks import on_ranks
-from unibert.configuration import parse, parser_for
+from unibert.configuration import parse
 from unibert.training.config import RunConfig
 from unibert.training.distributed import join
 from unibert.training.loop import Pretraining
@@ -22,7 +22,7 @@ def main() -> None:
     output, run_file, runs = sys.argv[1:]
     for run in json.loads(Path(runs).read_text()):
         words = ["--config", run_file, *run["overrides"]]
-        config = parse(parser_for(RunConfig, "ds_config", ""), RunConfig, words)
+        config = parse(RunConfig, words)
         on_ranks(run["ranks"], train, config, run["fp16"], Path(output) / f"{run['name']}.json")
 
 

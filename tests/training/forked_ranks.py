@@ -15,7 +15,7 @@ import torch
 from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
 from tests.training.processes import placement
-from unibert.configuration import parse, parser_for
+from unibert.configuration import parse
 from unibert.digests import file_sha256
 from unibert.launcher import free_port
 from unibert.training.checkpoints import describe, sealed
@@ -28,7 +28,7 @@ LOSS_SCALE = 512.0
 
 def main() -> None:
     output, run_file, *overrides = sys.argv[1:]
-    config = parse(parser_for(RunConfig, "ranks", ""), RunConfig, ["--config", run_file, *overrides])
+    config = parse(RunConfig, ["--config", run_file, *overrides])
     on_ranks(2, pretrain, config)
     for file in Path(config.run_dir).glob("checkpoints/*/state/*_optim_states.pt"):
         set_loss_scale(file)

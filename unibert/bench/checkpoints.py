@@ -30,28 +30,28 @@ class CheckpointBenchConfig:
     """One run of ``unibert bench checkpoints``."""
 
     corpus: str
-    """Folder made by ``unibert corpus build``."""
+    """Corpus folder made by ``unibert corpus build``."""
 
     hidden_size: int = 512
-    """Of the model, with heads of 64."""
+    """Hidden size of the model, whose heads have 64."""
 
     layers: int = 8
-    """Of the model."""
+    """Layers of the model."""
 
     ds_config: str = "zero1"
-    """As a run file has it."""
+    """DeepSpeed JSON, as training.ds_config in a run file."""
 
     sequences: int = 8
-    """Of a step, each of 128 tokens."""
+    """Sequences of 128 tokens in a step."""
 
     checkpoints: int = 4
-    """How many are written. The first, whose memory is new, is told apart."""
+    """Number of checkpoints to write. The first is reported apart, since its memory is new."""
 
     checkpoint_every: int = 6
-    """Steps; a checkpoint should be written before the next begins, which would wait for it."""
+    """Steps between checkpoints: enough for one to be written before the next, which would wait for it."""
 
     output: Path = Path("docs/benchmarks/checkpoints-cpu.json")
-    """The file to write."""
+    """JSON file to write."""
 
     def __post_init__(self) -> None:
         for key, least in {"layers": 1, "sequences": 1, "checkpoints": 2, "checkpoint_every": 1}.items():

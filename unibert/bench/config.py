@@ -25,58 +25,58 @@ class KernelBenchConfig:
     """One run of ``unibert bench kernels``. Given shapes, losses or distributions replace the preset's."""
 
     preset: Literal["auto", "cpu", "goals", "headline", "widths", "rehearsal"] = "auto"
-    """``goals``: the shapes of the goals on a GPU, bf16, most important first; ``headline`` and ``widths``: the few of
-    them, and the few peers, that minutes on a GPU are for; ``rehearsal``: tiny stand-ins for those two on a CPU;
-    ``cpu``: MLM head in fp32; ``auto`` takes ``cpu`` or ``goals`` by the device."""
+    """Cases to measure. ``goals``: the shapes of the goals on a GPU, in bf16, most important first; ``headline`` and
+    ``widths``: a few of these shapes and peers, for minutes on a GPU; ``rehearsal``: tiny stand-ins for those two on a
+    CPU; ``cpu``: the MLM head in fp32. ``auto`` takes ``cpu`` or ``goals`` by the device."""
 
     vocab: list[int] | None = None
     """Vocabulary sizes."""
 
     hidden: list[int] | None = None
-    """Hidden sizes of the student; a teacher's is twice that."""
+    """Hidden sizes of the student. A teacher's is twice as large."""
 
     rows: list[int] | None = None
-    """Masked rows; for the adversary, tokens."""
+    """Numbers of masked rows; for the adversary, of tokens."""
 
     losses: list[Loss] | None = None
-    """Of mlm, distillation, adversary."""
+    """Losses to measure."""
 
     distributions: list[Distribution] | None = None
-    """``uniform`` as at the start of a training, ``trained`` with peaked softmax."""
+    """Distributions of the logits: ``uniform`` as at the start of a training, ``trained`` with a peaked softmax."""
 
     contestants: list[str] | None = None
-    """Only those whose name contains one of these words; ``headline``, ``widths`` and ``rehearsal`` have a choice of
-    their own, others take everybody."""
+    """Measure only contestants whose name contains one of these words. Default: a few for ``headline``, ``widths`` and
+    ``rehearsal``, else all."""
 
     dtype: Literal["float32", "bfloat16"] | None = None
-    """The preset's if not given."""
+    """Type of the inputs. Default: the preset's."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """``auto`` takes the GPU if there is one."""
+    """Device. ``auto`` takes the GPU if there is one."""
 
     threads: int | None = None
-    """CPU threads; 1 if not given where the CPU is measured, all cores where they draw inputs for a GPU."""
+    """CPU threads. Default: 1 if the CPU is measured, all cores if they draw the inputs for a GPU."""
 
     repeats: int = 3
-    """Rounds on the CPU."""
+    """Number of rounds on the CPU."""
 
     minutes: float | None = None
-    """Time for everything; cases and contestants that it doesn't reach are reported as not run."""
+    """Minutes for everything. Cases and contestants that do not fit are reported as not run."""
 
     grace_seconds: float = 60.0
-    """What a contestant that has begun may take beyond ``minutes`` to end."""
+    """Seconds beyond ``minutes`` in which a contestant that has begun may end."""
 
     memory: bool = True
-    """On the CPU, measure memory too: one more process for each row."""
+    """Measure memory on the CPU too, with one more process per row."""
 
     seed: int = 0
-    """Of the inputs."""
+    """Seed of the inputs."""
 
     tables: bool = True
     """Write results.csv and results.png beside results.json."""
 
     output: Path | None = None
-    """Folder for the results; docs/benchmarks/kernels-<device> if not given."""
+    """Folder for the results. Default: docs/benchmarks/kernels-DEVICE."""
 
     def __post_init__(self) -> None:
         for key, minimum in {"threads": 1, "repeats": 1}.items():

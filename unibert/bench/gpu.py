@@ -83,19 +83,19 @@ class GpuBenchConfig:
     """Which stage or parts."""
 
     stage: Literal[1, 2] | None = None
-    """Both, one after the other, if not given."""
+    """Stage to run. Default: both, one after the other."""
 
     parts: list[str] | None = None
-    """Of any stage, in this order, instead of a stage."""
+    """Parts to run, of any stage and in this order, instead of a stage."""
 
     minutes: float | None = None
-    """Time for each part instead of its budget."""
+    """Minutes for each part, instead of its budget."""
 
     rehearse: bool = False
-    """On a CPU, with Triton's interpreter and sizes that stand in for the real ones."""
+    """Run on a CPU, with Triton's interpreter and sizes that stand in for the real ones."""
 
     output: Path | None = None
-    """Folder; docs/benchmarks/gpu-<name> if not given."""
+    """Folder for the results. Default: docs/benchmarks/gpu-NAME."""
 
     def __post_init__(self) -> None:
         if self.minutes is not None and self.minutes <= 0:

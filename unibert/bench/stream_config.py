@@ -11,34 +11,34 @@ class StreamBenchConfig:
     """One run of ``unibert bench stream``."""
 
     corpus: str
-    """Folder made by ``unibert corpus build``, of text like that of a training."""
+    """Corpus folder made by ``unibert corpus build``, of text like that of a training."""
 
     contestants: list[str] | None = None
-    """Only those whose name contains one of these words; the stages are called as in ``stage: reading``."""
+    """Measure only contestants whose name contains one of these words. Stages have names like ``stage: reading``."""
 
     sequence_length: int = 512
-    """Tokens of a row."""
+    """Tokens in a row."""
 
     batch_size: int = 64
-    """Rows of a batch."""
+    """Rows in a batch."""
 
     masking_rate: float = 0.3
     """Share of the ordinary tokens that is masked."""
 
     repeats: int = 3
-    """Rounds; in each, every contestant goes through the corpus once in a process of its own."""
+    """Number of rounds. In each, every contestant reads the corpus once, in a process of its own."""
 
     tuning_seconds: float = 10.0
-    """Longest time for each option of a contestant that has several."""
+    """Most seconds for each setting of a contestant that has several."""
 
     plan: bool = True
     """Measure planning and resuming too."""
 
     seed: int = 0
-    """Of order and masking."""
+    """Seed of order and masking."""
 
     work: Path | None = None
-    """Folder for the peers' copies of the corpus, about five times its size; a temporary one if not given."""
+    """Folder for the peers' copies of the corpus, about five times its size. Default: a temporary folder."""
 
     output: Path = Path("docs/benchmarks/stream-cpu")
     """Folder for results.json, results.csv and results.png."""

@@ -15,43 +15,46 @@ class CorpusConfig:
     """
 
     inputs: list[str]
-    """MediaWiki dumps (.xml), .jsonl or .txt files, compressed or not, folders of them, or en=PATH."""
+    """MediaWiki dumps (.xml), .jsonl or .txt files, compressed or not, or folders of them. en=PATH names the
+    language."""
     output: str
     """The corpus folder to make."""
     languages: list[str] | None = None
-    """Codes of the languages to take; None: all that the inputs hold."""
+    """Codes of the languages to take, as in en,de. Default: all that the inputs hold."""
     vocab_size: int = 64_000
-    """Of the tokenizer to train, special tokens and bytes included. Ids take two bytes up to 65,536."""
+    """Pieces of the tokenizer to train, special tokens and bytes included. Ids take two bytes up to 65,536 pieces."""
     tokenizer: str | None = None
-    """A corpus, its tokenizer folder or a sentencepiece.model to use instead of training one."""
+    """Tokenizer to use instead of training one: a corpus, its tokenizer folder or a sentencepiece.model."""
     tokenizer_sentences: int = 2_000_000
-    """Lines of text to train the tokenizer on, at most."""
+    """Most lines of text to train the tokenizer on."""
     tokenizer_exponent: float = 0.3
-    """A language's share of them is proportional to its bytes of text to this power, as far as it has the lines."""
+    """A language's share of those lines is proportional to its bytes of text to this power."""
     character_coverage: float = 0.99999
-    """Share of all characters that get a piece of their own; the others are spelt in bytes."""
+    """Share of all characters that get a piece of their own. The others are spelt in bytes."""
     model_max_length: int = 512
-    """Tokens to which the Hugging Face tokenizer truncates when asked to."""
+    """Tokens to which the Hugging Face tokenizer truncates, when it is asked to truncate."""
     filters: FilterConfig = field(default_factory=FilterConfig)
     """Quality filters."""
     exclude: str | None = None
-    """File of lines "code<TAB>title" or "code<TAB>id": documents to leave out, such as an evaluation set's articles."""
+    """File of documents to leave out, such as the articles of an evaluation set: lines "code<TAB>title" or
+    "code<TAB>id"."""
     max_page_characters: int = 1 << 20
-    """Drop wiki pages with more wikitext than this; MediaWiki itself allows 2 MiB, nearly all of it tables."""
+    """Drop wiki pages with more characters of wikitext than this. MediaWiki allows 2 MiB; such pages are
+    mostly tables."""
     skip_empty_languages: bool = False
-    """Leave out languages of which nothing is left, and say so in the report, instead of stopping."""
+    """Leave out languages of which the filters leave nothing, and name them in the report, instead of stopping."""
     heldout_share: float = 0.01
-    """Share of documents held out, chosen by a hash of their id; at least one where a language has several."""
+    """Share of documents held out, chosen by a hash of their id; at least one if a language has several."""
     tokens_per_shard: int = 4_000_000
-    """Tokens of a shard, approximately: shards of a language are made equally large."""
+    """Approximate number of tokens in a shard. The shards of a language are equally large."""
     tokens_per_block: int = 1 << 16
-    """Tokens of a tar sample, at most, unless a single document is longer."""
+    """Most tokens in a sample of a tar file, unless a single document is longer."""
     seed: int = 0
-    """Of the documents' order and the tokenizer's sample."""
+    """Seed of the documents' order and of the tokenizer's sample."""
     workers: int | None = None
-    """Processes; None: one for each CPU. Under mpirun or srun the other ranks are used instead."""
+    """Processes. Default: one per CPU. Under mpirun or srun the other ranks are used instead."""
     overwrite: bool = False
-    """Replace the corpus that lies in the output folder."""
+    """Replace a corpus that lies in the output folder."""
 
     def __post_init__(self) -> None:
         if not self.inputs:

@@ -23,13 +23,13 @@ class FilterConfig:
     """Quality filters; none of them counts words, so that scripts without spaces are treated like the others."""
 
     min_letters: int = 50
-    """Drop shorter documents. A Chinese character counts as 3 letters, a Japanese syllable or Korean block as 2."""
+    """Drop documents with fewer letters. A Chinese character counts as 3, a Japanese syllable or Korean block as 2."""
     min_letter_share: float = 0.6
-    """Drop documents with a lower share of letters and their marks among the characters that are no spaces."""
+    """Drop documents with a lower share of letters (with their marks) among the characters that are not spaces."""
     max_repeated_line_share: float = 0.3
-    """Drop documents where more than this share of the characters is in lines that occurred before in it."""
+    """Drop documents in which more than this share of the characters is in repeated lines."""
     min_script_share: float = 0.5
-    """Drop documents with a lower share of letters in the scripts of the language."""
+    """Drop documents with a lower share of letters in the language's scripts."""
 
     def __post_init__(self) -> None:
         if self.min_letters < 1:

@@ -10,7 +10,7 @@ class DemoConfig:
     """Where the demo writes, and on how many ranks it trains."""
 
     output: str = "demo-run"
-    """Folder for the corpus, both runs and the report. What is complete there is kept, so a stopped demo continues."""
+    """Folder for the corpus, both runs and the report. A stopped demo continues in the same folder."""
 
     ranks: int = 2
-    """Processes started by the deepspeed launcher."""
+    """Processes that the deepspeed launcher starts. With GPUs, at most one per GPU."""

@@ -45,8 +45,11 @@ def run_demo(config: DemoConfig) -> None:
 
     report = write_report(student)
     print("\n" + format_summary(write_summary(student)))
-    print(f"\nmodel    {student / 'model'}\nreport   {report}\nmetrics  {student / 'metrics.jsonl'}")
-    print(f"corpus   {corpus / 'report.md'}\ndone in {(time.perf_counter() - started) / 60:.1f} minutes")
+    print(f"\nreport   {report}\nmetrics  {student / 'metrics.jsonl'}\ncorpus   {corpus / 'report.md'}")
+    print(f"done in {(time.perf_counter() - started) / 60:.1f} minutes")
+    print(
+        f"The model is in {student / 'model'}. Next, with your own text: unibert corpus build INPUT … --output corpus"
+    )
 
 
 def _say(text: str) -> None:
@@ -94,7 +97,8 @@ def _wait_or_end(launcher: subprocess.Popen[bytes]) -> int:
 
 
 def _evaluate(student: Path, aligned: Path) -> None:
-    from unibert.evaluation.evaluate import EvaluateConfig, evaluate
+    from unibert.evaluation.config import EvaluateConfig
+    from unibert.evaluation.evaluate import evaluate
 
     config = EvaluateConfig(
         model=student / "model", retrieval=aligned, untrained=True, output=student / "evaluation"

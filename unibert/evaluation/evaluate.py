@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ from tqdm import tqdm
 
 from unibert.errors import UserError
 from unibert.evaluation.aligned import AlignedSet, read_aligned
+from unibert.evaluation.config import EvaluateConfig
 from unibert.evaluation.embeddings import SentenceEncoder
 from unibert.evaluation.geometry import cloud_geometry, principal_plane, subtract_language_means
 from unibert.evaluation.language_probe import LabelledSentences, probe_accuracy, probe_sentences
@@ -41,50 +41,6 @@ from unibert.evaluation.retrieval import headline_layer, retrieval_accuracy
 from unibert.evaluation.score_table import format_scores
 
 PROJECTED_PER_LANGUAGE = 60
-
-
-@dataclass(kw_only=True)
-class EvaluateConfig:
-    """One evaluation of one model folder."""
-
-    model: Path
-    """Hugging Face model folder: config.json, weights and tokenizer."""
-
-    retrieval: Path | None = None
-    """Folder of aligned sentences: Tatoeba pairs, or a file <code>.txt for each language."""
-
-    untrained: bool = False
-    """Also score the same architecture with fresh weights, the baseline that shows what training has added."""
-
-    output: Path | None = None
-    """Folder for scores.json, scores.md and projections.json; ``evaluation`` beside the model folder if not given."""
-
-    max_sentences: int = 1000
-    """Lines of each aligned set that are used, from its beginning."""
-
-    probe_sentences: int = 200
-    """Sentences of each language for the language probe."""
-
-    probe_restarts: int = 3
-    """Splits and initialisations that the probe's accuracy is averaged over."""
-
-    max_length: int = 128
-    """Tokens at which a sentence is cut."""
-
-    batch_tokens: int = 8192
-    """Tokens of a batch, padding included; lower it when the device runs out of memory."""
-
-    device: str = "auto"
-    """``cpu``, ``cuda``, ``cuda:1`` …; ``auto`` takes the GPU if there is one."""
-
-    seed: int = 0
-    """Of the probe's sample, splits and initialisations, and of the untrained weights."""
-
-    def __post_init__(self) -> None:
-        minima = {"max_sentences": 2, "probe_sentences": 2, "probe_restarts": 1, "max_length": 1, "batch_tokens": 1}
-        for key, minimum in minima.items():
-            if getattr(self, key) < minimum:
-                raise ValueError(f"{key}: must be at least {minimum}, got {getattr(self, key)}")
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:

@@ -16,18 +16,19 @@ class ModelConfig:
     """transformers' ``model_type``: modernbert, bert, roberta or xlm-roberta."""
 
     config: dict[str, Any] = field(default_factory=dict)
-    """Fields of the architecture's transformers configuration, e.g. ``hidden_size``; vocabulary and special ids
-    come from the corpus's tokenizer."""
+    """Fields of the architecture's transformers configuration, as in --model.config.hidden_size 384. Vocabulary size
+    and special ids come from the corpus's tokenizer."""
 
     initialize_from: str | None = None
-    """Hugging Face folder of the same architecture whose weights start the student; ``config`` then only overrides."""
+    """Hugging Face folder of the same architecture whose weights the student starts from. ``config`` then overrides
+    that model's configuration."""
 
     initialize_layers: list[int] | None = None
-    """Which of its layers to take, in order; the student gets as many layers. Default: all."""
+    """Layers of that model to take, in order, as in 0,3,6. The student gets as many layers. Default: all."""
 
     attention: Literal["auto", "sdpa", "flex", "varlen"] = "auto"
-    """How packed documents are kept apart, for student and teacher: ``sdpa`` with masks on any device, ``flex`` with
-    block masks, ``varlen`` without masks, on CUDA in bf16 or fp16. ``auto`` is varlen where that works, else sdpa."""
+    """How packed documents are kept apart, for student and teacher: ``sdpa`` uses masks, on any device; ``flex`` uses
+    block masks; ``varlen`` needs no masks, on CUDA in bf16 or fp16. ``auto`` takes varlen where it works, else sdpa."""
 
     def __post_init__(self) -> None:
         if self.initialize_layers is not None and self.initialize_from is None:
@@ -39,7 +40,7 @@ class MLMConfig:
     """Masked language modelling."""
 
     weight: Schedule = 1.0
-    """Weight of the MLM loss in the total, over progress."""
+    """Weight of the MLM loss in the total loss."""
 
     label_smoothing: float = 0.0
     """Share of the target's probability spread over the vocabulary."""
@@ -48,12 +49,12 @@ class MLMConfig:
     """Weight of the squared log-normaliser, which keeps logits from drifting (PaLM, arXiv 2204.02311, section 5)."""
 
     path: Literal["auto", "chunked", "recompute", "exp-store"] = "auto"
-    """How the loss is computed: ``chunked`` in plain torch; on CUDA ``exp-store`` fastest, ``recompute`` with the least
-    memory. ``auto`` chooses by device and shape and says what it chose."""
+    """How the loss is computed: ``chunked`` in plain torch; on CUDA ``exp-store`` is the fastest and ``recompute``
+    needs the least memory. ``auto`` chooses by device and shape and prints its choice."""
 
     workspace_gib: float | None = None
-    """Most memory that ``exp-store``, and ``store-teacher`` in distillation, use for what they store. Default: a
-    sixteenth of the device's."""
+    """Most memory, in GiB, in which ``exp-store``, and ``store-teacher`` in distillation, store intermediate values.
+    Default: a sixteenth of the device's memory."""
 
     def __post_init__(self) -> None:
         if isinstance(self.weight, list):
@@ -74,13 +75,13 @@ class AdversaryConfig:
     """The language discriminator behind the gradient-reversal layer (DANN, arXiv 1505.07818)."""
 
     level: Literal["mean", "cls", "token"] = "mean"
-    """What the discriminator sees: a document's mean-pooled tokens, its first token, or every token."""
+    """What the discriminator sees: the mean of a document's tokens, its first token, or every token."""
 
     layer: int = -1
-    """Hidden state it reads: 0 is the embedding output, -1 the last layer."""
+    """Hidden state that the discriminator reads: 0 is the embeddings' output, -1 the last layer."""
 
     intermediate_size: int | None = None
-    """Width of its hidden layer. Default: the encoder's hidden size."""
+    """Width of the discriminator's hidden layer. Default: the encoder's hidden size."""
 
     objective: Literal["reversal", "uniform"] = "reversal"
     """``reversal`` sends the encoder the negated gradient of the discriminator's loss; ``uniform`` the gradient of
@@ -96,13 +97,13 @@ class AdversaryConfig:
     """Share of the run at the start during which λ is 0."""
 
     learning_rate: float = 1e-3
-    """The discriminator's own peak learning rate; it follows the encoder's schedule."""
+    """The discriminator's own peak learning rate. It follows the encoder's schedule."""
 
     class_balanced: bool = True
     """Weight every language's documents by the inverse of its expected share, so that none is ignored."""
 
     path: Literal["auto", "chunked", "fused"] = "auto"
-    """How the loss is computed: ``chunked`` in plain torch, ``fused`` on CUDA, ``auto`` whichever the device allows."""
+    """How the loss is computed: ``chunked`` in plain torch, ``fused`` on CUDA. ``auto`` chooses by device."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.warmup < 1:
@@ -128,7 +129,7 @@ class DistillationConfig:
     """Hugging Face folder of the teacher, a masked language model."""
 
     weight: Schedule = 1.0
-    """Factor on all distillation losses, over progress."""
+    """Factor on all distillation losses."""
 
     logits: float = 1.0
     """Weight of KL(teacher ‖ student) of the predictions at the masked positions, times temperature squared."""
@@ -140,17 +141,17 @@ class DistillationConfig:
     """Weight of 1 - cosine between hidden states (DistilBERT, arXiv 1910.01108), projected where sizes differ."""
 
     temperature: float = 2.0
-    """Softens both distributions of the ``logits`` loss."""
+    """Temperature that softens both distributions of the ``logits`` loss."""
 
     path: Literal["auto", "chunked", "recompute", "store-teacher"] = "auto"
-    """How the ``logits`` loss is computed: ``chunked`` in plain torch; on CUDA ``store-teacher`` fastest, ``recompute``
-    with the least memory. ``auto`` chooses by device and shape and says what it chose."""
+    """How the ``logits`` loss is computed: ``chunked`` in plain torch; on CUDA ``store-teacher`` is the fastest and
+    ``recompute`` needs the least memory. ``auto`` chooses by device and shape and prints its choice."""
 
     teacher_layer: int = -1
-    """Teacher layer matched by ``relations`` and ``hidden``, from 1; 0 is the embedding output, -1 the last."""
+    """Teacher layer that ``relations`` and ``hidden`` match, from 1; 0 is the embeddings' output, -1 the last layer."""
 
     student_layer: int = -1
-    """Student layer matched by ``relations`` and ``hidden``, from 1; 0 is the embedding output, -1 the last."""
+    """Student layer that ``relations`` and ``hidden`` match, from 1; 0 is the embeddings' output, -1 the last layer."""
 
     relation_heads: int | None = None
     """Heads into which queries, keys and values are regrouped. Default: the student's attention heads."""

@@ -7,8 +7,12 @@ from pathlib import Path
 
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from unibert.errors import UserError
+
+# Saving a compact model takes a moment; a bar would only break up what the command prints.
+transformers_logging.disable_progress_bar()
 
 _STUDENT = "masked_lm."
 

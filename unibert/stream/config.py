@@ -23,57 +23,57 @@ class StreamConfig:
     """How shards become batches: mixture, mixing, masking, processes."""
 
     lanes: int = 8
-    """Independent readers of the run. Every world size that divides it gives the same batches."""
+    """Independent readers of the run. Every number of ranks that divides it gives the same batches."""
 
     window_shards: int = 4
     """Shards that a lane holds in memory and mixes at a time."""
 
     sampling_exponent: Schedule = 0.7
-    """Languages are drawn in proportion to (train tokens) ** exponent, over progress; 1 is proportional, 0 uniform."""
+    """Languages are drawn in proportion to (train tokens) ** exponent: 1 is proportional, 0 is uniform."""
 
     language_starts: dict[str, float] = field(default_factory=dict)
-    """Progress at which a language joins the mixture, by code; the others are in it from the start. Shards are drawn a
-    window ahead, and so may a language be."""
+    """Progress, from 0 to 1, at which a language joins the mixture, as in {zh: 0.3}. The others are in it from the
+    start. Shards are drawn a window ahead, so a language may join that much earlier."""
 
     masking_rate: Schedule = 0.3
-    """Share of the ordinary tokens that is masked, over progress."""
+    """Share of the ordinary tokens that is masked."""
 
     mask_share: float = 0.8
     """Share of the masked positions that show ``<mask>``."""
 
     random_share: float = 0.1
-    """Share of the masked positions that show a random token; the rest keep their own."""
+    """Share of the masked positions that show a random token. The rest show their own."""
 
     whole_words: bool = False
     """Mask all pieces of a word or none."""
 
     max_epochs: float | None = None
-    """Most times that any language is read; null repeats languages as often as the mixture asks."""
+    """Most times that any language is read. null repeats languages as often as the mixture asks."""
 
     languages: list[str] | None = None
-    """Codes of the languages to train on; null takes all of the corpus."""
+    """Codes of the languages to train on, as in en,de. null takes all of the corpus."""
 
     num_workers: int = 0
-    """Loader processes per rank; 0 loads in the training process. Never changes the batches."""
+    """Loader processes per rank. 0 loads in the training process. The batches are the same with any number."""
 
     shards_url: str | None = None
-    """Where the shards lie if not beside the manifest: a folder, ``https://…``, ``s3://…``, ``gs://…`` or another
-    scheme that WebDataset opens, or ``pipe:`` and a shell command in which ``{path}`` stands for a shard's path."""
+    """Address of the shards if they do not lie beside the manifest: a folder, ``https://…``, ``s3://…``, ``gs://…`` or
+    another scheme that WebDataset opens, or ``pipe:`` and a shell command with ``{path}`` for a shard's path."""
 
     allow_pipe: bool = False
-    """Let ``shards_url`` run a shell command."""
+    """Allow ``shards_url`` to run a shell command."""
 
     cache_dir: str | None = None
-    """Folder of this machine that keeps shards fetched from a URL; null fetches them anew every epoch."""
+    """Folder on this machine that keeps fetched shards. null fetches them again in every epoch."""
 
     cache_gib: float | None = None
-    """Size at which the cache drops its oldest shards; null never drops any."""
+    """Size in GiB at which the cache drops its oldest shards. null never drops any."""
 
     retry_seconds: float = 600.0
-    """How long a shard that a server does not give is asked for again before the run ends."""
+    """Seconds for which the run asks again for a shard that a server does not deliver, before it ends."""
 
     max_damaged_share: float = 0.01
-    """Share of the corpus's blocks that may be damaged, and left out, before the run is refused."""
+    """Share of the corpus's blocks that may be damaged. They are left out; with more the run is refused."""
 
     def __post_init__(self) -> None:
         for name, least in (("lanes", 1), ("window_shards", 1), ("num_workers", 0), ("retry_seconds", 0)):

@@ -33,10 +33,10 @@ class OptimizerConfig:
     """Share of the run over which the learning rate rises from 0."""
 
     decay: float = 0.1
-    """Share of the run at the end over which it falls to 0."""
+    """Share of the run, at its end, over which the learning rate falls to 0."""
 
     decay_shape: DecayShape = "1-sqrt"
-    """How it falls."""
+    """Shape of that fall."""
 
     def __post_init__(self) -> None:
         if not (self.warmup >= 0 and self.decay >= 0 and self.warmup + self.decay <= 1):
@@ -55,49 +55,49 @@ class TrainingConfig:
     """How long, how large, how often."""
 
     tokens: int
-    """Length of the run in tokens, padding included; the last step may run over by less than a step."""
+    """Length of the run in tokens, padding included. The last step may exceed it by less than one step."""
 
     global_batch_size: IntegerSchedule = 256
-    """Sequences per optimizer step over all ranks, over progress; a multiple of ``stream.lanes``."""
+    """Sequences per optimizer step, over all ranks: a multiple of ``stream.lanes``. Points change it during the run."""
 
     micro_batch_size: int = 32
-    """Most sequences that a rank puts through the model at once; the rest is gradient accumulation."""
+    """Most sequences that a rank puts through the model at once. Gradient accumulation does the rest."""
 
     sequence_length: IntegerSchedule = 512
-    """Tokens per sequence, over progress."""
+    """Tokens per sequence. Points change it during the run."""
 
     ds_config: str = "zero1"
     """DeepSpeed JSON: a file, or the name of one in ``ds_configs`` (zero0 to zero3)."""
 
     log_every: int = 10
-    """Steps between lines of metrics.jsonl; each describes its own step."""
+    """Steps between lines of metrics.jsonl. Each line describes its own step."""
 
     evaluate_every: int = 0
-    """Steps between held-out losses; 0 means only after the last step."""
+    """Steps between measurements of the held-out losses. 0 measures them after the last step only."""
 
     heldout_sequences: int = 64
-    """Most held-out sequences per language."""
+    """Most held-out sequences per language that are measured."""
 
     checkpoint_every: int = 500
-    """Steps between checkpoints; there is always one at the end."""
+    """Steps between checkpoints. There is always one at the end."""
 
     keep_checkpoints: int = 2
-    """How many of the newest checkpoints are kept."""
+    """Number of newest checkpoints to keep."""
 
     keep_every_tokens: int | None = None
-    """The first checkpoint at or after each multiple of so many tokens is kept too."""
+    """Keep, for good, the first checkpoint at or after each multiple of this number of tokens."""
 
     keep_best: bool = False
-    """The checkpoint with the lowest held-out MLM loss is kept too; needs evaluate_every."""
+    """Keep the checkpoint with the lowest held-out MLM loss too. Needs ``evaluate_every``."""
 
     collective_timeout_minutes: float = 15.0
-    """A rank for which the others have waited so long is named, and the run ends; well above half a minute."""
+    """Minutes that ranks wait for one of them before the run names it and ends. Keep it well above 0.5."""
 
     restarts_without_progress: int = 3
-    """How often in a row Slurm may start the run again with no newer checkpoint."""
+    """Times in a row that Slurm may start the run again without a newer checkpoint."""
 
     monitors: list[Literal["tensorboard", "csv", "wandb"]] = field(default_factory=list)
-    """DeepSpeed monitors that get the metrics besides metrics.jsonl; written under ``run_dir/monitor``."""
+    """DeepSpeed monitors that receive the metrics besides metrics.jsonl. Their files lie in ``run_dir/monitor``."""
 
     def __post_init__(self) -> None:
         for name in ("micro_batch_size", "log_every", "checkpoint_every", "keep_checkpoints", "heldout_sequences",
@@ -126,13 +126,13 @@ class RunConfig:
     """One pre-training run."""
 
     run_dir: str
-    """Folder of everything the run writes."""
+    """Folder for everything that the run writes."""
 
     corpus: str
     """Corpus folder made by ``unibert corpus build``."""
 
     training: TrainingConfig
-    """How long, how large, how often."""
+    """Length, batch, checkpoints, monitoring."""
 
     seed: int = 0
     """Seeds the initial weights, the stream and dropout."""
@@ -147,10 +147,10 @@ class RunConfig:
     """Masked language modelling."""
 
     adversary: AdversaryConfig | None = None
-    """The language adversary; null trains without."""
+    """The language adversary."""
 
     distillation: DistillationConfig | None = None
-    """Distillation; null trains without."""
+    """Distillation from a teacher."""
 
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """Optimizer and learning rate."""

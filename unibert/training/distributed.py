@@ -115,6 +115,9 @@ def _hosts(nodelist: str) -> list[str]:
 
 
 def _initialise_deepspeed(device: torch.device, timeout: timedelta) -> None:
+    if device.type == "cpu":
+        # DeepSpeed would warn that it has found no accelerator.
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import deepspeed
     from deepspeed.utils import logger
 

@@ -53,7 +53,7 @@ def ds_config_path(name: str) -> Path:
 
 
 def read_ds_config(path: Path, device: torch.device) -> dict[str, Any]:
-    """A ds_config file, checked, with ``"auto"`` precision resolved: on on a GPU, off, which is fp32, on a CPU.
+    """A ds_config file, checked, with ``"auto"`` precision resolved: enabled on a GPU; fp32 on a CPU.
 
     Raises:
         UserError: for a file that isn't JSON, a key that belongs to the run file or to nobody, or a precision that

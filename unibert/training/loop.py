@@ -192,16 +192,23 @@ class Pretraining:
             self.checkpoints.finish()
             raise
         run_on_rank_0(self._export)
-        return self.run_dir / "model"
+        model = self.run_dir / "model"
+        if self.is_main:
+            next_commands = f"unibert report {self.run_dir}, unibert evaluate {model} --retrieval DIR"
+            print(f"The model is in {model}. Next: {next_commands}", flush=True)
+        return model
 
     def _train(self) -> None:
         training = self.config.training
         first_step, stream_state = self._restore()
+        if first_step == len(self.timeline):
+            self._say_finished()
+            return
         self.progress_bar = tqdm(
             total=len(self.timeline), initial=first_step, desc=self.run_dir.name, unit="step",
             disable=not self.is_main or not os.isatty(2),
         )  # fmt: skip
-        self.throughput = Throughput(self.timeline[first_step].tokens_before if first_step < len(self.timeline) else 0)
+        self.throughput = Throughput(self.timeline[first_step].tokens_before)
         for rows in self._rows(first_step, stream_state):
             step = rows.step
             done = step.index + 1
@@ -229,6 +236,15 @@ class Pretraining:
                 raise Preempted(f"{self.stop.name} received: stopped after step {done}, checkpoint saved")
         self.progress_bar.close()
         self.checkpoints.finish()
+
+    def _say_finished(self) -> None:
+        if self.is_main:
+            print(
+                f"unibert: {self.run_dir} is finished: it has all {len(self.timeline)} steps; to train its model "
+                f"further, start a new run with --run_dir NEW --model.initialize_from {self.run_dir / 'model'}; "
+                "to start anew, choose another --run_dir or remove this one",
+                flush=True,
+            )
 
     def _export(self) -> None:
         export_run(self.run_dir)

@@ -1,0 +1,50 @@
+"""Options of the evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(kw_only=True)
+class EvaluateConfig:
+    """One evaluation of one model folder."""
+
+    model: Path
+    """Hugging Face model folder: config.json, weights and tokenizer."""
+
+    retrieval: Path | None = None
+    """Folder of aligned sentences: Tatoeba pairs, or one file CODE.txt per language."""
+
+    untrained: bool = False
+    """Also score the same architecture with fresh weights: the baseline that shows what training has added."""
+
+    output: Path | None = None
+    """Folder for scores.json, scores.md and projections.json. Default: ``evaluation`` beside the model folder."""
+
+    max_sentences: int = 1000
+    """Number of lines to use of each aligned set, from its beginning."""
+
+    probe_sentences: int = 200
+    """Sentences of each language for the language probe."""
+
+    probe_restarts: int = 3
+    """Number of splits and initialisations over which the probe's accuracy is averaged."""
+
+    max_length: int = 128
+    """Number of tokens at which a sentence is cut."""
+
+    batch_tokens: int = 8192
+    """Tokens in a batch, padding included. Lower it if the device runs out of memory."""
+
+    device: str = "auto"
+    """Device: ``cpu``, ``cuda``, ``cuda:1`` or another. ``auto`` takes the GPU if there is one."""
+
+    seed: int = 0
+    """Seed of the probe's sample, splits and initialisations, and of the untrained weights."""
+
+    def __post_init__(self) -> None:
+        minima = {"max_sentences": 2, "probe_sentences": 2, "probe_restarts": 1, "max_length": 1, "batch_tokens": 1}
+        for key, minimum in minima.items():
+            if getattr(self, key) < minimum:
+                raise ValueError(f"{key}: must be at least {minimum}, got {getattr(self, key)}")
