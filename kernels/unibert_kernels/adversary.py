@@ -37,7 +37,6 @@ import torch
 from torch import Tensor, nn
 
 from unibert_kernels import operators
-from unibert_kernels.labels import nan_if_any, replace_invalid
 from unibert_kernels.paths import ADVERSARY_PATHS, check_path
 
 Level = Literal["mean", "cls", "token"]
@@ -113,11 +112,11 @@ def adversary_loss(
         if tensor is not None and tensor.shape != shape:
             raise ValueError(f"{name}: needs shape {shape}, got {tuple(tensor.shape)}")
 
-    languages, invalid = replace_invalid(languages, torch.ones_like(languages, dtype=torch.bool), num_languages)
-    loss, *metrics = operators.adversary(
-        hidden, document_ids, languages, (w1, b1, w2, b2), reversal, level, objective, class_weights, path
+    return AdversaryOutput(
+        *operators.adversary(
+            hidden, document_ids, languages, (w1, b1, w2, b2), reversal, level, objective, class_weights, path
+        )
     )
-    return AdversaryOutput(loss * nan_if_any(invalid), *metrics)
 
 
 class LanguageDiscriminator(nn.Module):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from unibert_kernels import chunked
+from unibert_kernels.labels import nan_if_any, replace_invalid
 from unibert_kernels.linear_head import Head
 from unibert_kernels.paths import choose_head_path, choose_path, default_workspace, runs_triton
 from unibert_kernels.precomputed_gradients import attach_gradients, wants_gradient
@@ -78,25 +79,31 @@ def adversary(
     class_weights: Tensor | None,
     path: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """() each: the loss, differentiable with respect to hidden and ``discriminator``, Ω, number of samples, hits."""
+    """() each: the loss, differentiable with respect to hidden and ``discriminator``, Ω, number of samples, hits.
+
+    ``languages`` may be any numbers: one that is no language makes the loss and its gradients NaN.
+    """
     inputs = hidden, *discriminator
     wants = wants_gradient(*inputs)
     rest = reversal, level, objective, class_weights
-    if torch.compiler.is_compiling():
-        loss, weight_sum, count, correct, *kept = adversary_operator(
-            hidden.detach(), document_ids, languages, *(tensor.detach() for tensor in discriminator), wants, *rest, path
-        )
-        gradients = _only_wanted(kept, wants)
-    elif _adversary_path(path, hidden, discriminator) == "fused":
+    compiling = torch.compiler.is_compiling()
+    if not compiling and _adversary_path(path, hidden, discriminator) == "fused":
         # Triton is not to be had everywhere.
         from unibert_kernels.fused import adversary as fused
 
         return fused.adversary(hidden, document_ids, languages, discriminator, wants, *rest)
+    _, _, w2, _ = discriminator
+    languages, invalid = replace_invalid(languages, torch.ones_like(languages, dtype=torch.bool), len(w2))
+    if compiling:
+        loss, weight_sum, count, correct, *kept = adversary_operator(
+            hidden.detach(), document_ids, languages, *(tensor.detach() for tensor in discriminator), wants, *rest, path
+        )
+        gradients = _only_wanted(kept, wants)
     else:
         loss, weight_sum, count, correct, gradients = chunked.adversary(
             hidden, document_ids, languages, discriminator, wants, *rest
         )
-    return attach_gradients(loss, inputs, gradients), weight_sum, count, correct
+    return attach_gradients(loss, inputs, gradients) * nan_if_any(invalid), weight_sum, count, correct
 
 
 @torch.library.custom_op("unibert_kernels::mlm_head", mutates_args=())

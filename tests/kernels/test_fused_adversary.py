@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from unibert_kernels import AdversaryOutput, adversary_loss, reference
 
 from .closeness import (
@@ -136,6 +137,30 @@ def test_a_language_that_does_not_exist_makes_loss_and_gradients_nan(language: i
     loss = adversary_loss(**tensors, path=path).loss
     assert loss.isnan()
     assert all(gradient.isnan().any() for gradient in gradients(loss, *leaves(tensors)))
+
+
+@pytest.mark.parametrize("language", [NUM_LANGUAGES, -1, 2**40])
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_language_that_does_not_exist_is_found_in_a_document_without_tokens(level: str, language: int) -> None:
+    tensors = batch()
+    tensors["languages"] = torch.cat([tensors["languages"], torch.tensor([language], device=DEVICE)])
+    outputs = {path: adversary_loss(**tensors, level=level, path=path) for path in ("fused", "chunked")}
+    for output in outputs.values():
+        hidden, *discriminator = gradients(output.loss, *leaves(tensors))
+        assert output.loss.isnan()
+        assert all(gradient.isnan().all() for gradient in discriminator)
+        assert hidden.isnan().any()
+    assert outputs["fused"][1:] == outputs["chunked"][1:]
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_language_that_does_not_exist_passes_for_the_first(level: str) -> None:
+    tensors = batch() | {"class_weights": torch.linspace(0.25, 2.0, NUM_LANGUAGES, device=DEVICE)}
+    tensors["languages"] = tensors["languages"].clone()
+    tensors["languages"][1] = NUM_LANGUAGES
+    actual, expected = (adversary_loss(**tensors, level=level, path=path) for path in ("fused", "chunked"))
+    assert actual.weight_sum.item() == pytest.approx(expected.weight_sum.item(), rel=FP32_LOSS)
+    assert actual[2:] == expected[2:]
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -287,6 +312,35 @@ def test_bitwise_the_same_from_run_to_run(level: str) -> None:
         return [output.loss, *gradients(output.loss, *leaves(tensors))]
 
     assert_same(run(), run(), repeats_bits("fused"))
+
+
+class _Operations(TorchDispatchMode):
+    """Collects torch's operations that compute, by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = function.overloadpacket.__name__
+        if not function.is_view and name not in ("empty", "new_empty", "empty_like", "detach"):
+            self.names.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+def test_beside_its_launches_it_computes_next_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from unibert_kernels.fused import adversary
+
+    launched = []
+    monkeypatch.setattr(adversary, "launch", lambda kernel, *_, **__: launched.append(kernel.fn.__name__))
+    tensors = batch()
+    upstream = torch.ones((), device=DEVICE)
+    with _Operations() as operations:
+        torch.autograd.grad(fused(tensors).loss, leaves(tensors), upstream)
+    # The ranges; dW1 and dW2; factors and gradients times upstream.
+    assert operations.names == ["zeros", "addmm", "addmm", "mul", "mul"]
+    names = ("find_documents", "discriminate", "finish", "hidden_gradient")
+    assert launched == [f"{name}_kernel" for name in names]
 
 
 def test_what_it_cannot_serve_is_refused() -> None:

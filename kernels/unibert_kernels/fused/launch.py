@@ -51,7 +51,8 @@ def launch(
     elif all(grid):
         device = next(arg.device for arg in (*args, *named.values()) if isinstance(arg, Tensor))
         # Triton launches on the current device, wherever the tensors are.
-        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        elsewhere = device.type == "cuda" and device.index != torch.cuda.current_device()
+        with torch.cuda.device(device) if elsewhere else nullcontext():
             kernel[grid](*args, num_warps=num_warps, num_stages=num_stages, **named)
 
 
