@@ -260,10 +260,10 @@ def _slurm(words: list[str]) -> None:
 
 
 def _bench_kernels(words: list[str]) -> None:
-    from unibert.bench.config import KernelBenchConfig
+    from unibert.bench.losses.config import KernelBenchConfig
 
     config = _parse(KernelBenchConfig, "bench kernels", "The losses beside their peers.", words, "preset")
-    from unibert.bench.kernels import bench_kernels
+    from unibert.bench.losses.run import bench_kernels
 
     bench_kernels(config)
 
@@ -288,7 +288,8 @@ def _bench_show(words: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="unibert bench show", description="Table, goals and plot of a benchmark.")
     parser.add_argument("folder", type=Path, help="where bench kernels or stream wrote results.json")
     options = parser.parse_args(words)
-    from unibert.bench.result_files import read_results, show_results
+    from unibert.bench.losses.results import show_results
+    from unibert.bench.result_files import read_results
     from unibert.bench.stream_results import show_stream_results
 
     results = read_results(options.folder)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.bench.test_goals import good, row
+from tests.bench.losses.test_goals import good, row
 from tests.training.conftest import corpus  # noqa: F401 - a fixture
 from unibert.bench import gpu, gpu_tests, gpu_trainings
 from unibert.bench.attention import AttentionCase, packed_rows, time_paths
@@ -24,7 +24,7 @@ from unibert.bench.gpu_losses import attention_times, judge_rows, tuning_figure
 from unibert.bench.gpu_tests import find_sanitizer, judge_sanitizer
 from unibert.bench.gpu_trainings import compare_curves
 from unibert.bench.gpu_turn import Outcome, Turn
-from unibert.bench.kernel_profile import summarize_trace
+from unibert.bench.losses.kernel_profile import summarize_trace
 from unibert.bench.short_training import TrainingSize, train
 from unibert.bench.timed_command import Ended, run_command
 from unibert.cli import main

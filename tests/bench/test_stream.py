@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests.stream.conftest import VOCAB_SIZE, write_corpus
-from unibert.bench.memory import CLEAR_REFS
+from unibert.bench.process_memory import CLEAR_REFS
 from unibert.bench.stream_contestants import STREAM_CONTESTANTS
 from unibert.bench.stream_peers import standard_collator, vectorised_masking
 from unibert.bench.stream_plan import measure_plan, measure_resume

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unibert.bench.measure import DO_BENCH
+from unibert.bench.losses.measure import DO_BENCH
 from unibert.configuration import read_yaml, run_file
 from unibert.model.attention import IMPLEMENTATIONS, PackedDocuments
 from unibert.model.config import ModelConfig

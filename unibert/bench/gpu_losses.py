@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from unibert.bench.attention import PRESETS, SEQUENCE_LENGTHS
-from unibert.bench.goals import format_verdict, verdict
+from unibert.bench.goals import format_verdict
 from unibert.bench.gpu_turn import Outcome, Turn
-from unibert.bench.kernels import TIME_IS_UP
+from unibert.bench.losses.goals import verdict
+from unibert.bench.losses.run import TIME_IS_UP
 
 SECONDS_TO_START = 8.0
 """A process's, until its clock runs; and to end."""
@@ -106,7 +107,7 @@ def profile(turn: Turn) -> Outcome:
     output.unlink(missing_ok=True)
     preset = "rehearsal" if turn.rehearsal else "headline"
     ended = turn.python(
-        "-m", "unibert.bench.kernel_profile", output, "--preset", preset, "--device", turn.device,
+        "-m", "unibert.bench.losses.kernel_profile", output, "--preset", preset, "--device", turn.device,
         "--seconds", turn.seconds - SECONDS_TO_START, shown=lambda line: not line.startswith(PROFILER_CHATTER),
     )  # fmt: skip
     profiles = _read(output).get("profiles", [])

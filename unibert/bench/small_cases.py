@@ -11,9 +11,9 @@ from dataclasses import replace
 
 import torch
 
-from unibert.bench.case import Case
-from unibert.bench.contestants import contestants_of
-from unibert.bench.inputs import make_inputs
+from unibert.bench.losses.case import Case
+from unibert.bench.losses.inputs import make_inputs
+from unibert.bench.losses.providers import contestants_of
 
 HEAD = Case(rows=67, vocab=1031, hidden=96, bias=True)
 CASES = (HEAD, replace(HEAD, loss="distillation"), replace(HEAD, loss="adversary", rows=333, bias=False))

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from unibert.bench.contestant import installed
+from unibert.bench.availability import installed
 from unibert.bench.stream_work import Delivery, Source, StreamContestant, Work, cut_rows, framed
 from unibert.corpus.shards import Block, decode_block
 from unibert.stream.config import StreamConfig

@@ -18,8 +18,8 @@ from typing import Any, Literal
 
 import torch
 
-from unibert.bench.contestant import NotAvailableError
-from unibert.bench.memory import CLEAR_REFS, RESET_PEAK, status_bytes
+from unibert.bench.availability import NotAvailableError
+from unibert.bench.process_memory import CLEAR_REFS, RESET_PEAK, status_bytes
 from unibert.bench.stream_contestants import STREAM_CONTESTANTS
 from unibert.bench.stream_plan import measure_plan, measure_resume
 from unibert.bench.stream_work import Source, StreamContestant, Work, prepare_rows

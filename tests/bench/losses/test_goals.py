@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from unibert.bench.goals import format_verdict, verdict
+from unibert.bench.goals import format_verdict
+from unibert.bench.losses.goals import verdict
 
 
 def row(contestant, both_ms, side="peer", setting="fixed", **more):

@@ -32,11 +32,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from unibert.bench.case import Case
-from unibert.bench.config import KernelBenchConfig
-from unibert.bench.contestants import contestants_of
-from unibert.bench.result_files import show_results, write_results
-from unibert.bench.worker import EXIT_DEVICE_LOST, Job
+from unibert.bench.losses.case import Case
+from unibert.bench.losses.config import KernelBenchConfig
+from unibert.bench.losses.providers import contestants_of
+from unibert.bench.losses.results import COLUMNS, show_results
+from unibert.bench.losses.worker import EXIT_DEVICE_LOST, Job
+from unibert.bench.result_files import write_results
 from unibert.configuration import to_dict
 from unibert.environment import describe_environment
 from unibert.errors import UserError
@@ -88,12 +89,12 @@ def bench_kernels(config: KernelBenchConfig) -> dict[str, Any]:
         def heard(row: Row) -> None:
             results["rows"].append(whole(row))
             print(f"  {_progress(row)}", flush=True)
-            write_results(results, folder, tables=config.tables)
+            write_results(results, folder, COLUMNS, tables=config.tables)
 
         final = list(_measure(case, chosen, device, config, end, heard))
         # In the contestants' order, and with the memory that is measured last on a CPU.
         results["rows"] = earlier + [whole(row) for row in final]
-        write_results(results, folder, tables=config.tables)
+        write_results(results, folder, COLUMNS, tables=config.tables)
     show_results(results, folder, draw=config.tables)
     return results
 
@@ -211,7 +212,7 @@ def _work(job: Job, seconds: float, heard: Callable[[Row], None] = lambda row: N
                         heard(record)
 
             process = subprocess.Popen(
-                [sys.executable, "-m", "unibert.bench.worker", str(job_file), str(rows_file)],
+                [sys.executable, "-m", "unibert.bench.losses.worker", str(job_file), str(rows_file)],
                 stdout=stream, stderr=stream, stdin=subprocess.DEVNULL, env=environment,
             )  # fmt: skip
             end = time.monotonic() + max(1.0, seconds)

@@ -11,7 +11,7 @@ from typing import Literal
 
 import torch
 
-from unibert.bench.case import Case, Distribution, Loss
+from unibert.bench.losses.case import Case, Distribution, Loss
 
 HEADLINE_CONTESTANTS = ("UniBERT", "eager", "torch.compile", "Liger, default", "Liger, tuned")
 WIDTHS_CONTESTANTS = ("UniBERT", "eager", "torch.compile", "Liger, tuned")

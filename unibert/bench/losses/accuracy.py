@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from unibert_kernels import reference
 
-from unibert.bench.contestant import LossFunction
-from unibert.bench.inputs import TEMPERATURE, AdversaryInputs, DistillationInputs, Inputs, MLMInputs
+from unibert.bench.losses.inputs import TEMPERATURE, AdversaryInputs, DistillationInputs, Inputs, MLMInputs
+from unibert.bench.losses.provider import LossFunction
 
 CHUNK_ELEMENTS = 2**25
 """Logits in float64 at a time: 256 MiB."""

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
 from torch import Tensor
 
+from unibert.bench.availability import NotAvailableError, installed
+
 LossFunction = Callable[[], Tensor]
 Side = Literal["ours", "peer"]
 Setting = Literal["fixed", "default", "tuned"]
-
-
-class NotAvailableError(Exception):
-    """This contestant cannot take part here; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -37,18 +34,6 @@ class Contestant:
 def single(function: Callable[[Any], Tensor]) -> Callable[[Any], dict[str, LossFunction]]:
     """Candidates of a contestant with nothing to choose: ``function`` of the inputs."""
     return lambda inputs: {"": lambda: function(inputs)}
-
-
-def installed(package: str) -> str:
-    """The version of a peer's package.
-
-    Raises:
-        NotAvailableError: if it is not installed.
-    """
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        raise NotAvailableError(f"{package} is not installed") from None
 
 
 def needs_cuda(tensor: Tensor, package: str) -> None:

@@ -1,4 +1,4 @@
-"""Compile what a benchmark will run: ``python -m unibert.bench.warm_up --preset NAME``.
+"""Compile what a benchmark will run: ``python -m unibert.bench.losses.warm_up --preset NAME``.
 
 Triton and inductor keep what they compiled on disk, where the benchmark's processes find it. Compiling takes no GPU, so
 this goes on beside work that takes no times, and leaves minutes with the GPU to those that do.
@@ -12,9 +12,9 @@ import time
 
 import torch
 
-from unibert.bench.config import KernelBenchConfig
-from unibert.bench.contestants import contestants_of
-from unibert.bench.inputs import make_inputs
+from unibert.bench.losses.config import KernelBenchConfig
+from unibert.bench.losses.inputs import make_inputs
+from unibert.bench.losses.providers import contestants_of
 
 COMPILING = ("UniBERT", "torch.compile", "Liger", "cce")
 
@@ -47,7 +47,7 @@ def warm_up(preset: str, device: str) -> None:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m unibert.bench.warm_up")
+    parser = argparse.ArgumentParser(prog="python -m unibert.bench.losses.warm_up")
     parser.add_argument("--preset", default="headline")
     parser.add_argument("--device", default="cuda")
     options = parser.parse_args()

@@ -8,14 +8,11 @@ process and hide the next one's need.
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
-from unibert.bench.inputs import Inputs
-
-STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-RESET_PEAK = "5"
+from unibert.bench.losses.inputs import Inputs
+from unibert.bench.process_memory import CLEAR_REFS, RESET_PEAK, status_bytes
 
 
 def measured_peak(both_passes: Callable[[], object], inputs: Inputs) -> dict[str, int]:
@@ -42,9 +39,3 @@ def measured_peak(both_passes: Callable[[], object], inputs: Inputs) -> dict[str
         return {}
     gradients = sum(leaf.numel() * leaf.element_size() for leaf in inputs.leaves.values())
     return {"peak_bytes": peak, "workspace_bytes": peak - gradients}
-
-
-def status_bytes(key: str, status: Path = STATUS) -> int:
-    """An entry of a process's ``status``, or of a file like it, such as ``VmRSS``."""
-    line = next(line for line in status.read_text().splitlines() if line.startswith(f"{key}:"))
-    return int(line.split()[1]) * 1024

@@ -11,16 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from unibert_kernels import mlm_head_loss
 
-from unibert.bench.contestant import (
-    Contestant,
-    LossFunction,
-    NotAvailableError,
-    installed,
-    needs_cuda,
-    single,
-    without_bias,
-)
-from unibert.bench.inputs import MLMInputs
+from unibert.bench.availability import NotAvailableError, installed
+from unibert.bench.losses.inputs import MLMInputs
+from unibert.bench.losses.provider import Contestant, LossFunction, needs_cuda, single, without_bias
 
 CHUNK_ROWS = (256, 512, 1024, 2048, 4096)
 """Rows a chunk that chunked peers are tuned over."""

@@ -18,11 +18,12 @@ from typing import Any
 
 import torch
 
-from unibert.bench.accuracy import Reference, errors_of, reference_of
-from unibert.bench.case import Case
-from unibert.bench.contestant import Contestant, LossFunction, NotAvailableError
-from unibert.bench.inputs import Inputs, make_inputs
-from unibert.bench.memory import measured_peak
+from unibert.bench.availability import NotAvailableError
+from unibert.bench.losses.accuracy import Reference, errors_of, reference_of
+from unibert.bench.losses.case import Case
+from unibert.bench.losses.inputs import Inputs, make_inputs
+from unibert.bench.losses.memory import measured_peak
+from unibert.bench.losses.provider import Contestant, LossFunction
 
 DO_BENCH = {"warmup": 50, "rep": 300}
 """Milliseconds."""

@@ -9,12 +9,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from unibert.bench import contestants, mlm_contestants
-from unibert.bench.case import Case
-from unibert.bench.config import KernelBenchConfig
-from unibert.bench.contestant import Contestant, NotAvailableError, single
-from unibert.bench.inputs import make_inputs
-from unibert.bench.measure import measure_case
+from unibert.bench.availability import NotAvailableError
+from unibert.bench.losses import mlm_providers, providers
+from unibert.bench.losses.case import Case
+from unibert.bench.losses.config import KernelBenchConfig
+from unibert.bench.losses.inputs import make_inputs
+from unibert.bench.losses.measure import measure_case
+from unibert.bench.losses.provider import Contestant, single
 from unibert.cli import main
 
 CASE = Case(rows=12, vocab=300, hidden=32)
@@ -86,7 +87,7 @@ def test_results_can_be_shown_again(run, capsys):
 @pytest.mark.parametrize("distribution", ["uniform", "trained"])
 def test_chunked_and_eager_agree_with_float64(loss, distribution):
     case = Case(loss=loss, rows=40, vocab=300, hidden=32, distribution=distribution)
-    chosen = [each for each in contestants.contestants_of(loss) if each.name in ("UniBERT chunked", "eager")]
+    chosen = [each for each in providers.contestants_of(loss) if each.name in ("UniBERT chunked", "eager")]
     rows = measured(*chosen, case=case)
     assert [row["accurate"] for row in rows.values()] == [True, True]
     for row in rows.values():
@@ -95,7 +96,7 @@ def test_chunked_and_eager_agree_with_float64(loss, distribution):
 
 def test_a_bias_is_part_of_the_reference():
     case = Case(rows=12, vocab=300, hidden=32, bias=True)
-    chosen = [each for each in mlm_contestants.CONTESTANTS if each.name in ("UniBERT chunked", "eager")]
+    chosen = [each for each in mlm_providers.CONTESTANTS if each.name in ("UniBERT chunked", "eager")]
     assert all(row["accurate"] for row in measured(*chosen, case=case).values())
 
 
@@ -148,7 +149,7 @@ def test_the_fastest_option_is_taken_and_named():
 
 
 def test_when_time_is_up_the_rest_is_not_run():
-    rows = measure_case(CASE, mlm_contestants.CONTESTANTS[:1], device="cpu", error_rows=8, seconds=-1)
+    rows = measure_case(CASE, mlm_providers.CONTESTANTS[:1], device="cpu", error_rows=8, seconds=-1)
     assert [row["why"] for row in rows] == ["the time given was used up"]
 
 

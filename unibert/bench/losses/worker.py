@@ -1,4 +1,4 @@
-"""A process that measures one case: ``python -m unibert.bench.worker JOB.json ROWS.jsonl``.
+"""A process that measures one case: ``python -m unibert.bench.losses.worker JOB.json ROWS.jsonl``.
 
 A contestant that crashes its process or breaks the CUDA context thus costs its own row and no other; and on the CPU a
 fresh process is the only way to see what memory a contestant needs.
@@ -16,11 +16,11 @@ from typing import Any, Literal
 
 import torch
 
-from unibert.bench.case import Case
-from unibert.bench.contestants import contestants_of
-from unibert.bench.inputs import make_inputs
-from unibert.bench.measure import DeviceLostError, measure_case
-from unibert.bench.memory import measured_peak
+from unibert.bench.losses.case import Case
+from unibert.bench.losses.inputs import make_inputs
+from unibert.bench.losses.measure import DeviceLostError, measure_case
+from unibert.bench.losses.memory import measured_peak
+from unibert.bench.losses.providers import contestants_of
 
 EXIT_DEVICE_LOST = 3
 WARM_UP_ROWS = 32

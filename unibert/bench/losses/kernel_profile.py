@@ -1,7 +1,7 @@
-"""Where our losses spend their time, kernel by kernel: ``python -m unibert.bench.kernel_profile OUTPUT --preset NAME``.
+"""Where our losses spend their time: ``python -m unibert.bench.losses.kernel_profile OUTPUT --preset NAME``.
 
-Every path of ours at the cases of a preset of ``unibert bench kernels``, forward and back under torch's profiler. The
-JSON file is written after every path::
+Every path of ours at the cases of a preset of ``unibert bench kernels``, forward and back under torch's profiler.
+The JSON file is written after every path::
 
     format, environment, matmul_tflops    as in results.json of ``bench kernels``
     profiles   one object a case and path: the case's fields, then
@@ -28,11 +28,11 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from unibert.bench.case import Case
-from unibert.bench.config import KernelBenchConfig
-from unibert.bench.contestants import contestants_of
-from unibert.bench.inputs import Inputs, make_inputs
-from unibert.bench.worker import matmul_peak
+from unibert.bench.losses.case import Case
+from unibert.bench.losses.config import KernelBenchConfig
+from unibert.bench.losses.inputs import Inputs, make_inputs
+from unibert.bench.losses.providers import contestants_of
+from unibert.bench.losses.worker import matmul_peak
 from unibert.environment import describe_environment
 
 WARM_UP_STEPS = 3
@@ -150,7 +150,7 @@ def summarize_trace(events: list[Record], steps: int, categories: tuple[str, ...
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m unibert.bench.kernel_profile")
+    parser = argparse.ArgumentParser(prog="python -m unibert.bench.losses.kernel_profile")
     parser.add_argument("output", type=Path)
     parser.add_argument("--preset", default="headline")
     parser.add_argument("--device", default="cuda")

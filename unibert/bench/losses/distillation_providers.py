@@ -9,16 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from unibert_kernels import distillation_loss
 
-from unibert.bench.contestant import (
-    Contestant,
-    LossFunction,
-    NotAvailableError,
-    installed,
-    needs_cuda,
-    single,
-    without_bias,
-)
-from unibert.bench.inputs import TEMPERATURE, DistillationInputs
+from unibert.bench.availability import NotAvailableError, installed
+from unibert.bench.losses.inputs import TEMPERATURE, DistillationInputs
+from unibert.bench.losses.provider import Contestant, LossFunction, needs_cuda, single, without_bias
 
 LIGER_BUDGETS = (32, 64, 128, 256)
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unibert.bench.case import NUM_LANGUAGES, TEACHER_WIDTH, Case
+from unibert.bench.losses.case import NUM_LANGUAGES, TEACHER_WIDTH, Case
 
 INIT_STD = 0.02
 TEMPERATURE = 2.0

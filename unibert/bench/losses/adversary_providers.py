@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from unibert_kernels import adversary_loss
 
-from unibert.bench.contestant import Contestant, LossFunction, NotAvailableError, single
-from unibert.bench.inputs import AdversaryInputs
+from unibert.bench.availability import NotAvailableError
+from unibert.bench.losses.inputs import AdversaryInputs
+from unibert.bench.losses.provider import Contestant, LossFunction, single
 
 
 def _arguments(inputs: AdversaryInputs) -> tuple[Tensor, ...]:
