@@ -269,10 +269,10 @@ def _bench_kernels(words: list[str]) -> None:
 
 
 def _bench_stream(words: list[str]) -> None:
-    from unibert.bench.stream_config import StreamBenchConfig
+    from unibert.bench.stream.config import StreamBenchConfig
 
     config = _parse(StreamBenchConfig, "bench stream", "The stream beside other loaders.", words, "corpus")
-    from unibert.bench.stream import bench_stream
+    from unibert.bench.stream.run import bench_stream
 
     bench_stream(config)
 
@@ -290,7 +290,7 @@ def _bench_show(words: list[str]) -> None:
     options = parser.parse_args(words)
     from unibert.bench.losses.results import show_results
     from unibert.bench.result_files import read_results
-    from unibert.bench.stream_results import show_stream_results
+    from unibert.bench.stream.results import show_stream_results
 
     results = read_results(options.folder)
     show = show_stream_results if results.get("benchmark") == "stream" else show_results

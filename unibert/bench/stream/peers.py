@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 
 from unibert.bench.availability import installed
-from unibert.bench.stream_work import Delivery, Source, StreamContestant, Work, cut_rows, framed
+from unibert.bench.stream.work import Delivery, Source, StreamContestant, Work, cut_rows, framed
 from unibert.corpus.shards import Block, decode_block
 from unibert.stream.config import StreamConfig
 from unibert.stream.plan import FRAME_TOKENS

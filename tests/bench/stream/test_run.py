@@ -14,12 +14,12 @@ import torch
 
 from tests.stream.conftest import VOCAB_SIZE, write_corpus
 from unibert.bench.process_memory import CLEAR_REFS
-from unibert.bench.stream_contestants import STREAM_CONTESTANTS
-from unibert.bench.stream_peers import standard_collator, vectorised_masking
-from unibert.bench.stream_plan import measure_plan, measure_resume
-from unibert.bench.stream_results import stream_verdict
-from unibert.bench.stream_work import Delivery, Work, prepare_rows
-from unibert.bench.stream_worker import measure_pass, tune
+from unibert.bench.stream.goals import stream_verdict
+from unibert.bench.stream.peers import standard_collator, vectorised_masking
+from unibert.bench.stream.plan import measure_plan, measure_resume
+from unibert.bench.stream.providers import STREAM_CONTESTANTS
+from unibert.bench.stream.work import Delivery, Work, prepare_rows
+from unibert.bench.stream.worker import measure_pass, tune
 from unibert.cli import main
 from unibert.stream.config import StreamConfig
 from unibert.stream.reader import read_blocks

@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from unibert.bench.stream_results import TOKENS_PER_SECOND, label
+from unibert.bench.result_files import label
+from unibert.bench.stream.goals import TOKENS_PER_SECOND
 from unibert.study.plots import BLUE, GREY, INK, SKY, VERMILLION, WIDTH, save, style
 
 Row = Mapping[str, Any]

@@ -9,8 +9,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from unibert.bench.stream_peers import PEERS
-from unibert.bench.stream_work import Delivery, Source, StreamContestant, Work
+from unibert.bench.stream.peers import PEERS
+from unibert.bench.stream.work import Delivery, Source, StreamContestant, Work
 from unibert.schedules import Timeline
 from unibert.stream.batch import Batch
 from unibert.stream.config import StreamConfig

@@ -1,4 +1,4 @@
-"""A process that measures one contestant: ``python -m unibert.bench.stream_worker JOB.json RESULT.json``.
+"""A process that measures one contestant: ``python -m unibert.bench.stream.worker JOB.json RESULT.json``.
 
 Contestants have processes of their own because one's libraries and memory would be in the way of the next one's.
 """
@@ -20,9 +20,9 @@ import torch
 
 from unibert.bench.availability import NotAvailableError
 from unibert.bench.process_memory import CLEAR_REFS, RESET_PEAK, status_bytes
-from unibert.bench.stream_contestants import STREAM_CONTESTANTS
-from unibert.bench.stream_plan import measure_plan, measure_resume
-from unibert.bench.stream_work import Source, StreamContestant, Work, prepare_rows
+from unibert.bench.stream.plan import measure_plan, measure_resume
+from unibert.bench.stream.providers import STREAM_CONTESTANTS
+from unibert.bench.stream.work import Source, StreamContestant, Work, prepare_rows
 
 WARM_UP_TOKENS = 1_000_000
 

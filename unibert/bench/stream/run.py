@@ -35,11 +35,11 @@ from pathlib import Path
 from typing import Any
 
 from unibert.bench.result_files import write_results
-from unibert.bench.stream_config import StreamBenchConfig
-from unibert.bench.stream_contestants import STREAM_CONTESTANTS
-from unibert.bench.stream_results import COLUMNS, show_stream_results
-from unibert.bench.stream_work import StreamContestant, Work
-from unibert.bench.stream_worker import Job
+from unibert.bench.stream.config import StreamBenchConfig
+from unibert.bench.stream.providers import STREAM_CONTESTANTS
+from unibert.bench.stream.results import COLUMNS, show_stream_results
+from unibert.bench.stream.work import StreamContestant, Work
+from unibert.bench.stream.worker import Job
 from unibert.configuration import to_dict
 from unibert.corpus.manifest import Manifest
 from unibert.environment import describe_environment
@@ -193,7 +193,7 @@ def run_worker(job: Job) -> Row:
         job_file.write_text(job.to_json(), encoding="utf-8")
         with log.open("w") as stream:
             finished = subprocess.run(
-                [sys.executable, "-m", "unibert.bench.stream_worker", str(job_file), str(result_file)],
+                [sys.executable, "-m", "unibert.bench.stream.worker", str(job_file), str(result_file)],
                 stdout=stream, stderr=stream, stdin=subprocess.DEVNULL, check=False,
                 env=os.environ | {"OMP_NUM_THREADS": "1", "ARROW_IO_THREADS": "1"},
             )  # fmt: skip

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from unibert.bench.stream_contestants import stream_config, timeline
-from unibert.bench.stream_work import Work
+from unibert.bench.stream.providers import stream_config, timeline
+from unibert.bench.stream.work import Work
 from unibert.corpus.manifest import Manifest, Shard
 from unibert.schedules import Timeline
 from unibert.stream.config import StreamConfig
