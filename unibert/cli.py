@@ -298,11 +298,11 @@ def _bench_show(words: list[str]) -> None:
 
 
 def _bench_gpu(words: list[str]) -> None:
-    from unibert.bench.gpu_machine import check_gpu_packages
+    from unibert.bench.gpu.machine import check_gpu_packages
 
     if not {"-h", "--help"} & set(words):
         check_gpu_packages()
-    from unibert.bench.gpu import GpuBenchConfig, bench_gpu
+    from unibert.bench.gpu.run import GpuBenchConfig, bench_gpu
 
     about = "Everything that wants a CUDA GPU, in two stages of minutes."
     if not bench_gpu(_parse(GpuBenchConfig, "bench gpu", about, words, "parts")):

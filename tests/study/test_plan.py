@@ -13,7 +13,7 @@ from deepspeed.runtime.zero.stage_1_and_2 import estimate_zero2_model_states_mem
 
 from tests.refusals import refused
 from tests.study.test_inspection import write_manifest
-from unibert.bench.short_training import TrainingSize
+from unibert.bench.gpu.short_training import TrainingSize
 from unibert.cli import main
 from unibert.model.config import AdversaryConfig, DistillationConfig, MLMConfig, ModelConfig
 from unibert.model.encoder import build_masked_lm

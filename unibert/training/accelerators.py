@@ -179,7 +179,7 @@ def _comparable(name: str, run: dict[str, Any]) -> bool:
 
 
 def _short_training(name: str, run: dict[str, Any], accelerator: Accelerator) -> MeasuredSpeed:
-    """One of `unibert.bench.short_training`: four documents a row, sizes as in its result."""
+    """One of `unibert.bench.gpu.short_training`: four documents a row, sizes as in its result."""
     size = run["size"]
     shape = EncoderShape.modernbert(size["hidden"], size["layers"], 3 * size["hidden"] // 2, size["vocab"])
     flops = flops_by_part(

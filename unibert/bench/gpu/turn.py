@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
-from unibert.bench.timed_command import Ended, run_command, running
+from unibert.bench.gpu.timed_command import Ended, run_command, running
 
 Verdict = Literal["ok", "FAILED", "not run"]
 MACHINE = {False: {"TRITON_INTERPRET": "0"}, True: {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}}

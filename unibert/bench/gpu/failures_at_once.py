@@ -1,4 +1,4 @@
-"""A pytest plugin, ``-p unibert.bench.failures_at_once``: names failures as they come, and counts in between.
+"""A pytest plugin, ``-p unibert.bench.gpu.failures_at_once``: names failures as they come, and counts in between.
 
 pytest says why a test failed when all are done, which a run that is stopped by the clock never is.
 """
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from unibert.bench.gpu_tests import SO_FAR
+from unibert.bench.gpu.checks import SO_FAR
 
 SECONDS_BETWEEN_COUNTS = 5.0
 LONGEST_REASON = 300

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
-from unibert.bench import gpu_losses, gpu_tests, gpu_trainings
-from unibert.bench.gpu_machine import check_gpu
-from unibert.bench.gpu_turn import Outcome, Turn
+from unibert.bench.gpu import checks, times, trainings
+from unibert.bench.gpu.machine import check_gpu
+from unibert.bench.gpu.turn import Outcome, Turn
 from unibert.environment import describe_environment
 from unibert.errors import UserError
 
@@ -57,22 +57,22 @@ STAGES = {
     1: Stage(
         360,
         (
-            Part("numerics", gpu_tests.numerics, 145),
-            Part("headline", gpu_losses.headline, 152),
-            Part("profile", gpu_losses.profile, 47),
+            Part("numerics", checks.numerics, 145),
+            Part("headline", times.headline, 152),
+            Part("profile", times.profile, 47),
         ),
     ),
     2: Stage(
         420,
         (
-            Part("sanitizer", gpu_tests.sanitizer, 65),
-            Part("widths", gpu_losses.widths, 82),
-            Part("tune", gpu_losses.tune, 115),
-            Part("training", gpu_trainings.training, 84),
-            Part("compile", gpu_tests.compiled, 58),
-            Part("trainer", gpu_trainings.trainer, 75, if_time=True, least=30),
-            Part("checkpoints", gpu_trainings.checkpoints, 120, if_time=True, least=75),
-            Part("attention", gpu_losses.attention, 100, if_time=True, least=25),
+            Part("sanitizer", checks.sanitizer, 65),
+            Part("widths", times.widths, 82),
+            Part("tune", times.tune, 115),
+            Part("training", trainings.training, 84),
+            Part("compile", checks.compiled, 58),
+            Part("trainer", trainings.trainer, 75, if_time=True, least=30),
+            Part("checkpoints", trainings.checkpoints, 120, if_time=True, least=75),
+            Part("attention", times.attention, 100, if_time=True, least=25),
         ),
     ),
 }

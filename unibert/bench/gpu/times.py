@@ -8,9 +8,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from unibert.bench.attention import PRESETS, SEQUENCE_LENGTHS
 from unibert.bench.goals import format_verdict
-from unibert.bench.gpu_turn import Outcome, Turn
+from unibert.bench.gpu.attention import PRESETS, SEQUENCE_LENGTHS
+from unibert.bench.gpu.turn import Outcome, Turn
 from unibert.bench.losses.goals import verdict
 from unibert.bench.losses.run import TIME_IS_UP
 
@@ -43,7 +43,7 @@ def tune(turn: Turn) -> Outcome:
     output = turn.folder / "configs.toml"
     output.unlink(missing_ok=True)
     if turn.rehearsal:
-        ended = turn.python("-m", "unibert.bench.tune_rehearsal", output)
+        ended = turn.python("-m", "unibert.bench.gpu.tune_rehearsal", output)
     else:
         seconds = min(turn.seconds, MOST_SECONDS_TO_TUNE)
         ended = turn.python(
@@ -76,7 +76,15 @@ def attention(turn: Turn) -> Outcome:
             file = Path(temporary) / "attention.json"
             small = ["--tokens", 256, "--layers", 1] if turn.rehearsal else []
             ended = turn.python(
-                "-m", "unibert.bench.attention", preset, length, file, "--device", turn.device, *small, shown=_nothing
+                "-m",
+                "unibert.bench.gpu.attention",
+                preset,
+                length,
+                file,
+                "--device",
+                turn.device,
+                *small,
+                shown=_nothing,
             )
             result = _read(file) or {"failed": ended.last_line}
         results[f"{preset}, {length} tokens"] = result

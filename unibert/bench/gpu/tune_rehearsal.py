@@ -1,4 +1,4 @@
-"""`unibert_kernels.fused.tune` on a CPU: ``python -m unibert.bench.tune_rehearsal OUTPUT``.
+"""`unibert_kernels.fused.tune` on a CPU: ``python -m unibert.bench.gpu.tune_rehearsal OUTPUT``.
 
 It chooses between two of the interpreter's tiles and writes them down as if a GPU had.
 """

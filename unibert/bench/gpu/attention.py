@@ -1,4 +1,4 @@
-"""Time of the attention paths: ``python -m unibert.bench.attention PRESET SEQUENCE_LENGTH OUTPUT``.
+"""Time of the attention paths: ``python -m unibert.bench.gpu.attention PRESET SEQUENCE_LENGTH OUTPUT``.
 
 An encoder of the preset's size goes forward and back over packed rows, as many tokens as the presets' micro-batch has;
 masks are built anew for every batch, as in training. Lengths of documents are log-normal with a median of 400 tokens
@@ -144,7 +144,7 @@ def _median_ms(function: Callable[[], object], leaves: list[Tensor]) -> float:
 
 def main() -> None:
     """Time one preset at one length and write the result as JSON."""
-    parser = argparse.ArgumentParser(prog="python -m unibert.bench.attention")
+    parser = argparse.ArgumentParser(prog="python -m unibert.bench.gpu.attention")
     parser.add_argument("preset")
     parser.add_argument("sequence_length", type=int)
     parser.add_argument("output", type=Path)

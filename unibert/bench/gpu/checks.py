@@ -9,9 +9,9 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from unibert.bench.gpu_turn import Outcome, Turn
-from unibert.bench.small_cases import DONE
-from unibert.bench.timed_command import Ended
+from unibert.bench.gpu.small_cases import DONE
+from unibert.bench.gpu.timed_command import Ended
+from unibert.bench.gpu.turn import Outcome, Turn
 
 KERNEL_TESTS = Path("tests/kernels")
 NOT_NUMERICS = ("test_compile.py", "test_gate.py", "test_memory.py", "test_training_curves.py", "test_tune.py")
@@ -39,7 +39,7 @@ def compiled(turn: Turn) -> Outcome:
 
 def sanitizer(turn: Turn) -> Outcome:
     """compute-sanitizer's memcheck over one small case of every path; a rehearsal goes without the tool."""
-    script = ["-m", "unibert.bench.small_cases", "--device", turn.device]
+    script = ["-m", "unibert.bench.gpu.small_cases", "--device", turn.device]
     if turn.rehearsal:
         ended = turn.python(*script)
         paths = ended.text.count(DONE)
@@ -86,7 +86,7 @@ def _run_tests(turn: Turn, tests: Path, *options: str) -> Outcome:
     parallel = ["-n", str(min(WORKERS, os.cpu_count() or 1))] if find_spec("xdist") else []
     ended = turn.python(
         "-m", "pytest", tests, *options, *parallel, f"--maxfail={MOST_FAILURES}", "-m", "not slow", "-rN",
-        "--tb=short", "--durations=10", "-p", "no:cacheprovider", "-p", "unibert.bench.failures_at_once",
+        "--tb=short", "--durations=10", "-p", "no:cacheprovider", "-p", "unibert.bench.gpu.failures_at_once",
         shown=lambda line: line.startswith(("FAILED", "ERROR", SO_FAR)),
     )  # fmt: skip
     figure = ended.last_line.strip("= ")

@@ -17,16 +17,15 @@ import torch
 
 from tests.bench.losses.test_goals import good, row
 from tests.training.conftest import corpus  # noqa: F401 - a fixture
-from unibert.bench import gpu, gpu_tests, gpu_trainings
-from unibert.bench.attention import AttentionCase, packed_rows, time_paths
-from unibert.bench.gpu import SECONDS_AROUND, STAGES, GpuBenchConfig, Part, Stage, bench_gpu
-from unibert.bench.gpu_losses import attention_times, judge_rows, tuning_figure
-from unibert.bench.gpu_tests import find_sanitizer, judge_sanitizer
-from unibert.bench.gpu_trainings import compare_curves
-from unibert.bench.gpu_turn import Outcome, Turn
-from unibert.bench.losses.kernel_profile import summarize_trace
-from unibert.bench.short_training import TrainingSize, train
-from unibert.bench.timed_command import Ended, run_command
+from unibert.bench.gpu import checks, trainings
+from unibert.bench.gpu.attention import AttentionCase, packed_rows, time_paths
+from unibert.bench.gpu.checks import find_sanitizer, judge_sanitizer
+from unibert.bench.gpu.run import SECONDS_AROUND, STAGES, GpuBenchConfig, Part, Stage, bench_gpu
+from unibert.bench.gpu.short_training import TrainingSize, train
+from unibert.bench.gpu.timed_command import Ended, run_command
+from unibert.bench.gpu.times import attention_times, judge_rows, tuning_figure
+from unibert.bench.gpu.trainings import compare_curves
+from unibert.bench.gpu.turn import Outcome, Turn
 from unibert.cli import main
 from unibert.model.config import ModelConfig
 from unibert.training.metrics import read_metrics
@@ -95,16 +94,16 @@ def turn_of(folder, seconds, **more):
 @pytest.mark.slow
 def test_a_run_that_resumes_is_told_from_one_that_does_not(corpus, tmp_path, monkeypatch):  # noqa: F811
     turn = turn_of(tmp_path, 400, rehearsal=True)
-    assert gpu_trainings.resumes_exactly(corpus, tmp_path, turn)
+    assert trainings.resumes_exactly(corpus, tmp_path, turn)
     assert len(list((tmp_path / "interrupted" / "checkpoints").glob("step-*"))) == 2
     first, *others = read_metrics(tmp_path / "interrupted" / "metrics.jsonl")
     assert others
     altered = [first, *others[:-1], others[-1] | {"heldout_mlm_loss": 0.0}]
     monkeypatch.setattr(
-        gpu_trainings, "read_metrics", lambda file: altered if "interrupted" in str(file) else [first, *others]
+        trainings, "read_metrics", lambda file: altered if "interrupted" in str(file) else [first, *others]
     )
     shutil.rmtree(tmp_path / "interrupted")
-    assert not gpu_trainings.resumes_exactly(corpus, tmp_path, turn)
+    assert not trainings.resumes_exactly(corpus, tmp_path, turn)
 
 
 @pytest.mark.parametrize("number", STAGES)
@@ -122,8 +121,8 @@ def stage(tmp_path, monkeypatch, capsys):
     """Run a stage of made-up parts: exit status, summary.json's parts and what was printed."""
 
     def run(*parts, seconds=60.0):
-        monkeypatch.setattr(gpu, "STAGES", {1: Stage(seconds, parts)})
-        monkeypatch.setattr(gpu, "PARTS", {part.name: part for part in parts})
+        monkeypatch.setattr("unibert.bench.gpu.run.STAGES", {1: Stage(seconds, parts)})
+        monkeypatch.setattr("unibert.bench.gpu.run.PARTS", {part.name: part for part in parts})
         ok = bench_gpu(GpuBenchConfig(stage=1, rehearse=True, output=tmp_path))
         return ok, json.loads((tmp_path / "summary.json").read_text())["parts"], capsys.readouterr().out
 
@@ -224,10 +223,10 @@ def test_tests_are_named_as_they_fail_and_at_most_five(tmp_path, monkeypatch, ca
         "@pytest.mark.parametrize('number', range(40))\n"
         "def test_all(number):\n    time.sleep(0.1)\n    assert number % 2, 'even'\n"
     )
-    monkeypatch.setattr(gpu_tests, "KERNEL_TESTS", tmp_path)
-    monkeypatch.setattr(gpu_tests, "WORKERS", 2)
+    monkeypatch.setattr(checks, "KERNEL_TESTS", tmp_path)
+    monkeypatch.setattr(checks, "WORKERS", 2)
     monkeypatch.setattr(Turn, "warming", lambda self, preset: nullcontext())
-    outcome = gpu_tests.numerics(turn_of(tmp_path, 60))
+    outcome = checks.numerics(turn_of(tmp_path, 60))
     shown = [line for line in capsys.readouterr().out.splitlines() if "FAILED" in line]
     assert outcome.verdict == "FAILED"
     assert "failed" in outcome.figure
@@ -240,10 +239,10 @@ def test_tests_that_run_out_of_time_leave_their_counts(tmp_path, monkeypatch):
     (tmp_path / "test_some.py").write_text(
         "import pytest, time\n@pytest.mark.parametrize('number', range(99))\ndef test_all(number):\n    time.sleep(1)\n"
     )
-    monkeypatch.setattr(gpu_tests, "KERNEL_TESTS", tmp_path)
-    monkeypatch.setattr(gpu_tests, "WORKERS", 2)
+    monkeypatch.setattr(checks, "KERNEL_TESTS", tmp_path)
+    monkeypatch.setattr(checks, "WORKERS", 2)
     monkeypatch.setattr(Turn, "warming", lambda self, preset: nullcontext())
-    outcome = gpu_tests.numerics(turn_of(tmp_path, 20))
+    outcome = checks.numerics(turn_of(tmp_path, 20))
     assert outcome.verdict == "FAILED"
     assert "it ran out of time after 20 s; so far: " in outcome.figure
     assert " passed" in outcome.figure
@@ -269,27 +268,6 @@ def test_rows_decide_whether_the_losses_part_is_well():
     assert "mlm: no path of ours was measured" in unreached.details
 
 
-def test_a_trace_is_summed_up_by_kernel():
-    def event(name, start, microseconds, category="kernel", **arguments):
-        return {"ph": "X", "cat": category, "name": name, "ts": start, "dur": microseconds, "args": arguments}
-
-    arguments = {"registers per thread": 255, "shared memory": 1024}
-    events = [
-        event("gemm", 400, 100), event("rows", 100, 200, **arguments), event("rows", 300, 100),
-        event("launch", 0, 50, "cuda_runtime"), {"ph": "i", "name": "mark"},
-    ]  # fmt: skip
-    found = summarize_trace([*events, event("gemm", 900, 100)], 2, ("kernel", "gpu_memset"))
-    assert found["milliseconds"] == pytest.approx(0.45)
-    assert found["busy"] == pytest.approx(500 / 900)
-    rows, gemm = found["kernels"]
-    assert rows == {
-        "name": "rows", "calls": 1, "microseconds": 150, "share": 0.6, "registers": 255, "shared_bytes": 1024
-    }  # fmt: skip
-    assert (gemm["calls"], gemm["microseconds"], gemm["share"]) == (1, 100, 0.4)
-    with pytest.raises(ValueError, match="no kernel, gpu_memset"):
-        summarize_trace(events[3:], 2, ("kernel", "gpu_memset"))
-
-
 @pytest.mark.parametrize(
     ("code", "lines", "verdict", "figure"),
     [
@@ -311,7 +289,7 @@ def test_what_the_sanitizer_says(code, lines, verdict, figure):
 
 
 def test_the_sanitizer_is_found_in_cudas_folder_too(tmp_path, monkeypatch):
-    monkeypatch.setattr(gpu_tests, "CUDA", tmp_path)
+    monkeypatch.setattr(checks, "CUDA", tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert find_sanitizer() is None
     tool = tmp_path / "cuda-13.0" / "bin" / "compute-sanitizer"

@@ -1,4 +1,4 @@
-"""Short trainings of UniBERT's module with given kernel paths: ``python -m unibert.bench.short_training OUTPUT``.
+"""Short trainings of UniBERT's module with given kernel paths: ``python -m unibert.bench.gpu.short_training OUTPUT``.
 
 Not the trainer, which wants DeepSpeed and a corpus: AdamW in plain torch under bf16 autocast, on a synthetic language
 per document in which every second token follows from the one before, so that there is something to learn. Paths start
@@ -161,7 +161,7 @@ def _batch(number: int, size: TrainingSize) -> Batch:
 
 def main() -> None:
     """Train with entries of `PATHS`; OUTPUT gets a line {"started": name}, then {"name": …, "result": …} for each."""
-    parser = argparse.ArgumentParser(prog="python -m unibert.bench.short_training")
+    parser = argparse.ArgumentParser(prog="python -m unibert.bench.gpu.short_training")
     parser.add_argument("output", type=Path)
     parser.add_argument("--paths", nargs="+", choices=PATHS, default=list(PATHS))
     parser.add_argument("--seconds", type=float, default=float("inf"), help="for all of them")

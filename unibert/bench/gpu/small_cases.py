@@ -1,4 +1,4 @@
-"""One small case of every path of ours, forward and back once: ``python -m unibert.bench.small_cases``.
+"""One small case of every path of ours, forward and back once: ``python -m unibert.bench.gpu.small_cases``.
 
 For tools that slow kernels down a hundredfold, such as compute-sanitizer. Sizes are multiples of no tile, so that every
 mask has something to hide.
@@ -38,7 +38,7 @@ def run_small_cases(device: str) -> None:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m unibert.bench.small_cases")
+    parser = argparse.ArgumentParser(prog="python -m unibert.bench.gpu.small_cases")
     parser.add_argument("--device", default="cuda")
     run_small_cases(parser.parse_args().device)
 

@@ -9,8 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from unibert.bench.gpu_turn import Outcome, Turn
-from unibert.bench.short_training import PATHS, speed_of
+from unibert.bench.gpu.short_training import PATHS, speed_of
+from unibert.bench.gpu.turn import Outcome, Turn
 from unibert.errors import UserError
 from unibert.training.checkpoints import complete_checkpoints
 from unibert.training.metrics import TIMING_KEYS, read_metrics
@@ -19,7 +19,7 @@ TRAINER_PACKAGES = ("deepspeed", "webdataset")
 CORPUS_PACKAGES = ("mwxml", "mwparserfromhell", "sentencepiece", "zstandard")
 BROUGHT_CORPUS = Path(".gpu-packages/demo-corpus")
 """Built by ``make gpu-packages``, so that a GPU machine need not have the packages that read dumps."""
-WIKI = Path(__file__).parents[1] / "demo" / "wiki"
+WIKI = Path(__file__).parents[2] / "demo" / "wiki"
 CORPUS_OPTIONS = ("--vocab_size=6000", "--heldout_share=0.1", "--tokens_per_shard=2500")
 """As the demo builds it."""
 EARLY_STEPS, EARLY_TOLERANCE = 10, 5e-3
@@ -41,7 +41,7 @@ def training(turn: Turn) -> Outcome:
         while (missing := [name for name in PATHS if name not in results]) and turn.seconds > 1:
             # One process for all saves starting six; where one path ends it, another goes on with the rest.
             ended = turn.python(
-                "-m", "unibert.bench.short_training", lines, "--device", turn.device, "--paths", *missing,
+                "-m", "unibert.bench.gpu.short_training", lines, "--device", turn.device, "--paths", *missing,
                 "--seconds", max(1.0, turn.seconds - SECONDS_TO_START),
             )  # fmt: skip
             started = missing[0]
