@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 
 class NotAvailableError(Exception):
-    """This contestant cannot take part here; the message says why."""
+    """This provider cannot take part here; the message says why."""
 
 
 def installed(package: str) -> str:

@@ -1,4 +1,4 @@
-"""The files that a benchmark leaves in its folder: results.json and results.csv, a row for each contestant."""
+"""The files that a benchmark leaves in its folder: results.json and results.csv, a row for each provider."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from unibert.errors import UserError
 
 
 def label(row: Mapping[str, Any]) -> str:
-    """Contestant and chosen option."""
-    return f"{row['contestant']} ({row['option']})" if row["option"] else str(row["contestant"])
+    """Provider and chosen option."""
+    return f"{row['provider']} ({row['option']})" if row["option"] else str(row["provider"])
 
 
 def write_results(results: Mapping[str, Any], folder: Path, columns: Sequence[str], *, tables: bool = True) -> None:
@@ -53,4 +53,8 @@ def read_results(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path}: is not JSON: {error}") from error
     if not isinstance(results, dict) or results.get("format") != 1 or "rows" not in results:
         raise UserError(f"{path}: is not a results file of 'unibert bench'")
+    # Version 0.1.0 said contestant.
+    results["rows"] = [
+        {"provider" if key == "contestant" else key: value for key, value in row.items()} for row in results["rows"]
+    ]
     return results

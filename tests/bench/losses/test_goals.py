@@ -8,10 +8,10 @@ from unibert.bench.goals import format_verdict
 from unibert.bench.losses.goals import verdict
 
 
-def row(contestant, both_ms, side="peer", setting="fixed", **more):
+def row(provider, both_ms, side="peer", setting="fixed", **more):
     return {
         "loss": "mlm", "rows": 9830, "vocab": 250_000, "hidden": 384, "dtype": "bfloat16", "distribution": "trained",
-        "bias": False, "seed": 0, "contestant": contestant, "side": side, "setting": setting, "option": "",
+        "bias": False, "seed": 0, "provider": provider, "side": side, "setting": setting, "option": "",
         "status": "ran", "both_ms": both_ms, "share_of_peak": 7.2 / both_ms, "workspace_bytes": 3e8, "accurate": True,
         "hidden_gradient_error": 2e-3, "weight_gradient_error": 2e-3,
     } | more  # fmt: skip
@@ -62,7 +62,7 @@ def test_wide_models_have_a_lower_bar():
     assert outcomes(rows)["≥ 1.2 times the best peer"]
 
 
-def test_an_inaccurate_contestant_sets_no_time():
+def test_an_inaccurate_provider_sets_no_time():
     rows = good()
     rows[1] |= {"accurate": False}
     assert not outcomes(rows)["≥ 1.5 times the best peer"]

@@ -15,7 +15,7 @@ from unibert.bench.losses.case import Case
 from unibert.bench.losses.config import KernelBenchConfig
 from unibert.bench.losses.inputs import make_inputs
 from unibert.bench.losses.measure import measure_case
-from unibert.bench.losses.provider import Contestant, single
+from unibert.bench.losses.provider import Provider, single
 from unibert.cli import main
 
 CASE = Case(rows=12, vocab=300, hidden=32)
@@ -27,7 +27,7 @@ def eager(inputs):
 
 
 def measured(*entrants, case=CASE):
-    return {row["contestant"]: row for row in measure_case(case, entrants, device="cpu", error_rows=8, repeats=1)}
+    return {row["provider"]: row for row in measure_case(case, entrants, device="cpu", error_rows=8, repeats=1)}
 
 
 @pytest.fixture(scope="module")
@@ -37,19 +37,19 @@ def run(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         lines = []
         patch.setattr("builtins.print", lambda *words, **_: lines.append(" ".join(map(str, words))))
-        words = [*SHAPE, "--contestants", '["UniBERT chunked", "eager", "Liger, default"]', "--repeats", "1"]
+        words = [*SHAPE, "--providers", '["UniBERT chunked", "eager", "Liger, default"]', "--repeats", "1"]
         main(["bench", "kernels", *words, "--memory", "false", "--output", str(folder)])
     return folder, "\n".join(lines)
 
 
-def test_table_json_csv_and_plot_hold_a_row_for_each_contestant(run):
+def test_table_json_csv_and_plot_hold_a_row_for_each_provider(run):
     folder, text = run
     results = json.loads((folder / "results.json").read_text())
     assert results["format"] == 1
     assert results["environment"]["versions"]["torch"]
     assert results["config"]["vocab"] == [300]
     assert results["matmul_tflops"] > 0
-    rows = {row["contestant"]: row for row in results["rows"]}
+    rows = {row["provider"]: row for row in results["rows"]}
     assert set(rows) == {"UniBERT chunked", "eager", "Liger, default"}
     for name in ("UniBERT chunked", "eager"):
         row = rows[name]
@@ -64,14 +64,14 @@ def test_table_json_csv_and_plot_hold_a_row_for_each_contestant(run):
         assert 0 < row["share_of_peak"] < 1
         assert name in text
     with (folder / "results.csv").open() as stream:
-        assert [row["contestant"] for row in csv.DictReader(stream)] == list(rows)
+        assert [row["provider"] for row in csv.DictReader(stream)] == list(rows)
     assert (folder / "results.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_peer_that_is_missing_is_a_row_that_says_so(run):
     folder, text = run
     rows = json.loads((folder / "results.json").read_text())["rows"]
-    (liger,) = (row for row in rows if row["contestant"] == "Liger, default")
+    (liger,) = (row for row in rows if row["provider"] == "Liger, default")
     assert liger["status"] == "not run"
     assert "liger-kernel" in liger["why"]
     assert f"Liger, default: not run: {liger['why']}" in text
@@ -87,7 +87,7 @@ def test_results_can_be_shown_again(run, capsys):
 @pytest.mark.parametrize("distribution", ["uniform", "trained"])
 def test_chunked_and_eager_agree_with_float64(loss, distribution):
     case = Case(loss=loss, rows=40, vocab=300, hidden=32, distribution=distribution)
-    chosen = [each for each in providers.contestants_of(loss) if each.name in ("UniBERT chunked", "eager")]
+    chosen = [each for each in providers.providers_of(loss) if each.name in ("UniBERT chunked", "eager")]
     rows = measured(*chosen, case=case)
     assert [row["accurate"] for row in rows.values()] == [True, True]
     for row in rows.values():
@@ -96,7 +96,7 @@ def test_chunked_and_eager_agree_with_float64(loss, distribution):
 
 def test_a_bias_is_part_of_the_reference():
     case = Case(rows=12, vocab=300, hidden=32, bias=True)
-    chosen = [each for each in mlm_providers.CONTESTANTS if each.name in ("UniBERT chunked", "eager")]
+    chosen = [each for each in mlm_providers.PROVIDERS if each.name in ("UniBERT chunked", "eager")]
     assert all(row["accurate"] for row in measured(*chosen, case=case).values())
 
 
@@ -111,11 +111,11 @@ def test_every_kind_of_failure_is_a_row_of_its_own():
         raise ValueError("path: recompute needs CUDA tensors")
 
     rows = measured(
-        Contestant("eager", "peer", single(eager)),
-        Contestant("missing", "peer", missing),
-        Contestant("exhausted", "peer", single(exhausted)),
-        Contestant("refusing path", "ours", single(refusing)),
-        Contestant("refusing peer", "peer", single(refusing)),
+        Provider("eager", "peer", single(eager)),
+        Provider("missing", "peer", missing),
+        Provider("exhausted", "peer", single(exhausted)),
+        Provider("refusing path", "ours", single(refusing)),
+        Provider("refusing peer", "peer", single(refusing)),
     )
     assert {name: row["status"] for name, row in rows.items()} == {
         "eager": "ran", "missing": "not run", "exhausted": "out of memory", "refusing path": "not run",
@@ -130,7 +130,7 @@ def test_a_wrong_gradient_is_flagged():
         loss = eager(inputs)
         return loss - 0.02 * (loss - loss.detach())
 
-    row = measured(Contestant("wrong", "ours", single(wrong)))["wrong"]
+    row = measured(Provider("wrong", "ours", single(wrong)))["wrong"]
     assert row["loss_error"] < 1e-6
     assert row["weight_gradient_error"] == pytest.approx(0.02, rel=1e-3)
     assert not row["accurate"]
@@ -144,12 +144,12 @@ def test_the_fastest_option_is_taken_and_named():
 
         return {"slow": slow, "fast": lambda: eager(inputs)}
 
-    row = measured(Contestant("tuned", "peer", candidates, "tuned"))["tuned"]
+    row = measured(Provider("tuned", "peer", candidates, "tuned"))["tuned"]
     assert row["option"] == "fast"
 
 
 def test_when_time_is_up_the_rest_is_not_run():
-    rows = measure_case(CASE, mlm_providers.CONTESTANTS[:1], device="cpu", error_rows=8, seconds=-1)
+    rows = measure_case(CASE, mlm_providers.PROVIDERS[:1], device="cpu", error_rows=8, seconds=-1)
     assert [row["why"] for row in rows] == ["the time given was used up"]
 
 
@@ -181,7 +181,7 @@ def test_shapes_on_the_command_line_replace_the_presets():
         (["kernels", "--hidden", "[0]"], "hidden: sizes must be positive"),
         (["kernels", "--minutes", "0"], "minutes: must be positive"),
         (["kernels", "fastest"], "preset"),
-        (["kernels", "--contestants", '["Liga"]'], "nobody is called Liga"),
+        (["kernels", "--providers", '["Liga"]'], "nobody is called Liga"),
         (["show", "/nowhere"], "/nowhere/results.json: cannot be read"),
         (["everything"], "there is no command 'bench everything'"),
     ],

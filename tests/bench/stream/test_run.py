@@ -17,7 +17,7 @@ from unibert.bench.process_memory import CLEAR_REFS
 from unibert.bench.stream.goals import stream_verdict
 from unibert.bench.stream.peers import standard_collator, vectorised_masking
 from unibert.bench.stream.plan import measure_plan, measure_resume
-from unibert.bench.stream.providers import STREAM_CONTESTANTS
+from unibert.bench.stream.providers import STREAM_PROVIDERS
 from unibert.bench.stream.work import Delivery, Work, prepare_rows
 from unibert.bench.stream.worker import measure_pass, tune
 from unibert.cli import main
@@ -28,12 +28,12 @@ from unibert.stream.source import ShardSource
 
 SEQUENCE_LENGTH, BATCH_SIZE = 128, 8
 PACKAGES = {"WebDataset": "webdataset", "MosaicML": "mosaicml-streaming", "Hugging Face": "datasets"}
-PEERS = [each for each in STREAM_CONTESTANTS if each.side == "peer"]
-STAGES = [each for each in STREAM_CONTESTANTS if each.side == "stage"]
+PEERS = [each for each in STREAM_PROVIDERS if each.side == "peer"]
+STAGES = [each for each in STREAM_PROVIDERS if each.side == "stage"]
 
 
-def is_installed(contestant_name):
-    package = next(package for word, package in PACKAGES.items() if contestant_name.startswith(word))
+def is_installed(provider_name):
+    package = next(package for word, package in PACKAGES.items() if provider_name.startswith(word))
     try:
         version(package)
     except PackageNotFoundError:
@@ -91,19 +91,19 @@ def run(corpus, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         lines = []
         patch.setattr("builtins.print", lambda *words, **_: lines.append(" ".join(map(str, words))))
-        words = ["--contestants", '["1 loader", "on our shards", "MosaicML"]', "--repeats", "1", "--plan", "false"]
+        words = ["--providers", '["1 loader", "on our shards", "MosaicML"]', "--repeats", "1", "--plan", "false"]
         words += ["--sequence_length", str(SEQUENCE_LENGTH), "--batch_size", str(BATCH_SIZE), "--output", str(folder)]
         main(["bench", "stream", str(corpus), *words])
     return folder, "\n".join(lines)
 
 
-def test_table_json_csv_and_plot_hold_a_row_for_each_contestant(run, facts):
+def test_table_json_csv_and_plot_hold_a_row_for_each_provider(run, facts):
     folder, text = run
     results = json.loads((folder / "results.json").read_text())
     assert results["benchmark"] == "stream"
     assert results["environment"]["versions"]["webdataset"]
     assert results["corpus"] == facts
-    rows = {row["contestant"]: row for row in results["rows"]}
+    rows = {row["provider"]: row for row in results["rows"]}
     assert list(rows) == ["UniBERT, 1 loader process", "WebDataset on our shards", "MosaicML Streaming"]
     for name in ("UniBERT, 1 loader process", "WebDataset on our shards"):
         row = rows[name]
@@ -115,17 +115,17 @@ def test_table_json_csv_and_plot_hold_a_row_for_each_contestant(run, facts):
         assert name in text
     assert 0 < rows["UniBERT, 1 loader process"]["padding_share"] < 0.2
     assert rows["WebDataset on our shards"]["padding_share"] == 0
-    options = {line["option"] for line in results["tuning"] if line["contestant"] == "WebDataset on our shards"}
+    options = {line["option"] for line in results["tuning"] if line["provider"] == "WebDataset on our shards"}
     assert options == {"rows shuffled", "documents shuffled"}
     assert rows["WebDataset on our shards"]["option"] in options
     with (folder / "results.csv").open() as stream:
-        assert [row["contestant"] for row in csv.DictReader(stream)] == list(rows)
+        assert [row["provider"] for row in csv.DictReader(stream)] == list(rows)
     assert (folder / "results.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_peer_that_is_missing_is_a_row_that_says_so(run):
     folder, text = run
-    rows = {row["contestant"]: row for row in json.loads((folder / "results.json").read_text())["rows"]}
+    rows = {row["provider"]: row for row in json.loads((folder / "results.json").read_text())["rows"]}
     row = rows["MosaicML Streaming"]
     if is_installed("MosaicML Streaming"):
         assert row["status"] == "ran"
@@ -140,22 +140,22 @@ def test_results_can_be_shown_again(run, capsys):
     assert "WebDataset on our shards" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("contestant", PEERS, ids=lambda each: each.name)
-def test_a_peers_pass_holds_the_corpus_once(contestant, work, facts, documents, prepared):
-    if not is_installed(contestant.name):
+@pytest.mark.parametrize("provider", PEERS, ids=lambda each: each.name)
+def test_a_peers_pass_holds_the_corpus_once(provider, work, facts, documents, prepared):
+    if not is_installed(provider.name):
         pytest.skip("the peer is not installed")
-    if contestant.prepare is not None and contestant.prepare not in prepared:
-        contestant.prepare(work)
-        prepared.add(contestant.prepare)
+    if provider.prepare is not None and provider.prepare not in prepared:
+        provider.prepare(work)
+        prepared.add(provider.prepare)
     expected = histogram([np.concatenate(list(documents.values()))])
     expected[[CLS, SEP]] = len(documents)
-    for option, source in contestant.sources(work).items():
+    for option, source in provider.sources(work).items():
         deliveries = list(source())
         batches = [batch for delivery in deliveries for batch in delivery.batches]
         found = histogram([unmasked(batch) for batch in batches])
         assert sum(delivery.tokens for delivery in deliveries) == found.sum()
         # What fills no row is dropped; MosaicML repeats rows to give every one of its 64 nodes the same number.
-        repeated = 64 * SEQUENCE_LENGTH if contestant.name.startswith("MosaicML") else 0
+        repeated = 64 * SEQUENCE_LENGTH if provider.name.startswith("MosaicML") else 0
         assert (expected - found).clip(min=0).sum() < SEQUENCE_LENGTH, option
         assert (found - expected).clip(min=0).sum() <= repeated, option
         assert all(batch["input_ids"].shape[1] == SEQUENCE_LENGTH for batch in batches)
@@ -166,7 +166,7 @@ def test_a_peers_pass_holds_the_corpus_once(contestant, work, facts, documents, 
 
 
 def test_our_pass_holds_whole_documents_of_the_corpus(work, facts, documents):
-    (source,) = next(each for each in STREAM_CONTESTANTS if each.name == "UniBERT").sources(work).values()
+    (source,) = next(each for each in STREAM_PROVIDERS if each.name == "UniBERT").sources(work).values()
     tokens, whole = 0, 0
     for delivery in source():
         tokens += delivery.tokens
@@ -218,12 +218,12 @@ def test_both_ways_to_mask_peers_rows_spare_special_tokens(work, facts):
 
 
 def test_an_option_that_fails_is_no_choice(work, facts):
-    contestant = next(each for each in STREAM_CONTESTANTS if each.name == "stage: reading")
+    provider = next(each for each in STREAM_PROVIDERS if each.name == "stage: reading")
 
     def refusing():
         raise RuntimeError("not like this")
 
-    found = tune({"refused": refusing, "": contestant.sources(work)[""]}, facts["delivered_tokens"], 5.0)
+    found = tune({"refused": refusing, "": provider.sources(work)[""]}, facts["delivered_tokens"], 5.0)
     assert found["failures"] == {"refused": "not like this"}
     assert list(found["rates"]) == [""]
     with pytest.raises(RuntimeError, match="not like this"):
@@ -231,8 +231,8 @@ def test_an_option_that_fails_is_no_choice(work, facts):
 
 
 def test_a_pass_is_measured_to_its_end(work, facts):
-    contestant = next(each for each in STREAM_CONTESTANTS if each.name == "UniBERT")
-    row = measure_pass(contestant.sources(work)[""], facts["delivered_tokens"])
+    provider = next(each for each in STREAM_PROVIDERS if each.name == "UniBERT")
+    row = measure_pass(provider.sources(work)[""], facts["delivered_tokens"])
     step = 8 * BATCH_SIZE * SEQUENCE_LENGTH
     assert facts["delivered_tokens"] <= row["tokens"] < facts["delivered_tokens"] + step
     assert 0 < row["first_batch_seconds"] < row["seconds"]
@@ -264,7 +264,7 @@ def goals(ours, usual, bulk, *, slowest=1.0, share=0.001):
     def row(name, setting, rate):
         side = "ours" if setting == "fixed" else "peer"
         figures = {"option": "", "status": "ran", "tokens_per_second": rate}
-        return {"contestant": name, "side": side, "setting": setting, **figures}
+        return {"provider": name, "side": side, "setting": setting, **figures}
 
     plan = {"run_tokens": 10**10, "languages": 107, "shards": 30_000, "ranks": 64, "share_of_step": share}
     results = {
@@ -291,7 +291,7 @@ def test_the_verdict_follows_the_figures():
         (["/nowhere", "--repeats", "0"], "repeats: must be at least 1"),
         (["/nowhere", "--masking_rate", "0"], "masking_rate: must lie above 0"),
         (["/nowhere", "--tuning_seconds", "0"], "tuning_seconds: must be positive"),
-        (["CORPUS", "--contestants", '["Mosaik"]'], "nobody is called Mosaik"),
+        (["CORPUS", "--providers", '["Mosaik"]'], "nobody is called Mosaik"),
     ],
 )
 def test_mistakes_end_in_one_sentence(words, sentence, corpus, capsys):

@@ -13,7 +13,7 @@ import torch
 
 from unibert.bench.losses.case import Case
 from unibert.bench.losses.inputs import make_inputs
-from unibert.bench.losses.providers import contestants_of
+from unibert.bench.losses.providers import providers_of
 
 HEAD = Case(rows=67, vocab=1031, hidden=96, bias=True)
 CASES = (HEAD, replace(HEAD, loss="distillation"), replace(HEAD, loss="adversary", rows=333, bias=False))
@@ -25,15 +25,15 @@ def run_small_cases(device: str) -> None:
     for case in CASES:
         case = replace(case, dtype="bfloat16" if device == "cuda" else "float32")
         inputs = make_inputs(case, device)
-        for contestant in contestants_of(case.loss):
+        for provider in providers_of(case.loss):
             # The chunked paths have no kernels of ours.
-            if contestant.side != "ours" or contestant.name.endswith("chunked"):
+            if provider.side != "ours" or provider.name.endswith("chunked"):
                 continue
-            (function,) = contestant.candidates(inputs).values()
+            (function,) = provider.candidates(inputs).values()
             function().backward()
             if device == "cuda":
                 torch.cuda.synchronize()
-            print(f"{DONE}{case.loss}, {contestant.name}", flush=True)
+            print(f"{DONE}{case.loss}, {provider.name}", flush=True)
 
 
 def main() -> None:

@@ -159,7 +159,7 @@ def judge_rows(results: dict[str, Any], complaints: list[str]) -> Outcome:
     for row in rows:
         if row["side"] != "ours":
             continue
-        where = f"{row['contestant']} ({row['loss']}, H={row['hidden']})"
+        where = f"{row['provider']} ({row['loss']}, H={row['hidden']})"
         if row["status"] == "ran" and not row["accurate"]:
             complaints.append(f"{where}: inaccurate")
         elif row["status"] in ("failed", "out of memory"):
@@ -192,8 +192,8 @@ def _adversary_lines(ran: list[dict[str, Any]]) -> list[str]:
     if ours is None or peer is None:
         return []
     return [
-        f"adversary: {peer['both_ms'] / ours['both_ms']:.2f} times the best peer ({ours['contestant']} "
-        f"{ours['both_ms']:.3f} ms, {peer['contestant']} {peer['both_ms']:.3f} ms)"
+        f"adversary: {peer['both_ms'] / ours['both_ms']:.2f} times the best peer ({ours['provider']} "
+        f"{ours['both_ms']:.3f} ms, {peer['provider']} {peer['both_ms']:.3f} ms)"
     ]
 
 

@@ -1,4 +1,4 @@
-"""How far a contestant's loss and gradients are from float64 on the same rounded inputs."""
+"""How far a provider's loss and gradients are from float64 on the same rounded inputs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from unibert.bench.losses.provider import LossFunction
 CHUNK_ELEMENTS = 2**25
 """Logits in float64 at a time: 256 MiB."""
 TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 5e-2}
-"""Relative gradient error above which a contestant computes something else: several times what rounding explains
+"""Relative gradient error above which a provider computes something else: several times what rounding explains
 (bf16 logits cost 1e-2, tf32 products 1e-3)."""
 
 
@@ -95,7 +95,7 @@ def _adversary_reference(inputs: AdversaryInputs) -> Reference:
 
 
 def errors_of(function: LossFunction, inputs: Inputs, expected: Reference) -> Errors:
-    """Run ``function``, a contestant on ``inputs``, forward and back once and compare."""
+    """Run ``function``, a provider on ``inputs``, forward and back once and compare."""
     for leaf in inputs.leaves.values():
         leaf.grad = None
     loss = function()

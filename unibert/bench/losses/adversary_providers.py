@@ -11,7 +11,7 @@ from unibert_kernels import adversary_loss
 
 from unibert.bench.availability import NotAvailableError
 from unibert.bench.losses.inputs import AdversaryInputs
-from unibert.bench.losses.provider import Contestant, LossFunction, single
+from unibert.bench.losses.provider import LossFunction, Provider, single
 
 
 def _arguments(inputs: AdversaryInputs) -> tuple[Tensor, ...]:
@@ -27,14 +27,14 @@ def _arguments(inputs: AdversaryInputs) -> tuple[Tensor, ...]:
     )
 
 
-def _ours(path: str) -> Contestant:
+def _ours(path: str) -> Provider:
     def loss(inputs: AdversaryInputs) -> Tensor:
         return adversary_loss(
             inputs.hidden, inputs.document_ids, inputs.languages, inputs.weight, inputs.b1, inputs.w2, inputs.b2,
             inputs.reversal, path=path,
         ).loss  # fmt: skip
 
-    return Contestant(f"UniBERT {path}", "ours", single(loss))
+    return Provider(f"UniBERT {path}", "ours", single(loss))
 
 
 class _GradientReversal(torch.autograd.Function):
@@ -62,7 +62,7 @@ def _eager(
     return F.cross_entropy(F.linear(F.gelu(F.linear(pooled, w1, b1)), w2, b2), languages)
 
 
-def _compiled(mode: str) -> Contestant:
+def _compiled(mode: str) -> Provider:
     def candidates(inputs: AdversaryInputs) -> dict[str, LossFunction]:
         if mode == "reduce-overhead" and not inputs.hidden.is_cuda:
             raise NotAvailableError("reduce-overhead is CUDA graphs, which need a CUDA device")
@@ -75,13 +75,13 @@ def _compiled(mode: str) -> Contestant:
 
         return {"": loss}
 
-    return Contestant(f"torch.compile, {mode}", "peer", candidates)
+    return Provider(f"torch.compile, {mode}", "peer", candidates)
 
 
-CONTESTANTS = (
+PROVIDERS = (
     _ours("chunked"),
     _ours("fused"),
-    Contestant("eager", "peer", single(lambda inputs: _eager(*_arguments(inputs)))),
+    Provider("eager", "peer", single(lambda inputs: _eager(*_arguments(inputs)))),
     _compiled("default"),
     _compiled("reduce-overhead"),
 )

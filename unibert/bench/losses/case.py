@@ -17,7 +17,7 @@ NUM_LANGUAGES = 107
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One piece of work that all contestants of ``loss`` are given."""
+    """One piece of work that all providers of ``loss`` are given."""
 
     loss: Loss = "mlm"
     rows: int

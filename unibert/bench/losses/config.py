@@ -13,10 +13,10 @@ import torch
 
 from unibert.bench.losses.case import Case, Distribution, Loss
 
-HEADLINE_CONTESTANTS = ("UniBERT", "eager", "torch.compile", "Liger, default", "Liger, tuned")
-WIDTHS_CONTESTANTS = ("UniBERT", "eager", "torch.compile", "Liger, tuned")
-REHEARSED_CONTESTANTS = ("UniBERT", "eager")
-WITHOUT_BIAS_CONTESTANTS = ("UniBERT", "cce_exact", "Liger JSD, tuned")
+HEADLINE_PROVIDERS = ("UniBERT", "eager", "torch.compile", "Liger, default", "Liger, tuned")
+WIDTHS_PROVIDERS = ("UniBERT", "eager", "torch.compile", "Liger, tuned")
+REHEARSED_PROVIDERS = ("UniBERT", "eager")
+WITHOUT_BIAS_PROVIDERS = ("UniBERT", "cce_exact", "Liger JSD, tuned")
 """Peers that take no bias, beside ours."""
 
 
@@ -44,7 +44,7 @@ class KernelBenchConfig:
     distributions: list[Distribution] | None = None
     """``uniform`` as at the start of a training, ``trained`` with peaked softmax."""
 
-    contestants: list[str] | None = None
+    providers: list[str] | None = None
     """Only those whose name contains one of these words; ``headline``, ``widths`` and ``rehearsal`` have a choice of
     their own, others take everybody."""
 
@@ -61,10 +61,10 @@ class KernelBenchConfig:
     """Rounds on the CPU."""
 
     minutes: float | None = None
-    """Time for everything; cases and contestants that it doesn't reach are reported as not run."""
+    """Time for everything; cases and providers that it doesn't reach are reported as not run."""
 
     grace_seconds: float = 60.0
-    """What a contestant that has begun may take beyond ``minutes`` to end."""
+    """What a provider that has begun may take beyond ``minutes`` to end."""
 
     memory: bool = True
     """On the CPU, measure memory too: one more process for each row."""
@@ -104,16 +104,16 @@ class KernelBenchConfig:
             return self.threads
         return len(os.sched_getaffinity(0)) if self.resolved_device == "cuda" else 1
 
-    def contestants_for(self, case: Case) -> Sequence[str] | None:
+    def providers_for(self, case: Case) -> Sequence[str] | None:
         """Words of which one is in the names of those who take part; None: everybody."""
-        if self.contestants is not None or self.preset not in ("headline", "widths", "rehearsal"):
-            return self.contestants
+        if self.providers is not None or self.preset not in ("headline", "widths", "rehearsal"):
+            return self.providers
         if case.loss != "adversary" and not case.bias:
-            return WITHOUT_BIAS_CONTESTANTS
+            return WITHOUT_BIAS_PROVIDERS
         if self.preset == "rehearsal" and case.loss != "mlm":
             # Compiling takes a CPU a quarter of a minute a case.
-            return REHEARSED_CONTESTANTS
-        return WIDTHS_CONTESTANTS if self.preset == "widths" else HEADLINE_CONTESTANTS
+            return REHEARSED_PROVIDERS
+        return WIDTHS_PROVIDERS if self.preset == "widths" else HEADLINE_PROVIDERS
 
     def cases(self) -> list[Case]:
         """What to measure, in this order."""

@@ -11,12 +11,12 @@ from unibert_kernels import distillation_loss
 
 from unibert.bench.availability import NotAvailableError, installed
 from unibert.bench.losses.inputs import TEMPERATURE, DistillationInputs
-from unibert.bench.losses.provider import Contestant, LossFunction, needs_cuda, single, without_bias
+from unibert.bench.losses.provider import LossFunction, Provider, needs_cuda, single, without_bias
 
 LIGER_BUDGETS = (32, 64, 128, 256)
 
 
-def _ours(path: str) -> Contestant:
+def _ours(path: str) -> Provider:
     def loss(inputs: DistillationInputs) -> Tensor:
         return distillation_loss(
             inputs.hidden, inputs.weight, inputs.teacher_hidden, inputs.teacher_weight,
@@ -24,7 +24,7 @@ def _ours(path: str) -> Contestant:
             scale_by_temperature_squared=False, path=path,
         ).loss  # fmt: skip
 
-    return Contestant(f"UniBERT {path}", "ours", single(loss))
+    return Provider(f"UniBERT {path}", "ours", single(loss))
 
 
 def _eager(
@@ -84,12 +84,12 @@ def _liger_tuned(inputs: DistillationInputs) -> dict[str, LossFunction]:
     return {f"chunk budget patched to {budget} x N x H": candidate(budget) for budget in LIGER_BUDGETS}
 
 
-CONTESTANTS = (
+PROVIDERS = (
     _ours("chunked"),
     _ours("recompute"),
     _ours("store-teacher"),
-    Contestant("eager", "peer", single(lambda inputs: _eager(*_heads(inputs), inputs.bias, inputs.teacher_bias))),
-    Contestant("torch.compile", "peer", _compiled),
-    Contestant("Liger JSD, default", "peer", _liger_default, "default"),
-    Contestant("Liger JSD, tuned", "peer", _liger_tuned, "tuned"),
+    Provider("eager", "peer", single(lambda inputs: _eager(*_heads(inputs), inputs.bias, inputs.teacher_bias))),
+    Provider("torch.compile", "peer", _compiled),
+    Provider("Liger JSD, default", "peer", _liger_default, "default"),
+    Provider("Liger JSD, tuned", "peer", _liger_tuned, "tuned"),
 )

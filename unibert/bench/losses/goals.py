@@ -50,44 +50,44 @@ def _mlm_goals(rows: Sequence[Row]) -> Iterator[Goal]:
     if ours and peer:
         wanted = SPEEDUP["up to H = 384" if rows[0]["hidden"] <= 384 else "above"]
         ratio = peer["both_ms"] / ours["both_ms"]
-        figure = f"{ratio:.2f} ({ours['contestant']} {ours['both_ms']:.2f} ms, {label(peer)} {peer['both_ms']:.2f} ms)"
+        figure = f"{ratio:.2f} ({ours['provider']} {ours['both_ms']:.2f} ms, {label(peer)} {peer['both_ms']:.2f} ms)"
         yield Goal(f"≥ {wanted} times the best peer", where, figure, ratio >= wanted)
     if ours and default:
         ratio = default["both_ms"] / ours["both_ms"]
         yield Goal(
             f"≥ {SPEEDUP_OVER_DEFAULTS:.0f} times the peers at their defaults", where,
-            f"{ratio:.1f} ({default['contestant']} {default['both_ms']:.1f} ms)", ratio >= SPEEDUP_OVER_DEFAULTS,
+            f"{ratio:.1f} ({default['provider']} {default['both_ms']:.1f} ms)", ratio >= SPEEDUP_OVER_DEFAULTS,
         )  # fmt: skip
     for row in rows:
-        if row["contestant"] == "UniBERT exp-store":
+        if row["provider"] == "UniBERT exp-store":
             share = row["share_of_peak"]
             yield Goal(
                 f"exp-store at ≥ {SHARE_OF_PEAK:.0%} of peak on 6 N H V", where, f"{share:.0%}", share >= SHARE_OF_PEAK
             )
-        if row["contestant"] == "UniBERT recompute" and "workspace_bytes" in row:
+        if row["provider"] == "UniBERT recompute" and "workspace_bytes" in row:
             gigabytes = row["workspace_bytes"] / 1e9
             yield Goal(
                 f"recompute's workspace < {WORKSPACE_GB} GB", where, f"{gigabytes:.2f} GB", gigabytes < WORKSPACE_GB
             )
-    eager = next((row for row in rows if row["contestant"] == "eager"), None)
+    eager = next((row for row in rows if row["provider"] == "eager"), None)
     if eager is not None:
         for row in rows:
             if row["side"] == "ours":
                 found, allowed = _worst_gradient(row), _worst_gradient(eager)
                 yield Goal(
-                    f"gradient error of {row['contestant']} ≤ eager's", where, f"{found:.1e} against {allowed:.1e}",
+                    f"gradient error of {row['provider']} ≤ eager's", where, f"{found:.1e} against {allowed:.1e}",
                     found <= allowed,
                 )  # fmt: skip
 
 
 def _cpu_goals(rows: Sequence[Row]) -> Iterator[Goal]:
     ours = _fastest(row for row in rows if row["side"] == "ours")
-    rival = _fastest(row for row in rows if row["contestant"] in _CPU_RIVALS)
+    rival = _fastest(row for row in rows if row["provider"] in _CPU_RIVALS)
     if ours and rival and rows[0]["vocab"] >= CPU_LEAST_VOCAB:
         ratio = ours["both_ms"] / rival["both_ms"]
         yield Goal(
             "no slower than eager and tuned F.linear_cross_entropy", _where(rows),
-            f"{ours['contestant']} {ours['both_ms']:.0f} ms, {label(rival)} {rival['both_ms']:.0f} ms: {ratio:.2f} "
+            f"{ours['provider']} {ours['both_ms']:.0f} ms, {label(rival)} {rival['both_ms']:.0f} ms: {ratio:.2f} "
             "of its time", ratio <= 1,
         )  # fmt: skip
 
@@ -99,7 +99,7 @@ def _distillation_goals(rows: Sequence[Row], mlm_rows: Sequence[Row]) -> Iterato
         ratio = ours["both_ms"] / head["both_ms"]
         yield Goal(
             f"distillation ≤ {DISTILLATION_RATIO} times the MLM head", _where(rows),
-            f"{ratio:.2f} ({ours['contestant']} {ours['both_ms']:.2f} ms)", ratio <= DISTILLATION_RATIO,
+            f"{ratio:.2f} ({ours['provider']} {ours['both_ms']:.2f} ms)", ratio <= DISTILLATION_RATIO,
         )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The tensors of a case: the same for every contestant, process and device, since they are drawn on the CPU by seed.
+"""The tensors of a case: the same for every provider, process and device, since they are drawn on the CPU by seed.
 
 **Labels** follow Zipf's law, p(v) ∝ 1 / (v + 2.7), as the ids of a tokenizer sorted by frequency do.
 

@@ -5,7 +5,7 @@ The JSON file is written after every path::
 
     format, environment, matmul_tflops    as in results.json of ``bench kernels``
     profiles   one object a case and path: the case's fields, then
-      path            as the contestant is called; ``failed``: why there are no figures
+      path            as the provider is called; ``failed``: why there are no figures
       milliseconds    of both passes, first kernel's start to last one's end, over the steps
       busy            share of that in which a kernel ran
       tflops, share_of_peak    the floor's flops over milliseconds; not for the adversary
@@ -31,7 +31,7 @@ from torch.profiler import ProfilerActivity, profile
 from unibert.bench.losses.case import Case
 from unibert.bench.losses.config import KernelBenchConfig
 from unibert.bench.losses.inputs import Inputs, make_inputs
-from unibert.bench.losses.providers import contestants_of
+from unibert.bench.losses.providers import providers_of
 from unibert.bench.losses.worker import matmul_peak
 from unibert.environment import describe_environment
 
@@ -53,14 +53,14 @@ def profile_kernels(preset: str, device: str, output: Path, seconds: float) -> N
     config = KernelBenchConfig(preset=preset, device=device)  # type: ignore[arg-type]
     for case in config.cases():
         inputs: Inputs | None = None
-        for contestant in contestants_of(case.loss):
+        for provider in providers_of(case.loss):
             # The bias adds one vector to the same kernels: cases without are left out.
-            if contestant.side != "ours" or (case.loss != "adversary" and not case.bias) or time.monotonic() > end:
+            if provider.side != "ours" or (case.loss != "adversary" and not case.bias) or time.monotonic() > end:
                 continue
             inputs = make_inputs(case, device) if inputs is None else inputs
-            record = case.to_json() | {"path": contestant.name}
+            record = case.to_json() | {"path": provider.name}
             try:
-                (function,) = contestant.candidates(inputs).values()
+                (function,) = provider.candidates(inputs).values()
                 record |= _profiled(function, inputs, case, result["matmul_tflops"])
             except Exception as error:  # what a path cannot do is its result
                 record["failed"] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -1,8 +1,8 @@
-"""Time, memory and error of every contestant on one case, in this process.
+"""Time, memory and error of every provider on one case, in this process.
 
-On CUDA contestants come one after the other: `triton.testing.do_bench` for the forward pass (with gradients wanted, as
+On CUDA providers come one after the other: `triton.testing.do_bench` for the forward pass (with gradients wanted, as
 in training) and for both passes, with its median, 20 % and 80 % quantiles; the backward pass is the difference of the
-medians, since several peers cannot go back twice. On the CPU, whose speed drifts, contestants take turns, round after
+medians, since several peers cannot go back twice. On the CPU, whose speed drifts, providers take turns, round after
 round, and every round times both passes.
 """
 
@@ -23,7 +23,7 @@ from unibert.bench.losses.accuracy import Reference, errors_of, reference_of
 from unibert.bench.losses.case import Case
 from unibert.bench.losses.inputs import Inputs, make_inputs
 from unibert.bench.losses.memory import measured_peak
-from unibert.bench.losses.provider import Contestant, LossFunction
+from unibert.bench.losses.provider import LossFunction, Provider
 
 DO_BENCH = {"warmup": 50, "rep": 300}
 """Milliseconds."""
@@ -39,7 +39,7 @@ class DeviceLostError(Exception):
 
 @dataclass
 class _Entry:
-    """A contestant that runs."""
+    """A provider that runs."""
 
     row: Row
     function: LossFunction
@@ -49,7 +49,7 @@ class _Entry:
 
 def measure_case(
     case: Case,
-    contestants: Sequence[Contestant],
+    providers: Sequence[Provider],
     *,
     device: str,
     error_rows: int,
@@ -57,13 +57,13 @@ def measure_case(
     seconds: float = float("inf"),
     announce: Callable[[str], None] = lambda name: None,
 ) -> Iterator[Row]:
-    """One row for each contestant, as soon as it is known; ``announce`` hears a name before that contestant runs.
+    """One row for each provider, as soon as it is known; ``announce`` hears a name before that provider runs.
 
-    A contestant that cannot run, fails, or finds the memory too small gives a row that says so. When ``seconds`` are
+    A provider that cannot run, fails, or finds the memory too small gives a row that says so. When ``seconds`` are
     used up, the rest is not run.
 
     Raises:
-        DeviceLostError: after a row that says which contestant broke the CUDA context.
+        DeviceLostError: after a row that says which provider broke the CUDA context.
     """
     end = time.monotonic() + seconds
     inputs = make_inputs(case, device)
@@ -71,18 +71,18 @@ def measure_case(
     expected = reference_of(few)
     on_cuda = torch.device(device).type == "cuda"
     entries = []
-    for contestant in contestants:
-        announce(contestant.name)
-        row: Row = {"contestant": contestant.name, "side": contestant.side, "setting": contestant.setting}
+    for provider in providers:
+        announce(provider.name)
+        row: Row = {"provider": provider.name, "side": provider.side, "setting": provider.setting}
         if time.monotonic() > end:
             yield row | {"status": "not run", "why": "the time given was used up"}
             continue
         try:
-            entry = _prepare(contestant, inputs, few, expected, row)
+            entry = _prepare(provider, inputs, few, expected, row)
             if on_cuda:
                 _time_on_cuda(entry, inputs)
         except Exception as error:  # whatever a peer's library raises is that peer's row
-            yield row | _failure(error, contestant)
+            yield row | _failure(error, provider)
             _release(inputs)
             _check_device(device)
             continue
@@ -96,11 +96,11 @@ def measure_case(
         yield from _time_in_turns(entries, inputs, repeats, end)
 
 
-def _prepare(contestant: Contestant, inputs: Inputs, few: Inputs, expected: Reference, row: Row) -> _Entry:
+def _prepare(provider: Provider, inputs: Inputs, few: Inputs, expected: Reference, row: Row) -> _Entry:
     """Warm up, take the fastest candidate and measure its errors."""
-    option, function = _fastest(contestant.candidates(inputs), inputs)
+    option, function = _fastest(provider.candidates(inputs), inputs)
     # Where all rows are compared, code compiled for them serves.
-    on_few = function if few is inputs else _same_option(contestant.candidates(few), option)
+    on_few = function if few is inputs else _same_option(provider.candidates(few), option)
     errors = errors_of(on_few, few, expected)
     row |= {
         "status": "ran",
@@ -199,13 +199,13 @@ def _time_in_turns(entries: list[_Entry], inputs: Inputs, repeats: int, end: flo
         }
 
 
-def _failure(error: Exception, contestant: Contestant) -> Row:
+def _failure(error: Exception, provider: Provider) -> Row:
     sentence = (" ".join(str(error).split()) or type(error).__name__)[:300]
     if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
         return {"status": "out of memory", "why": sentence}
     # A path of ours that the device cannot run says so with a ValueError.
     unavailable = isinstance(error, NotAvailableError | ImportError) or (
-        contestant.side == "ours" and isinstance(error, ValueError)
+        provider.side == "ours" and isinstance(error, ValueError)
     )
     return {"status": "not run" if unavailable else "failed", "why": sentence}
 
@@ -219,7 +219,7 @@ def _check_device(device: str) -> None:
 
 def _release(inputs: Inputs) -> None:
     _forget_gradients(inputs)
-    # Compiled code and CUDA graphs hold on to memory that the next contestant may want.
+    # Compiled code and CUDA graphs hold on to memory that the next provider may want.
     if "torch._dynamo" in sys.modules:
         torch.compiler.reset()
     gc.collect()

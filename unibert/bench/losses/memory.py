@@ -1,7 +1,7 @@
 """Peak memory of one forward and backward pass, over what the inputs take.
 
 On CUDA the allocator keeps count. On the CPU it is the growth of the process's peak resident set (``VmHWM``), which is
-set back before the passes; that needs a fresh process for each contestant, as memory once freed may stay with the
+set back before the passes; that needs a fresh process for each provider, as memory once freed may stay with the
 process and hide the next one's need.
 """
 

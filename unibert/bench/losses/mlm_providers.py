@@ -13,7 +13,7 @@ from unibert_kernels import mlm_head_loss
 
 from unibert.bench.availability import NotAvailableError, installed
 from unibert.bench.losses.inputs import MLMInputs
-from unibert.bench.losses.provider import Contestant, LossFunction, needs_cuda, single, without_bias
+from unibert.bench.losses.provider import LossFunction, Provider, needs_cuda, single, without_bias
 
 CHUNK_ROWS = (256, 512, 1024, 2048, 4096)
 """Rows a chunk that chunked peers are tuned over."""
@@ -21,11 +21,11 @@ CPU_DEFAULTS_LIMIT = 2**26
 """N x V above which the peers' defaults, chunks of a few rows, would take minutes on a CPU."""
 
 
-def _ours(path: str) -> Contestant:
+def _ours(path: str) -> Provider:
     def loss(inputs: MLMInputs) -> Tensor:
         return mlm_head_loss(inputs.hidden, inputs.weight, inputs.labels, inputs.bias, path=path).loss
 
-    return Contestant(f"UniBERT {path}", "ours", single(loss))
+    return Provider(f"UniBERT {path}", "ours", single(loss))
 
 
 def _eager(hidden: Tensor, weight: Tensor, labels: Tensor, bias: Tensor | None) -> Tensor:
@@ -102,7 +102,7 @@ def _liger_tuned(inputs: MLMInputs) -> dict[str, LossFunction]:
     return candidates
 
 
-def _cut_cross_entropy(preset: str) -> Contestant:
+def _cut_cross_entropy(preset: str) -> Provider:
     """``cce_exact`` filters no gradients; ``cce_kahan_full_c`` adds compensated sums and keeps all of dW."""
 
     def candidates(inputs: MLMInputs) -> dict[str, LossFunction]:
@@ -119,7 +119,7 @@ def _cut_cross_entropy(preset: str) -> Contestant:
             raise NotAvailableError(f"cut-cross-entropy {installed('cut-cross-entropy')} has no {preset}")
         return {"": lambda: linear_cross_entropy(inputs.hidden, inputs.weight, inputs.labels, **options)}
 
-    return Contestant(preset, "peer", candidates)
+    return Provider(preset, "peer", candidates)
 
 
 def _deepspeed_chunked(inputs: MLMInputs) -> dict[str, LossFunction]:
@@ -159,18 +159,18 @@ def _chunk_rows(inputs: MLMInputs) -> list[int]:
     return [size for size in CHUNK_ROWS if size < rows] or [rows]
 
 
-CONTESTANTS = (
+PROVIDERS = (
     _ours("chunked"),
     _ours("recompute"),
     _ours("exp-store"),
-    Contestant("eager", "peer", _eager_candidates),
-    Contestant("torch.compile", "peer", _compiled),
-    Contestant("F.linear_cross_entropy, default", "peer", _torch_default, "default"),
-    Contestant("F.linear_cross_entropy, tuned", "peer", _torch_tuned, "tuned"),
-    Contestant("Liger, default", "peer", _liger_default, "default"),
-    Contestant("Liger, tuned", "peer", _liger_tuned, "tuned"),
+    Provider("eager", "peer", _eager_candidates),
+    Provider("torch.compile", "peer", _compiled),
+    Provider("F.linear_cross_entropy, default", "peer", _torch_default, "default"),
+    Provider("F.linear_cross_entropy, tuned", "peer", _torch_tuned, "tuned"),
+    Provider("Liger, default", "peer", _liger_default, "default"),
+    Provider("Liger, tuned", "peer", _liger_tuned, "tuned"),
     _cut_cross_entropy("cce_exact"),
     _cut_cross_entropy("cce_kahan_full_c"),
-    Contestant("DeepSpeed chunked_cross_entropy", "peer", _deepspeed_chunked),
-    Contestant("DeepSpeed TiledFusedLogitsLoss, tuned", "peer", _deepspeed_tiled, "tuned"),
+    Provider("DeepSpeed chunked_cross_entropy", "peer", _deepspeed_chunked),
+    Provider("DeepSpeed TiledFusedLogitsLoss, tuned", "peer", _deepspeed_tiled, "tuned"),
 )

@@ -1,4 +1,4 @@
-"""Time and memory of the MLM head's contestants over V and over H."""
+"""Time and memory of the MLM head's providers over V and over H."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ def time_and_memory(rows: Sequence[Row]) -> Figure:
     sweeps = several or {"vocab": sweeps["vocab"]}
     has_memory = any("workspace_bytes" in row for row in rows)
     quantities = [("both_ms", "forward + backward (ms)"), ("workspace_bytes", "workspace (bytes)")][: 1 + has_memory]
-    contestants = list(dict.fromkeys(row["contestant"] for sweep in sweeps.values() for row in sweep))
-    looks = _looks(contestants)
-    figure = Figure(figsize=(WIDTH, 2.7 * len(quantities) + 0.25 * len(contestants) / 2 + 0.3))
+    providers = list(dict.fromkeys(row["provider"] for sweep in sweeps.values() for row in sweep))
+    looks = _looks(providers)
+    figure = Figure(figsize=(WIDTH, 2.7 * len(quantities) + 0.25 * len(providers) / 2 + 0.3))
     grid = figure.subplots(len(quantities), len(sweeps), squeeze=False, sharey="row")
     for column, (axis, sweep) in enumerate(sweeps.items()):
         for line, (key, name) in enumerate(quantities):
             axes = grid[line, column]
-            for contestant in contestants:
+            for provider in providers:
                 points = sorted(
-                    (row[axis], row[key]) for row in sweep if row["contestant"] == contestant and row.get(key, 0) > 0
+                    (row[axis], row[key]) for row in sweep if row["provider"] == provider and row.get(key, 0) > 0
                 )
                 if points:
-                    axes.plot(*zip(*points, strict=True), label=contestant, **looks[contestant])
+                    axes.plot(*zip(*points, strict=True), label=provider, **looks[provider])
             _logarithmic(axes, sorted({row[axis] for row in sweep}), AXES[axis])
             axes.set_title(_fixed(sweep[0], axis))
             if column == 0:
@@ -78,16 +78,16 @@ def _fixed(row: Row, axis: str) -> str:
     return f"{held}, N = {row['rows']:,}, {row['dtype']}"
 
 
-def _looks(contestants: Sequence[str]) -> dict[str, dict[str, Any]]:
-    peers = [contestant for contestant in contestants if contestant not in OUR_COLOURS]
+def _looks(providers: Sequence[str]) -> dict[str, dict[str, Any]]:
+    peers = [provider for provider in providers if provider not in OUR_COLOURS]
     looks: dict[str, dict[str, Any]] = {}
-    for contestant in contestants:
-        if contestant in OUR_COLOURS:
-            looks[contestant] = {"color": OUR_COLOURS[contestant], "marker": "o", "linewidth": 2.2, "zorder": 3}
+    for provider in providers:
+        if provider in OUR_COLOURS:
+            looks[provider] = {"color": OUR_COLOURS[provider], "marker": "o", "linewidth": 2.2, "zorder": 3}
         else:
-            number = peers.index(contestant) % len(PEER_COLOURS)
+            number = peers.index(provider) % len(PEER_COLOURS)
             colour, marker = PEER_COLOURS[number], PEER_MARKERS[number]
-            looks[contestant] = {"color": colour, "marker": marker, "linewidth": 1.2, "markersize": 4.5}
+            looks[provider] = {"color": colour, "marker": marker, "linewidth": 1.2, "markersize": 4.5}
     return looks
 
 

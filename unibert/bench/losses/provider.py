@@ -16,12 +16,12 @@ Setting = Literal["fixed", "default", "tuned"]
 
 
 @dataclass(frozen=True)
-class Contestant:
+class Provider:
     """One implementation of a loss.
 
     ``candidates`` takes the case's inputs and returns the functions to choose from, by the option that makes them
     differ; the fastest is the one measured. It imports its package when called, and raises `NotAvailableError` or
-    ImportError where the contestant cannot run.
+    ImportError where the provider cannot run.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Contestant:
 
 
 def single(function: Callable[[Any], Tensor]) -> Callable[[Any], dict[str, LossFunction]]:
-    """Candidates of a contestant with nothing to choose: ``function`` of the inputs."""
+    """Candidates of a provider with nothing to choose: ``function`` of the inputs."""
     return lambda inputs: {"": lambda: function(inputs)}
 
 

@@ -14,7 +14,7 @@ Row = Mapping[str, Any]
 
 CASE_COLUMNS = ("loss", "rows", "vocab", "hidden", "dtype", "distribution", "bias", "seed")
 COLUMNS = (
-    *CASE_COLUMNS, "contestant", "side", "setting", "option", "status", "why",
+    *CASE_COLUMNS, "provider", "side", "setting", "option", "status", "why",
     "forward_ms", "forward_ms_min", "forward_ms_p20", "forward_ms_p80", "backward_ms",
     "both_ms", "both_ms_min", "both_ms_p20", "both_ms_p80", "repeats", "share_of_peak", "peak_bytes",
     "workspace_bytes", "reference_loss", "loss_error", "hidden_gradient_error", "weight_gradient_error", "error_rows",
@@ -22,7 +22,7 @@ COLUMNS = (
 )  # fmt: skip
 HEADERS = ("", "forward", "backward", "both", "of peak", "workspace", "loss err", "dHidden", "dWeight")
 WRONG = "  WRONG"
-"""Marks a contestant whose errors rounding does not explain."""
+"""Marks a provider whose errors rounding does not explain."""
 
 
 def format_rows(results: Mapping[str, Any]) -> str:
@@ -47,7 +47,7 @@ def format_rows(results: Mapping[str, Any]) -> str:
         ]
         marks = ["", *("" if row["accurate"] else WRONG for row in rows if row["status"] == "ran")]
         lines = [line.rstrip() + mark for line, mark in zip(lines, marks, strict=True)]
-        missing = [f"{row['contestant']}: {row['status']}: {row['why']}" for row in rows if row["status"] != "ran"]
+        missing = [f"{row['provider']}: {row['status']}: {row['why']}" for row in rows if row["status"] != "ran"]
         sections.append("\n".join([f"{title}, {first['distribution']}{bias}", *lines, *missing]))
     return "\n\n".join(sections) + "\n"
 

@@ -6,8 +6,8 @@
     environment    device, cores, Python and package versions, of the peers too
     config         the options as given, all but the folder
     matmul_tflops  the device's square-product peak in this run: bf16 on CUDA, fp32 on the CPU
-    rows           one object a case and contestant: the case's fields, then
-      contestant, side (ours, peer), setting (fixed, default, tuned), option (what tuning chose)
+    rows           one object a case and provider: the case's fields, then
+      provider, side (ours, peer), setting (fixed, default, tuned), option (what tuning chose)
       status         ran; not run, out of memory, failed: then ``why`` instead of figures
       forward_ms, backward_ms, both_ms      medians; on CUDA with _p20 and _p80, on the CPU with _min
       peak_bytes     peak memory over the inputs; workspace_bytes: the same less the gradients
@@ -34,7 +34,7 @@ from typing import Any
 
 from unibert.bench.losses.case import Case
 from unibert.bench.losses.config import KernelBenchConfig
-from unibert.bench.losses.providers import contestants_of
+from unibert.bench.losses.providers import providers_of
 from unibert.bench.losses.results import COLUMNS, show_results
 from unibert.bench.losses.worker import EXIT_DEVICE_LOST, Job
 from unibert.bench.result_files import write_results
@@ -58,14 +58,14 @@ def bench_kernels(config: KernelBenchConfig) -> dict[str, Any]:
         the content of results.json.
 
     Raises:
-        UserError: if no contestant has a name that was asked for, or the folder cannot be written.
+        UserError: if no provider has a name that was asked for, or the folder cannot be written.
     """
     device, cases = config.resolved_device, config.cases()
-    names = [_chosen(case.loss, config.contestants_for(case)) for case in cases]
+    names = [_chosen(case.loss, config.providers_for(case)) for case in cases]
     if not any(names):
         losses = dict.fromkeys(case.loss for case in cases)
-        every = ", ".join(contestant.name for loss in losses for contestant in contestants_of(loss))
-        raise UserError(f"contestants: nobody is called {', '.join(config.contestants or [])}; there are {every}")
+        every = ", ".join(provider.name for loss in losses for provider in providers_of(loss))
+        raise UserError(f"providers: nobody is called {', '.join(config.providers or [])}; there are {every}")
     environment = describe_environment()
     environment["peers"] = {package: found for package in PEERS if (found := _version(package))}
     folder = config.output or Path("docs/benchmarks") / f"kernels-{_slug(str(environment['device']), device)}"
@@ -92,7 +92,7 @@ def bench_kernels(config: KernelBenchConfig) -> dict[str, Any]:
             write_results(results, folder, COLUMNS, tables=config.tables)
 
         final = list(_measure(case, chosen, device, config, end, heard))
-        # In the contestants' order, and with the memory that is measured last on a CPU.
+        # In the providers' order, and with the memory that is measured last on a CPU.
         results["rows"] = earlier + [whole(row) for row in final]
         write_results(results, folder, COLUMNS, tables=config.tables)
     show_results(results, folder, draw=config.tables)
@@ -107,7 +107,7 @@ def _version(package: str) -> str | None:
 
 
 def _chosen(loss: Any, words: Sequence[str] | None) -> list[str]:
-    names = [contestant.name for contestant in contestants_of(loss)]
+    names = [provider.name for provider in providers_of(loss)]
     return names if words is None else [name for name in names if any(word in name for word in words)]
 
 
@@ -119,9 +119,9 @@ def _slug(name: str, device: str) -> str:
 
 def _progress(row: Row) -> str:
     if row["status"] != "ran":
-        return f"{row['contestant']}: {row['status']}: {row['why']}"
+        return f"{row['provider']}: {row['status']}: {row['why']}"
     option = f" ({row['option']})" if row["option"] else ""
-    return f"{row['contestant']}{option}: {row['both_ms']:.2f} ms"
+    return f"{row['provider']}{option}: {row['both_ms']:.2f} ms"
 
 
 def _matmul_peak(device: str, threads: int) -> float:
@@ -136,14 +136,14 @@ def _matmul_peak(device: str, threads: int) -> float:
 def _measure(
     case: Case, names: list[str], device: str, config: KernelBenchConfig, end: float, heard: Callable[[Row], None]
 ) -> Iterator[Row]:
-    """Rows of one case in the contestants' order, worker after worker until each contestant has one.
+    """Rows of one case in the providers' order, worker after worker until each provider has one.
 
     ``heard`` gets each as soon as it is known.
     """
     rows: dict[str, Row] = {}
 
     def take(row: Row) -> None:
-        rows[row["contestant"]] = row
+        rows[row["provider"]] = row
         heard(row)
 
     while missing := [name for name in names if name not in rows]:
@@ -153,7 +153,7 @@ def _measure(
                 take(_missed(case, name, TIME_IS_UP))
             break
         job = Job(
-            task="case", case=case.to_json(), contestants=missing, device=device, threads=config.resolved_threads,
+            task="case", case=case.to_json(), providers=missing, device=device, threads=config.resolved_threads,
             repeats=config.repeats, error_rows=ERROR_ROWS[device], seconds=min(seconds, 1e9),
         )  # fmt: skip
         _, culprit, complaint = _work(job, seconds + config.grace_seconds, take)
@@ -166,7 +166,7 @@ def _measure(
         for row in rows.values():
             if row["status"] == "ran" and time.monotonic() < end:
                 job = Job(
-                    task="memory", case=case.to_json(), contestants=[row["contestant"]],
+                    task="memory", case=case.to_json(), providers=[row["provider"]],
                     threads=config.resolved_threads, option=row["option"],
                 )  # fmt: skip
                 found, _, _ = _work(job, end - time.monotonic() + config.grace_seconds)
@@ -175,14 +175,14 @@ def _measure(
 
 
 def _missed(case: Case, name: str, why: str, status: str = "not run") -> Row:
-    (contestant,) = (each for each in contestants_of(case.loss) if each.name == name)
+    (provider,) = (each for each in providers_of(case.loss) if each.name == name)
     return {
-        "contestant": name, "side": contestant.side, "setting": contestant.setting, "status": status, "why": why
+        "provider": name, "side": provider.side, "setting": provider.setting, "status": status, "why": why
     }  # fmt: skip
 
 
 def _work(job: Job, seconds: float, heard: Callable[[Row], None] = lambda row: None) -> tuple[list[Row], str, str]:
-    """Run a worker: its rows, the contestant that it came to last, and why it ended early ("" if it didn't).
+    """Run a worker: its rows, the provider that it came to last, and why it ended early ("" if it didn't).
 
     ``heard`` gets each row as soon as it is written.
     """

@@ -14,7 +14,7 @@ import torch
 
 from unibert.bench.losses.config import KernelBenchConfig
 from unibert.bench.losses.inputs import make_inputs
-from unibert.bench.losses.providers import contestants_of
+from unibert.bench.losses.providers import providers_of
 
 COMPILING = ("UniBERT", "torch.compile", "Liger", "cce")
 
@@ -24,15 +24,15 @@ def warm_up(preset: str, device: str) -> None:
     config = KernelBenchConfig(preset=preset, device=device)  # type: ignore[arg-type]
     for case in config.cases():
         inputs = make_inputs(case, device)
-        words = config.contestants_for(case) or [""]
-        for contestant in contestants_of(case.loss):
-            name = contestant.name
+        words = config.providers_for(case) or [""]
+        for provider in providers_of(case.loss):
+            name = provider.name
             if not name.startswith(COMPILING) or not any(word in name for word in words):
                 continue
             begun = time.monotonic()
             try:
                 # Of a peer's options one compiles for all.
-                list(contestant.candidates(inputs).values())[-1]().backward()
+                list(provider.candidates(inputs).values())[-1]().backward()
             except Exception as error:  # the benchmark says it too
                 print(f"{case}, {name}: {type(error).__name__}: {' '.join(str(error).split())[:200]}", flush=True)
             else:

@@ -1,7 +1,7 @@
 """A process that measures one case: ``python -m unibert.bench.losses.worker JOB.json ROWS.jsonl``.
 
-A contestant that crashes its process or breaks the CUDA context thus costs its own row and no other; and on the CPU a
-fresh process is the only way to see what memory a contestant needs.
+A provider that crashes its process or breaks the CUDA context thus costs its own row and no other; and on the CPU a
+fresh process is the only way to see what memory a provider needs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from unibert.bench.losses.case import Case
 from unibert.bench.losses.inputs import make_inputs
 from unibert.bench.losses.measure import DeviceLostError, measure_case
 from unibert.bench.losses.memory import measured_peak
-from unibert.bench.losses.providers import contestants_of
+from unibert.bench.losses.providers import providers_of
 
 EXIT_DEVICE_LOST = 3
 WARM_UP_ROWS = 32
@@ -31,10 +31,10 @@ class Job:
     """What a worker is to do."""
 
     task: Literal["case", "memory", "matmul"]
-    """All of a case; one contestant's memory on the CPU; or the device's matmul peak."""
+    """All of a case; one provider's memory on the CPU; or the device's matmul peak."""
     case: dict[str, Any] = field(default_factory=dict)
     """Fields of `Case`."""
-    contestants: list[str] = field(default_factory=list)
+    providers: list[str] = field(default_factory=list)
     device: str = "cpu"
     threads: int = 1
     repeats: int = 3
@@ -48,7 +48,7 @@ class Job:
 
 
 def main(job_file: str, rows_file: str) -> None:
-    """Do the job, one JSON line for each row, and a line {"started": name} before each contestant."""
+    """Do the job, one JSON line for each row, and a line {"started": name} before each provider."""
     job = Job(**json.loads(Path(job_file).read_text(encoding="utf-8")))
     torch.set_num_threads(job.threads)
     with Path(rows_file).open("a", encoding="utf-8") as stream:
@@ -61,13 +61,13 @@ def main(job_file: str, rows_file: str) -> None:
             write({"tflops": matmul_peak(job.device)})
             return
         case = Case(**job.case)
-        contestants = [each for each in contestants_of(case.loss) if each.name in job.contestants]
+        providers = [each for each in providers_of(case.loss) if each.name in job.providers]
         if job.task == "memory":
-            write(_memory(case, contestants[0].name, job))
+            write(_memory(case, providers[0].name, job))
             return
         try:
             for row in measure_case(
-                case, contestants, device=job.device, error_rows=job.error_rows, repeats=job.repeats,
+                case, providers, device=job.device, error_rows=job.error_rows, repeats=job.repeats,
                 seconds=job.seconds, announce=lambda name: write({"started": name}),
             ):  # fmt: skip
                 write(row)
@@ -98,14 +98,14 @@ def matmul_peak(device: str) -> float:
 
 
 def _memory(case: Case, name: str, job: Job) -> dict[str, Any]:
-    (contestant,) = (each for each in contestants_of(case.loss) if each.name == name)
+    (provider,) = (each for each in providers_of(case.loss) if each.name == name)
     inputs = make_inputs(case, job.device)
     # Libraries load and thread pools start outside the measurement. Code compiled for a few rows would not serve all.
     compiled = name.startswith("torch.compile")
     warm_up = inputs if compiled else inputs.first(min(WARM_UP_ROWS, case.rows))
-    candidates = contestant.candidates(inputs)
+    candidates = provider.candidates(inputs)
     function = candidates.get(job.option, next(iter(candidates.values())))
-    first = function if compiled else next(iter(contestant.candidates(warm_up).values()))
+    first = function if compiled else next(iter(provider.candidates(warm_up).values()))
     first().backward()
     del first, warm_up
     return measured_peak(lambda: function().backward(), inputs)

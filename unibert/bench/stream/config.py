@@ -13,7 +13,7 @@ class StreamBenchConfig:
     corpus: str
     """Folder made by ``unibert corpus build``, of text like that of a training."""
 
-    contestants: list[str] | None = None
+    providers: list[str] | None = None
     """Only those whose name contains one of these words; the stages are called as in ``stage: reading``."""
 
     sequence_length: int = 512
@@ -26,10 +26,10 @@ class StreamBenchConfig:
     """Share of the ordinary tokens that is masked."""
 
     repeats: int = 3
-    """Rounds; in each, every contestant goes through the corpus once in a process of its own."""
+    """Rounds; in each, every provider goes through the corpus once in a process of its own."""
 
     tuning_seconds: float = 10.0
-    """Longest time for each option of a contestant that has several."""
+    """Longest time for each option of a provider that has several."""
 
     plan: bool = True
     """Measure planning and resuming too."""

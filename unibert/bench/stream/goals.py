@@ -21,7 +21,7 @@ def stream_verdict(results: Mapping[str, Any]) -> Iterator[Goal]:
     rows = [row for row in results["rows"] if row["status"] == "ran"]
     facts = results["corpus"]
     where = f"{facts['tokens'] / 1e6:.3g} M tokens, {facts['languages']} languages"
-    ours = next((row for row in rows if row["contestant"] == "UniBERT"), None)
+    ours = next((row for row in rows if row["provider"] == "UniBERT"), None)
     if ours is not None:
         rate = ours["tokens_per_second"]
         yield Goal(

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 
 from unibert.bench.availability import installed
-from unibert.bench.stream.work import Delivery, Source, StreamContestant, Work, cut_rows, framed
+from unibert.bench.stream.work import Delivery, Source, StreamProvider, Work, cut_rows, framed
 from unibert.corpus.shards import Block, decode_block
 from unibert.stream.config import StreamConfig
 from unibert.stream.plan import FRAME_TOKENS
@@ -297,9 +297,9 @@ def _datasets_bulk(work: Work) -> dict[str, Source]:
 
 
 PEERS = (
-    StreamContestant("WebDataset", "peer", _webdataset_rows, "usual", _prepare_tar),
-    StreamContestant("WebDataset on our shards", "peer", _webdataset_blocks, "bulk"),
-    StreamContestant("MosaicML Streaming", "peer", _mosaic, "usual", _prepare_mosaic),
-    StreamContestant("Hugging Face datasets", "peer", _datasets_rows, "usual", _prepare_parquet),
-    StreamContestant("Hugging Face datasets, bulk", "peer", _datasets_bulk, "bulk", _prepare_parquet),
+    StreamProvider("WebDataset", "peer", _webdataset_rows, "usual", _prepare_tar),
+    StreamProvider("WebDataset on our shards", "peer", _webdataset_blocks, "bulk"),
+    StreamProvider("MosaicML Streaming", "peer", _mosaic, "usual", _prepare_mosaic),
+    StreamProvider("Hugging Face datasets", "peer", _datasets_rows, "usual", _prepare_parquet),
+    StreamProvider("Hugging Face datasets, bulk", "peer", _datasets_bulk, "bulk", _prepare_parquet),
 )

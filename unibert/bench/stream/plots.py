@@ -1,4 +1,4 @@
-"""Throughput and memory of the stream's contestants."""
+"""Throughput and memory of the stream's providers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 
 
 def throughput_and_memory(rows: Sequence[Row]) -> Figure:
-    """A bar for each contestant: tokens per second with the goal as a line; under it memory, where it was measured."""
+    """A bar for each provider: tokens per second with the goal as a line; under it memory, where it was measured."""
     panels = [("tokens_per_second", "tokens/s (median; tick: fastest round)", list(rows))]
     with_memory = [row for row in rows if "memory_bytes" in row and row["side"] != "stage"]
     if with_memory:

@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from unibert.bench.stream.peers import PEERS
-from unibert.bench.stream.work import Delivery, Source, StreamContestant, Work
+from unibert.bench.stream.work import Delivery, Source, StreamProvider, Work
 from unibert.schedules import Timeline
 from unibert.stream.batch import Batch
 from unibert.stream.config import StreamConfig
@@ -127,12 +127,12 @@ def _batches(work: Work) -> dict[str, Source]:
     }
 
 
-STREAM_CONTESTANTS: tuple[StreamContestant, ...] = (
-    StreamContestant("UniBERT", "ours", _whole(0)),
-    StreamContestant("UniBERT, 1 loader process", "ours", _whole(1), processes=2),
-    StreamContestant("stage: reading", "stage", _reading),
-    StreamContestant("stage: packing", "stage", _packing),
-    StreamContestant("stage: masking", "stage", _masking),
-    StreamContestant("stage: batches", "stage", _batches),
+STREAM_PROVIDERS: tuple[StreamProvider, ...] = (
+    StreamProvider("UniBERT", "ours", _whole(0)),
+    StreamProvider("UniBERT, 1 loader process", "ours", _whole(1), processes=2),
+    StreamProvider("stage: reading", "stage", _reading),
+    StreamProvider("stage: packing", "stage", _packing),
+    StreamProvider("stage: masking", "stage", _masking),
+    StreamProvider("stage: batches", "stage", _batches),
     *PEERS,
 )

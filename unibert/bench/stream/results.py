@@ -13,7 +13,7 @@ from unibert.bench.stream.goals import stream_verdict
 Row = Mapping[str, Any]
 
 COLUMNS = (
-    "contestant", "side", "setting", "option", "processes", "status", "why", "tokens_per_second",
+    "provider", "side", "setting", "option", "processes", "status", "why", "tokens_per_second",
     "tokens_per_second_max", "tokens_per_cpu_second", "tokens", "padding_share", "seconds", "seconds_min",
     "first_batch_seconds", "memory_bytes",
 )  # fmt: skip
@@ -21,7 +21,7 @@ HEADERS = ("M tokens/s", "median", "best", "per CPU s", "memory", "padding", "fi
 
 
 def format_stream_rows(results: Mapping[str, Any]) -> str:
-    """The corpus and one line a contestant; those that did not run with the reason."""
+    """The corpus and one line a provider; those that did not run with the reason."""
     facts = results["corpus"]
     title = (
         f"{facts['tokens']:,} tokens, {facts['documents']:,} documents (median {facts['median_length']:.0f} tokens), "
@@ -36,9 +36,7 @@ def format_stream_rows(results: Mapping[str, Any]) -> str:
         ).rstrip()
         for line in cells
     ]
-    missing = [
-        f"{row['contestant']}: {row['status']}: {row['why']}" for row in results["rows"] if row["status"] != "ran"
-    ]
+    missing = [f"{row['provider']}: {row['status']}: {row['why']}" for row in results["rows"] if row["status"] != "ran"]
     resume = results.get("resume")
     after = [f"first batches after a resume in mid-run: {resume['seconds']:.2f} s"] if resume else []
     return "\n".join([title, *lines, *missing, *after]) + "\n"

@@ -7,8 +7,8 @@
     environment    device, cores, Python and package versions, of the peers too
     config         the options as given, without folders
     corpus         languages, shards, documents, tokens, median_length, vocab_size, delivered_tokens (of a pass)
-    rows           one object a contestant:
-      contestant, side (ours, stage, peer), setting (fixed, usual, bulk), option (the fastest), processes
+    rows           one object a provider:
+      provider, side (ours, stage, peer), setting (fixed, usual, bulk), option (the fastest), processes
       status       ran; not run, failed: then ``why`` instead of figures
       tokens, padding_share, seconds, seconds_min, tokens_per_second, tokens_per_second_max, tokens_per_cpu_second,
       first_batch_seconds, memory_bytes      of a pass: medians over the rounds, memory the largest
@@ -36,9 +36,9 @@ from typing import Any
 
 from unibert.bench.result_files import write_results
 from unibert.bench.stream.config import StreamBenchConfig
-from unibert.bench.stream.providers import STREAM_CONTESTANTS
+from unibert.bench.stream.providers import STREAM_PROVIDERS
 from unibert.bench.stream.results import COLUMNS, show_stream_results
-from unibert.bench.stream.work import StreamContestant, Work
+from unibert.bench.stream.work import StreamProvider, Work
 from unibert.bench.stream.worker import Job
 from unibert.configuration import to_dict
 from unibert.corpus.manifest import Manifest
@@ -52,22 +52,22 @@ Row = dict[str, Any]
 
 
 def bench_stream(config: StreamBenchConfig) -> dict[str, Any]:
-    """Measure all contestants, print table and verdict, write the results.
+    """Measure all providers, print table and verdict, write the results.
 
     Returns:
         the content of results.json.
 
     Raises:
-        UserError: if the corpus is unusable, no contestant has a name that was asked for, or a folder cannot be
+        UserError: if the corpus is unusable, no provider has a name that was asked for, or a folder cannot be
             written.
     """
     manifest = Manifest.load(config.corpus)
     if not manifest.languages:
         raise UserError(f"{config.corpus}: the corpus has no train shards; build it from more text")
-    chosen = [each for each in STREAM_CONTESTANTS if _is_named(each.name, config.contestants)]
+    chosen = [each for each in STREAM_PROVIDERS if _is_named(each.name, config.providers)]
     if not chosen:
-        every = ", ".join(contestant.name for contestant in STREAM_CONTESTANTS)
-        raise UserError(f"contestants: nobody is called {', '.join(config.contestants or [])}; there are {every}")
+        every = ", ".join(provider.name for provider in STREAM_PROVIDERS)
+        raise UserError(f"providers: nobody is called {', '.join(config.providers or [])}; there are {every}")
     environment = describe_environment()
     environment["peers"] = {package: found for package in PEER_PACKAGES if (found := _version(package))}
     results: dict[str, Any] = {
@@ -106,55 +106,55 @@ def _is_named(name: str, words: Sequence[str] | None) -> bool:
 
 
 def _measure(
-    contestants: Sequence[StreamContestant], work: Work, config: StreamBenchConfig, tokens: int
+    providers: Sequence[StreamProvider], work: Work, config: StreamBenchConfig, tokens: int
 ) -> dict[str, list[Row]]:
-    """Rows, tuning and runs. Contestants take turns, since a machine's speed drifts."""
+    """Rows, tuning and runs. Providers take turns, since a machine's speed drifts."""
     options: dict[str, str] = {}
     missing: dict[str, Row] = {}
     tuning: list[Row] = []
     runs: list[Row] = []
     prepared: dict[Callable[[Work], None], Row] = {}
-    for contestant in contestants:
-        name = contestant.name
-        if contestant.side == "peer":
+    for provider in providers:
+        name = provider.name
+        if provider.side == "peer":
             print(f"preparing {name}", flush=True)
-        job = Job(task="tune", work=asdict(work), contestant=name, tokens=tokens, seconds=config.tuning_seconds)
+        job = Job(task="tune", work=asdict(work), provider=name, tokens=tokens, seconds=config.tuning_seconds)
         found: Row = {}
-        if contestant.prepare is not None:
-            if contestant.prepare not in prepared:
-                prepared[contestant.prepare] = run_worker(Job(task="prepare", work=asdict(work), contestant=name))
-            found = prepared[contestant.prepare]
-        if "why" not in found and contestant.side == "peer":
+        if provider.prepare is not None:
+            if provider.prepare not in prepared:
+                prepared[provider.prepare] = run_worker(Job(task="prepare", work=asdict(work), provider=name))
+            found = prepared[provider.prepare]
+        if "why" not in found and provider.side == "peer":
             found = run_worker(job)
         if "why" in found:
             missing[name] = found
             continue
         rates: dict[str, float] = found.get("rates", {})
         options[name] = max(rates, key=lambda option: rates[option], default="")
-        tuning += [{"contestant": name, "option": option, "tokens_per_second": rate} for option, rate in rates.items()]
+        tuning += [{"provider": name, "option": option, "tokens_per_second": rate} for option, rate in rates.items()]
         tuning += [
-            {"contestant": name, "option": option, "why": why} for option, why in found.get("failures", {}).items()
+            {"provider": name, "option": option, "why": why} for option, why in found.get("failures", {}).items()
         ]
     for number in range(config.repeats):
         print(f"round {number + 1} of {config.repeats}", flush=True)
         for name, option in options.items():
             if name in missing:
                 continue
-            run = run_worker(Job(task="pass", work=asdict(work), contestant=name, option=option, tokens=tokens))
+            run = run_worker(Job(task="pass", work=asdict(work), provider=name, option=option, tokens=tokens))
             if "why" in run:
                 missing[name] = run
                 print(f"  {name}: {run['status']}: {run['why']}", flush=True)
             else:
-                runs.append({"contestant": name, "round": number} | run)
+                runs.append({"provider": name, "round": number} | run)
                 print(f"  {name}: {run['tokens'] / run['seconds'] / 1e6:.2f} M tokens/s", flush=True)
     rows = []
-    for contestant in contestants:
-        name = contestant.name
+    for provider in providers:
+        name = provider.name
         row: Row = {
-            "contestant": name, "side": contestant.side, "setting": contestant.setting,
-            "option": options.get(name, ""), "processes": contestant.processes,
+            "provider": name, "side": provider.side, "setting": provider.setting,
+            "option": options.get(name, ""), "processes": provider.processes,
         }  # fmt: skip
-        own = [run for run in runs if run["contestant"] == name]
+        own = [run for run in runs if run["provider"] == name]
         rows.append(row | (missing[name] if name in missing else {"status": "ran"} | _summary(own)))
     return {"rows": rows, "tuning": tuning, "runs": runs}
 

@@ -1,4 +1,4 @@
-"""The work that all contestants of the stream's benchmark are given: batches of a corpus's train documents."""
+"""The work that all providers of the stream's benchmark are given: batches of a corpus's train documents."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Work:
 
 
 class Delivery(NamedTuple):
-    """What a contestant hands over at a time."""
+    """What a provider hands over at a time."""
 
     tokens: int
     """Without padding."""
@@ -69,12 +69,12 @@ Source = Callable[[], Iterator[Delivery]]
 
 
 @dataclass(frozen=True)
-class StreamContestant:
+class StreamProvider:
     """One way to make batches.
 
     ``sources`` takes the work and returns the ways to choose from, by the option that makes them differ. It imports
-    the contestant's packages, and raises `NotAvailableError` or ImportError where they are missing. ``prepare`` writes
-    the contestant's copy of the corpus.
+    the provider's packages, and raises `NotAvailableError` or ImportError where they are missing. ``prepare`` writes
+    the provider's copy of the corpus.
     """
 
     name: str

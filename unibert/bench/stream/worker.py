@@ -1,6 +1,6 @@
-"""A process that measures one contestant: ``python -m unibert.bench.stream.worker JOB.json RESULT.json``.
+"""A process that measures one provider: ``python -m unibert.bench.stream.worker JOB.json RESULT.json``.
 
-Contestants have processes of their own because one's libraries and memory would be in the way of the next one's.
+Providers have processes of their own because one's libraries and memory would be in the way of the next one's.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import torch
 from unibert.bench.availability import NotAvailableError
 from unibert.bench.process_memory import CLEAR_REFS, RESET_PEAK, status_bytes
 from unibert.bench.stream.plan import measure_plan, measure_resume
-from unibert.bench.stream.providers import STREAM_CONTESTANTS
-from unibert.bench.stream.work import Source, StreamContestant, Work, prepare_rows
+from unibert.bench.stream.providers import STREAM_PROVIDERS
+from unibert.bench.stream.work import Source, StreamProvider, Work, prepare_rows
 
 WARM_UP_TOKENS = 1_000_000
 
@@ -34,11 +34,11 @@ class Job:
     """What a worker is to do."""
 
     task: Literal["rows", "prepare", "tune", "pass", "plan", "resume"]
-    """Cut the corpus into rows; write a contestant's copy; find its fastest option; measure a pass; measure planning,
+    """Cut the corpus into rows; write a provider's copy; find its fastest option; measure a pass; measure planning,
     or resuming."""
     work: dict[str, Any] = field(default_factory=dict)
     """Fields of `Work`."""
-    contestant: str = ""
+    provider: str = ""
     option: str = ""
     tokens: int = 0
     """Of a pass."""
@@ -50,16 +50,16 @@ class Job:
 
 
 def main(job_file: str, result_file: str) -> None:
-    """Do the job and write its result as JSON; a contestant that cannot run or fails gives {"status", "why"}."""
+    """Do the job and write its result as JSON; a provider that cannot run or fails gives {"status", "why"}."""
     job = Job(**json.loads(Path(job_file).read_text(encoding="utf-8")))
     torch.set_num_threads(1)
     Path(result_file).write_text(json.dumps(_do(job)), encoding="utf-8")
 
 
-def contestant_of(name: str) -> StreamContestant:
-    """The contestant of this name."""
-    (contestant,) = (each for each in STREAM_CONTESTANTS if each.name == name)
-    return contestant
+def provider_of(name: str) -> StreamProvider:
+    """The provider of this name."""
+    (provider,) = (each for each in STREAM_PROVIDERS if each.name == name)
+    return provider
 
 
 def _do(job: Job) -> Row:
@@ -70,13 +70,13 @@ def _do(job: Job) -> Row:
         return prepare_rows(work)
     if job.task == "resume":
         return measure_resume(work)
-    contestant = contestant_of(job.contestant)
+    provider = provider_of(job.provider)
     try:
         if job.task == "prepare":
-            assert contestant.prepare is not None
-            contestant.prepare(work)
+            assert provider.prepare is not None
+            provider.prepare(work)
             return {}
-        sources = contestant.sources(work)
+        sources = provider.sources(work)
         if job.task == "tune":
             return tune(sources, job.tokens, job.seconds)
         return measure_pass(sources[job.option], job.tokens)
