@@ -166,7 +166,7 @@ def _plan(words: list[str]) -> None:
     config = _parse(RunConfig, "plan", "", [options.run, *overrides], "config")
     # DeepSpeed would look for an accelerator here and warn that there is none; the one that counts is --gpu.
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    from unibert.study.planning import plan_run
+    from unibert.planning.table import plan_run
 
     plan_run(
         config, nodes=options.nodes, gpus=options.gpus, gpu=options.gpu, vocab_size=options.vocab_size,

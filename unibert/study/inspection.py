@@ -5,8 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -18,11 +17,11 @@ from unibert.corpus.manifest import Manifest
 from unibert.errors import UserError
 from unibert.languages import LANGUAGES
 from unibert.stream.forecast import WORTHWHILE_EPOCHS, Forecast, mixing_warning
+from unibert.text import described_lines, percent, ruled_table, short, three_digits, with_unit
 from unibert.training.config import RunConfig
 
 Record = dict[str, Any]
 
-TEXT_WIDTH = 110
 PHASES_BESIDE_NAMES = 4
 """With more phases than these, a table has no room for the languages' names."""
 NAMED_LANGUAGES = 12
@@ -241,7 +240,7 @@ def _remarks(forecast: Forecast, config: RunConfig) -> dict[str, str]:
     if warning := mixing_warning(config.stream, len(forecast.languages)):
         remarks["mixing"] = warning
     if much := forecast.repeated_much:
-        named = _named([f"{code} {_three_digits(times)}" for code, times in much.items()])
+        named = _named([f"{code} {three_digits(times)}" for code, times in much.items()])
         remarks["repeats"] = (
             f"{_languages(len(much))} read more than {WORTHWHILE_EPOCHS:g} times, marked *: {named}. Up to about 4 "
             "times is nearly as good as new text, each further time adds less (Muennighoff et al. 2023, arXiv "
@@ -308,7 +307,7 @@ def _language_table(forecast: Forecast) -> list[str]:
                 percent(forecast.natural_shares[index]),
                 percent(forecast.tokens[index] / forecast.run_tokens),
                 *(percent(phase.shares[index]) for phase in shown),
-                *(_three_digits(phase.epochs[index]) for phase in phases),
+                *(three_digits(phase.epochs[index]) for phase in phases),
                 "*" if forecast.epochs[index] > WORTHWHILE_EPOCHS else "",
             ]
         )
@@ -317,45 +316,6 @@ def _language_table(forecast: Forecast) -> list[str]:
 
 def _never_read(forecast: Forecast) -> list[str]:
     return [code for code in forecast.languages if code not in forecast.first_read]
-
-
-def ruled_table(
-    header: Sequence[str], rows: Iterable[Sequence[str]], groups: Sequence[tuple[str, int]] = ()
-) -> list[str]:
-    """Lines under a ruled header, the first column left-aligned, the others right-aligned.
-
-    ``groups``: titles above that many columns each, from the left.
-    """
-    rows = list(rows)
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    titles, first = "", 0
-    for title, number in groups:
-        room = sum(widths[first : first + number]) + 2 * (number - 1)
-        widths[first] += max(0, len(title) - room)
-        titles += title.center(max(room, len(title)), "·" if title else " ") + "  "
-        first += number
-    lines = [
-        "  ".join(
-            [cells[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True))]
-        ).rstrip()
-        for cells in (header, *rows)
-    ]
-    return [*([titles.rstrip()] if titles else []), lines[0], "-" * max(map(len, lines)), *lines[1:]]
-
-
-def described_lines(entries: Mapping[str, str]) -> list[str]:
-    """Lines of name and text, the text wrapped beside its name."""
-    indent = 4 + max(map(len, entries))
-    lines = []
-    for name, text in entries.items():
-        lines += textwrap.wrap(
-            text,
-            TEXT_WIDTH,
-            initial_indent=f"  {name}".ljust(indent),
-            subsequent_indent=" " * indent,
-            break_on_hyphens=False,
-        )
-    return lines
 
 
 def _name(code: str) -> str:
@@ -371,34 +331,12 @@ def _named(codes: Sequence[str]) -> str:
     return ", ".join(codes[:NAMED_LANGUAGES]) + (f" and {more} more" if more > 0 else "")
 
 
-def short(number: float) -> str:
-    """A count in at most six characters: 12,345, 123k, 1.23M, 12.3B."""
-    return f"{number:,.0f}" if number < 1e5 else _with_unit(number, "kMBT")
-
-
-def percent(share: float) -> str:
-    """A share in at most six characters: 12.3%, 0.45%, 0.006%, <.001%, 0."""
-    if share < 5e-6:
-        return "<.001%" if share else "0"
-    return f"{share:.{1 if share >= 0.1 else 2 if share >= 5e-4 else 3}%}"
-
-
 def _progress(progress: float) -> str:
     return f"{100 * progress:.3g}%"
 
 
 def _bytes(number: int) -> str:
-    return _with_unit(number, ("kB", "MB", "GB", "TB"), " ")
-
-
-def _with_unit(number: float, units: Sequence[str], space: str = "") -> str:
-    """Three digits and the unit of 1000, 1000², …"""
-    power = next((power for power in range(1, len(units)) if number < 999.5 * 1000**power), len(units))
-    return f"{_three_digits(number / 1000**power)}{space}{units[power - 1]}"
-
-
-def _three_digits(number: float) -> str:
-    return f"{number:,.{0 if number >= 99.95 else 1 if number >= 9.995 else 2}f}"
+    return with_unit(number, ("kB", "MB", "GB", "TB"), " ")
 
 
 def _heldout(heldout: int, train: int) -> str:

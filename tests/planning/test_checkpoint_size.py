@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.training.conftest import corpus, module_run_file  # noqa: F401 - fixtures
 from unibert.cli import main
 from unibert.training.engine import DS_CONFIGS
 
@@ -29,7 +30,7 @@ def ds_configs(tmp_path_factory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def checkpoints(module_run_file, ds_configs, tmp_path_factory) -> dict[str, Path]:
+def checkpoints(module_run_file, ds_configs, tmp_path_factory) -> dict[str, Path]:  # noqa: F811
     """Of runs of one step."""
     folder = tmp_path_factory.mktemp("runs")
     runs = [
@@ -50,7 +51,7 @@ def checkpoints(module_run_file, ds_configs, tmp_path_factory) -> dict[str, Path
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_size_of_a_checkpoint(name, checkpoints, ds_configs, module_run_file, tmp_path, monkeypatch):
+def test_size_of_a_checkpoint(name, checkpoints, ds_configs, module_run_file, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     words = [str(module_run_file), "--gpus=1", "--gpu=cpu", f"--training.ds_config={ds_configs[name]}"]
     main(["plan", *words, f"--output={tmp_path / 'plan.json'}"])

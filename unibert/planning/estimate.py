@@ -1,7 +1,7 @@
 """What a run will need and how long it will take, reckoned from its configuration before a GPU is asked for.
 
 Nothing here starts ranks or touches a GPU. Memory is arithmetic over what DeepSpeed 0.19 and the losses hold; speed is
-what was measured elsewhere (`unibert.training.accelerators`) at this run's FLOPs.
+what was measured elsewhere (`unibert.planning.accelerators`) at this run's FLOPs.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from unibert.errors import UserError
 from unibert.model.cost import EncoderShape, flops_by_part, parameters_by_part
 from unibert.model.encoder import build_masked_lm, check_architecture
 from unibert.model.unibert import UniBERT
+from unibert.planning.accelerators import Accelerator, Speeds
 from unibert.schedules import Schedule, Step, value_at
-from unibert.training.accelerators import Accelerator, Speeds
 from unibert.training.config import RunConfig
 from unibert.training.engine import ds_config_path, offloads_optimizer, read_ds_config, training_dtype, zero_stage
 from unibert.training.keeping import checkpoint_bytes, rank_checkpoint_bytes

@@ -13,10 +13,10 @@ from unibert.corpus.manifest import Manifest
 from unibert.environment import describe_environment
 from unibert.errors import UserError
 from unibert.languages import LANGUAGES
-from unibert.study.inspection import described_lines, percent, ruled_table, short
-from unibert.training.accelerators import accelerator_named, speeds_for
+from unibert.planning.accelerators import accelerator_named, speeds_for
+from unibert.planning.estimate import CANDIDATES, ENOUGH_TOKENS, GIB, USABLE_SHARE, Choice, Planned
+from unibert.text import described_lines, percent, ruled_table, short
 from unibert.training.config import RunConfig
-from unibert.training.planning import CANDIDATES, ENOUGH_TOKENS, GIB, USABLE_SHARE, Choice, Planned
 
 Record = dict[str, Any]
 
