@@ -138,7 +138,7 @@ def _corpus_inspect(words: list[str]) -> None:
         raise UserError(f"{overrides[0]}: overrides belong to a run; name its file or preset with --run")
     if corpus is None:
         raise UserError("corpus inspect needs a corpus folder, or a run file that names one: --run RUN.yaml")
-    from unibert.study.inspection import inspect_corpus
+    from unibert.reports.inspection import inspect_corpus
 
     inspect_corpus(corpus, config, options.output)
 
@@ -236,8 +236,8 @@ def _report(words: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="unibert report", description="One HTML page with a run's plots.")
     parser.add_argument("run_dir")
     options = parser.parse_args(words)
-    from unibert.study.report import write_report
-    from unibert.study.summary import format_summary, write_summary
+    from unibert.reports.run_page import write_report
+    from unibert.reports.summary import format_summary, write_summary
 
     page = write_report(options.run_dir)
     print(f"{format_summary(write_summary(Path(options.run_dir)))}\n\nreport   {page}")

@@ -12,7 +12,7 @@ from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs
 from deepspeed.runtime.zero.stage_1_and_2 import estimate_zero2_model_states_mem_needs
 
 from tests.refusals import refused
-from tests.study.test_inspection import write_manifest
+from tests.reports.test_inspection import write_manifest
 from unibert.bench.gpu.short_training import TrainingSize
 from unibert.cli import main
 from unibert.model.config import AdversaryConfig, DistillationConfig, MLMConfig, ModelConfig

@@ -12,7 +12,7 @@ from matplotlib.ticker import EngFormatter
 
 from unibert.bench.result_files import label
 from unibert.bench.stream.goals import TOKENS_PER_SECOND
-from unibert.study.plots import BLUE, GREY, INK, SKY, VERMILLION, WIDTH, save, style
+from unibert.reports.plots import BLUE, GREY, INK, SKY, VERMILLION, WIDTH, save, style
 
 Row = Mapping[str, Any]
 

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 
 from unibert.errors import UserError
 from unibert.evaluation.score_table import percent, retrieval_by_language
-from unibert.study import plots
-from unibert.study.run_records import Record, RunRecords, read_run
+from unibert.reports import plots
+from unibert.reports.run_records import Record, RunRecords, read_run
 
 LATE_SHARE = 0.1
 """Share of the logged steps, at the end, whose mean stands for the end of a run."""
@@ -79,7 +79,7 @@ def write_report(run_dir: Path | str) -> Path:
         with plots.style():
             sections = [*_training_sections(run, folder), *_evaluation_sections(run, folder)]
         environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
-        html = environment.get_template("report.html").render(
+        html = environment.get_template("run_page.html").render(
             run=run, tiles=_tiles(run), findings=_findings(run), sections=sections
         )
         unfinished = folder / ".index.html.tmp"

@@ -7,9 +7,9 @@ import pytest
 from tests.evaluation.tiny_model import save_tiny_model
 from unibert.errors import UserError
 from unibert.evaluation.evaluate import EvaluateConfig, evaluate
-from unibert.study.report import write_report
-from unibert.study.run_records import read_run
-from unibert.study.summary import format_summary, write_summary
+from unibert.reports.run_page import write_report
+from unibert.reports.run_records import read_run
+from unibert.reports.summary import format_summary, write_summary
 
 LANGUAGES = ("aa", "bb", "cc")
 SECTIONS = (

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from unibert.environment import describe_environment
-from unibert.study.run_records import Record, read_run
+from unibert.reports.run_records import Record, read_run
 
 
 def summarise(run_dir: Path) -> Record:

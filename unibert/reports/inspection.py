@@ -159,7 +159,7 @@ def write_inspection(
     Raises:
         UserError: if the folder cannot be written.
     """
-    from unibert.study.inspection_plots import draw
+    from unibert.reports.inspection_plots import draw
 
     rows = language_rows(contents, forecast)
     content: Record = {"corpus": str(corpus), "manifest": corpus_totals(manifest, contents), "languages": rows}

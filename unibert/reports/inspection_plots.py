@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
 from unibert.languages import LANGUAGES
+from unibert.reports.plots import BLUE, GREEN, GREY, INK, ORANGE, PALE, PURPLE, SKY, VERMILLION, WIDTH, style
 from unibert.stream.forecast import WORTHWHILE_EPOCHS, Forecast
-from unibert.study.plots import BLUE, GREEN, GREY, INK, ORANGE, PALE, PURPLE, SKY, VERMILLION, WIDTH, style
 
 Row = Mapping[str, Any]
 
