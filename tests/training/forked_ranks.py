@@ -18,7 +18,7 @@ from tests.training.processes import placement
 from unibert.configuration import parse, parser_for
 from unibert.digests import file_sha256
 from unibert.launcher import free_port
-from unibert.training.checkpoints import describe, sealed
+from unibert.training.checkpoint.manager import describe, sealed
 from unibert.training.config import RunConfig
 from unibert.training.distributed import gather_objects, join
 from unibert.training.loop import Pretraining, pretrain

@@ -25,9 +25,9 @@ from unibert.model.encoder import build_masked_lm, check_architecture
 from unibert.model.unibert import UniBERT
 from unibert.planning.accelerators import Accelerator, Speeds
 from unibert.schedules import Schedule, Step, value_at
+from unibert.training.checkpoint.retention import checkpoint_bytes, rank_checkpoint_bytes
 from unibert.training.config import RunConfig
 from unibert.training.engine import ds_config_path, offloads_optimizer, read_ds_config, training_dtype, zero_stage
-from unibert.training.keeping import checkpoint_bytes, rank_checkpoint_bytes
 
 GIB = 2**30
 USABLE_SHARE = 0.9

@@ -27,8 +27,14 @@ from unibert.schedules import Step, learning_rate_factor, value_at
 from unibert.stream import Batch, StepRows, Stream
 from unibert.stream.forecast import mixing_warning
 from unibert.stream.loader_processes import refuse_killed_process
-from unibert.training.checkpoints import Checkpoints, complete_checkpoints
-from unibert.training.claim import Claim
+from unibert.training.checkpoint.claim import Claim
+from unibert.training.checkpoint.manager import Checkpoints, complete_checkpoints
+from unibert.training.checkpoint.retention import (
+    MOST_BYTES_PER_PARAMETER,
+    KeepPolicy,
+    rank_checkpoint_bytes,
+    refuse_without_room,
+)
 from unibert.training.config import RunConfig, first_difference
 from unibert.training.distributed import (
     Placement,
@@ -50,12 +56,6 @@ from unibert.training.engine import (
 )
 from unibert.training.export import export_run
 from unibert.training.heldout import heldout_totals
-from unibert.training.keeping import (
-    MOST_BYTES_PER_PARAMETER,
-    KeepPolicy,
-    rank_checkpoint_bytes,
-    refuse_without_room,
-)
 from unibert.training.kernel_paths import announce_kernel_paths, check_kernel_paths
 from unibert.training.metrics import (
     MetricsFile,

@@ -12,7 +12,7 @@ from typing import Any
 from unibert.bench.gpu.short_training import PATHS, speed_of
 from unibert.bench.gpu.turn import Outcome, Turn
 from unibert.errors import UserError
-from unibert.training.checkpoints import complete_checkpoints
+from unibert.training.checkpoint.manager import complete_checkpoints
 from unibert.training.metrics import TIMING_KEYS, read_metrics
 
 TRAINER_PACKAGES = ("deepspeed", "webdataset")

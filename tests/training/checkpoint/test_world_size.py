@@ -21,10 +21,10 @@ from tests.training.conftest import run_to_end, start
 from tests.training.forked_ranks import LOSS_SCALE
 from unibert.cli import main
 from unibert.environment import describe_environment
+from unibert.training.checkpoint.retention import rank_checkpoint_bytes
+from unibert.training.checkpoint.universal import SPACE_FACTOR
 from unibert.training.engine import DS_CONFIGS
-from unibert.training.keeping import rank_checkpoint_bytes
 from unibert.training.metrics import read_metrics
-from unibert.training.universal import SPACE_FACTOR
 
 # Every sum runs in fp32 (24-bit mantissa, 6e-8), over at most a few thousand terms in another order on other ranks; 12
 # steps of AdamW amplify that. A moment or a counter that is lost shows in the third digit.
@@ -72,7 +72,9 @@ def figures() -> Iterator[dict[str, Any]]:
     found: dict[str, Any] = {}
     yield found
     if file := os.environ.get("UNIBERT_FIGURES"):
-        command = "UNIBERT_FIGURES=docs/benchmarks/world-size.json pytest -m '' tests/training/test_world_size.py"
+        command = (
+            "UNIBERT_FIGURES=docs/benchmarks/world-size.json pytest -m '' tests/training/checkpoint/test_world_size.py"
+        )
         content = {"environment": describe_environment(), "command": command, **found}
         Path(file).write_text(json.dumps(content, indent=1) + "\n")
 

@@ -13,9 +13,9 @@ import torch
 from tests.training.compare import lines_without_timing
 from tests.training.conftest import run_to_end, start
 from unibert.launcher import launcher_command
-from unibert.training.checkpoint_files import Copies, write
-from unibert.training.checkpoints import complete_checkpoints, describe
-from unibert.training.keeping import KeepPolicy
+from unibert.training.checkpoint.files import Copies, write
+from unibert.training.checkpoint.manager import complete_checkpoints, describe
+from unibert.training.checkpoint.retention import KeepPolicy
 
 TOKENS_PER_STEP = 8 * 64
 

@@ -26,11 +26,11 @@ import torch.distributed as dist
 
 from unibert.digests import file_sha256
 from unibert.errors import AgreedError, UserError
-from unibert.training import universal
-from unibert.training.checkpoint_files import Copies, Written, flush_to_disk, write
-from unibert.training.claim import Claim
+from unibert.training.checkpoint import universal
+from unibert.training.checkpoint.claim import Claim
+from unibert.training.checkpoint.files import Copies, Written, flush_to_disk, write
+from unibert.training.checkpoint.retention import KeepPolicy, refuse_without_room
 from unibert.training.distributed import agree, gather_objects, run_on_rank_0, wait_together
-from unibert.training.keeping import KeepPolicy, refuse_without_room
 
 _TAG = "state"
 _UNIVERSAL = "universal"
