@@ -62,14 +62,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _exit_with(error: UserError) -> None:
     """Print the sentence once for all ranks that say it: of agreed errors rank 0, before ranks meet one a machine."""
-    names = (("RANK", "SLURM_PROCID"), ("LOCAL_RANK", "SLURM_LOCALID"))
-    rank, local_rank = (os.environ.get(launcher, os.environ.get(slurm, "0")) for launcher, slurm in names)
-    alone = rank == "0" if isinstance(error, AgreedError) else local_rank == "0"
+    from unibert.training.ranks.placement import is_first_of_machine, is_first_rank, is_one_of_srun
+
+    alone = is_first_rank() if isinstance(error, AgreedError) else is_first_of_machine()
     if alone or isinstance(error, RankError):
         print(f"unibert: error: {error}", file=sys.stderr, flush=True)
-    if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1 and not isinstance(error, RankError):
+    if is_one_of_srun() and not isinstance(error, RankError):
         # All ranks end alike, and srun must not kill the slower ones when the first ends: that would look like a crash.
-        from unibert.training.preemption import leave_in_peace
+        from unibert.training.ranks.signals import leave_in_peace
 
         leave_in_peace()
         time.sleep(SECONDS_FOR_SLOWER_RANKS)
@@ -179,7 +179,9 @@ def _pretrain(words: list[str]) -> None:
 
     config = _parse(RunConfig, "pretrain", "Train, or continue, a run.", words, "config")
     from unibert.training.loop import pretrain
-    from unibert.training.preemption import EXIT_LOST_RANKS, EXIT_PREEMPTED, Preempted
+    from unibert.training.ranks.failures import EXIT_LOST_RANKS
+    from unibert.training.ranks.placement import is_first_rank
+    from unibert.training.ranks.signals import EXIT_PREEMPTED, Preempted
 
     try:
         pretrain(config)
@@ -187,7 +189,7 @@ def _pretrain(words: list[str]) -> None:
         print(f"unibert: error: {error}; the same command continues", file=sys.stderr, flush=True)
         sys.exit(EXIT_LOST_RANKS)
     except Preempted as stopped:
-        if os.environ.get("RANK", "0") == "0":
+        if is_first_rank():
             print(f"unibert: {stopped}; start the same command again to continue", file=sys.stderr, flush=True)
         sys.exit(EXIT_PREEMPTED)
 
@@ -196,7 +198,7 @@ def _preflight(words: list[str]) -> None:
     from unibert.training.config import RunConfig
 
     config = _parse(RunConfig, "preflight", "Check the nodes of a Slurm job before a run.", words, "config")
-    from unibert.training.preflight import preflight
+    from unibert.training.ranks.preflight import preflight
 
     preflight(config)
 

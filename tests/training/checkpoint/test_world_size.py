@@ -238,7 +238,7 @@ import time
 from datetime import timedelta
 import torch.distributed as dist
 from tests.training.forked_ranks import on_ranks
-from unibert.training.distributed import run_on_rank_0
+from unibert.training.ranks.collectives import run_on_rank_0
 
 def rank():
     dist.init_process_group("gloo", timeout=timedelta(seconds=2))

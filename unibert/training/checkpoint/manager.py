@@ -30,7 +30,7 @@ from unibert.training.checkpoint import universal
 from unibert.training.checkpoint.claim import Claim
 from unibert.training.checkpoint.files import Copies, Written, flush_to_disk, write
 from unibert.training.checkpoint.retention import KeepPolicy, refuse_without_room
-from unibert.training.distributed import agree, gather_objects, run_on_rank_0, wait_together
+from unibert.training.ranks.collectives import agree, gather_objects, run_on_rank_0, wait_together
 
 _TAG = "state"
 _UNIVERSAL = "universal"

@@ -27,11 +27,12 @@ from typing import Any
 import torch.distributed as dist
 
 from unibert.errors import LostRanksError, RankError, UserError
-from unibert.training.lifelines import Lifelines
-from unibert.training.preemption import EXIT_LOST_RANKS, EXIT_MISTAKE, Preempted
+from unibert.training.ranks.failures import EXIT_LOST_RANKS, EXIT_MISTAKE
+from unibert.training.ranks.lifelines import Lifelines
+from unibert.training.ranks.signals import Preempted
 
-_PACKAGE = Path(__file__).parents[1]
-_WAITING = tuple(str(_PACKAGE / "training" / name) for name in ("distributed.py", "watchdog.py"))
+_PACKAGE = Path(__file__).parents[2]
+_WAITING = tuple(str(Path(__file__).with_name(name)) for name in ("collectives.py", "watchdog.py"))
 _TICKS = 20
 """Looks at the main thread within one time-out."""
 

@@ -25,7 +25,7 @@ from unibert.errors import AgreedError, UserError
 from unibert.machine import LEAST_TEMPORARY_GIB, free_gib, held_gpus, least_run_gib, not_writable, too_full
 from unibert.training.checkpoint.manager import complete_checkpoints, step_of
 from unibert.training.config import RunConfig
-from unibert.training.distributed import hosts_of_ranks, place_from_environment
+from unibert.training.ranks.placement import hosts_of_ranks, place_from_environment
 
 LONGEST_START = timedelta(minutes=3)
 """After which a rank that has not come is missed."""

@@ -8,7 +8,7 @@ import time
 import pytest
 import torch.distributed as dist
 
-from unibert.training.lifelines import Lifelines
+from unibert.training.ranks.lifelines import Lifelines
 
 SOON_S = 5.0
 

@@ -1,37 +1,25 @@
-"""Finding this process's place among the ranks, however it was started, and joining them."""
+"""Joining the other ranks, and what all of them do together."""
 
 from __future__ import annotations
 
 import os
 import socket
-import subprocess
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
-from unibert.errors import AgreedError, LostRanksError, UserError
-from unibert.launcher import free_port
-from unibert.training.watchdog import collectives
+from unibert.errors import AgreedError, UserError
+from unibert.training.ranks.failures import refuse_lost_ranks
+from unibert.training.ranks.placement import Placement, place_from_environment
+from unibert.training.ranks.watchdog import collectives
 
 Object = TypeVar("Object")
 COLLECTIVE_TIMEOUT = timedelta(minutes=15)
-
-
-@dataclass(frozen=True)
-class Placement:
-    """One process of the run. ``local_*`` count the processes of this machine."""
-
-    rank: int
-    local_rank: int
-    world_size: int
-    local_world_size: int
-    device: torch.device
 
 
 def join(timeout: timedelta = COLLECTIVE_TIMEOUT) -> Placement:
@@ -63,55 +51,6 @@ def join(timeout: timedelta = COLLECTIVE_TIMEOUT) -> Placement:
         refuse_lost_ranks(error, rank)
         raise
     return Placement(rank, local_rank, world_size, local_world_size, device)
-
-
-def place_from_environment() -> tuple[int, int, int, int]:
-    """Rank, local rank, world size and local world size; where to meet is put into the environment too.
-
-    Raises:
-        UserError: if the launcher's variables make no sense.
-    """
-    environment = os.environ
-    if "RANK" in environment:
-        missing = [name for name in ("LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR") if name not in environment]
-        if missing:
-            raise UserError(f"RANK is set but {', '.join(missing)} is not; start with the deepspeed launcher or srun")
-        local = int(environment.get("LOCAL_WORLD_SIZE", environment.get("LOCAL_SIZE", "1")))
-        return int(environment["RANK"]), int(environment["LOCAL_RANK"]), int(environment["WORLD_SIZE"]), local
-    if "SLURM_STEP_NUM_TASKS" in environment:
-        place = (
-            int(environment["SLURM_PROCID"]),
-            int(environment["SLURM_LOCALID"]),
-            int(environment["SLURM_STEP_NUM_TASKS"]),
-            int(environment["SLURM_STEP_TASKS_PER_NODE"].split("(")[0].split(",")[0]),
-        )
-        environment.setdefault("MASTER_ADDR", _hosts(environment["SLURM_STEP_NODELIST"])[0])
-        environment.setdefault("MASTER_PORT", str(20000 + int(environment["SLURM_JOB_ID"]) % 20000))
-    else:
-        place = (0, 0, 1, 1)
-        environment["MASTER_ADDR"], environment["MASTER_PORT"] = "127.0.0.1", str(free_port())
-    # DeepSpeed goes looking for MPI where it doesn't find these.
-    environment["RANK"], environment["LOCAL_RANK"], environment["WORLD_SIZE"] = map(str, place[:3])
-    return place
-
-
-def hosts_of_ranks(world_size: int) -> list[str]:
-    """The host of every rank as Slurm places them, of all nodes the same number; elsewhere all are here."""
-    hosts = _hosts(os.environ["SLURM_STEP_NODELIST"]) if "SLURM_STEP_NODELIST" in os.environ else [socket.gethostname()]
-    return [hosts[rank * len(hosts) // world_size] for rank in range(world_size)]
-
-
-def _hosts(nodelist: str) -> list[str]:
-    try:
-        listed = subprocess.run(
-            ["scontrol", "show", "hostnames", nodelist], capture_output=True, text=True, check=True, timeout=30
-        )
-    except (OSError, subprocess.SubprocessError) as error:
-        raise UserError(
-            f"the hosts of {nodelist} could not be read with 'scontrol show hostnames' ({error}); "
-            "set MASTER_ADDR in the job script"
-        ) from error
-    return listed.stdout.split()
 
 
 def _initialise_deepspeed(device: torch.device, timeout: timedelta) -> None:
@@ -197,18 +136,3 @@ def run_on_rank_0(work: Callable[[], Object], *, heartbeat: float = 5.0) -> Obje
     if (sentence := gather_objects(None if error is None else str(error))[0]) is not None:
         raise AgreedError(sentence)
     return None if running is None else running.result()
-
-
-def refuse_lost_ranks(error: RuntimeError, rank: int) -> None:
-    """Say so if ``error`` is a collective's word to ``rank`` that other ranks are gone or do not answer.
-
-    Raises:
-        LostRanksError: in that case.
-    """
-    if isinstance(error, dist.DistError) or "gloo" in str(error):
-        late = "Timed out" in str(error) or "timeout" in str(error).lower()
-        raise LostRanksError(
-            f"rank {rank}: another rank did not answer in time and hangs"
-            if late
-            else f"rank {rank}: another rank has ended; it says why, or its machine or the system killed it"
-        ) from error

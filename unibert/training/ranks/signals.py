@@ -5,14 +5,8 @@ from __future__ import annotations
 import signal
 from types import FrameType
 
-EXIT_MISTAKE = 1
-"""Exit status of a command that ends with a user's mistake, which another start would only repeat."""
-
 EXIT_PREEMPTED = 75
 """Exit status of a run that was asked to stop and can be continued (EX_TEMPFAIL)."""
-
-EXIT_LOST_RANKS = 76
-"""Exit status of a run whose other ranks have ended or hang; it can be continued from its newest checkpoint."""
 
 
 class StopRequest:

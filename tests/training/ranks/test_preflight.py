@@ -14,7 +14,7 @@ IMPATIENT = """
 import sys
 from datetime import timedelta
 from unibert.cli import main
-from unibert.training import preflight
+from unibert.training.ranks import preflight
 preflight.LONGEST_START = timedelta(seconds=3)
 main(["preflight", *sys.argv[1:]])
 """
