@@ -12,7 +12,7 @@ from unibert.cli import main
 
 SHIPPED = Path(__file__).parents[1] / "slurm"
 NAMES = {
-    "bench.sh", "corpus.sh", "environment.sh", "evaluate.sh", "pretrain.sh", "study.sh", "site.env.example",
+    "array.sh", "bench.sh", "corpus.sh", "environment.sh", "evaluate.sh", "pretrain.sh", "site.env.example",
 }  # fmt: skip
 
 

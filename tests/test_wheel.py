@@ -80,7 +80,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
         "METADATA", "WHEEL", "entry_points.txt", "top_level.txt", "licenses/LICENSE",
     }  # fmt: skip
     executable = {name for name, (mode, _) in found.items() if mode & 0o111}
-    assert executable == {f"unibert/slurm/{name}.sh" for name in ("bench", "corpus", "evaluate", "pretrain", "study")}
+    assert executable == {f"unibert/slurm/{name}.sh" for name in ("array", "bench", "corpus", "evaluate", "pretrain")}
 
 
 def test_the_sdist_builds_the_same_wheel(source, wheel, tmp_path):

@@ -6,6 +6,8 @@ import sys
 
 from unibert.cli import main
 
+_JOIN_RANKS = {"unibert.training.ranks.collectives", "unibert.training.ranks.preflight"}
+
 
 def program() -> None:
     """:func:`unibert.cli.main`, and an end that keeps its exit status.
@@ -18,7 +20,7 @@ def program() -> None:
     status = 1
 
     def end() -> None:
-        if "unibert.training.distributed" in sys.modules:
+        if _JOIN_RANKS & sys.modules.keys():
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)

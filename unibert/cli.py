@@ -72,14 +72,14 @@ def find_command(words: list[str]) -> tuple[Command, list[str]]:
 
 def _exit_with(error: UserError) -> None:
     """Print the sentence once for all ranks that say it: of agreed errors rank 0, before ranks meet one a machine."""
-    names = (("RANK", "SLURM_PROCID"), ("LOCAL_RANK", "SLURM_LOCALID"))
-    rank, local_rank = (os.environ.get(launcher, os.environ.get(slurm, "0")) for launcher, slurm in names)
-    alone = rank == "0" if isinstance(error, AgreedError) else local_rank == "0"
+    from unibert.training.ranks.placement import is_first_of_machine, is_first_rank, is_one_of_srun
+
+    alone = is_first_rank() if isinstance(error, AgreedError) else is_first_of_machine()
     if alone or isinstance(error, RankError):
         print(f"unibert: error: {error}", file=sys.stderr, flush=True)
-    if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1 and not isinstance(error, RankError):
+    if is_one_of_srun() and not isinstance(error, RankError):
         # All ranks end alike, and srun must not kill the slower ones when the first ends: that would look like a crash.
-        from unibert.training.preemption import leave_in_peace
+        from unibert.training.ranks.signals import leave_in_peace
 
         leave_in_peace()
         time.sleep(SECONDS_FOR_SLOWER_RANKS)
@@ -110,7 +110,7 @@ def _corpus_inspect(call: Call) -> None:
         raise UserError(f"--{call.run_keys[0]}: overrides belong to a run; name its file or preset with --run")
     if corpus is None:
         raise UserError("corpus inspect needs a corpus folder, or a run file that names one: --run RUN.yaml")
-    from unibert.study.inspection import inspect_corpus
+    from unibert.reports.inspection import inspect_corpus
 
     inspect_corpus(corpus, config, options.output)
 
@@ -119,7 +119,7 @@ def _plan(call: Call) -> None:
     config, options = call.run_config(), call.options()
     # DeepSpeed would look for an accelerator here and warn that there is none; the one that counts is --gpu.
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    from unibert.study.planning import plan_run
+    from unibert.planning.table import plan_run
 
     plan_run(
         config, nodes=options.nodes, gpus=options.gpus, gpu=options.gpu, vocab_size=options.vocab_size,
@@ -130,7 +130,9 @@ def _plan(call: Call) -> None:
 def _pretrain(call: Call) -> None:
     config = call.run_config()
     from unibert.training.loop import pretrain
-    from unibert.training.preemption import EXIT_LOST_RANKS, EXIT_PREEMPTED, Preempted
+    from unibert.training.ranks.failures import EXIT_LOST_RANKS
+    from unibert.training.ranks.placement import is_first_rank
+    from unibert.training.ranks.signals import EXIT_PREEMPTED, Preempted
 
     try:
         pretrain(config)
@@ -138,14 +140,14 @@ def _pretrain(call: Call) -> None:
         print(f"unibert: error: {error}; the same command continues", file=sys.stderr, flush=True)
         sys.exit(EXIT_LOST_RANKS)
     except Preempted as stopped:
-        if os.environ.get("RANK", "0") == "0":
+        if is_first_rank():
             print(f"unibert: {stopped}; start the same command again to continue", file=sys.stderr, flush=True)
         sys.exit(EXIT_PREEMPTED)
 
 
 def _preflight(call: Call) -> None:
     config = call.run_config()
-    from unibert.training.preflight import preflight
+    from unibert.training.ranks.preflight import preflight
 
     preflight(config)
 
@@ -177,8 +179,8 @@ def _export(call: Call) -> None:
 
 def _report(call: Call) -> None:
     run_dir = call.options().run_dir
-    from unibert.study.report import write_report
-    from unibert.study.summary import format_summary, write_summary
+    from unibert.reports.run_page import write_report
+    from unibert.reports.summary import format_summary, write_summary
 
     page = write_report(run_dir)
     print(f"{format_summary(write_summary(run_dir))}\n\nreport   {page}")
@@ -199,14 +201,14 @@ def _slurm(call: Call) -> None:
 
 def _bench_kernels(call: Call) -> None:
     config = call.options()
-    from unibert.bench.kernels import bench_kernels
+    from unibert.bench.losses.run import bench_kernels
 
     bench_kernels(config)
 
 
 def _bench_stream(call: Call) -> None:
     config = call.options()
-    from unibert.bench.stream import bench_stream
+    from unibert.bench.stream.run import bench_stream
 
     bench_stream(config)
 
@@ -219,8 +221,9 @@ def _bench_checkpoints(call: Call) -> None:
 
 def _bench_show(call: Call) -> None:
     folder = call.options().folder
-    from unibert.bench.result_files import read_results, show_results
-    from unibert.bench.stream_results import show_stream_results
+    from unibert.bench.losses.results import show_results
+    from unibert.bench.result_files import read_results
+    from unibert.bench.stream.results import show_stream_results
 
     results = read_results(folder)
     show = show_stream_results if results.get("benchmark") == "stream" else show_results
@@ -228,10 +231,10 @@ def _bench_show(call: Call) -> None:
 
 
 def _bench_gpu(call: Call) -> None:
-    from unibert.bench.gpu_machine import check_gpu_packages
+    from unibert.bench.gpu.machine import check_gpu_packages
 
     check_gpu_packages()
-    from unibert.bench.gpu import bench_gpu
+    from unibert.bench.gpu.run import bench_gpu
 
     if not bench_gpu(call.options()):
         sys.exit(1)
@@ -306,11 +309,11 @@ _ROWS = (
     ),
     Command(
         "bench kernels", "[PRESET]", "measure the losses beside their peers: time, memory, error",
-        _bench_kernels, "unibert.bench.config:KernelBenchConfig", "preset",
+        _bench_kernels, "unibert.bench.losses.config:KernelBenchConfig", "preset",
     ),
     Command(
         "bench stream", "CORPUS", "measure the stream beside other loaders: tokens/s, memory",
-        _bench_stream, "unibert.bench.stream_config:StreamBenchConfig", "corpus",
+        _bench_stream, "unibert.bench.stream.config:StreamBenchConfig", "corpus",
     ),
     Command(
         "bench checkpoints", "CORPUS", "measure how long a run waits for its checkpoints",
@@ -322,7 +325,7 @@ _ROWS = (
     ),
     Command(
         "bench gpu", "[PART …]", "run tests, benchmarks and short trainings on a CUDA GPU",
-        _bench_gpu, "unibert.bench.gpu:GpuBenchConfig", "parts",
+        _bench_gpu, "unibert.bench.gpu.run:GpuBenchConfig", "parts",
     ),
     Command(
         "completion", "bash|zsh", "print a script that completes commands and options in a shell",

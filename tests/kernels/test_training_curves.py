@@ -10,7 +10,7 @@ import unibert_kernels.adversary
 from unibert_kernels import reference
 
 import unibert.model.unibert
-from unibert.bench.short_training import PATHS, TrainingSize, train
+from unibert.bench.gpu.short_training import PATHS, TrainingSize, train
 
 from .closeness import DEVICE
 

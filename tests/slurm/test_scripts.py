@@ -57,13 +57,13 @@ def test_jobs_outside_a_checkout_take_the_unibert_on_the_path(lab, tmp_path, out
     job = lab.submit(environment, f"{scripts}/evaluate.sh", "nowhere", folder=submitted_from)
     assert lab.wait(job) == "FAILED"
     assert "there is nothing to score" in lab.log(job), lab.log(job)
-    array = lab.submit(environment, "--array=0", f"{scripts}/study.sh", "nowhere.yaml", folder=submitted_from)
+    array = lab.submit(environment, "--array=0", f"{scripts}/array.sh", "nowhere.yaml", folder=submitted_from)
     assert lab.wait(array) == "FAILED"
     assert "nowhere.yaml: no such run file" in lab.log(array)
     assert f"{scripts}/pretrain.sh: ended with status 1" in lab.log(array)
 
 
-def write_study(run_file: Path, folder: Path, steps: int) -> list[str]:
+def write_run_files(run_file: Path, folder: Path, steps: int) -> list[str]:
     """Two run files that differ in seed and run folder."""
     files = []
     for seed in (1, 2):
@@ -77,9 +77,9 @@ def write_study(run_file: Path, folder: Path, steps: int) -> list[str]:
 
 @pytest.mark.slow
 def test_an_array_trains_each_run_and_requeues_one_alone(lab, run_file, tmp_path):
-    files = write_study(run_file, tmp_path, steps=120)
+    files = write_run_files(run_file, tmp_path, steps=120)
     options = ("--array=0-1", f"--output={lab.folder}/%A_%a.log")
-    array = lab.submit(*options, "slurm/study.sh", *files, "--", "--training.checkpoint_every=50")
+    array = lab.submit(*options, "slurm/array.sh", *files, "--", "--training.checkpoint_every=50")
     tasks = [f"{array}_{index}" for index in range(2)]
     runs = {task: tmp_path / f"seed-{seed}" for task, seed in zip(tasks, (1, 2), strict=True)}
     wait_until(lambda: all(lab.state(task) == "RUNNING" for task in tasks), 60)
@@ -114,10 +114,10 @@ def test_an_array_trains_each_run_and_requeues_one_alone(lab, run_file, tmp_path
     ],
 )
 def test_a_mistake_ends_an_array_with_a_sentence(lab, options, words, said):
-    job = lab.submit(*options, "slurm/study.sh", *words)
+    job = lab.submit(*options, "slurm/array.sh", *words)
     assert lab.wait(job) == "FAILED"
     assert lab.job(job)["ExitCode"] == "1:0"
-    assert f"slurm/study.sh: {said}" in lab.log(job)
+    assert f"slurm/array.sh: {said}" in lab.log(job)
 
 
 def test_the_doctor_hears_the_controller(lab):

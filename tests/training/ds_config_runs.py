@@ -14,8 +14,8 @@ from deepspeed.accelerator import get_accelerator
 from tests.training.forked_ranks import on_ranks
 from unibert.configuration import parse
 from unibert.training.config import RunConfig
-from unibert.training.distributed import join
 from unibert.training.loop import Pretraining
+from unibert.training.ranks.collectives import join
 
 
 def main() -> None:

@@ -18,10 +18,10 @@ from tests.training.processes import placement
 from unibert.configuration import parse
 from unibert.digests import file_sha256
 from unibert.launcher import free_port
-from unibert.training.checkpoints import describe, sealed
+from unibert.training.checkpoint.manager import describe, sealed
 from unibert.training.config import RunConfig
-from unibert.training.distributed import gather_objects, join
 from unibert.training.loop import Pretraining, pretrain
+from unibert.training.ranks.collectives import gather_objects, join
 
 LOSS_SCALE = 512.0
 

@@ -9,8 +9,8 @@ import pytest
 
 from tests.training.compare import lines_without_timing
 from tests.training.processes import start_without_launcher, wait_for_line
-from unibert.training.checkpoints import complete_checkpoints, describe
-from unibert.training.preemption import EXIT_LOST_RANKS
+from unibert.training.checkpoint.manager import complete_checkpoints, describe
+from unibert.training.ranks.failures import EXIT_LOST_RANKS
 
 # Large enough that a checkpoint of it is being written for most of the run: 4 million parameters, a checkpoint every
 # other step.

@@ -21,7 +21,7 @@ import yaml
 from unibert.configuration import to_dict
 from unibert.environment import describe_environment
 from unibert.errors import UserError
-from unibert.training.checkpoints import complete_checkpoints, describe
+from unibert.training.checkpoint.manager import complete_checkpoints, describe
 from unibert.training.metrics import read_metrics
 
 

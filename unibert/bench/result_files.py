@@ -1,4 +1,4 @@
-"""Results as a table to read, results.json, results.csv and results.png."""
+"""The files that a benchmark leaves in its folder: results.json and results.csv, a row for each provider."""
 
 from __future__ import annotations
 
@@ -9,54 +9,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from unibert.bench.goals import format_verdict, verdict
 from unibert.errors import UserError
 
-Row = Mapping[str, Any]
 
-CASE_COLUMNS = ("loss", "rows", "vocab", "hidden", "dtype", "distribution", "bias", "seed")
-COLUMNS = (
-    *CASE_COLUMNS, "contestant", "side", "setting", "option", "status", "why",
-    "forward_ms", "forward_ms_min", "forward_ms_p20", "forward_ms_p80", "backward_ms",
-    "both_ms", "both_ms_min", "both_ms_p20", "both_ms_p80", "repeats", "share_of_peak", "peak_bytes",
-    "workspace_bytes", "reference_loss", "loss_error", "hidden_gradient_error", "weight_gradient_error", "error_rows",
-    "accurate",
-)  # fmt: skip
-HEADERS = ("", "forward", "backward", "both", "of peak", "workspace", "loss err", "dHidden", "dWeight")
-WRONG = "  WRONG"
-"""Marks a contestant whose errors rounding does not explain."""
+def label(row: Mapping[str, Any]) -> str:
+    """Provider and chosen option."""
+    return f"{row['provider']} ({row['option']})" if row["option"] else str(row["provider"])
 
 
-def format_rows(results: Mapping[str, Any]) -> str:
-    """One table a case: milliseconds, share of the matmul peak, memory besides inputs and gradients, errors."""
-    sections: list[str] = []
-    cases: dict[tuple[Any, ...], list[Row]] = {}
-    for row in results["rows"]:
-        cases.setdefault(tuple(row[key] for key in CASE_COLUMNS), []).append(row)
-    for rows in cases.values():
-        first = rows[0]
-        vocab = "" if first["loss"] == "adversary" else f", V {first['vocab']:,}"
-        bias = ", bias" if first["bias"] else ""
-        title = f"{first['loss']}: N {first['rows']:,}{vocab}, H {first['hidden']}, {first['dtype']}"
-        cells = [HEADERS, *(_cells(row) for row in rows if row["status"] == "ran")]
-        widths = [max(len(line[column]) for line in cells) for column in range(len(HEADERS))]
-        lines = [
-            "  ".join(
-                cell.rjust(width) if n else cell.ljust(width)
-                for n, (cell, width) in enumerate(zip(line, widths, strict=True))
-            )
-            for line in cells
-        ]
-        marks = ["", *("" if row["accurate"] else WRONG for row in rows if row["status"] == "ran")]
-        lines = [line.rstrip() + mark for line, mark in zip(lines, marks, strict=True)]
-        missing = [f"{row['contestant']}: {row['status']}: {row['why']}" for row in rows if row["status"] != "ran"]
-        sections.append("\n".join([f"{title}, {first['distribution']}{bias}", *lines, *missing]))
-    return "\n\n".join(sections) + "\n"
-
-
-def write_results(
-    results: Mapping[str, Any], folder: Path, columns: Sequence[str] = COLUMNS, *, tables: bool = True
-) -> None:
+def write_results(results: Mapping[str, Any], folder: Path, columns: Sequence[str], *, tables: bool = True) -> None:
     """results.json and, of its rows, results.csv if ``tables``, each whole or not at all.
 
     Raises:
@@ -92,33 +53,8 @@ def read_results(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path}: is not JSON: {error}") from error
     if not isinstance(results, dict) or results.get("format") != 1 or "rows" not in results:
         raise UserError(f"{path}: is not a results file of 'unibert bench'")
+    # Version 0.1.0 said contestant.
+    results["rows"] = [
+        {"provider" if key == "contestant" else key: value for key, value in row.items()} for row in results["rows"]
+    ]
     return results
-
-
-def show_results(results: Mapping[str, Any], folder: Path, *, draw: bool = True) -> None:
-    """Print table and verdict, and draw results.png if it is wanted and matplotlib is installed."""
-    print(format_rows(results))
-    print(format_verdict(verdict(results)))
-    drawing = _draw(results, folder) if draw else ""
-    print(f"results  {folder}{f' ({drawing})' if drawing else ''}")
-
-
-def _draw(results: Mapping[str, Any], folder: Path) -> str:
-    """Draw results.png; an empty text, or why there is no plot."""
-    try:
-        from unibert.bench import plots
-    except ModuleNotFoundError as error:
-        package = str(error.name).split(".")[0]
-        return f"no plot: {package} is not installed"
-    return plots.draw(results["rows"], folder / "results.png")
-
-
-def _cells(row: Row) -> Sequence[str]:
-    label = f"{row['contestant']} ({row['option']})" if row["option"] else row["contestant"]
-    return (
-        label,
-        *(f"{row[key]:,.2f}" for key in ("forward_ms", "backward_ms", "both_ms")),
-        f"{row['share_of_peak']:.0%}" if "share_of_peak" in row else "",
-        f"{row['workspace_bytes'] / 2**20:,.0f} MiB" if "workspace_bytes" in row else "",
-        *(f"{row[key]:.1e}" for key in ("loss_error", "hidden_gradient_error", "weight_gradient_error")),
-    )

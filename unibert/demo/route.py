@@ -40,8 +40,8 @@ def run_demo(config: DemoConfig) -> None:
     _say("4/5  evaluation: sentence retrieval and language probe, untrained and trained")
     _evaluate(student, output / "aligned")
     _say("5/5  report")
-    from unibert.study.report import write_report
-    from unibert.study.summary import format_summary, write_summary
+    from unibert.reports.run_page import write_report
+    from unibert.reports.summary import format_summary, write_summary
 
     report = write_report(student)
     print("\n" + format_summary(write_summary(student)))

@@ -11,9 +11,10 @@ from unibert.errors import UserError
 from unibert.model.unibert import StepWeights
 from unibert.stream import Batch, heldout_batches
 from unibert.training.config import RunConfig
-from unibert.training.distributed import Placement, agree
 from unibert.training.metrics import Sums
-from unibert.training.watchdog import collectives
+from unibert.training.ranks.collectives import agree
+from unibert.training.ranks.placement import Placement
+from unibert.training.ranks.watchdog import collectives
 
 
 @torch.no_grad()

@@ -20,25 +20,21 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from unibert.configuration import read_yaml, to_dict
 from unibert.corpus.manifest import Manifest, damaged_shards
-from unibert.errors import AgreedError, RankError, UserError
+from unibert.errors import AgreedError, UserError
 from unibert.model.encoder import build_masked_lm, freeze, load_masked_lm
 from unibert.model.unibert import StepWeights, UniBERT
 from unibert.schedules import Step, learning_rate_factor, value_at
 from unibert.stream import Batch, StepRows, Stream
 from unibert.stream.forecast import mixing_warning
-from unibert.stream.loader_processes import refuse_killed_process
-from unibert.training.checkpoints import Checkpoints, complete_checkpoints
-from unibert.training.claim import Claim
-from unibert.training.config import RunConfig, first_difference
-from unibert.training.distributed import (
-    Placement,
-    agree,
-    gather_objects,
-    join,
-    refuse_lost_ranks,
-    run_on_rank_0,
-    sum_over_ranks,
+from unibert.training.checkpoint.claim import Claim
+from unibert.training.checkpoint.manager import Checkpoints, complete_checkpoints
+from unibert.training.checkpoint.retention import (
+    MOST_BYTES_PER_PARAMETER,
+    KeepPolicy,
+    rank_checkpoint_bytes,
+    refuse_without_room,
 )
+from unibert.training.config import RunConfig, first_difference
 from unibert.training.engine import (
     build_engine,
     ds_config_path,
@@ -50,12 +46,6 @@ from unibert.training.engine import (
 )
 from unibert.training.export import export_run
 from unibert.training.heldout import heldout_totals
-from unibert.training.keeping import (
-    MOST_BYTES_PER_PARAMETER,
-    KeepPolicy,
-    rank_checkpoint_bytes,
-    refuse_without_room,
-)
 from unibert.training.kernel_paths import announce_kernel_paths, check_kernel_paths
 from unibert.training.metrics import (
     MetricsFile,
@@ -67,9 +57,11 @@ from unibert.training.metrics import (
     peak_memory_gib,
     prediction_metrics,
 )
-from unibert.training.out_of_memory import refuse_lack_of_memory
-from unibert.training.preemption import Preempted, StopRequest, leave_in_peace
-from unibert.training.watchdog import collectives, watched
+from unibert.training.ranks.collectives import agree, gather_objects, join, run_on_rank_0, sum_over_ranks
+from unibert.training.ranks.failures import explain
+from unibert.training.ranks.placement import Placement
+from unibert.training.ranks.signals import Preempted, StopRequest, leave_in_peace
+from unibert.training.ranks.watchdog import collectives, watched
 
 DIGESTS_UP_TO_BYTES = 1 << 30
 """Corpora up to this size have their shards' digests checked at every start, a matter of seconds; larger ones their
@@ -116,21 +108,10 @@ def pretrain(config: RunConfig) -> Path:
             try:
                 return Pretraining(config, placement).run()
             except (RuntimeError, MemoryError) as error:
-                _explain(error, config, placement)
+                explain(error, placement, config.training.micro_batch_size)
                 raise
     finally:
         dist.destroy_process_group()
-
-
-def _explain(error: RuntimeError | MemoryError, config: RunConfig, placement: Placement) -> None:
-    """Say what an error means that may come up in any line."""
-    refuse_lack_of_memory(error, placement, config.training.micro_batch_size)
-    if isinstance(error, RuntimeError):
-        try:
-            refuse_killed_process(error)
-        except UserError as mistake:
-            raise RankError(f"rank {placement.rank}: {mistake}") from error
-        refuse_lost_ranks(error, placement.rank)
 
 
 class Pretraining:

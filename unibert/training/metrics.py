@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unibert.training.distributed import sum_over_ranks
+from unibert.training.ranks.collectives import sum_over_ranks
 
 TIMING_KEYS = ("tokens_per_second", "memory_gib")
 """What may differ between two identical runs."""

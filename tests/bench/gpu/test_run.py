@@ -1,0 +1,343 @@
+"""What of ``unibert bench gpu`` a machine without a GPU can show."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.bench.losses.test_goals import good, row
+from tests.training.conftest import corpus  # noqa: F401 - a fixture
+from unibert.bench.gpu import checks, trainings
+from unibert.bench.gpu.attention import AttentionCase, packed_rows, time_paths
+from unibert.bench.gpu.checks import find_sanitizer, judge_sanitizer
+from unibert.bench.gpu.run import SECONDS_AROUND, STAGES, GpuBenchConfig, Part, Stage, bench_gpu
+from unibert.bench.gpu.short_training import TrainingSize, train
+from unibert.bench.gpu.timed_command import Ended, run_command
+from unibert.bench.gpu.times import attention_times, judge_rows, tuning_figure
+from unibert.bench.gpu.trainings import compare_curves
+from unibert.bench.gpu.turn import Outcome, Turn
+from unibert.cli import main
+from unibert.model.config import ModelConfig
+from unibert.training.metrics import read_metrics
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_says_that_it_needs_one(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["bench", "gpu"])
+    assert stopped.value.code == 1
+    assert capsys.readouterr().err.startswith("unibert: error: bench gpu needs a CUDA GPU")
+
+
+@pytest.mark.parametrize("name", ["chunked", "distillation, chunked"])
+def test_the_short_training_is_repeatable(name):
+    size = TrainingSize(vocab=200, hidden=32, layers=1, batch=2, sequence=64, steps=3)
+    first, again = (train(name, size, "cpu") for _ in range(2))
+    assert len(first["losses"]) == 3
+    assert first["losses"] == again["losses"]
+    assert first["tokens_per_second"] > 0
+
+
+def test_attention_paths_are_timed_where_they_can_run():
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    case = AttentionCase(model=ModelConfig(config=sizes), rows=2, sequence_length=512)
+    result = time_paths(case, "cpu")
+    assert result["paths"]["sdpa"].keys() == {"forward_ms", "both_ms", "tokens_per_second"}
+    line = attention_times(result)
+    assert line.startswith(
+        f"sdpa {result['paths']['sdpa']['both_ms']:.1f} ms, flex failed: ValueError: attention: flex"
+    )
+    assert "varlen failed: ValueError: attention: varlen needs CUDA tensors" in line
+
+
+def test_rows_for_the_attention_paths_are_packed_well_with_documents_of_many_lengths():
+    document_ids, position_ids = packed_rows(64, 2048)
+    assert float((document_ids < 0).float().mean()) < 0.05
+    lengths = document_ids[document_ids >= 0].bincount().float()
+    # A quarter of a log-normal's values is below its median times exp(-0.67 sigma), here 204, a quarter above 785;
+    # cutting at 2048 hardly moves them.
+    assert 150 < float(lengths.quantile(0.25)) < 270
+    assert 600 < float(lengths.quantile(0.75)) < 1000
+    assert lengths.max() == 2048
+    assert position_ids.max() == 2047
+
+
+def test_curves_that_agree_and_that_do_not():
+    falling = [9 - step / 40 for step in range(120)]
+    results = {
+        "chunked": {"losses": falling},
+        "recompute": {"losses": [loss * 1.001 for loss in falling]},
+        "exp-store": {"losses": [*falling[:60], *(loss * 1.05 for loss in falling[60:])]},
+        "distillation, chunked": {"failed": "out of memory"},
+        "distillation, recompute": {"losses": falling},
+    }
+    found = compare_curves(results)
+    assert {name: entry["agree"] for name, entry in found.items()} == {"recompute": True, "exp-store": False}
+    results["recompute"]["losses"] = [math.nan] * 120
+    assert not compare_curves(results)["recompute"]["agree"]
+
+
+def turn_of(folder, seconds, **more):
+    return Turn(folder=folder, end=time.monotonic() + seconds, log=(folder / "log.txt").open("w"), **more)
+
+
+@pytest.mark.slow
+def test_a_run_that_resumes_is_told_from_one_that_does_not(corpus, tmp_path, monkeypatch):  # noqa: F811
+    turn = turn_of(tmp_path, 400, rehearsal=True)
+    assert trainings.resumes_exactly(corpus, tmp_path, turn)
+    assert len(list((tmp_path / "interrupted" / "checkpoints").glob("step-*"))) == 2
+    first, *others = read_metrics(tmp_path / "interrupted" / "metrics.jsonl")
+    assert others
+    altered = [first, *others[:-1], others[-1] | {"heldout_mlm_loss": 0.0}]
+    monkeypatch.setattr(
+        trainings, "read_metrics", lambda file: altered if "interrupted" in str(file) else [first, *others]
+    )
+    shutil.rmtree(tmp_path / "interrupted")
+    assert not trainings.resumes_exactly(corpus, tmp_path, turn)
+
+
+@pytest.mark.parametrize("number", STAGES)
+def test_budgets_fit_the_stage(number):
+    stage = STAGES[number]
+    assert stage.seconds == {1: 360, 2: 420}[number]
+    own = [part.budget for part in stage.parts if not part.if_time]
+    assert sum(own) + SECONDS_AROUND <= stage.seconds
+    # Nothing is promised time behind parts that take what is left.
+    assert not any(part.if_time for part in stage.parts[: len(own)])
+
+
+@pytest.fixture
+def stage(tmp_path, monkeypatch, capsys):
+    """Run a stage of made-up parts: exit status, summary.json's parts and what was printed."""
+
+    def run(*parts, seconds=60.0):
+        monkeypatch.setattr("unibert.bench.gpu.run.STAGES", {1: Stage(seconds, parts)})
+        monkeypatch.setattr("unibert.bench.gpu.run.PARTS", {part.name: part for part in parts})
+        ok = bench_gpu(GpuBenchConfig(stage=1, rehearse=True, output=tmp_path))
+        return ok, json.loads((tmp_path / "summary.json").read_text())["parts"], capsys.readouterr().out
+
+    return run
+
+
+def python(text):
+    """A part that runs a line of Python."""
+
+    def run(turn):
+        ended = turn.python("-c", text)
+        return Outcome.of(ended.code == 0, ended.last_line)
+
+    return run
+
+
+def test_a_part_that_fails_does_not_stop_the_next_and_other_parts_results_stay(tmp_path, stage):
+    def broken(turn):
+        raise RuntimeError("the kernels are on fire")
+
+    earlier = {"verdict": "ok", "seconds": 1, "figure": "x | y", "details": "", "data": None}
+    (tmp_path / "summary.json").write_text(json.dumps({"format": 2, "parts": {"earlier": earlier}}))
+    ok, parts, text = stage(Part("broken", broken, 10), Part("whole", python("print('4 of 4')"), 10))
+    assert not ok
+    assert {name: record["verdict"] for name, record in parts.items()} == {
+        "earlier": "ok", "broken": "FAILED", "whole": "ok"
+    }  # fmt: skip
+    assert text.splitlines()[-5:-2] == [
+        "| part | verdict | seconds | figure against goal |", "| --- | --- | ---: | --- |",
+        "| earlier | ok | 1 | x \\| y |",
+    ]  # fmt: skip
+    assert text.splitlines()[-2].startswith("| broken | FAILED | 0 | RuntimeError: the kernels are on fire |")
+    assert text.splitlines()[-1].startswith("| whole | ok | ")
+    assert text.splitlines()[-1].endswith(" | 4 of 4 |")
+    assert "4 of 4" in (tmp_path / "stage-1.txt").read_text()
+
+
+def test_a_part_that_overruns_is_killed_with_all_it_started_and_what_it_wrote_stays(tmp_path, stage):
+    pid = tmp_path / "pid"
+    sleeper = (
+        "import subprocess, sys, time; from pathlib import Path; "
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(300)']); "
+        f"Path({str(pid)!r}).write_text(str(child.pid)); print('halfway', flush=True); time.sleep(300)"
+    )
+    begun = time.monotonic()
+    # The stage has 3 s for the first part and 5 s for the second.
+    ok, parts, text = stage(
+        Part("endless", python(sleeper), 3), Part("next", python("print('done')"), 5), seconds=8 + SECONDS_AROUND
+    )
+    assert time.monotonic() - begun < 3 + 8
+    assert not ok
+    assert parts["endless"]["verdict"] == "FAILED"
+    assert "it ran out of time after" in parts["endless"]["figure"]
+    assert "halfway" in text
+    assert parts["next"] | {"seconds": 0} == {
+        "verdict": "ok", "seconds": 0, "figure": "done", "details": "", "data": None
+    }  # fmt: skip
+    # Its child was killed too; what is left, if anything, waits for its parent's parent.
+    status = Path(f"/proc/{pid.read_text()}/stat")
+    assert not status.exists() or status.read_text().split()[2] == "Z"
+
+
+def test_time_that_is_left_goes_to_later_parts_and_some_are_run_only_then(stage):
+    given = {}
+
+    def note(name, seconds=0.0):
+        def run(turn):
+            given[name] = turn.seconds
+            time.sleep(seconds)
+            return Outcome.of(True, "")
+
+        return run
+
+    ok, parts, _ = stage(
+        Part("quick", note("quick"), 20), Part("slow", note("slow", 1.5), 20),
+        Part("extra", note("extra"), 15, if_time=True, least=10),
+        Part("more", note("more"), 90, if_time=True, least=50),
+        seconds=40 + SECONDS_AROUND,
+    )  # fmt: skip
+    assert ok
+    assert given["quick"] == pytest.approx(20, abs=1)
+    assert given["slow"] == pytest.approx(40, abs=1)
+    assert given["extra"] == pytest.approx(15, abs=0.5)
+    assert parts["more"]["verdict"] == "not run"
+    assert "it wants 50" in parts["more"]["figure"]
+
+
+def test_a_process_that_leaves_its_group_does_not_hold_the_command_up():
+    begun = time.monotonic()
+    daemon = "import subprocess; subprocess.Popen(['sleep', '30'], start_new_session=True); print('left')"
+    assert run_command([sys.executable, "-c", daemon], 20) == Ended(0, "left\n")
+    assert time.monotonic() - begun < 15
+
+
+def test_tests_are_named_as_they_fail_and_at_most_five(tmp_path, monkeypatch, capsys):
+    (tmp_path / "test_some.py").write_text(
+        "import pytest, time\n"
+        "@pytest.mark.parametrize('number', range(40))\n"
+        "def test_all(number):\n    time.sleep(0.1)\n    assert number % 2, 'even'\n"
+    )
+    monkeypatch.setattr(checks, "KERNEL_TESTS", tmp_path)
+    monkeypatch.setattr(checks, "WORKERS", 2)
+    monkeypatch.setattr(Turn, "warming", lambda self, preset: nullcontext())
+    outcome = checks.numerics(turn_of(tmp_path, 60))
+    shown = [line for line in capsys.readouterr().out.splitlines() if "FAILED" in line]
+    assert outcome.verdict == "FAILED"
+    assert "failed" in outcome.figure
+    assert len(shown) == 5
+    assert "::test_all[" in shown[0]
+    assert "AssertionError: even" in shown[0]
+
+
+def test_tests_that_run_out_of_time_leave_their_counts(tmp_path, monkeypatch):
+    (tmp_path / "test_some.py").write_text(
+        "import pytest, time\n@pytest.mark.parametrize('number', range(99))\ndef test_all(number):\n    time.sleep(1)\n"
+    )
+    monkeypatch.setattr(checks, "KERNEL_TESTS", tmp_path)
+    monkeypatch.setattr(checks, "WORKERS", 2)
+    monkeypatch.setattr(Turn, "warming", lambda self, preset: nullcontext())
+    outcome = checks.numerics(turn_of(tmp_path, 20))
+    assert outcome.verdict == "FAILED"
+    assert "it ran out of time after 20 s; so far: " in outcome.figure
+    assert " passed" in outcome.figure
+
+
+def test_rows_decide_whether_the_losses_part_is_well():
+    rows = [
+        *good(),
+        row("UniBERT fused", 0.1, "ours", loss="adversary"),
+        row("eager", 0.25, loss="adversary"),
+        {**row("UniBERT chunked", 1.0, "ours"), "status": "not run", "why": "the time given was used up"},
+    ]
+    outcome = judge_rows({"rows": rows}, [])
+    assert outcome.verdict == "ok"
+    assert outcome.figure.startswith("7 of 7 goals met; ≥ 1.5 times the best peer: 1.57 (UniBERT exp-store 10.20 ms")
+    assert "1 rows not reached in time" in outcome.figure
+    assert "adversary: 2.50 times the best peer (UniBERT fused 0.100 ms, eager 0.250 ms)" in outcome.details
+    wrong = judge_rows({"rows": [*rows, row("UniBERT chunked", 9.0, "ours", accurate=False)]}, [])
+    assert wrong.verdict == "FAILED"
+    assert "UniBERT chunked (mlm, H=384): inaccurate" in wrong.details
+    unreached = judge_rows({"rows": [*good()[2:5], *rows[-3:]]}, [])
+    assert unreached.verdict == "FAILED"
+    assert "mlm: no path of ours was measured" in unreached.details
+
+
+@pytest.mark.parametrize(
+    ("code", "lines", "verdict", "figure"),
+    [
+        (
+            0,
+            ["done: mlm", "done: adversary", "========= ERROR SUMMARY: 0 errors"],
+            "ok",
+            "0 errors in 2 paths (goal 0)",
+        ),
+        (0, ["done: mlm", "========= ERROR SUMMARY: 3 errors"], "FAILED", "3 errors in 1 paths (goal 0); done: mlm"),
+        (1, ["ImportError: no x", "========= ERROR SUMMARY: 0 errors"], "FAILED", "0 errors in 0 paths (goal 0); Imp"),
+        (None, ["done: mlm", "it ran out of time after 9 s"], "FAILED", "no summary after 1 paths: it ran out of time"),
+    ],
+)
+def test_what_the_sanitizer_says(code, lines, verdict, figure):
+    outcome = judge_sanitizer(Ended(code, "\n".join(lines)))
+    assert outcome.verdict == verdict
+    assert outcome.figure.startswith(figure)
+
+
+def test_the_sanitizer_is_found_in_cudas_folder_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(checks, "CUDA", tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert find_sanitizer() is None
+    tool = tmp_path / "cuda-13.0" / "bin" / "compute-sanitizer"
+    tool.parent.mkdir(parents=True)
+    tool.write_text("#!/bin/sh\n")
+    tool.chmod(0o755)
+    assert find_sanitizer() == str(tool)
+
+
+def test_tuning_is_summed_up_from_its_lines():
+    text = (
+        "rows 128 x 256 x 64, 8 warps, 3 stages, pointers: 12.500 ms\n"
+        "rows 128 x 128 x 64, 4 warps, 3 stages, descriptors: 11.000 ms\n"
+        "rows: 128 x 128 x 64, 4 warps, 3 stages, descriptors, 11.000 ms, the best of 2 on X, V = 9, H = 8, N = 7\n"
+        "gradient 128 x 256 x 64, 8 warps, 3 stages, pointers: 9.000 ms\n"
+    )
+    assert tuning_figure(text) == "rows 12.50 to 11.00 ms of 2; gradient 9.00 to 9.00 ms of 1"
+    assert tuning_figure("") == "no tile was timed"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [(["--stage", "3"], "stage"), (["numericks"], "there is no 'numericks'"), (["--minutes", "0"], "minutes: must")],
+)
+def test_mistakes_end_in_one_sentence(words, sentence, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["bench", "gpu", *words])
+    assert stopped.value.code == 1
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_rehearsal_goes_through_both_stages(tmp_path):
+    command = [sys.executable, "-m", "unibert", "bench", "gpu", "--rehearse", "--output", str(tmp_path)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=dict(os.environ))
+    assert done.returncode == 0, done.stdout
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["rehearsal"]
+    names = [part.name for stage in STAGES.values() for part in stage.parts]
+    assert list(summary["parts"]) == names
+    assert {record["verdict"] for record in summary["parts"].values()} == {"ok"}
+    table = done.stdout.splitlines()[-len(names) :]
+    assert [line.split(" | ")[:2] for line in table] == [[f"| {name}", "ok"] for name in names]
+    files = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
+    first = ["headline/results.json", "profile.json", "stage-1.txt"]
+    second = [
+        "attention.json", "checkpoints.json", "configs.toml", "stage-2.txt", "trainer-metrics.jsonl", "training.json",
+        "widths/results.json",
+    ]  # fmt: skip
+    assert files == sorted([*first, *second, "summary.json"])

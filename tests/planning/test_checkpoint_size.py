@@ -1,0 +1,63 @@
+"""What `unibert plan` says of the disk is what a run then takes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.training.conftest import corpus, module_run_file  # noqa: F401 - fixtures
+from unibert.cli import main
+from unibert.training.engine import DS_CONFIGS
+
+STAGES = {"zero0": None, "zero1": "bf16", "zero3": None}
+"""ds_configs with the precision that is switched on, None for fp32: every rule by which a checkpoint's size follows."""
+
+
+@pytest.fixture(scope="module")
+def ds_configs(tmp_path_factory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("planned")
+    paths = {}
+    for name, precision in STAGES.items():
+        content = json.loads((DS_CONFIGS / f"{name}.json").read_text())
+        if precision:
+            content[precision]["enabled"] = True
+        paths[name] = folder / f"{name}.json"
+        paths[name].write_text(json.dumps(content))
+    return paths
+
+
+@pytest.fixture(scope="module")
+def checkpoints(module_run_file, ds_configs, tmp_path_factory) -> dict[str, Path]:  # noqa: F811
+    """Of runs of one step."""
+    folder = tmp_path_factory.mktemp("runs")
+    runs = [
+        {
+            "name": name, "ranks": 1, "fp16": False,
+            "overrides": [f"--run_dir={folder / name}", f"--training.ds_config={path}", "--training.tokens=512"],
+        }
+        for name, path in ds_configs.items()
+    ]  # fmt: skip
+    (folder / "runs.json").write_text(json.dumps(runs))
+    command = [sys.executable, "-m", "tests.training.ds_config_runs", str(folder), str(module_run_file)]
+    done = subprocess.run(
+        [*command, str(folder / "runs.json")], env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True,
+        text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return {name: folder / name / "checkpoints" / "step-00000001" for name in STAGES}
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_size_of_a_checkpoint(name, checkpoints, ds_configs, module_run_file, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    words = [str(module_run_file), "--gpus=1", "--gpu=cpu", f"--training.ds_config={ds_configs[name]}"]
+    main(["plan", *words, f"--output={tmp_path / 'plan.json'}"])
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    planned = next(e["checkpoint_bytes"] for e in plan["memory"] if e["ds_config"] == str(ds_configs[name]))
+    found = sum(path.stat().st_size for path in checkpoints[name].rglob("*") if path.is_file())
+    # Scripts that DeepSpeed adds, 41 kB, and names and shapes of tensors; a byte a parameter too many is more.
+    assert 0 < found - planned < 80_000
+    assert sum(plan["parameters"].values()) > 80_000

@@ -1,0 +1,176 @@
+import base64
+import json
+import re
+
+import pytest
+
+from tests.evaluation.tiny_model import save_tiny_model
+from unibert.errors import UserError
+from unibert.evaluation.evaluate import EvaluateConfig, evaluate
+from unibert.reports.run_page import write_report
+from unibert.reports.run_records import read_run
+from unibert.reports.summary import format_summary, write_summary
+
+LANGUAGES = ("aa", "bb", "cc")
+SECTIONS = (
+    "Losses",
+    "Held-out loss",
+    "Loss by language",
+    "Language discriminator",
+    "Course of the training",
+    "Retrieval of translations, layer 2",
+    "Retrieval at every layer",
+    "Language probe at every layer",
+    "Sentence vectors in the plane, layer 2",
+    "Configuration",
+)
+
+
+def training_line(step, **more):
+    return {
+        "step": step, "tokens": step * 4096, "progress": step / 200, "loss": 6 - step / 100, "mlm_loss": 5 - step / 100,
+        "mlm_accuracy": 0.1, "grad_norm": 1.0, "learning_rate": 1e-3, "masking_rate": 0.3, "padding_share": 0.01,
+        "mlm_loss_by_language": {"aa": 4.0, "bb": 5.0}, "tokens_per_second": 3e4, "memory_gib": 2.0, **more,
+    }  # fmt: skip
+
+
+def heldout_line(step, loss):
+    return {
+        "step": step, "heldout_mlm_loss": loss, "heldout_mlm_accuracy": 0.2, "unigram_entropy": 6.0,
+        "heldout_mlm_loss_by_language": {"aa": loss, "bb": loss + 1},
+        "unigram_entropy_by_language": {"aa": 5.5, "bb": 6.5},
+    }  # fmt: skip
+
+
+def write_metrics(run, *lines):
+    run.mkdir(exist_ok=True)
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def full_metrics():
+    adversary = {"adversary_loss": 1.0, "adversary_accuracy": 0.4, "adversary_chance": 0.33, "reversal_lambda": 0.5}
+    distillation = {"distillation_logits_loss": 2.0, "distillation_weight": 0.5}
+    lines = [training_line(step, **adversary, **distillation) for step in range(1, 201)]
+    return [*lines, heldout_line(100, 4.5), heldout_line(200, 3.75)]
+
+
+def alarms(page):
+    return re.findall(r'<li class="alarm">(.*?)</li>', page)
+
+
+def missing(page):
+    return re.findall(r'<p class="missing">(.*?)</p>', page)
+
+
+@pytest.fixture(scope="module")
+def evaluated_run(tmp_path_factory):
+    run = tmp_path_factory.mktemp("runs") / "demo <1>"
+    write_metrics(run, *full_metrics())
+    (run / "config.yaml").write_text("seed: 7\ntraining:\n  tokens: 819200\n")
+    aligned = run.parent / "aligned"
+    aligned.mkdir()
+    for language in LANGUAGES:
+        lines = (f"{language}{line} {language}{line * 3 % 30} {language}\n" for line in range(30))
+        (aligned / f"{language}.txt").write_text("".join(lines))
+    words = [*LANGUAGES, *(f"{language}{line}" for language in LANGUAGES for line in range(30))]
+    model = save_tiny_model(run / "model", words, seed=5)
+    evaluate(EvaluateConfig(model=model, retrieval=aligned, untrained=True, probe_restarts=1, device="cpu"))
+    return run
+
+
+def test_the_page_of_a_full_run_has_every_section_with_its_figure(evaluated_run):
+    page_path = write_report(evaluated_run)
+    page = page_path.read_text()
+    assert page_path == evaluated_run / "report" / "index.html"
+    assert tuple(re.findall(r"<h2>(.*?)</h2>", page)) == ("At first sight", *SECTIONS)
+    assert missing(page) == []
+    images = [base64.b64decode(data) for data in re.findall(r'src="data:image/png;base64,([^"]+)"', page)]
+    files = sorted(page_path.parent.glob("*.png"))
+    assert len(images) == len(files) == 9
+    assert {path.read_bytes() for path in files} == set(images)
+    assert all(image.startswith(b"\x89PNG") and len(image) > 5000 for image in images)
+    assert [path.name for path in page_path.parent.iterdir() if path.suffix not in (".png", ".html")] == []
+
+
+def test_the_page_needs_no_other_file_and_escapes_names(evaluated_run):
+    page = write_report(evaluated_run).read_text()
+    assert not re.search(r'(src|href)="(?!data:)', page)
+    assert "demo &lt;1&gt;" in page
+    assert "demo <1>" not in page
+
+
+def test_the_numbers_are_on_the_page(evaluated_run):
+    page = write_report(evaluated_run).read_text()
+    assert "819,200 tokens" in page
+    assert "The held-out MLM loss is 2.25 nats below the unigram entropy" in page
+    assert re.search(r"<td>bb</td><td>4.750</td><td>6.500</td><td>\+1.750</td>", page)
+    assert "<td>distillation_logits_loss</td><td>2</td>" in page
+    assert "seed: 7" in page
+    scores = json.loads((evaluated_run / "evaluation" / "scores.json").read_text())
+    assert f"{100 * scores['model']['retrieval_mean']['2']['centred']:.1f} %" in page
+
+
+def test_a_discriminator_at_chance_beside_a_successful_probe_raises_an_alarm(evaluated_run):
+    # Every sentence of the fixture ends in a word that names its language, so that any probe finds it.
+    text = " ".join(alarms(write_report(evaluated_run).read_text()))
+    assert "hidden from that discriminator, not gone" in text
+
+
+def test_missing_parts_are_named(tmp_path):
+    write_metrics(tmp_path, *(training_line(step) for step in range(1, 4)))
+    page = write_report(str(tmp_path)).read_text()
+    text = " ".join(missing(page))
+    for part in ("adversary was off", "No held-out loss", "has not been evaluated", "config.yaml is missing"):
+        assert part in text
+    assert page.count("<img") == 3
+
+
+def test_a_run_that_only_has_its_config_gets_a_page(tmp_path):
+    (tmp_path / "config.yaml").write_text("seed: 1\n")
+    assert "no training steps" in " ".join(missing(write_report(tmp_path).read_text()))
+
+
+def test_alarms_of_a_run_that_went_wrong(tmp_path):
+    steps = [training_line(step, adversary_accuracy=0.99, adversary_chance=0.3) for step in range(1, 50)]
+    write_metrics(tmp_path, *steps, training_line(50, loss=float("nan")), heldout_line(50, 6.5))
+    text = " ".join(alarms(write_report(tmp_path).read_text()))
+    assert "diverged" in text
+    assert "not below the unigram entropy" in text
+    assert "99.0 % at the end" in text
+
+
+def test_of_a_step_logged_twice_the_later_line_holds_and_a_cut_line_is_counted(tmp_path):
+    write_metrics(tmp_path, training_line(1), training_line(2, loss=9.0), training_line(3), training_line(2, loss=1.0))
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "lo')
+    run = read_run(tmp_path)
+    assert [(record["step"], record["loss"]) for record in run.training] == [(1, 5.99), (2, 1.0), (3, 5.97)]
+    assert run.damaged_lines == 1
+    assert "left out of this page: 1." in " ".join(alarms(write_report(tmp_path).read_text()))
+
+
+def test_a_users_mistake_gets_a_sentence(tmp_path):
+    with pytest.raises(UserError, match="no such run folder"):
+        write_report(tmp_path / "absent")
+    with pytest.raises(UserError, match="is not a run folder"):
+        write_report(tmp_path)
+    write_metrics(tmp_path, training_line(1))
+    scores = tmp_path / "evaluation" / "scores.json"
+    scores.parent.mkdir()
+    for content, message in (('{"format": 1, ', "damaged"), ('{"format": 2}', "another format")):
+        scores.write_text(content)
+        with pytest.raises(UserError, match=message):
+            write_report(tmp_path)
+
+
+def test_the_summary_is_the_last_heldout_loss_and_the_headline_layers_scores(evaluated_run):
+    summary = write_summary(evaluated_run)
+    assert json.loads((evaluated_run / "report" / "summary.json").read_text()) == summary
+    scores = json.loads((evaluated_run / "evaluation" / "scores.json").read_text())
+    layer = str(scores["headline_layer"])
+    assert summary["retrieval"]["centred"]["trained"] == scores["model"]["retrieval_mean"][layer]["centred"]
+    assert summary["probe"]["raw"]["chance"] == scores["chance"]["probe"]
+    assert summary["environment"]["versions"]["torch"]
+    text = format_summary(summary)
+    assert f"{summary['heldout_mlm_loss']:.2f} nats a token" in text
+    assert f"{100 * summary['retrieval']['raw']['trained']:.1f} %" in text

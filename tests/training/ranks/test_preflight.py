@@ -1,0 +1,38 @@
+"""Ranks that miss each other before training; what else preflight looks at is tested on a Slurm, in tests/slurm."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.training.processes import placement
+from unibert.launcher import free_port
+
+IMPATIENT = """
+import sys
+from datetime import timedelta
+from unibert.cli import main
+from unibert.training.ranks import preflight
+preflight.LONGEST_START = timedelta(seconds=3)
+main(["preflight", *sys.argv[1:]])
+"""
+
+
+@pytest.mark.parametrize(
+    ("rank", "sentence"),
+    [
+        (0, r"preflight: nothing was heard for 3 s from rank 1 \(\S+\)"),
+        (1, r"preflight: \S+: no answer from rank 0 on 127.0.0.1; look at the network between the two"),
+    ],
+)
+def test_a_rank_that_never_comes_is_named(rank, sentence, run_file):
+    place = {**placement(rank, 2, free_port()), "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", IMPATIENT, str(run_file)],
+        env={**os.environ, **place}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 1
+    [said] = re.findall("unibert: error: (.*)", done.stderr)
+    assert re.fullmatch(sentence, said)

@@ -1,0 +1,161 @@
+"""Time of the attention paths: ``python -m unibert.bench.gpu.attention PRESET SEQUENCE_LENGTH OUTPUT``.
+
+An encoder of the preset's size goes forward and back over packed rows, as many tokens as the presets' micro-batch has;
+masks are built anew for every batch, as in training. Lengths of documents are log-normal with a median of 400 tokens
+and a sigma of 1, about that of articles in real dumps; longer ones are cut and all are packed as the trainer does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unibert.bench.losses.measure import DO_BENCH
+from unibert.configuration import read_yaml, run_file
+from unibert.model.attention import IMPLEMENTATIONS, PackedDocuments
+from unibert.model.config import ModelConfig
+from unibert.model.encoder import build_masked_lm, encode
+from unibert.stream.packing import Pieces, pack
+
+PRESETS = ("small", "base")
+SEQUENCE_LENGTHS = (512, 2048)
+MICRO_BATCH_TOKENS = 32 * 512
+MEDIAN_LENGTH, SIGMA = 400.0, 1.0
+VOCAB = 1000
+"""The head is not run."""
+CPU_RUNS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionCase:
+    """An encoder and the shape of its batch."""
+
+    model: ModelConfig
+    rows: int
+    sequence_length: int
+
+    @classmethod
+    def of_preset(
+        cls, preset: str, sequence_length: int, tokens: int = MICRO_BATCH_TOKENS, layers: int | None = None
+    ) -> AttentionCase:
+        """The preset's encoder on a micro-batch of so many tokens, at least one row."""
+        model = ModelConfig(**read_yaml(run_file(preset))["model"])
+        if layers is not None:
+            model.config["num_hidden_layers"] = layers
+        return cls(model=model, rows=max(1, tokens // sequence_length), sequence_length=sequence_length)
+
+
+def time_paths(case: AttentionCase, device: str) -> dict[str, Any]:
+    """Times of every path, bf16 on CUDA and fp32 on a CPU.
+
+    Returns:
+        "rows", "sequence_length", "documents", "padding_share", and in "paths", by name, "forward_ms" (with gradients
+        wanted), "both_ms", "tokens_per_second" (padding left out) and on CUDA "peak_bytes"; or "failed".
+    """
+    document_ids, position_ids = packed_rows(case.rows, case.sequence_length)
+    tokens = document_ids >= 0
+    result: dict[str, Any] = {
+        "rows": case.rows,
+        "sequence_length": case.sequence_length,
+        "documents": int(document_ids.max()) + 1,
+        "padding_share": 1 - float(tokens.float().mean()),
+        "paths": {},
+    }
+    for path in IMPLEMENTATIONS:
+        try:
+            timed = _time_path(case, path, device, document_ids, position_ids)
+        except Exception as error:  # what a path cannot do, or cannot hold in memory, is its result
+            result["paths"][path] = {"failed": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+        else:
+            result["paths"][path] = timed | {"tokens_per_second": 1000 * int(tokens.sum()) / timed["both_ms"]}
+        print(f"  {path}: {result['paths'][path]}", flush=True)
+    return result
+
+
+def packed_rows(rows: int, sequence_length: int) -> tuple[Tensor, Tensor]:
+    """Document and position ids, each (rows, sequence_length) int64, the same at every call."""
+    generator = np.random.default_rng(0)
+    # Packing leaves the loosest rows for last, so rows are drawn from four times as many.
+    number = math.ceil(4 * rows * sequence_length / MEDIAN_LENGTH)
+    lengths = np.maximum(1, generator.lognormal(math.log(MEDIAN_LENGTH), SIGMA, number)).astype(np.int64)
+    pieces = Pieces(np.arange(number), np.zeros(number, dtype=np.int64), lengths).split(sequence_length)
+    packing = pack(pieces, sequence_length, 0)
+    packing = packing.reordered(generator.permutation(packing.num_rows)).rows(0, rows)
+    document_ids = np.full((rows, sequence_length), -1, dtype=np.int64)
+    position_ids = np.zeros_like(document_ids)
+    for row in range(rows):
+        own = packing.pieces.length[packing.bounds[row] : packing.bounds[row + 1]]
+        document_ids[row, : own.sum()] = np.repeat(np.arange(len(own)) + packing.bounds[row], own)
+        position_ids[row, : own.sum()] = np.concatenate([np.arange(length) for length in own])
+    return torch.from_numpy(document_ids), torch.from_numpy(position_ids)
+
+
+def _time_path(
+    case: AttentionCase, path: str, device: str, document_ids: Tensor, position_ids: Tensor
+) -> dict[str, Any]:
+    torch.manual_seed(0)
+    model: Any = build_masked_lm(case.model, VOCAB, case.sequence_length)
+    model.to(device, torch.bfloat16 if device == "cuda" else torch.float32)
+    input_ids = torch.randint(5, VOCAB, document_ids.shape).to(device)
+    position_ids = position_ids.to(device)
+    bounds = PackedDocuments.from_ids(document_ids.to(device))
+    direction = torch.randn(*document_ids.shape, model.config.hidden_size).to(device, model.dtype)
+
+    def forward() -> Tensor:
+        documents = PackedDocuments(bounds.document_ids, bounds.cumulative_lengths, bounds.max_length)
+        return encode(model, input_ids, position_ids, documents, hidden_states=False, attention=path)[-1]
+
+    def both() -> None:
+        forward().backward(direction)
+
+    both()
+    timed: dict[str, Any] = {}
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        both()
+        timed["peak_bytes"] = torch.cuda.max_memory_allocated()
+    leaves = list(model.parameters())
+    return {"forward_ms": _median_ms(forward, leaves), "both_ms": _median_ms(both, leaves)} | timed
+
+
+def _median_ms(function: Callable[[], object], leaves: list[Tensor]) -> float:
+    if leaves[0].is_cuda:
+        from triton.testing import do_bench
+
+        return do_bench(function, quantiles=[0.5], grad_to_none=leaves, **DO_BENCH)
+    times = []
+    for _ in range(CPU_RUNS):
+        start = time.perf_counter()
+        function()
+        times.append(1000 * (time.perf_counter() - start))
+    return statistics.median(times)
+
+
+def main() -> None:
+    """Time one preset at one length and write the result as JSON."""
+    parser = argparse.ArgumentParser(prog="python -m unibert.bench.gpu.attention")
+    parser.add_argument("preset")
+    parser.add_argument("sequence_length", type=int)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--tokens", type=int, default=MICRO_BATCH_TOKENS, help="of the micro-batch")
+    parser.add_argument("--layers", type=int, help="the preset's if not given")
+    options = parser.parse_args()
+    case = AttentionCase.of_preset(options.preset, options.sequence_length, options.tokens, options.layers)
+    result = time_paths(case, options.device)
+    options.output.write_text(json.dumps(result), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

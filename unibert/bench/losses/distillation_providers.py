@@ -1,0 +1,95 @@
+"""KL(teacher || student) between two linear heads: our paths, eager, compiled, and Liger's fused JSD at beta 0."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from unibert_kernels import distillation_loss
+
+from unibert.bench.availability import NotAvailableError, installed
+from unibert.bench.losses.inputs import TEMPERATURE, DistillationInputs
+from unibert.bench.losses.provider import LossFunction, Provider, needs_cuda, single, without_bias
+
+LIGER_BUDGETS = (32, 64, 128, 256)
+
+
+def _ours(path: str) -> Provider:
+    def loss(inputs: DistillationInputs) -> Tensor:
+        return distillation_loss(
+            inputs.hidden, inputs.weight, inputs.teacher_hidden, inputs.teacher_weight,
+            student_bias=inputs.bias, teacher_bias=inputs.teacher_bias, temperature=TEMPERATURE,
+            scale_by_temperature_squared=False, path=path,
+        ).loss  # fmt: skip
+
+    return Provider(f"UniBERT {path}", "ours", single(loss))
+
+
+def _eager(
+    hidden: Tensor, weight: Tensor, teacher_hidden: Tensor, teacher_weight: Tensor,
+    bias: Tensor | None, teacher_bias: Tensor | None,
+) -> Tensor:  # fmt: skip
+    student = (F.linear(hidden, weight, bias).float() / TEMPERATURE).log_softmax(1)
+    teacher = (F.linear(teacher_hidden, teacher_weight, teacher_bias).float() / TEMPERATURE).log_softmax(1)
+    return F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+
+
+def _heads(inputs: DistillationInputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return inputs.hidden, inputs.weight, inputs.teacher_hidden, inputs.teacher_weight
+
+
+def _compiled(inputs: DistillationInputs) -> dict[str, LossFunction]:
+    compiled = torch.compile(_eager, dynamic=False)
+    return {"": lambda: compiled(*_heads(inputs), inputs.bias, inputs.teacher_bias)}
+
+
+def _liger(inputs: DistillationInputs) -> Any:
+    needs_cuda(inputs.hidden, "liger-kernel")
+    without_bias(inputs.bias, "Liger's fused JSD")
+    from liger_kernel.ops import fused_linear_jsd
+
+    return fused_linear_jsd
+
+
+def _liger_loss(module: Any, inputs: DistillationInputs) -> Tensor:
+    # No labels, beta 0 for KL(teacher || student), nothing ignored.
+    loss: Tensor = module.LigerFusedLinearJSDFunction.apply(*_heads(inputs), None, 0.0, -100, TEMPERATURE)
+    return loss
+
+
+def _liger_default(inputs: DistillationInputs) -> dict[str, LossFunction]:
+    module = _liger(inputs)
+    return {"": lambda: _liger_loss(module, inputs)}
+
+
+def _liger_tuned(inputs: DistillationInputs) -> dict[str, LossFunction]:
+    """With the chunk's budget of elements, fixed by Liger for each device, set to a multiple of N x H."""
+    module = _liger(inputs)
+    if not hasattr(module, "_CHUNK_MEM_CONST_B300") or not hasattr(module, "_max_capability"):
+        raise NotAvailableError(f"liger-kernel {installed('liger-kernel')} has no chunk budget to tune")
+
+    def candidate(budget: int) -> LossFunction:
+        def loss() -> Tensor:
+            before = module._CHUNK_MEM_CONST_B300, module._max_capability
+            module._CHUNK_MEM_CONST_B300, module._max_capability = budget, lambda device=None: 103
+            try:
+                return _liger_loss(module, inputs)
+            finally:
+                module._CHUNK_MEM_CONST_B300, module._max_capability = before
+
+        return loss
+
+    return {f"chunk budget patched to {budget} x N x H": candidate(budget) for budget in LIGER_BUDGETS}
+
+
+PROVIDERS = (
+    _ours("chunked"),
+    _ours("recompute"),
+    _ours("store-teacher"),
+    Provider("eager", "peer", single(lambda inputs: _eager(*_heads(inputs), inputs.bias, inputs.teacher_bias))),
+    Provider("torch.compile", "peer", _compiled),
+    Provider("Liger JSD, default", "peer", _liger_default, "default"),
+    Provider("Liger JSD, tuned", "peer", _liger_tuned, "tuned"),
+)

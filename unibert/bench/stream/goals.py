@@ -1,0 +1,54 @@
+"""The goals that were set for the stream, and whether its results meet them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from unibert.bench.goals import Goal
+from unibert.bench.result_files import label
+
+Row = Mapping[str, Any]
+
+TOKENS_PER_SECOND = 8e6
+SPEEDUP = 4.0
+RESUME_SECONDS = 2.0
+SHARE_OF_STEP = 0.01
+
+
+def stream_verdict(results: Mapping[str, Any]) -> Iterator[Goal]:
+    """Every goal that the results can decide: tokens per second and core, beside the best peer, resuming, planning."""
+    rows = [row for row in results["rows"] if row["status"] == "ran"]
+    facts = results["corpus"]
+    where = f"{facts['tokens'] / 1e6:.3g} M tokens, {facts['languages']} languages"
+    ours = next((row for row in rows if row["provider"] == "UniBERT"), None)
+    if ours is not None:
+        rate = ours["tokens_per_second"]
+        yield Goal(
+            f"≥ {TOKENS_PER_SECOND / 1e6:.0f} M tokens/s per core", where, f"{rate / 1e6:.1f} M",
+            rate >= TOKENS_PER_SECOND,
+        )  # fmt: skip
+        for name, settings in (("row by row", ("usual",)), ("however it reads", ("usual", "bulk"))):
+            best = _fastest(row for row in rows if row["setting"] in settings)
+            if best is not None:
+                ratio = rate / best["tokens_per_second"]
+                yield Goal(
+                    f"≥ {SPEEDUP:.0f} times the best peer, {name}", where,
+                    f"{ratio:.2f} ({label(best)} {best['tokens_per_second'] / 1e6:.1f} M)", ratio >= SPEEDUP,
+                )  # fmt: skip
+    if (plan := results.get("plan")) is not None:
+        simulated = f"{plan['run_tokens'] / 1e9:g} G tokens, {plan['languages']} languages, {plan['shards']:,} shards"
+        slowest = max(plan["resume_seconds"].values())
+        yield Goal(
+            f"resume within {RESUME_SECONDS:.0f} s anywhere in the plan", simulated,
+            ", ".join(f"{seconds:.2f} s at {float(at):.0%}" for at, seconds in plan["resume_seconds"].items()),
+            slowest <= RESUME_SECONDS,
+        )  # fmt: skip
+        yield Goal(
+            f"planning for {plan['ranks']} ranks < {SHARE_OF_STEP:.0%} of a 100 ms step", simulated,
+            f"{plan['share_of_step']:.3%}", plan["share_of_step"] < SHARE_OF_STEP,
+        )  # fmt: skip
+
+
+def _fastest(rows: Iterable[Row]) -> Row | None:
+    return max(rows, key=lambda row: row["tokens_per_second"], default=None)

@@ -1,0 +1,305 @@
+"""Other loaders on the same documents: rows of one length, shuffled, in batches, masked.
+
+They read rows that were cut beforehand, documents end to end, so that nothing is padded; a row begins and ends wherever
+that falls, and a batch doesn't tell which tokens belong to one document. The exception is WebDataset on our own shards,
+which cuts while it reads.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from unibert.bench.availability import installed
+from unibert.bench.stream.work import Delivery, Source, StreamProvider, Work, cut_rows, framed
+from unibert.corpus.shards import Block, decode_block
+from unibert.stream.config import StreamConfig
+from unibert.stream.plan import FRAME_TOKENS
+from unibert.stream.rows import CLS, MASK, NOT_MASKED, NUM_SPECIAL_TOKENS, PAD, SEP
+
+SHUFFLE_ROWS = 1000
+"""Shuffle buffers of WebDataset and Hugging Face datasets, as their documentation has them."""
+ROWS_PER_FILE = 4096
+
+RowArray = npt.NDArray[np.unsignedinteger]
+Masking = Callable[[RowArray], dict[str, torch.Tensor]]
+
+
+def vectorised_masking(work: Work) -> Masking:
+    """A function from rows (B, S) to a masked batch: one 24-bit random number a token says whether it is masked and
+    what it then shows, with our shares and as in DataCollatorForLanguageModeling, ordinary tokens only."""
+    config, vocab_size, generator = StreamConfig(), work.vocab_size, np.random.default_rng(work.seed)
+    shows_mask = work.masking_rate * config.mask_share
+    shows_random = shows_mask + work.masking_rate * config.random_share
+
+    def masked(rows: RowArray) -> dict[str, torch.Tensor]:
+        ids = rows.astype(np.int64)
+        numbers = generator.random(ids.shape, dtype=np.float32)
+        ordinary = ids >= NUM_SPECIAL_TOKENS
+        labels = np.where((numbers < work.masking_rate) & ordinary, ids, NOT_MASKED)
+        randomised = (numbers >= shows_mask) & (numbers < shows_random) & ordinary
+        ids[randomised] = generator.integers(NUM_SPECIAL_TOKENS, vocab_size, np.count_nonzero(randomised))
+        ids[(numbers < shows_mask) & ordinary] = MASK
+        return {"input_ids": torch.from_numpy(ids), "labels": torch.from_numpy(labels)}
+
+    return masked
+
+
+def standard_collator(work: Work) -> Callable[[Sequence[Any]], Mapping[str, torch.Tensor]]:
+    """transformers' DataCollatorForLanguageModeling with a tokenizer that knows the special tokens' ids."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFast
+
+    special = {"pad_token": PAD, "unk_token": 1, "cls_token": CLS, "sep_token": SEP, "mask_token": MASK}
+    words = special | {str(index): index for index in range(NUM_SPECIAL_TOKENS, work.vocab_size)}
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(WordLevel(words, unk_token="unk_token")), **{name: name for name in special}
+    )
+    collator: Callable[[Sequence[Any]], Mapping[str, torch.Tensor]] = DataCollatorForLanguageModeling(
+        tokenizer, mlm_probability=work.masking_rate
+    )
+    return collator
+
+
+def _deliveries(batches: Iterable[Mapping[str, torch.Tensor]]) -> Iterator[Delivery]:
+    for batch in batches:
+        size = batch["input_ids"].numel()
+        yield Delivery(size, size, [batch])
+
+
+# WebDataset
+
+
+def _tar_folder(work: Work) -> Path:
+    return Path(work.folder) / "tar"
+
+
+def _prepare_tar(work: Work) -> None:
+    import webdataset as wds
+
+    _tar_folder(work).mkdir()
+    with wds.ShardWriter(str(_tar_folder(work) / "rows-%06d.tar"), maxcount=ROWS_PER_FILE, verbose=0) as writer:
+        for number, row in enumerate(work.rows()):
+            writer.write({"__key__": f"{number:09d}", "npy": row})
+
+
+def _webdataset_rows(work: Work) -> dict[str, Source]:
+    import webdataset as wds
+
+    paths = sorted(map(str, _tar_folder(work).glob("*.tar")))
+    masked = vectorised_masking(work)
+
+    def decoded(sample: Mapping[str, Any]) -> RowArray:
+        row: RowArray = np.load(io.BytesIO(sample["npy"]), allow_pickle=False)
+        return row
+
+    def source(built_in: bool) -> Iterator[Delivery]:
+        rows = wds.WebDataset(paths, shardshuffle=len(paths), seed=work.seed).shuffle(SHUFFLE_ROWS)
+        rows = rows.decode().map(lambda sample: sample["npy"]) if built_in else rows.map(decoded)
+        return _deliveries(rows.batched(work.batch_size, collation_fn=lambda rows: masked(np.stack(rows))))
+
+    return {"np.load": lambda: source(False), ".decode()": lambda: source(True)}
+
+
+def _webdataset_blocks(work: Work) -> dict[str, Source]:
+    import webdataset as wds
+
+    paths = [str(Path(work.corpus).absolute() / shard.path) for shard in work.shards]
+    masked = vectorised_masking(work)
+
+    def rows_of_blocks(blocks: Iterable[Block]) -> Iterator[RowArray]:
+        return cut_rows(map(framed, blocks), work.sequence_length)
+
+    def documents(blocks: Iterable[Block]) -> Iterator[RowArray]:
+        for block in blocks:
+            flat, ends = framed(block), np.cumsum(block.lengths + np.uint32(FRAME_TOKENS), dtype=np.int64)
+            yield from np.split(flat, ends[:-1])
+
+    def rows_of_documents(documents: Iterable[RowArray]) -> Iterator[RowArray]:
+        return cut_rows(documents, work.sequence_length)
+
+    def source(whole_blocks: bool) -> Iterator[Delivery]:
+        blocks = wds.WebDataset(paths, shardshuffle=len(paths), seed=work.seed).map(decode_block)
+        if whole_blocks:
+            rows = blocks.compose(rows_of_blocks).shuffle(SHUFFLE_ROWS)
+        else:
+            rows = blocks.compose(documents).shuffle(SHUFFLE_ROWS).compose(rows_of_documents)
+        return _deliveries(rows.batched(work.batch_size, collation_fn=lambda rows: masked(np.stack(rows))))
+
+    return {"rows shuffled": lambda: source(True), "documents shuffled": lambda: source(False)}
+
+
+# MosaicML Streaming
+
+
+@contextmanager
+def _without_torchvision() -> Iterator[None]:
+    """Two names of torchvision, which MosaicML Streaming imports for its image data sets alone.
+
+    There is no torchvision for torch's CPU build. transformers looks for it too and would take the stand-in for the
+    real thing, so it comes first, and the stand-in goes again.
+    """
+    import transformers.feature_extraction_utils  # noqa: F401
+
+    try:
+        import torchvision  # noqa: F401
+    except ImportError:
+        names = ("torchvision", "torchvision.datasets", "torchvision.transforms", "torchvision.transforms.functional")
+        modules = {name: types.ModuleType(name) for name in names}
+        vars(modules["torchvision.datasets"])["VisionDataset"] = type("VisionDataset", (), {})
+        vars(modules["torchvision.transforms.functional"])["to_tensor"] = None
+        sys.modules.update(modules)
+        try:
+            yield
+        finally:
+            for name in names:
+                del sys.modules[name]
+    else:
+        yield
+
+
+def _streaming() -> Any:
+    installed("mosaicml-streaming")
+    with _without_torchvision():
+        import streaming
+    return streaming
+
+
+def _mosaic_folder(work: Work) -> str:
+    return str(Path(work.folder) / "mds")
+
+
+def _prepare_mosaic(work: Work) -> None:
+    rows = work.rows()
+    # Type and shape in the column's name: nothing of them has to be decoded row by row.
+    columns = {"input_ids": f"ndarray:{rows.dtype}:{work.sequence_length}"}
+    with _streaming().MDSWriter(out=_mosaic_folder(work), columns=columns) as writer:
+        for row in rows:
+            writer.write({"input_ids": row})
+
+
+def _mosaic(work: Work) -> dict[str, Source]:
+    from torch.utils.data import DataLoader
+
+    streaming = _streaming()
+    masked, collator = vectorised_masking(work), standard_collator(work)
+    datasets: dict[str, Any] = {}
+
+    def vectorised(samples: Sequence[Mapping[str, RowArray]]) -> Mapping[str, torch.Tensor]:
+        return masked(np.stack([sample["input_ids"] for sample in samples]))
+
+    def standard(samples: Sequence[Mapping[str, RowArray]]) -> Mapping[str, torch.Tensor]:
+        return collator([torch.from_numpy(sample["input_ids"].astype(np.int64)) for sample in samples])
+
+    def source(algorithm: str, collate: Callable[[Sequence[Any]], Any]) -> Iterator[Delivery]:
+        # One for all passes: it is made for epochs, and its folder cannot be opened twice.
+        if algorithm not in datasets:
+            datasets.clear()
+            datasets[algorithm] = streaming.StreamingDataset(
+                local=_mosaic_folder(work), shuffle=True, shuffle_algo=algorithm, shuffle_seed=work.seed,
+                batch_size=work.batch_size,
+            )  # fmt: skip
+        return _deliveries(DataLoader(datasets[algorithm], batch_size=work.batch_size, collate_fn=collate))
+
+    return {
+        "py1e": lambda: source("py1e", vectorised),
+        "py1e, standard collator": lambda: source("py1e", standard),
+        "py1s": lambda: source("py1s", vectorised),
+        "py2s": lambda: source("py2s", vectorised),
+    }
+
+
+# Hugging Face datasets
+
+
+def _prepare_parquet(work: Work) -> None:
+    installed("datasets")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows, folder = work.rows(), Path(work.folder) / "parquet"
+    folder.mkdir()
+    for number, first in enumerate(range(0, len(rows), ROWS_PER_FILE)):
+        flat = pa.array(np.array(rows[first : first + ROWS_PER_FILE]).ravel())
+        column = pa.FixedSizeListArray.from_arrays(flat, work.sequence_length)
+        pq.write_table(pa.table({"input_ids": column}), folder / f"{number:06d}.parquet")
+
+
+def _loaded(work: Work, *, streamed: bool) -> Any:
+    """An IterableDataset of the Parquet files, read as they are or through its memory-mapped Arrow cache."""
+    installed("datasets")
+    import datasets
+    import pyarrow as pa
+
+    pa.set_cpu_count(1)
+    datasets.disable_progress_bars()
+    features = datasets.Features(
+        {"input_ids": datasets.List(datasets.Value(str(work.rows().dtype)), length=work.sequence_length)}
+    )
+    files = sorted(map(str, (Path(work.folder) / "parquet").glob("*.parquet")))
+    loaded = datasets.load_dataset(
+        "parquet", data_files=files, split="train", features=features, streaming=streamed,
+        cache_dir=str(Path(work.folder) / "arrow"),
+    )  # fmt: skip
+    if not streamed:
+        loaded = loaded.to_iterable_dataset(num_shards=len(files))
+    return loaded.shuffle(seed=work.seed, buffer_size=SHUFFLE_ROWS)
+
+
+def _datasets_rows(work: Work) -> dict[str, Source]:
+    from torch.utils.data import DataLoader
+
+    dataset = _loaded(work, streamed=True)
+    masked, collator = vectorised_masking(work), standard_collator(work)
+
+    def vectorised(samples: Sequence[Mapping[str, RowArray]]) -> Mapping[str, torch.Tensor]:
+        return masked(np.stack([sample["input_ids"] for sample in samples]))
+
+    def source(form: str, collate: Callable[[Sequence[Any]], Any]) -> Iterator[Delivery]:
+        return _deliveries(DataLoader(dataset.with_format(form), batch_size=work.batch_size, collate_fn=collate))
+
+    return {
+        "torch, standard collator": lambda: source("torch", collator),
+        "numpy, vectorised masking": lambda: source("numpy", vectorised),
+    }
+
+
+def _datasets_bulk(work: Work) -> dict[str, Source]:
+    streamed, mapped = _loaded(work, streamed=True), _loaded(work, streamed=False)
+    masked = vectorised_masking(work)
+
+    def from_arrow(table: Any) -> Mapping[str, torch.Tensor]:
+        flat = table["input_ids"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        return masked(flat.reshape(-1, work.sequence_length))
+
+    def source(dataset: Any, form: str) -> Iterator[Delivery]:
+        batches = dataset.with_format(form).iter(work.batch_size)
+        if form == "arrow":
+            return _deliveries(map(from_arrow, batches))
+        return _deliveries(masked(np.asarray(batch["input_ids"])) for batch in batches)
+
+    return {
+        "Parquet, arrow": lambda: source(streamed, "arrow"),
+        "Parquet, numpy": lambda: source(streamed, "numpy"),
+        "memory-mapped, arrow": lambda: source(mapped, "arrow"),
+        "memory-mapped, numpy": lambda: source(mapped, "numpy"),
+    }
+
+
+PEERS = (
+    StreamProvider("WebDataset", "peer", _webdataset_rows, "usual", _prepare_tar),
+    StreamProvider("WebDataset on our shards", "peer", _webdataset_blocks, "bulk"),
+    StreamProvider("MosaicML Streaming", "peer", _mosaic, "usual", _prepare_mosaic),
+    StreamProvider("Hugging Face datasets", "peer", _datasets_rows, "usual", _prepare_parquet),
+    StreamProvider("Hugging Face datasets, bulk", "peer", _datasets_bulk, "bulk", _prepare_parquet),
+)

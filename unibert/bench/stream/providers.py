@@ -1,0 +1,138 @@
+"""Our stream, whole and stage by stage, and all who take part in its benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import cycle
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from unibert.bench.stream.peers import PEERS
+from unibert.bench.stream.work import Delivery, Source, StreamProvider, Work
+from unibert.schedules import Timeline
+from unibert.stream.batch import Batch
+from unibert.stream.config import StreamConfig
+from unibert.stream.masking import mask
+from unibert.stream.packing import pack
+from unibert.stream.plan import FRAME_TOKENS
+from unibert.stream.randomness import Purpose, permutation
+from unibert.stream.rows import MaskedRows, Rows
+from unibert.stream.source import ShardSource
+from unibert.stream.stream import Stream
+from unibert.stream.window import Window, load_window
+
+Product = TypeVar("Product", Window, Rows, MaskedRows)
+
+STAGE_TOKENS = 8_000_000
+"""A stage's inputs are made beforehand and kept: so many tokens, over and over."""
+
+
+def stream_config(work: Work, num_workers: int = 0) -> StreamConfig:
+    """Languages in proportion to their tokens, so that a pass over the corpus reads what the peers read."""
+    return StreamConfig(sampling_exponent=1.0, masking_rate=work.masking_rate, num_workers=num_workers)
+
+
+def timeline(work: Work) -> Timeline:
+    """Steps of ``batch_size`` rows a lane, for more than twice the corpus."""
+    tokens = 2 * sum(shard.tokens + FRAME_TOKENS * shard.documents for shard in work.shards)
+    rows = work.batch_size * StreamConfig().lanes
+    return Timeline(tokens + rows * work.sequence_length, rows, work.sequence_length)
+
+
+def _whole(num_workers: int) -> Callable[[Work], dict[str, Source]]:
+    def sources(work: Work) -> dict[str, Source]:
+        def source() -> Iterator[Delivery]:
+            stream = Stream(work.corpus, stream_config(work, num_workers), seed=work.seed, timeline=timeline(work))
+            return deliveries(stream)
+
+        def deliveries(stream: Stream) -> Iterator[Delivery]:
+            for step in stream.steps():
+                tokens = int(step.rows.document_lengths.sum())
+                yield Delivery(tokens, step.rows.input_ids.size, step.micro_batches(work.batch_size))
+
+        return {"": source}
+
+    return sources
+
+
+def _read(work: Work) -> Iterator[Window]:
+    """Every shard of the corpus once, in windows as the lanes hold them, but in random order."""
+    config = stream_config(work)
+    shards, vocab_size, source = work.shards, work.vocab_size, ShardSource(Path(work.corpus), config)
+    order = np.random.default_rng(work.seed).permutation(len(shards))
+    for first in range(0, len(shards), config.window_shards):
+        together = [(0, shards[index]) for index in order[first : first + config.window_shards]]
+        yield load_window(source, together, vocab_size)
+
+
+def _pack(work: Work, windows: Iterable[Window]) -> Iterator[Rows]:
+    for number, window in enumerate(windows):
+        pieces = window.documents()
+        pieces = pieces[permutation(len(pieces), work.seed, Purpose.WINDOW, number, 0)]
+        packing = pack(pieces.split(work.sequence_length - FRAME_TOKENS), work.sequence_length, FRAME_TOKENS)
+        packing = packing.reordered(permutation(packing.num_rows, work.seed, Purpose.WINDOW, number, 1))
+        for first in range(0, packing.num_rows, work.batch_size):
+            taken = packing.rows(first, min(first + work.batch_size, packing.num_rows))
+            yield window.rows(taken, work.sequence_length)
+
+
+def _mask(work: Work, parts: Iterable[Rows]) -> Iterator[MaskedRows]:
+    config, vocab_size = stream_config(work), work.vocab_size
+    for number, rows in enumerate(parts):
+        yield mask(
+            rows, seed=work.seed, purpose=Purpose.MASKING, first_sequence=number * work.batch_size,
+            rate=work.masking_rate, mask_share=config.mask_share, random_share=config.random_share,
+            vocab_size=vocab_size,
+        )  # fmt: skip
+
+
+def _size(product: Window | Rows) -> tuple[int, int]:
+    """Tokens, and positions with padding."""
+    if isinstance(product, Window):
+        tokens = int(product.lengths.sum()) + FRAME_TOKENS * len(product.lengths)
+        return tokens, tokens
+    return int(product.document_lengths.sum()), product.input_ids.size
+
+
+def _kept(products: Iterator[Product]) -> list[Product]:
+    """A stage's inputs in memory."""
+    kept: list[Product] = []
+    tokens = 0
+    while tokens < STAGE_TOKENS and (product := next(products, None)) is not None:
+        kept.append(product)
+        tokens += _size(product)[0]
+    return kept
+
+
+def _reading(work: Work) -> dict[str, Source]:
+    return {"": lambda: (Delivery(*_size(window), [window]) for window in _read(work))}
+
+
+def _packing(work: Work) -> dict[str, Source]:
+    windows = _kept(_read(work))
+    return {"": lambda: (Delivery(*_size(rows), [rows]) for rows in _pack(work, cycle(windows)))}
+
+
+def _masking(work: Work) -> dict[str, Source]:
+    parts = _kept(_pack(work, _read(work)))
+    return {"": lambda: (Delivery(*_size(rows), [rows]) for rows in _mask(work, cycle(parts)))}
+
+
+def _batches(work: Work) -> dict[str, Source]:
+    parts = _kept(_mask(work, _pack(work, _read(work))))
+    return {
+        "": lambda: (Delivery(*_size(rows), [Batch.from_rows(rows, 0, len(rows.input_ids))]) for rows in cycle(parts))
+    }
+
+
+STREAM_PROVIDERS: tuple[StreamProvider, ...] = (
+    StreamProvider("UniBERT", "ours", _whole(0)),
+    StreamProvider("UniBERT, 1 loader process", "ours", _whole(1), processes=2),
+    StreamProvider("stage: reading", "stage", _reading),
+    StreamProvider("stage: packing", "stage", _packing),
+    StreamProvider("stage: masking", "stage", _masking),
+    StreamProvider("stage: batches", "stage", _batches),
+    *PEERS,
+)

@@ -1,0 +1,66 @@
+"""The stream's benchmark as a table to read and as results.png."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from unibert.bench.goals import format_verdict
+from unibert.bench.result_files import label
+from unibert.bench.stream.goals import stream_verdict
+
+Row = Mapping[str, Any]
+
+COLUMNS = (
+    "provider", "side", "setting", "option", "processes", "status", "why", "tokens_per_second",
+    "tokens_per_second_max", "tokens_per_cpu_second", "tokens", "padding_share", "seconds", "seconds_min",
+    "first_batch_seconds", "memory_bytes",
+)  # fmt: skip
+HEADERS = ("M tokens/s", "median", "best", "per CPU s", "memory", "padding", "first batch")
+
+
+def format_stream_rows(results: Mapping[str, Any]) -> str:
+    """The corpus and one line a provider; those that did not run with the reason."""
+    facts = results["corpus"]
+    title = (
+        f"{facts['tokens']:,} tokens, {facts['documents']:,} documents (median {facts['median_length']:.0f} tokens), "
+        f"{facts['languages']} languages, {facts['shards']} shards"
+    )
+    cells = [HEADERS, *(_cells(row) for row in results["rows"] if row["status"] == "ran")]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(HEADERS))]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if n else cell.ljust(width)
+            for n, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in cells
+    ]
+    missing = [f"{row['provider']}: {row['status']}: {row['why']}" for row in results["rows"] if row["status"] != "ran"]
+    resume = results.get("resume")
+    after = [f"first batches after a resume in mid-run: {resume['seconds']:.2f} s"] if resume else []
+    return "\n".join([title, *lines, *missing, *after]) + "\n"
+
+
+def _cells(row: Row) -> Sequence[str]:
+    return (
+        label(row),
+        *(f"{row[key] / 1e6:.2f}" for key in ("tokens_per_second", "tokens_per_second_max", "tokens_per_cpu_second")),
+        f"{row['memory_bytes'] / 2**20:,.0f} MiB" if "memory_bytes" in row and row["side"] != "stage" else "",
+        f"{row['padding_share']:.2%}",
+        f"{row['first_batch_seconds']:.2f} s" if row["side"] != "stage" else "",
+    )
+
+
+def show_stream_results(results: Mapping[str, Any], folder: Path) -> None:
+    """Print table and verdict, and draw results.png where matplotlib is installed."""
+    print(format_stream_rows(results))
+    print(format_verdict(list(stream_verdict(results))))
+    try:
+        from unibert.bench.stream.plots import draw
+    except ModuleNotFoundError as error:
+        missing = str(error.name).split(".")[0]
+        print(f"results  {folder} (no plot: {missing} is not installed)")
+        return
+    draw(results["rows"], folder / "results.png")
+    print(f"results  {folder}")

@@ -1,0 +1,205 @@
+"""``unibert bench stream``: our stream beside other loaders on the same documents.
+
+``results.json``::
+
+    format         1
+    benchmark      stream
+    environment    device, cores, Python and package versions, of the peers too
+    config         the options as given, without folders
+    corpus         languages, shards, documents, tokens, median_length, vocab_size, delivered_tokens (of a pass)
+    rows           one object a provider:
+      provider, side (ours, stage, peer), setting (fixed, usual, bulk), option (the fastest), processes
+      status       ran; not run, failed: then ``why`` instead of figures
+      tokens, padding_share, seconds, seconds_min, tokens_per_second, tokens_per_second_max, tokens_per_cpu_second,
+      first_batch_seconds, memory_bytes      of a pass: medians over the rounds, memory the largest
+    tuning         tokens per second of each option, or why it failed
+    runs           every pass of every round
+    plan           seconds to resume by progress, seconds and share of a step for planning
+    resume         seconds to the first batch after a resume in the middle of the real corpus
+
+``results.csv`` holds the rows, ``results.png`` draws them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from unibert.bench.result_files import write_results
+from unibert.bench.stream.config import StreamBenchConfig
+from unibert.bench.stream.providers import STREAM_PROVIDERS
+from unibert.bench.stream.results import COLUMNS, show_stream_results
+from unibert.bench.stream.work import StreamProvider, Work
+from unibert.bench.stream.worker import Job
+from unibert.configuration import to_dict
+from unibert.corpus.manifest import Manifest
+from unibert.environment import describe_environment
+from unibert.errors import UserError
+
+PEER_PACKAGES = ("mosaicml-streaming", "datasets", "pyarrow")
+FOLDERS = ("corpus", "work", "output")
+
+Row = dict[str, Any]
+
+
+def bench_stream(config: StreamBenchConfig) -> dict[str, Any]:
+    """Measure all providers, print table and verdict, write the results.
+
+    Returns:
+        the content of results.json.
+
+    Raises:
+        UserError: if the corpus is unusable, no provider has a name that was asked for, or a folder cannot be
+            written.
+    """
+    manifest = Manifest.load(config.corpus)
+    if not manifest.languages:
+        raise UserError(f"{config.corpus}: the corpus has no train shards; build it from more text")
+    chosen = [each for each in STREAM_PROVIDERS if _is_named(each.name, config.providers)]
+    if not chosen:
+        every = ", ".join(provider.name for provider in STREAM_PROVIDERS)
+        raise UserError(f"providers: nobody is called {', '.join(config.providers or [])}; there are {every}")
+    environment = describe_environment()
+    environment["peers"] = {package: found for package in PEER_PACKAGES if (found := _version(package))}
+    results: dict[str, Any] = {
+        "format": 1,
+        "benchmark": "stream",
+        "environment": environment,
+        "config": {key: value for key, value in to_dict(config).items() if key not in FOLDERS},
+    }
+    if config.work is not None:
+        config.work.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="unibert-bench-", dir=config.work) as folder:
+        work = Work(
+            corpus=str(Path(config.corpus).absolute()), folder=folder, sequence_length=config.sequence_length,
+            batch_size=config.batch_size, masking_rate=config.masking_rate, seed=config.seed,
+        )  # fmt: skip
+        results["corpus"] = _needed(Job(task="rows", work=asdict(work)))
+        results |= _measure(chosen, work, config, results["corpus"]["delivered_tokens"])
+        if config.plan:
+            print("planning and resuming", flush=True)
+            results["plan"] = _needed(Job(task="plan"))
+            results["resume"] = _needed(Job(task="resume", work=asdict(work)))
+    write_results(results, config.output, COLUMNS)
+    show_stream_results(results, config.output)
+    return results
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _is_named(name: str, words: Sequence[str] | None) -> bool:
+    return words is None or any(word in name for word in words)
+
+
+def _measure(
+    providers: Sequence[StreamProvider], work: Work, config: StreamBenchConfig, tokens: int
+) -> dict[str, list[Row]]:
+    """Rows, tuning and runs. Providers take turns, since a machine's speed drifts."""
+    options: dict[str, str] = {}
+    missing: dict[str, Row] = {}
+    tuning: list[Row] = []
+    runs: list[Row] = []
+    prepared: dict[Callable[[Work], None], Row] = {}
+    for provider in providers:
+        name = provider.name
+        if provider.side == "peer":
+            print(f"preparing {name}", flush=True)
+        job = Job(task="tune", work=asdict(work), provider=name, tokens=tokens, seconds=config.tuning_seconds)
+        found: Row = {}
+        if provider.prepare is not None:
+            if provider.prepare not in prepared:
+                prepared[provider.prepare] = run_worker(Job(task="prepare", work=asdict(work), provider=name))
+            found = prepared[provider.prepare]
+        if "why" not in found and provider.side == "peer":
+            found = run_worker(job)
+        if "why" in found:
+            missing[name] = found
+            continue
+        rates: dict[str, float] = found.get("rates", {})
+        options[name] = max(rates, key=lambda option: rates[option], default="")
+        tuning += [{"provider": name, "option": option, "tokens_per_second": rate} for option, rate in rates.items()]
+        tuning += [
+            {"provider": name, "option": option, "why": why} for option, why in found.get("failures", {}).items()
+        ]
+    for number in range(config.repeats):
+        print(f"round {number + 1} of {config.repeats}", flush=True)
+        for name, option in options.items():
+            if name in missing:
+                continue
+            run = run_worker(Job(task="pass", work=asdict(work), provider=name, option=option, tokens=tokens))
+            if "why" in run:
+                missing[name] = run
+                print(f"  {name}: {run['status']}: {run['why']}", flush=True)
+            else:
+                runs.append({"provider": name, "round": number} | run)
+                print(f"  {name}: {run['tokens'] / run['seconds'] / 1e6:.2f} M tokens/s", flush=True)
+    rows = []
+    for provider in providers:
+        name = provider.name
+        row: Row = {
+            "provider": name, "side": provider.side, "setting": provider.setting,
+            "option": options.get(name, ""), "processes": provider.processes,
+        }  # fmt: skip
+        own = [run for run in runs if run["provider"] == name]
+        rows.append(row | (missing[name] if name in missing else {"status": "ran"} | _summary(own)))
+    return {"rows": rows, "tuning": tuning, "runs": runs}
+
+
+def _summary(runs: Sequence[Row]) -> Row:
+    def median(key: str) -> float:
+        return statistics.median(run[key] for run in runs)
+
+    summary = {key: median(key) for key in ("tokens", "padding_share", "seconds", "first_batch_seconds")} | {
+        "seconds_min": min(run["seconds"] for run in runs),
+        "tokens_per_second": statistics.median(run["tokens"] / run["seconds"] for run in runs),
+        "tokens_per_second_max": max(run["tokens"] / run["seconds"] for run in runs),
+        "tokens_per_cpu_second": statistics.median(run["tokens"] / run["cpu_seconds"] for run in runs),
+    }
+    if all("memory_bytes" in run for run in runs):
+        summary["memory_bytes"] = max(run["memory_bytes"] for run in runs)
+    return summary
+
+
+def _needed(job: Job) -> Row:
+    """The result of a job without which the benchmark has no sense.
+
+    Raises:
+        UserError: if there is none.
+    """
+    result = run_worker(job)
+    if "why" in result:
+        raise UserError(f"the benchmark's job {job.task!r} failed: {result['why']}")
+    return result
+
+
+def run_worker(job: Job) -> Row:
+    """Do the job in a process of its own, with one thread; if that dies, {"status": "failed", "why"}."""
+    with tempfile.TemporaryDirectory(prefix="unibert-bench-") as name:
+        job_file, result_file, log = (Path(name) / part for part in ("job.json", "result.json", "log"))
+        job_file.write_text(job.to_json(), encoding="utf-8")
+        with log.open("w") as stream:
+            finished = subprocess.run(
+                [sys.executable, "-m", "unibert.bench.stream.worker", str(job_file), str(result_file)],
+                stdout=stream, stderr=stream, stdin=subprocess.DEVNULL, check=False,
+                env=os.environ | {"OMP_NUM_THREADS": "1", "ARROW_IO_THREADS": "1"},
+            )  # fmt: skip
+        if finished.returncode == 0:
+            result: Row = json.loads(result_file.read_text(encoding="utf-8"))
+            return result
+        lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+        last = lines[-1] if lines else "it left no message"
+        return {"status": "failed", "why": f"its process ended with {finished.returncode}: {last}"}

@@ -1,0 +1,140 @@
+"""The work that all providers of the stream's benchmark are given: batches of a corpus's train documents."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from unibert.corpus.manifest import Manifest, Shard
+from unibert.corpus.shards import Block
+from unibert.stream.config import StreamConfig
+from unibert.stream.plan import FRAME_TOKENS
+from unibert.stream.reader import read_blocks
+from unibert.stream.rows import CLS, SEP
+from unibert.stream.source import ShardSource
+
+ROWS_NAME, FACTS_NAME = "rows.npy", "corpus.json"
+
+Side = Literal["ours", "stage", "peer"]
+Setting = Literal["fixed", "usual", "bulk"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """Which corpus, and which batches of it."""
+
+    corpus: str
+    folder: str
+    """Where the peers' copies of the corpus lie."""
+    sequence_length: int = 512
+    batch_size: int = 64
+    masking_rate: float = 0.3
+    seed: int = 0
+
+    @property
+    def vocab_size(self) -> int:
+        return Manifest.load(self.corpus).vocab_size
+
+    @property
+    def shards(self) -> list[Shard]:
+        """The train shards, language by language."""
+        manifest = Manifest.load(self.corpus)
+        return [shard for language in manifest.languages for shard in manifest.of(language)]
+
+    def rows(self) -> npt.NDArray[np.unsignedinteger]:
+        """The rows that :func:`prepare_rows` cut, mapped from the disk, (R, S)."""
+        rows: npt.NDArray[np.unsignedinteger] = np.load(Path(self.folder) / ROWS_NAME, mmap_mode="r")
+        return rows
+
+
+class Delivery(NamedTuple):
+    """What a provider hands over at a time."""
+
+    tokens: int
+    """Without padding."""
+    positions: int
+    """With padding."""
+    batches: list[Any]
+    """Our batches, or mappings with ``input_ids`` and ``labels`` as int64 tensors (B, S); for a stage its product."""
+
+
+Source = Callable[[], Iterator[Delivery]]
+"""Sets up a pass over the corpus; what it returns does the work while it is iterated."""
+
+
+@dataclass(frozen=True)
+class StreamProvider:
+    """One way to make batches.
+
+    ``sources`` takes the work and returns the ways to choose from, by the option that makes them differ. It imports
+    the provider's packages, and raises `NotAvailableError` or ImportError where they are missing. ``prepare`` writes
+    the provider's copy of the corpus.
+    """
+
+    name: str
+    side: Side
+    sources: Callable[[Work], dict[str, Source]]
+    setting: Setting = "fixed"
+    """Of a peer: ``usual`` is row by row, as its documentation has it; ``bulk`` many rows at a time."""
+    prepare: Callable[[Work], None] | None = None
+    processes: int = 1
+
+
+def framed(block: Block) -> npt.NDArray[np.unsignedinteger]:
+    """The block's documents end to end, each between ``<s>`` and ``</s>``."""
+    lengths = block.lengths.astype(np.int64)
+    ends = np.cumsum(lengths + FRAME_TOKENS)
+    flat = np.empty(ends[-1], dtype=block.tokens.dtype)
+    begins = ends - lengths - FRAME_TOKENS
+    inner = np.ones(len(flat), dtype=bool)
+    inner[begins] = inner[ends - 1] = False
+    flat[inner] = block.tokens
+    flat[begins], flat[ends - 1] = CLS, SEP
+    return flat
+
+
+def cut_rows(
+    stretches: Iterable[npt.NDArray[np.unsignedinteger]], sequence_length: int
+) -> Iterator[npt.NDArray[np.unsignedinteger]]:
+    """Rows of ``sequence_length`` tokens from stretches put end to end; a rest that fills no row is dropped."""
+    waiting: list[npt.NDArray[np.unsignedinteger]] = []
+    num_waiting = 0
+    for stretch in stretches:
+        waiting.append(stretch)
+        num_waiting += len(stretch)
+        if num_waiting >= sequence_length:
+            flat = np.concatenate(waiting)
+            end = num_waiting - num_waiting % sequence_length
+            yield from flat[:end].reshape(-1, sequence_length)
+            waiting, num_waiting = [flat[end:]], num_waiting - end
+
+
+def prepare_rows(work: Work) -> dict[str, Any]:
+    """Cut the corpus into rows for the peers that read such, and write what it holds.
+
+    Returns:
+        "languages", "shards", "documents", "tokens" (without frames), "median_length" (tokens), "vocab_size",
+        "delivered_tokens" of a pass: the rows' tokens.
+    """
+    source, shards, vocab_size = ShardSource(Path(work.corpus), StreamConfig()), work.shards, work.vocab_size
+    blocks = [block for shard in shards for block in read_blocks(source, shard, vocab_size)]
+    rows = np.stack(list(cut_rows(map(framed, blocks), work.sequence_length)))
+    np.save(Path(work.folder) / ROWS_NAME, rows)
+    lengths = np.concatenate([block.lengths for block in blocks])
+    facts = {
+        "languages": len({shard.language for shard in shards}),
+        "shards": len(shards),
+        "documents": len(lengths),
+        "tokens": int(lengths.sum()),
+        "median_length": float(np.median(lengths)),
+        "vocab_size": vocab_size,
+        "delivered_tokens": rows.size,
+    }
+    (Path(work.folder) / FACTS_NAME).write_text(json.dumps(facts), encoding="utf-8")
+    return facts

@@ -1,0 +1,240 @@
+"""Accelerators and the speeds that were measured on them, from which `unibert plan` takes what to expect.
+
+Peaks are the vendors' data sheets' for dense bf16 products with fp32 sums, boost clock, no sparsity. What a training
+reaches of that is the share that others, or ``unibert bench gpu``, measured with models of about the same cost.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from unibert.errors import UserError
+from unibert.model.config import AdversaryConfig
+from unibert.model.cost import EncoderShape, flops_by_part
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accelerator:
+    """One device; a rank has one to itself."""
+
+    name: str
+    product: str
+    """As in the vendor's data sheet, and in CUDA's name of the device."""
+    peak_tflops: float
+    """Dense products, bf16 on a GPU, fp32 on a CPU."""
+    memory_gib: float
+    """As nvidia-smi counts it; of a CPU, the machine's memory divided by its ranks."""
+    bandwidth_tbs: float | None
+    """Of its memory, TB/s."""
+    link_gbs: float | None
+    """To the others of its node, GB/s each way: NVLink, else PCIe; None where it is not known to bound anything."""
+
+    @property
+    def device_type(self) -> str:
+        """torch's."""
+        return "cpu" if self.name == "cpu" else "cuda"
+
+
+def _gpu(name: str, product: str, tflops: float, memory: float, bandwidth: float, link: float) -> Accelerator:
+    return Accelerator(
+        name=name, product=product, peak_tflops=tflops, memory_gib=memory, bandwidth_tbs=bandwidth, link_gbs=link
+    )
+
+
+GPUS = {
+    gpu.name: gpu
+    for gpu in (
+        _gpu("h200", "NVIDIA H200", 989.4, 140.4, 4.8, 450),
+        _gpu("h100", "NVIDIA H100 80GB HBM3", 989.4, 79.6, 3.35, 450),
+        _gpu("h100-pcie", "NVIDIA H100 PCIe", 756.0, 79.6, 2.0, 64),
+        _gpu("a100-80", "NVIDIA A100-SXM4-80GB", 312.0, 80.0, 2.039, 300),
+        _gpu("a100-40", "NVIDIA A100-SXM4-40GB", 312.0, 40.0, 1.555, 300),
+        _gpu("l40s", "NVIDIA L40S", 362.0, 45.0, 0.864, 32),
+        _gpu("rtx4090", "NVIDIA GeForce RTX 4090", 165.2, 24.0, 1.008, 32),
+        _gpu("rtx3090", "NVIDIA GeForce RTX 3090", 71.0, 24.0, 0.936, 32),
+    )
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredSpeed:
+    """A training that somebody timed."""
+
+    name: str
+    tokens_per_second: float
+    """Of one device."""
+    flops_per_token: float
+    peak_tflops: float
+
+    @property
+    def efficiency(self) -> float:
+        """Share of the device's peak, counted on the FLOPs that the hardware carries out."""
+        return self.tokens_per_second * self.flops_per_token / (1e12 * self.peak_tflops)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speeds:
+    """Measured speeds, and where they come from."""
+
+    source: str
+    points: tuple[MeasuredSpeed, ...]
+    """Those through which the curve goes, cheapest model first."""
+    beside: tuple[MeasuredSpeed, ...] = ()
+    """Others, which say how far a training may be from the curve."""
+
+    def efficiency(self, flops_per_token: float) -> float:
+        """Share of the peak to expect: between the two nearest in log cost, and the nearest one's outside them."""
+        costs = [math.log(point.flops_per_token) for point in self.points]
+        return float(np.interp(math.log(flops_per_token), costs, [point.efficiency for point in self.points]))
+
+    def spread(self) -> tuple[float, float]:
+        """Lowest and highest of what was measured beside the curve, as a factor of what the curve says there."""
+        factors = [1.0, *(point.efficiency / self.efficiency(point.flops_per_token) for point in self.beside)]
+        return min(factors), max(factors)
+
+
+def _published(name: str, speed: float, hidden: int, layers: int, intermediate: int, vocab: int) -> MeasuredSpeed:
+    # Rows of 1024 tokens, of which 30 % are masked; the head's logits are computed once.
+    shape = EncoderShape.modernbert(hidden, layers, intermediate, vocab)
+    flops = flops_by_part(shape, length=1024, masked=0.3, masks=False, recompute=0.0)
+    return MeasuredSpeed(
+        name=name,
+        tokens_per_second=speed,
+        flops_per_token=sum(flops.values()),
+        peak_tflops=GPUS["h100"].peak_tflops,
+    )
+
+
+PUBLISHED = Speeds(
+    source="from other trainers' published speeds on H100s (Ettin, arXiv 2507.11412; mmBERT, arXiv 2509.06888), not "
+    "measured with UniBERT: run 'unibert bench gpu', whose result replaces them",
+    points=(
+        _published("Ettin 17M", 985e3, 256, 7, 384, 50_368),
+        _published("Ettin 32M", 655e3, 384, 10, 576, 50_368),
+        _published("Ettin 68M", 463e3, 512, 19, 768, 50_368),
+        _published("Ettin 150M", 296e3, 768, 22, 1152, 50_368),
+    ),
+    beside=(
+        _published("mmBERT small", 434e3, 384, 22, 1152, 256_000),
+        _published("mmBERT base", 108e3, 768, 22, 1152, 256_000),
+    ),
+)
+"""Tokens per second and H100 that the authors report. That they belong to the main phase, with rows of 1024 tokens and
+30 % masked, is assumed; so is that other GPUs reach the same share of their peak."""
+
+CPU_SPEEDS = Speeds(
+    source="measured with the demo's teacher of 2.5M parameters on 2 cores of an AMD EPYC "
+    "(docs/benchmarks/planning-cpu.json)",
+    points=(MeasuredSpeed(name="demo-teacher", tokens_per_second=4448, flops_per_token=10.84e6, peak_tflops=0.1),),
+)
+"""Of one of two ranks with a core each; the peak is the median of what `measured_cpu` found before and after."""
+
+
+def speeds_for(accelerator: Accelerator, benchmarks: Path) -> Speeds:
+    """What to expect of ``accelerator``: what ``unibert bench gpu`` left of it under ``benchmarks``, else `PUBLISHED`.
+
+    Raises:
+        UserError: if a result is there and cannot be read.
+    """
+    if accelerator.device_type == "cpu":
+        return CPU_SPEEDS
+    for folder in sorted(benchmarks.glob("gpu-*")):
+        speeds = _benchmarked(folder, accelerator)
+        if speeds is not None:
+            return speeds
+    return PUBLISHED
+
+
+def _benchmarked(folder: Path, accelerator: Accelerator) -> Speeds | None:
+    """The short trainings in ``folder``, if they ran on ``accelerator`` and without fault."""
+    summary, training = folder / "summary.json", folder / "training.json"
+    if not summary.is_file() or not training.is_file():
+        return None
+    try:
+        device = json.loads(summary.read_text(encoding="utf-8"))["environment"]["device"]
+        runs = json.loads(training.read_text(encoding="utf-8"))["runs"]
+        if device != accelerator.product:
+            return None
+        points = [_short_training(name, run, accelerator) for name, run in runs.items() if _comparable(name, run)]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder}: no results of 'unibert bench gpu' ({type(error).__name__}: {error})") from error
+    if not points:
+        return None
+    fastest = max(points, key=lambda point: point.tokens_per_second)
+    return Speeds(source=f"measured by 'unibert bench gpu' ({folder}: {fastest.name})", points=(fastest,))
+
+
+def _comparable(name: str, run: dict[str, Any]) -> bool:
+    return "failed" not in run and not name.startswith("distillation")
+
+
+def _short_training(name: str, run: dict[str, Any], accelerator: Accelerator) -> MeasuredSpeed:
+    """One of `unibert.bench.gpu.short_training`: four documents a row, sizes as in its result."""
+    size = run["size"]
+    shape = EncoderShape.modernbert(size["hidden"], size["layers"], 3 * size["hidden"] // 2, size["vocab"])
+    flops = flops_by_part(
+        shape, length=size["sequence"] // 4, masked=0.15, masks=False, recompute=float(name == "recompute"),
+        adversary=AdversaryConfig(), num_languages=16, documents_per_token=4 / size["sequence"],
+    )  # fmt: skip
+    return MeasuredSpeed(
+        name=name,
+        tokens_per_second=run["tokens_per_second"],
+        flops_per_token=sum(flops.values()),
+        peak_tflops=accelerator.peak_tflops,
+    )
+
+
+def accelerator_named(name: str, ranks_per_node: int) -> Accelerator:
+    """The accelerator that ``--gpu`` means; ``cpu`` is measured, here and now, a second long.
+
+    Raises:
+        UserError: for a name that is not in the table.
+    """
+    if name == "cpu":
+        return measured_cpu(ranks_per_node)
+    if name not in GPUS:
+        nearest = difflib.get_close_matches(name, [*GPUS, "cpu"], n=1)
+        hint = f"did you mean {nearest[0]!r}? There are" if nearest else "there are"
+        raise UserError(f"--gpu: {name!r} is not in the table; {hint} {', '.join(GPUS)} and cpu")
+    return GPUS[name]
+
+
+def measured_cpu(num_ranks: int) -> Accelerator:
+    """This machine's share for one of ``num_ranks`` ranks: the fastest of some fp32 products with its threads."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, cores // num_ranks))
+    try:
+        peak = _fastest_product()
+    finally:
+        torch.set_num_threads(before)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return Accelerator(
+        name="cpu",
+        product="CPU",
+        peak_tflops=peak,
+        memory_gib=memory / num_ranks,
+        bandwidth_tbs=None,
+        link_gbs=None,
+    )
+
+
+def _fastest_product(size: int = 1024, seconds: float = 1.0) -> float:
+    """TFLOP/s of a square fp32 product."""
+    left, right = torch.ones(size, size), torch.ones(size, size)
+    end, best = time.perf_counter() + seconds, math.inf
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        left @ right
+        best = min(best, time.perf_counter() - start)
+    return 2e-12 * size**3 / best

@@ -1,0 +1,406 @@
+"""``unibert report``: one page on a run, with figures, numbers and the warnings that they give rise to."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader
+from matplotlib.figure import Figure
+
+from unibert.errors import UserError
+from unibert.evaluation.score_table import percent, retrieval_by_language
+from unibert.reports import plots
+from unibert.reports.run_records import Record, RunRecords, read_run
+
+LATE_SHARE = 0.1
+"""Share of the logged steps, at the end, whose mean stands for the end of a run."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One headline number with what to hold it against."""
+
+    label: str
+    value: str
+    beside: str = ""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A sentence that the numbers of the run support; ``alarm`` marks those that ask for a closer look."""
+
+    text: str
+    alarm: bool
+
+
+@dataclass(frozen=True)
+class Table:
+    """Numbers behind a figure; the first column holds names."""
+
+    title: str
+    headers: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass
+class Section:
+    """A heading with a figure, its one-sentence caption and its tables, or with the reason why it is empty."""
+
+    title: str
+    caption: str = ""
+    image: str = ""
+    tables: list[Table] = field(default_factory=list)
+    missing: str = ""
+
+
+def write_report(run_dir: Path | str) -> Path:
+    """Write ``report/index.html`` and its figures as PNG files into a run folder.
+
+    The page holds its figures inline, so that it can be sent as one file. Parts of the run that are not there, such
+    as an objective that was off or an evaluation that was not made, are named as missing on the page.
+
+    Returns:
+        the path of the page.
+
+    Raises:
+        UserError: if the folder is no run folder, or its evaluation is damaged.
+    """
+    run_dir = Path(run_dir)
+    run = read_run(run_dir)
+    folder = run_dir / "report"
+    try:
+        folder.mkdir(exist_ok=True)
+        page = folder / "index.html"
+        with plots.style():
+            sections = [*_training_sections(run, folder), *_evaluation_sections(run, folder)]
+        environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
+        html = environment.get_template("run_page.html").render(
+            run=run, tiles=_tiles(run), findings=_findings(run), sections=sections
+        )
+        unfinished = folder / ".index.html.tmp"
+        unfinished.write_text(html, encoding="utf-8")
+        unfinished.replace(page)
+    except OSError as error:
+        raise UserError(f"{folder}: the report cannot be written: {error.strerror}") from error
+    return page
+
+
+def _training_sections(run: RunRecords, folder: Path) -> list[Section]:
+    training, heldout = run.training, run.heldout
+    no_metrics = "" if training else "metrics.jsonl holds no training steps."
+    no_adversary = "" if _last(training, "adversary_accuracy") else "The language adversary was off in this run."
+    losses, entropies, source = _language_losses(run)
+    return [
+        _section(
+            "Losses",
+            "Each objective's loss on the training batches: all should fall, but the discriminator's, which rises "
+            "towards the logarithm of the number of languages when the encoder hides the language.",
+            folder / "losses.png",
+            no_metrics,
+            lambda: plots.loss_curves(training),
+            lambda: [_metrics_table(training)],
+        ),
+        _section(
+            "Held-out loss",
+            "Below the dashed line the model predicts better than token frequencies alone would: it uses context.",
+            folder / "heldout.png",
+            "" if heldout else "No held-out loss was logged.",
+            lambda: plots.heldout_loss(training, heldout),
+            lambda: [_heldout_table(heldout)],
+        ),
+        _section(
+            "Loss by language",
+            f"MLM loss of each language {source}; a bar that reaches its tick marks a language that has learnt no "
+            "more than its token frequencies.",
+            folder / "languages.png",
+            "" if losses else "No losses by language were logged.",
+            lambda: plots.language_losses(losses, entropies),
+            lambda: [_language_table(losses, entropies)],
+        ),
+        _section(
+            "Language discriminator",
+            "Accuracy falling towards chance while λ grows shows the encoder winning; whether the language is gone "
+            "or only hidden from this discriminator, the fresh probe below tells.",
+            folder / "discriminator.png",
+            no_metrics or no_adversary,
+            lambda: plots.discriminator(training),
+        ),
+        _section(
+            "Course of the training",
+            "Look for spikes of the gradient norm and for drops of the throughput.",
+            folder / "vitals.png",
+            no_metrics,
+            lambda: plots.vitals(training),
+        ),
+    ]
+
+
+def _evaluation_sections(run: RunRecords, folder: Path) -> list[Section]:
+    scores, projections = run.scores, run.projections
+    if scores is None:
+        title = "Retrieval, language probe, sentence vectors"
+        return [Section(title, missing="This run has not been evaluated; unibert evaluate writes evaluation/.")]
+    layer = scores["headline_layer"]
+    against = (
+        "" if scores["baseline"] else " The untrained model was not scored (--untrained), so a baseline is missing."
+    )
+    whole = plots.is_matrix(scores)
+    return [
+        _section(
+            f"Retrieval of translations, layer {layer}",
+            "How often the nearest sentence of the other language is the translation: a trained model should stand "
+            f"clear of the untrained one, and what centring adds is what language offsets had hidden.{against}",
+            folder / "retrieval.png",
+            "",
+            lambda: plots.retrieval_matrices(scores) if whole else plots.retrieval_by_language_dots(scores),
+            lambda: [_retrieval_table(scores)],
+        ),
+        _section(
+            "Retrieval at every layer",
+            "The shaded layer is the headline, fixed as the middle one before any score is seen; the embeddings "
+            "(layer 0) show what shared words alone give.",
+            folder / "retrieval_layers.png",
+            "",
+            lambda: plots.retrieval_layers(scores),
+            lambda: [_layers_table(scores, "retrieval_mean", _retrieval_columns)],
+        ),
+        _section(
+            "Language probe at every layer",
+            "A fresh classifier names the language of unseen sentences: at chance the vectors no longer tell it. "
+            "Centring takes the linear probe to chance by construction; what the MLP still finds lies in the shape "
+            "of each language's cloud.",
+            folder / "probe.png",
+            "",
+            lambda: plots.probe_layers(scores),
+            lambda: [
+                _layers_table(scores, "probe", _probe_columns),
+                _layers_table(scores, "geometry", _geometry_columns),
+            ],
+        ),
+        _section(
+            f"Sentence vectors in the plane, layer {layer}",
+            "One point per sentence on the first two principal components: separate islands are languages kept "
+            "apart; mixed colours, a shared space.",
+            folder / "planes.png",
+            "" if projections else "evaluation/projections.json is missing.",
+            lambda: plots.sentence_planes(projections or {}),
+        ),
+    ]
+
+
+def _section(
+    title: str,
+    caption: str,
+    path: Path,
+    missing: str,
+    draw: Callable[[], Figure],
+    tabulate: Callable[[], list[Table]] = list,
+) -> Section:
+    """The section with its figure drawn and saved at ``path``, or only the sentence that says what is missing."""
+    if missing:
+        path.unlink(missing_ok=True)
+        return Section(title, missing=missing)
+    plots.save(draw(), path)
+    image = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+    return Section(title, caption, image, tabulate())
+
+
+def _tiles(run: RunRecords) -> list[Tile]:
+    tiles = []
+    if run.training:
+        last = run.training[-1]
+        tiles.append(Tile("steps", f"{last['step']:,}", f"{last['tokens']:,} tokens" if "tokens" in last else ""))
+    if run.heldout:
+        last = run.heldout[-1]
+        entropy = f"unigram entropy {last['unigram_entropy']:.2f}" if "unigram_entropy" in last else ""
+        tiles.append(Tile("held-out MLM loss (nats)", f"{last['heldout_mlm_loss']:.3f}", entropy))
+        if "heldout_mlm_accuracy" in last:
+            tiles.append(Tile("held-out MLM accuracy", f"{percent(last['heldout_mlm_accuracy'])} %"))
+    if run.scores:
+        model, baseline, chance = run.scores["model"], run.scores["baseline"], run.scores["chance"]
+        layer = str(run.scores["headline_layer"])
+        figures: list[tuple[str, Callable[[Record], float], float]] = [
+            ("retrieval, raw", lambda part: part["retrieval_mean"][layer]["raw"], chance["retrieval"]),
+            ("retrieval, centred", lambda part: part["retrieval_mean"][layer]["centred"], chance["retrieval"]),
+            ("language probe, raw", lambda part: _strongest_probe(part, layer), chance["probe"]),
+        ]
+        for label, read, level in figures:
+            untrained = f"untrained {percent(read(baseline))} %, " if baseline else ""
+            tiles.append(Tile(label, f"{percent(read(model))} %", f"{untrained}chance {percent(level)} %"))
+    return tiles
+
+
+def _findings(run: RunRecords) -> list[Finding]:
+    """What the numbers say at first sight, and the known ways in which such a run deceives."""
+    findings = []
+    if any(not math.isfinite(record["loss"]) for record in run.training if record.get("loss") is not None):
+        findings.append(Finding("Some training losses are NaN or infinite: the run diverged.", alarm=True))
+    last = run.heldout[-1] if run.heldout else {}
+    if "unigram_entropy" in last:
+        gain = last["unigram_entropy"] - last["heldout_mlm_loss"]
+        text = (
+            f"The held-out MLM loss is {gain:.2f} nats below the unigram entropy: the model uses context."
+            if gain > 0
+            else "The held-out MLM loss is not below the unigram entropy: the model has not learnt to use context."
+        )
+        findings.append(Finding(text, alarm=gain <= 0))
+    accuracy, chance = _late_mean(run.training, "adversary_accuracy"), _late_mean(run.training, "adversary_chance")
+    if accuracy is not None and accuracy > 0.95:
+        findings.append(
+            Finding(
+                f"The discriminator still names the language of {percent(accuracy)} % at the end: the adversary has "
+                "not changed what the encoder shows; a larger λ or another layer may.",
+                alarm=True,
+            )
+        )
+    if run.scores:
+        findings += _score_findings(run.scores, accuracy, chance)
+    if run.damaged_lines:
+        findings.append(
+            Finding(f"Damaged lines of metrics.jsonl, left out of this page: {run.damaged_lines}.", alarm=True)
+        )
+    return findings
+
+
+def _score_findings(scores: Record, accuracy: float | None, chance: float | None) -> list[Finding]:
+    layer, model, baseline = str(scores["headline_layer"]), scores["model"], scores["baseline"]
+    findings = []
+    probe, probe_chance = _strongest_probe(model, layer), scores["chance"]["probe"]
+    if accuracy is not None and chance is not None and accuracy < 1.5 * chance and probe > 2 * probe_chance:
+        findings.append(
+            Finding(
+                f"The discriminator is near chance, yet a fresh probe names the language of {percent(probe)} %: the "
+                "language is hidden from that discriminator, not gone.",
+                alarm=True,
+            )
+        )
+    if baseline:
+        for kind in ("raw", "centred"):
+            trained, untrained = (part["retrieval_mean"][layer][kind] for part in (model, baseline))
+            text = f"Retrieval ({kind}): {percent(trained)} % against {percent(untrained)} % of the untrained model"
+            ending = "." if trained > untrained else ": training has not helped here."
+            findings.append(Finding(text + ending, alarm=trained <= untrained))
+    if model["geometry"][layer]["mean_cosine"] > 0.99:
+        findings.append(
+            Finding(
+                "Sentence vectors all point nearly the same way (mean cosine above 0.99): they may have collapsed.",
+                alarm=True,
+            )
+        )
+    return findings
+
+
+def _strongest_probe(part: Record, layer: str) -> float:
+    """The better of the two classifiers on raw vectors: language identity is there if any of them finds it."""
+    return max(entry["mean"] for entry in part["probe"][layer]["raw"].values())
+
+
+def _metrics_table(training: Sequence[Record]) -> Table:
+    keys = [
+        key
+        for key in ("loss", "mlm_loss", "mlm_accuracy", "adversary_loss", "adversary_accuracy", "grad_norm")
+        if _last(training, key)
+    ]
+    keys += sorted({key for record in training for key in record if key.startswith("distillation_")})
+    rows = []
+    for key in keys:
+        values = [record[key] for record in training if record.get(key) is not None]
+        rows.append([key, f"{values[0]:.4g}", f"{values[-1]:.4g}", f"{_late_mean(training, key):.4g}"])
+    return Table("Training metrics", ["metric", "first", "last", "mean of the last tenth"], rows)
+
+
+def _heldout_table(heldout: Sequence[Record]) -> Table:
+    stride = math.ceil(len(heldout) / 20)
+    shown = sorted({*range(0, len(heldout), stride), len(heldout) - 1})
+    rows = [
+        [
+            f"{record['step']:,}",
+            f"{record['heldout_mlm_loss']:.4f}",
+            f"{percent(record['heldout_mlm_accuracy'])} %" if "heldout_mlm_accuracy" in record else "",
+            f"{record['unigram_entropy'] - record['heldout_mlm_loss']:+.4f}" if "unigram_entropy" in record else "",
+        ]
+        for record in (heldout[i] for i in shown)
+    ]
+    return Table("Held-out scores", ["step", "loss (nats)", "accuracy", "below unigram entropy (nats)"], rows)
+
+
+def _language_losses(run: RunRecords) -> tuple[dict[str, float], dict[str, float], str]:
+    """Losses and unigram entropies by language, with where the losses come from: held out if there, else training."""
+    by_language = _last(run.heldout, "heldout_mlm_loss_by_language")
+    if by_language:
+        return by_language, _last(run.heldout, "unigram_entropy_by_language") or {}, "on held-out text"
+    return _last(run.training, "mlm_loss_by_language") or {}, {}, "in the last logged training step"
+
+
+def _language_table(losses: Mapping[str, float], entropies: Mapping[str, float]) -> Table:
+    rows = []
+    for language, loss in sorted(losses.items()):
+        entropy = entropies.get(language)
+        comparison = [f"{entropy:.3f}", f"{entropy - loss:+.3f}"] if entropy is not None else ["", ""]
+        rows.append([language, f"{loss:.3f}", *comparison])
+    return Table("MLM loss by language (nats)", ["language", "loss", "unigram entropy", "gain"], rows)
+
+
+def _retrieval_table(scores: Record) -> Table:
+    layer = str(scores["headline_layer"])
+    parts = {name: part for name, part in (("trained", scores["model"]), ("untrained", scores["baseline"])) if part}
+    found = {name: retrieval_by_language(part, layer) for name, part in parts.items()}
+    kinds = ("raw", "centred")
+    return Table(
+        "Retrieval by language, mean over its directions (%)",
+        ["language", *(f"{name}, {kind}" for name in parts for kind in kinds)],
+        [
+            [language, *(percent(found[name][language][kind]) for name in parts for kind in kinds)]
+            for language in scores["data"]["languages"]
+        ],
+    )
+
+
+def _layers_table(scores: Record, key: str, columns: Callable[[Record], dict[str, str]]) -> Table:
+    titles = {
+        "retrieval_mean": "Retrieval by layer (%)",
+        "probe": "Language probe by layer (balanced accuracy, %)",
+        "geometry": "Spread of the sentence vectors by layer",
+    }
+    parts = {name: part for name, part in (("trained", scores["model"]), ("untrained", scores["baseline"])) if part}
+    rows, headers = [], ["layer"]
+    for layer in scores["model"][key]:
+        cells = {
+            f"{name}, {label}": cell
+            for name, part in parts.items()
+            for label, cell in columns(part[key][layer]).items()
+        }
+        headers = ["layer", *cells]
+        rows.append([layer, *cells.values()])
+    return Table(titles[key], headers, rows)
+
+
+def _retrieval_columns(entry: Record) -> dict[str, str]:
+    return {kind: percent(entry[kind]) for kind in ("raw", "centred")}
+
+
+def _probe_columns(entry: Record) -> dict[str, str]:
+    return {
+        f"{label} {kind}": f"{percent(entry[kind][name]['mean'])} ± {percent(entry[kind][name]['std'])}"
+        for name, label in (("linear", "linear"), ("mlp", "MLP"))
+        for kind in ("raw", "centred")
+    }
+
+
+def _geometry_columns(entry: Record) -> dict[str, str]:
+    return {key.replace("_", " "): f"{value:.3g}" for key, value in entry.items()}
+
+
+def _last(records: Sequence[Record], key: str) -> Any:
+    return next((record[key] for record in reversed(records) if record.get(key) is not None), None)
+
+
+def _late_mean(records: Sequence[Record], key: str) -> float | None:
+    values = [record[key] for record in records if record.get(key) is not None]
+    late = values[-math.ceil(LATE_SHARE * len(values)) :] if values else []
+    return sum(late) / len(late) if late else None

@@ -1,0 +1,84 @@
+"""The figures of one run: as data with what they were measured on, and as one table that a person understands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from unibert.environment import describe_environment
+from unibert.reports.run_records import Record, read_run
+
+
+def summarise(run_dir: Path) -> Record:
+    """Held-out loss, retrieval and language probe of a run, with the environment; what is not there is left out.
+
+    ``retrieval`` and ``probe`` hold, for raw and centred vectors of the headline layer, ``untrained`` (where it was
+    scored), ``trained`` and ``chance``. The probe is the MLP: centring alone takes a linear one to chance.
+
+    Raises:
+        UserError: if the folder is no run.
+    """
+    run = read_run(run_dir)
+    summary: Record = {"run": run.name, "environment": describe_environment()}
+    if run.training:
+        summary |= {key: run.training[-1][key] for key in ("step", "tokens")}
+    if run.heldout:
+        keys = ("heldout_mlm_loss", "heldout_mlm_accuracy", "unigram_entropy")
+        summary |= {key: run.heldout[-1][key] for key in keys if key in run.heldout[-1]}
+    if run.scores:
+        layer = str(run.scores["headline_layer"])
+        summary |= {"layer": run.scores["headline_layer"], "languages": run.scores["data"]["languages"]}
+        parts = {"untrained": run.scores["baseline"], "trained": run.scores["model"]}
+        present = {name: part for name, part in parts.items() if part is not None}
+        for question, score in (("retrieval", _retrieval), ("probe", _probe)):
+            summary[question] = {
+                kind: {name: score(part, layer, kind) for name, part in present.items()}
+                | {"chance": run.scores["chance"][question]}
+                for kind in ("raw", "centred")
+            }
+    return summary
+
+
+def write_summary(run_dir: Path) -> Record:
+    """The run's summary, written to ``run_dir/report/summary.json`` as well."""
+    summary = summarise(run_dir)
+    path = run_dir / "report" / "summary.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    return summary
+
+
+def format_summary(summary: Record) -> str:
+    """The summary as plain text: a line on the loss, and a table of the scores."""
+    lines = []
+    if "heldout_mlm_loss" in summary:
+        loss, unigram = summary["heldout_mlm_loss"], summary["unigram_entropy"]
+        lines.append(f"held-out MLM loss {loss:.2f} nats a token; word frequencies alone give {unigram:.2f}")
+    if "retrieval" in summary:
+        lines += [f"sentence vectors of layer {summary['layer']}, {len(summary['languages'])} languages", ""]
+        lines += _table(summary)
+    return "\n".join(lines)
+
+
+def _table(summary: Record) -> list[str]:
+    questions = {"retrieval": "translation found, top-1", "probe": "language told by a fresh probe"}
+    columns = list(summary["retrieval"]["raw"])
+    rows = [["", *columns]]
+    for key, question in questions.items():
+        for kind, shares in summary[key].items():
+            rows.append([f"{question}, {kind} vectors", *(f"{100 * shares[column]:.1f} %" for column in columns)])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for name, *cells in rows:
+        aligned = (cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
+        lines.append("  ".join([name.ljust(widths[0]), *aligned]))
+    return [lines[0], "-" * len(lines[0]), *lines[1:]]
+
+
+def _retrieval(part: dict[str, Any], layer: str, kind: str) -> float:
+    return part["retrieval_mean"][layer][kind]
+
+
+def _probe(part: dict[str, Any], layer: str, kind: str) -> float:
+    return part["probe"][layer][kind]["mlp"]["mean"]

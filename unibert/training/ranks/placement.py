@@ -1,0 +1,93 @@
+"""This process's place among the ranks, as the environment says it: that of the ``deepspeed`` launcher, or of ``srun``.
+
+Imports no torch: the command line asks too.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from unibert.errors import UserError
+from unibert.launcher import free_port
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Placement:
+    """One process of the run. ``local_*`` count the processes of this machine."""
+
+    rank: int
+    local_rank: int
+    world_size: int
+    local_world_size: int
+    device: torch.device
+
+
+def place_from_environment() -> tuple[int, int, int, int]:
+    """Rank, local rank, world size and local world size; where to meet is put into the environment too.
+
+    Raises:
+        UserError: if the launcher's variables make no sense.
+    """
+    environment = os.environ
+    if "RANK" in environment:
+        missing = [name for name in ("LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR") if name not in environment]
+        if missing:
+            raise UserError(f"RANK is set but {', '.join(missing)} is not; start with the deepspeed launcher or srun")
+        local = int(environment.get("LOCAL_WORLD_SIZE", environment.get("LOCAL_SIZE", "1")))
+        return int(environment["RANK"]), int(environment["LOCAL_RANK"]), int(environment["WORLD_SIZE"]), local
+    if "SLURM_STEP_NUM_TASKS" in environment:
+        place = (
+            int(environment["SLURM_PROCID"]),
+            int(environment["SLURM_LOCALID"]),
+            int(environment["SLURM_STEP_NUM_TASKS"]),
+            int(environment["SLURM_STEP_TASKS_PER_NODE"].split("(")[0].split(",")[0]),
+        )
+        environment.setdefault("MASTER_ADDR", _hosts(environment["SLURM_STEP_NODELIST"])[0])
+        environment.setdefault("MASTER_PORT", str(20000 + int(environment["SLURM_JOB_ID"]) % 20000))
+    else:
+        place = (0, 0, 1, 1)
+        environment["MASTER_ADDR"], environment["MASTER_PORT"] = "127.0.0.1", str(free_port())
+    # DeepSpeed goes looking for MPI where it doesn't find these.
+    environment["RANK"], environment["LOCAL_RANK"], environment["WORLD_SIZE"] = map(str, place[:3])
+    return place
+
+
+def hosts_of_ranks(world_size: int) -> list[str]:
+    """The host of every rank as Slurm places them, of all nodes the same number; elsewhere all are here."""
+    hosts = _hosts(os.environ["SLURM_STEP_NODELIST"]) if "SLURM_STEP_NODELIST" in os.environ else [socket.gethostname()]
+    return [hosts[rank * len(hosts) // world_size] for rank in range(world_size)]
+
+
+def _hosts(nodelist: str) -> list[str]:
+    try:
+        listed = subprocess.run(
+            ["scontrol", "show", "hostnames", nodelist], capture_output=True, text=True, check=True, timeout=30
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise UserError(
+            f"the hosts of {nodelist} could not be read with 'scontrol show hostnames' ({error}); "
+            "set MASTER_ADDR in the job script"
+        ) from error
+    return listed.stdout.split()
+
+
+def is_first_rank() -> bool:
+    """Whether this is rank 0, as far as the environment says, whose mistakes are no matter here."""
+    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
+
+
+def is_first_of_machine() -> bool:
+    """The same of the ranks of this machine."""
+    return os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0"
+
+
+def is_one_of_srun() -> bool:
+    """Whether ``srun`` has started more ranks than this one."""
+    return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
