@@ -40,16 +40,21 @@ def start_without_launcher(
 def fork_ranks(words: list[str], ranks: int, output: Path) -> list[BaseProcess]:
     """As :func:`start_without_launcher`, but ranks are forked from a process that has imported all that they import,
     which saves them most of their start."""
+    from unibert.cli import main
+
+    port = free_port()
+    places = [placement(rank, ranks, port) if ranks > 1 else {} for rank in range(ranks)]
+    return [fork(output, main, words, **place) for place in places]
+
+
+def fork(output: Path, work: Callable[..., object], *arguments: object, **variables: str) -> BaseProcess:
+    """``work(*arguments)`` in a process on one thread, whose prints are added to ``output``."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.training.preloaded"])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    port = free_port()
-    started = []
-    for rank in range(ranks):
-        place = placement(rank, ranks, port) if ranks > 1 else {}
-        started.append(context.Process(target=_forked_rank, args=(words, environment | place, output)))
-        started[-1].start()
-    return started
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
+    process = context.Process(target=_forked, args=(environment, output, work, arguments))
+    process.start()
+    return process
 
 
 def statuses(ranks: list[BaseProcess], timeout: float) -> list[int]:
@@ -64,17 +69,16 @@ def statuses(ranks: list[BaseProcess], timeout: float) -> list[int]:
     return [rank.exitcode for rank in ranks]
 
 
-def _forked_rank(words: list[str], environment: dict[str, str], output: Path) -> None:
+def _forked(
+    environment: dict[str, str], output: Path, work: Callable[..., object], arguments: tuple[object, ...]
+) -> None:
     os.environ.clear()
     os.environ |= environment
     with output.open("ab") as file:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
             os.dup2(file.fileno(), stream.fileno())
-    sys.argv = ["unibert", *words]
-    from unibert.cli import main
-
-    main(words)
+    work(*arguments)
 
 
 def wait_for_line(path: Path, step: int, timeout: float = 240) -> None:
