@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 MARKS ?= not slow
+# Processes that share the tests, each of which starts up to four of its own and takes 1 GB.
+WORKERS ?= 2
 
 # What a GPU machine with torch, triton and transformers but no network may lack, for its Python.
 GPU_PACKAGES := .gpu-packages
@@ -21,7 +23,7 @@ demo: $(VENV)/installed
 # Tests marked slow are left out: MARKS= runs all. mpirun stands beside Python in the environment; the tests that want
 # it look for it on the PATH.
 test: $(VENV)/installed-tests $(VENV)/triton-3.6.0 lint
-	PATH="$(CURDIR)/$(BIN):$$PATH" pytest -m "$(MARKS)"
+	PATH="$(CURDIR)/$(BIN):$$PATH" pytest -m "$(MARKS)" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/installed-tests
 	$(BIN)/ruff check .

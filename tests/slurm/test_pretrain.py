@@ -61,6 +61,7 @@ def undisturbed(lab: Lab, run_file: Path) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_preempted_cut_by_the_time_limit_killed_and_without_a_node_it_is_the_same_run(
     lab, run_file, undisturbed, tmp_path
 ):

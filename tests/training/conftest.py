@@ -1,9 +1,10 @@
-"""A corpus of three made-up languages, and runs on it through the real command line and launcher."""
+"""A corpus of three made-up languages, and runs on it."""
 
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from tests.training.processes import fork_ranks, statuses
 from unibert.corpus.manifest import Manifest
 from unibert.corpus.shards import ShardWriter
 from unibert.launcher import launcher_command
@@ -99,10 +101,11 @@ def start(words: list[str], ranks: int = 1, **options: object) -> subprocess.Pop
 
 
 def run_to_end(*words: str, ranks: int = 1) -> tuple[int, str]:
-    """A command's exit status and all that it printed."""
-    process = start(list(words), ranks)
-    output, _ = process.communicate(timeout=500)
-    return process.returncode, output
+    """A command's exit status, the first one other than 0 of its ranks, and all that it printed."""
+    with tempfile.TemporaryDirectory() as folder:
+        printed = Path(folder) / "printed.txt"
+        ended = statuses(fork_ranks(list(words), ranks, printed), timeout=500)
+        return next(filter(None, ended), 0), printed.read_text()
 
 
 @pytest.fixture

@@ -1,8 +1,4 @@
-"""Program: what starts of a run with other world sizes restore. ``OUTPUT RUN.yaml OVERRIDES`` trains on two ranks and
-then restores the last checkpoint on 2, 1 and 4, each into ``OUTPUT/WORLD_SIZE.pt``.
-
-Ranks are forked from one process, which saves them most of their start.
-"""
+"""Ranks that are forked from one process, and what starts of a run with other world sizes restore."""
 
 import multiprocessing
 import os
@@ -26,14 +22,14 @@ from unibert.training.ranks.collectives import gather_objects, join
 LOSS_SCALE = 512.0
 
 
-def main() -> None:
-    output, run_file, *overrides = sys.argv[1:]
-    config = parse(RunConfig, ["--config", run_file, *overrides])
+def train_and_restore(words: list[str], output: Path) -> None:
+    """Train on two ranks and restore the last checkpoint on 2, 1 and 4, each into ``output/WORLD_SIZE.pt``."""
+    config = parse(RunConfig, words)
     on_ranks(2, pretrain, config)
     for file in Path(config.run_dir).glob("checkpoints/*/state/*_optim_states.pt"):
         set_loss_scale(file)
     for world_size in (2, 1, 4):
-        on_ranks(world_size, save_restored, config, Path(output) / f"{world_size}.pt")
+        on_ranks(world_size, save_restored, config, output / f"{world_size}.pt")
 
 
 def on_ranks(world_size: int, work: Callable[..., object], *arguments: object) -> None:
@@ -103,7 +99,3 @@ def save_restored(config: RunConfig, file: Path) -> None:
     if engine.global_rank == 0:
         torch.save(restored, file)
     torch.distributed.barrier()
-
-
-if __name__ == "__main__":
-    main()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.training.compare import lines_without_timing
-from tests.training.processes import start_without_launcher, wait_for_line
+from tests.training.processes import fork_ranks, statuses, wait_for_line
 from unibert.training.checkpoint.manager import complete_checkpoints, describe
 from unibert.training.ranks.failures import EXIT_LOST_RANKS
 
@@ -19,7 +19,9 @@ SETTINGS = [
     "--training.checkpoint_every=2", "--training.keep_checkpoints=2", "--training.evaluate_every=0",
     "--training.ds_config=zero1",
 ]  # fmt: skip
-LONGEST_LIFE_S = 2.5
+LONGEST_LIFE = 6
+"""Steps after a start's first, however long they take on this machine. Four of them leave a checkpoint for certain,
+since one that begins waits for the one before."""
 
 
 @pytest.mark.slow
@@ -35,16 +37,18 @@ def test_thirty_kills_at_random_moments(run_file, tmp_path):
         before = newest_step(checkpoints)
         # What the last sitting wrote after its newest checkpoint is read once more before the first step.
         forgotten = metrics.stat().st_mtime_ns if metrics.exists() else 0
-        ranks = start_without_launcher([*words, f"--run_dir={killed}"], 2, printed)
+        ranks = fork_ranks([*words, f"--run_dir={killed}"], 2, printed)
         while forgotten and metrics.stat().st_mtime_ns == forgotten:
-            assert ranks[0].poll() is None, printed.read_text()
+            assert ranks[0].is_alive(), printed.read_text()
             time.sleep(0.01)
         wait_for_line(metrics, step=before + 1)
-        time.sleep(moments.uniform(0, LONGEST_LIFE_S))
+        began = time.monotonic()
+        wait_for_line(metrics, step=before + 1 + moments.randrange(LONGEST_LIFE))
+        time.sleep(moments.uniform(0, 1) * max(0.1, (time.monotonic() - began) / LONGEST_LIFE))
         victims = ((0,), (1,), (0, 1))[kill % 3]
         for victim in victims:
             ranks[victim].kill()
-        ended = [rank.wait(timeout=60) for rank in ranks]
+        ended = statuses(ranks, timeout=60)
         assert ended == [-signal.SIGKILL if rank in victims else EXIT_LOST_RANKS for rank in (0, 1)], (
             printed.read_text()
         )
@@ -61,11 +65,11 @@ def test_thirty_kills_at_random_moments(run_file, tmp_path):
     seen = lines_without_timing(killed)
     assert [line["step"] for line in seen] == list(range(1, len(seen) + 1))
     # The same run left alone, for as far as the killed one has come.
-    ranks = start_without_launcher([*words, f"--run_dir={undisturbed}"], 2, printed)
+    ranks = fork_ranks([*words, f"--run_dir={undisturbed}"], 2, printed)
     wait_for_line(undisturbed / "metrics.jsonl", step=len(seen))
     for rank in ranks:
         rank.kill()
-        rank.wait()
+        rank.join()
     assert lines_without_timing(undisturbed)[: len(seen)] == seen
 
 

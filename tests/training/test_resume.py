@@ -8,14 +8,20 @@ import pytest
 
 from tests.training.compare import lines_without_timing
 from tests.training.conftest import start
-from tests.training.processes import rank_process, start_without_launcher, wait_for_line
+from tests.training.processes import fork_ranks, rank_process, statuses, wait_for_line
 
 
-def test_a_killed_rank_loses_nothing(run_file, tmp_path, unibert):
+def launch_to_end(words: list[str]) -> None:
+    """By the launcher, as users do."""
+    process = start(words, ranks=2)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+
+
+def test_a_killed_rank_loses_nothing(run_file, tmp_path):
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     words = ["pretrain", str(run_file), "--training.ds_config=zero2"]
-    status, output = unibert(*words, f"--run_dir={undisturbed}", ranks=2)
-    assert status == 0, output
+    launch_to_end([*words, f"--run_dir={undisturbed}"])
 
     process = start([*words, f"--run_dir={killed}"], ranks=2, start_new_session=True)
     wait_for_line(killed / "metrics.jsonl", step=27)
@@ -25,8 +31,7 @@ def test_a_killed_rank_loses_nothing(run_file, tmp_path, unibert):
     seen = lines_without_timing(killed)
     assert 27 <= seen[-1]["step"] < 50
 
-    status, output = unibert(*words, f"--run_dir={killed}", ranks=2)
-    assert status == 0, output
+    launch_to_end([*words, f"--run_dir={killed}"])
     assert lines_without_timing(killed) == lines_without_timing(undisturbed)
 
 
@@ -82,16 +87,16 @@ def test_of_two_starts_of_one_run_the_later_one_goes_on(run_file, tmp_path):
     undisturbed, run_dir = tmp_path / "undisturbed", tmp_path / "run"
     words = ["pretrain", str(run_file), "--training.checkpoint_every=3", f"--training.tokens={250 * 8 * 64}"]
     printed = {name: tmp_path / f"{name}.txt" for name in ("earlier", "later", "undisturbed")}
-    earlier = start_without_launcher([*words, f"--run_dir={run_dir}"], 2, printed["earlier"])
+    earlier = fork_ranks([*words, f"--run_dir={run_dir}"], 2, printed["earlier"])
     wait_for_line(run_dir / "metrics.jsonl", step=5)
-    later = start_without_launcher([*words, f"--run_dir={run_dir}"], 2, printed["later"])
-    assert [rank.wait(timeout=120) for rank in earlier] == [1, 1]
+    later = fork_ranks([*words, f"--run_dir={run_dir}"], 2, printed["later"])
+    assert statuses(earlier, timeout=120) == [1, 1]
     output = printed["earlier"].read_text()
     [sentence] = re.findall("unibert: error: .*", output)
     assert f"{run_dir}: process {later[0].pid} on " in sentence
     assert "has started this run again and goes on with it; this one ends and writes nothing more" in sentence
     assert "Traceback" not in output
-    assert [rank.wait(timeout=300) for rank in later] == [0, 0], printed["later"].read_text()
-    alone = start_without_launcher([*words, f"--run_dir={undisturbed}"], 2, printed["undisturbed"])
-    assert [rank.wait(timeout=300) for rank in alone] == [0, 0], printed["undisturbed"].read_text()
+    assert statuses(later, timeout=300) == [0, 0], printed["later"].read_text()
+    alone = fork_ranks([*words, f"--run_dir={undisturbed}"], 2, printed["undisturbed"])
+    assert statuses(alone, timeout=300) == [0, 0], printed["undisturbed"].read_text()
     assert lines_without_timing(run_dir) == lines_without_timing(undisturbed)

@@ -18,7 +18,8 @@ import torch
 
 from tests.training.compare import largest_relative_difference
 from tests.training.conftest import run_to_end, start
-from tests.training.forked_ranks import LOSS_SCALE
+from tests.training.forked_ranks import LOSS_SCALE, train_and_restore
+from tests.training.processes import fork, fork_ranks, statuses
 from unibert.cli import main
 from unibert.environment import describe_environment
 from unibert.training.checkpoint.retention import rank_checkpoint_bytes
@@ -202,18 +203,19 @@ def test_the_space_that_a_conversion_takes(stage, run_file, tmp_path, figures):
     forget_after(tmp_path / "run", 1)
     checkpoint = tmp_path / "run" / "checkpoints" / "step-00000001"
     saved = size_of(checkpoint)
-    process = start(words, ranks=2)
+    printed = tmp_path / "printed.txt"
+    ranks = fork_ranks(words, 2, printed)
     largest = 0
     while not (checkpoint / "universal").exists():
-        assert process.poll() is None
+        assert ranks[0].is_alive(), printed.read_text()
         largest = max(largest, size_of(checkpoint) - saved)
+        time.sleep(0.005)
     kept = size_of(checkpoint) - saved
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
+    assert statuses(ranks, timeout=300) == [0, 0], printed.read_text()
     assert largest < SPACE_FACTOR * saved
     figures.setdefault("conversion", {})[f"ZeRO {stage}"] = {
         "checkpoint_bytes": saved, "largest_bytes": largest, "kept_bytes": kept,
-        "seconds": seconds_of_conversion(output)[0],
+        "seconds": seconds_of_conversion(printed.read_text())[0],
     }  # fmt: skip
 
 
@@ -254,15 +256,9 @@ OFFLOAD = [pytest.param(stage, "offload", marks=pytest.mark.slow) for stage in (
 
 @pytest.mark.parametrize(("stage", "kind"), CASES + OFFLOAD)
 def test_all_state_comes_back_exactly(stage, kind, run_file, tmp_path):
-    program = [sys.executable, "-m", "tests.training.forked_ranks", str(tmp_path), str(run_file)]
-    config = ds_config(tmp_path, stage, kind)
-    finished = subprocess.run(
-        [*program, *SETTINGS, config, f"--training.tokens={4 * 8 * 64}"],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert finished.returncode == 0, finished.stdout + finished.stderr
+    words = ["--config", str(run_file), *SETTINGS, ds_config(tmp_path, stage, kind), f"--training.tokens={4 * 8 * 64}"]
+    printed = tmp_path / "printed.txt"
+    assert statuses([fork(printed, train_and_restore, words, tmp_path)], timeout=500) == [0], printed.read_text()
     saved, *restored = (torch.load(tmp_path / f"{ranks}.pt") for ranks in (2, 1, 4))
     assert saved["optimizer steps"] == {4.0}
     assert saved["loss scale"] == (None if stage == 0 else LOSS_SCALE)

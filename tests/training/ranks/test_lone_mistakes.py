@@ -7,7 +7,7 @@ import time
 import pytest
 
 from tests.training.compare import lines_without_timing
-from tests.training.processes import start_without_launcher, wait_for_line
+from tests.training.processes import fork_ranks, start_without_launcher, statuses, wait_for_line
 from unibert.training.checkpoint.manager import complete_checkpoints, step_of
 
 LIMIT_BYTES = 2 << 30
@@ -40,7 +40,7 @@ def test_no_checkpoint_is_ahead_of_metrics_that_could_not_be_written(run_file, t
     undisturbed, run_dir = tmp_path / "undisturbed", tmp_path / "run"
     words = ["pretrain", str(run_file), "--training.checkpoint_every=1", f"--training.tokens={60 * 8 * 64}"]
     metrics, aside, printed = run_dir / "metrics.jsonl", tmp_path / "metrics.jsonl", tmp_path / "printed.txt"
-    ranks = start_without_launcher([*words, f"--run_dir={run_dir}"], 2, printed)
+    ranks = fork_ranks([*words, f"--run_dir={run_dir}"], 2, printed)
     wait_for_line(metrics, step=5)
     # The same file by another name, and a full disk in its place.
     aside.hardlink_to(metrics)
@@ -48,7 +48,7 @@ def test_no_checkpoint_is_ahead_of_metrics_that_could_not_be_written(run_file, t
     full.symlink_to("/dev/full")
     full.replace(metrics)
     began = time.monotonic()
-    ended = [rank.wait(timeout=120) for rank in ranks]
+    ended = statuses(ranks, timeout=120)
     output = printed.read_text()
     assert ended == [1, 1], output
     assert time.monotonic() - began < 30
@@ -61,6 +61,6 @@ def test_no_checkpoint_is_ahead_of_metrics_that_could_not_be_written(run_file, t
     newest = step_of(complete_checkpoints(run_dir / "checkpoints")[-1])
     assert newest <= [line["step"] for line in lines_without_timing(run_dir) if "loss" in line][-1]
     for folder in (run_dir, undisturbed):
-        ranks = start_without_launcher([*words, f"--run_dir={folder}"], 2, printed)
-        assert [rank.wait(timeout=200) for rank in ranks] == [0, 0], printed.read_text()
+        ranks = fork_ranks([*words, f"--run_dir={folder}"], 2, printed)
+        assert statuses(ranks, timeout=200) == [0, 0], printed.read_text()
     assert lines_without_timing(run_dir) == lines_without_timing(undisturbed)
