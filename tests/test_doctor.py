@@ -96,7 +96,7 @@ def doctor(*words: str, python: str = sys.executable, **environment: str) -> tup
 
 
 def said(lines: list[str], mark: str, subject: str) -> list[str]:
-    """What was found, each with the line that mends it."""
+    """What was found, each with the line that fixes it."""
     pairs = zip(lines, [*lines[1:], ""], strict=True)
     start = f"{mark:<5} {subject:<16} "
     return [line.removeprefix(start) + "|" + after.strip() for line, after in pairs if line.startswith(start)]
@@ -203,26 +203,26 @@ Requires-Dist: neither; extra == "bench"
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "mend"),
+    ("name", "content", "fix"),
     [
         ("pyproject.toml", CHECKOUT, "pip install -c constraints.txt 'nowhere>=3'"),
         ("unibert-0.1.0.dist-info/METADATA", INSTALLED, "pip install 'nowhere>=3'"),
     ],
 )
-def test_what_the_package_declares_is_compared(name, content, mend, tmp_path):
+def test_what_the_package_declares_is_compared(name, content, fix, tmp_path):
     (tmp_path / "unibert").symlink_to(REPOSITORY / "unibert")
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text(content)
     script = (
         "from unibert.doctor.packages import look_at_packages\n"
-        "for f in look_at_packages(): print(f.mark, f.subject, f.found, f.mend, sep='|')"
+        "for f in look_at_packages(): print(f.mark, f.subject, f.found, f.fix, sep='|')"
     )
     command = [sys.executable, "-c", script]
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     python, nowhere, torch, *mpi4py, _ = done.stdout.splitlines()
     assert re.match(r"FAIL\|Python\|3\.\d+\.\d+, and >=3.99 is needed\|", python)
-    assert nowhere == f"FAIL|nowhere|missing, and >=3 is needed|{mend}"
+    assert nowhere == f"FAIL|nowhere|missing, and >=3 is needed|{fix}"
     assert re.match(r"FAIL\|torch\|\S+, and >=99 is needed\|", torch)
     assert len(mpi4py) == (find_spec("mpi4py") is not None)
     assert all(re.match(r"warn\|mpi4py\|\S+, and >=99 is needed\|", line) for line in mpi4py)

@@ -24,8 +24,8 @@ MAY_IMPORT = {
     "doctor": {"training", "stream", "corpus"},
 }
 """Packages of `unibert`, besides the modules that lie beside them, which all may import and which import no package."""
-ENTRANCES = {"unibert.cli", "unibert.__main__"}
-"""Import everything; nothing but the one imports the other."""
+ENTRANCES = {"unibert.cli", "unibert.command", "unibert.__main__"}
+"""The command line, which may import everything and is imported by none of the packages."""
 FORMATS = {f"unibert.corpus.{name}" for name in ("manifest", "shards", "tokenizer")}
 """All that those who read a corpus online know of how it is built."""
 NAMED = re.compile(rf"(?<![\w./-])(?:unibert|{KERNELS})(?:\.[a-z_]+)+(?:\.[A-Z_]\w*)?(?![\w-])")

@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """Something the user can mend: says what is wrong, where, and how to mend it, in one sentence.
+    """Something the user can fix: says what is wrong, where, and how to fix it, in one sentence.
 
     The command line prints the message and exits with 1.
     """

@@ -29,7 +29,7 @@ def check_points(points: Points | IntegerPoints, name: str) -> None:
     """Refuse points that are empty, out of order or outside [0, 1]; ``name`` is the config key for the message.
 
     Raises:
-        ValueError: with the key and the mend.
+        ValueError: with the key and the fix.
     """
     progresses = [progress for progress, _ in points]
     if not progresses:

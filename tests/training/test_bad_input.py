@@ -1,4 +1,4 @@
-"""What users get wrong ends with exit status 1 and one sentence that says how to mend it."""
+"""What users get wrong ends with exit status 1 and one sentence that says how to fix it."""
 
 import json
 import os

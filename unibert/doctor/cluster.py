@@ -20,8 +20,8 @@ def look_at_slurm() -> tuple[list[Finding], int]:
         return [warn("Slurm", f"no {', '.join(missing)} beside {', '.join(here)}", "install Slurm's client whole")], 0
     ping = ask(["scontrol", "ping"], SLURM_SECONDS)
     if ping.status != 0 or not re.search(r"\bis UP\b", ping.output):
-        mend = "ask who runs the cluster; without Slurm, 'deepspeed --module unibert' starts ranks on one machine"
-        return [warn("Slurm", f"its controller does not answer ('scontrol ping': {ping.reason})", mend)], 0
+        fix = "ask who runs the cluster; without Slurm, 'deepspeed --module unibert' starts ranks on one machine"
+        return [warn("Slurm", f"its controller does not answer ('scontrol ping': {ping.reason})", fix)], 0
     version = ask(["sbatch", "--version"], SLURM_SECONDS).output.strip() or "slurm"
     nodes = set(ask(["sinfo", "--noheader", "--Node", "--format=%N"], SLURM_SECONDS).output.split())
     return [ok("Slurm", f"{version}, {len(nodes)} nodes, the controller answers")], len(nodes)

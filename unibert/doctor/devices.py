@@ -24,7 +24,7 @@ def look_at_devices() -> Iterator[Finding]:
     answer = ask([sys.executable, "-m", "unibert.doctor.torch_probe"], TORCH_SECONDS)
     seen, *kernel = _json_lines(answer.output) or [{}]
     if not seen:
-        yield fail("torch", answer.reason, "mend that, or install torch anew: https://pytorch.org/get-started/locally")
+        yield fail("torch", answer.reason, "fix that, or install torch anew: https://pytorch.org/get-started/locally")
         return
     gpus = seen["gpus"]
     if gpus:
@@ -68,7 +68,7 @@ def _look_at_triton(on_gpu: bool, kernel: list[dict[str, Any]], answer: Answer) 
         yield fail("Triton", "a kernel runs and gives wrong numbers", "install the triton that torch was built with")
     else:
         yield fail(
-            "Triton", answer.reason, "mend that; until then mlm.path, distillation.path and adversary.path: chunked"
+            "Triton", answer.reason, "fix that; until then mlm.path, distillation.path and adversary.path: chunked"
         )
 
 

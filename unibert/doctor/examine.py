@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def examine(read_run: Callable[[], RunConfig] | None) -> bool:
-    """Print one line for everything that was looked at, as it is found, and how to mend what is not well.
+    """Print one line for everything that was looked at, as it is found, and how to fix what is not well.
 
     Args:
         read_run: gives the run file, if what it names is to be looked at too; called when the packages that it wants
@@ -35,8 +35,8 @@ def examine(read_run: Callable[[], RunConfig] | None) -> bool:
         for finding in findings:
             marks[finding.mark] += 1
             print(f"{finding.mark:<5} {finding.subject:<16} {finding.found}", flush=True)
-            if finding.mend:
-                print(f"{'':<22} {finding.mend}", flush=True)
+            if finding.fix:
+                print(f"{'':<22} {finding.fix}", flush=True)
 
     tell(look_at_packages())
     config = None
@@ -44,7 +44,7 @@ def examine(read_run: Callable[[], RunConfig] | None) -> bool:
         try:
             config = read_run()
         except ImportError as error:
-            tell([fail("run file", f"not looked at: {error}", "mend the packages first")])
+            tell([fail("run file", f"not looked at: {error}", "fix the packages first")])
     tell(look_at_devices())
     tell(look_at_launcher())
     tell(look_at_mpi())

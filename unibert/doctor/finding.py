@@ -28,7 +28,7 @@ class Finding:
     mark: Literal["ok", "warn", "FAIL"]
     subject: str
     found: str
-    mend: str = ""
+    fix: str = ""
     """What to do about it; empty where all is well."""
 
 
@@ -37,14 +37,14 @@ def ok(subject: str, found: str) -> Finding:
     return Finding("ok", subject, found)
 
 
-def warn(subject: str, found: str, mend: str) -> Finding:
+def warn(subject: str, found: str, fix: str) -> Finding:
     """Something that only some uses stumble over."""
-    return Finding("warn", subject, found, mend)
+    return Finding("warn", subject, found, fix)
 
 
-def fail(subject: str, found: str, mend: str) -> Finding:
+def fail(subject: str, found: str, fix: str) -> Finding:
     """Something with which UniBERT does not run."""
-    return Finding("FAIL", subject, found, mend)
+    return Finding("FAIL", subject, found, fix)
 
 
 @dataclass(frozen=True)

@@ -71,12 +71,12 @@ def patiently(
     try:
         return within(FOLDER_SECONDS, lambda: list(look(subject, *arguments, **options)))
     except (UserError, ImportError) as error:
-        found, _, mend = str(error).rpartition("; ")
-        return [fail(subject, found or mend, mend if found else "mend what that names")]
+        found, _, fix = str(error).rpartition("; ")
+        return [fail(subject, found or fix, fix if found else "fix what that names")]
     except TimeoutError as error:
         return [fail(subject, f"{arguments[0]}: {error}", "look at that file system's server, or take another folder")]
     except OSError as error:
-        return [fail(subject, f"{error.filename}: {error.strerror}", "mend its permissions, or take another folder")]
+        return [fail(subject, f"{error.filename}: {error.strerror}", "fix its permissions, or take another folder")]
 
 
 def file_system(path: Path, mounts: str) -> tuple[str, Literal["shared", "local", "unknown"]]:
@@ -121,11 +121,11 @@ def _written(subject: str, folder: Path, least: float) -> Iterator[Finding]:
 
 def _cache(subject: str, folder: Path) -> Iterator[Finding]:
     there = _nearest(folder)
-    mend = f"export {subject}=…, a folder on this machine's own disk; the job scripts in slurm set Triton's"
+    fix = f"export {subject}=…, a folder on this machine's own disk; the job scripts in slurm set Triton's"
     if problems := not_writable(there) or too_full(there, LEAST_TEMPORARY_GIB) or _without_locks(there):
-        yield warn(subject, problems[0], mend)
+        yield warn(subject, problems[0], fix)
     elif subject == "TRITON_CACHE_DIR" and _file_system_here(there)[1] == "shared":
-        yield warn(subject, f"{folder} is on {_file_system_here(there)[0]}, where ranks of all nodes meet in it", mend)
+        yield warn(subject, f"{folder} is on {_file_system_here(there)[0]}, where ranks of all nodes meet in it", fix)
     else:
         yield ok(subject, str(folder))
 
@@ -147,8 +147,8 @@ def _without_locks(folder: Path) -> list[str]:
 def _shared_memory(subject: str) -> Iterator[Finding]:
     size = shutil.disk_usage("/dev/shm").total / 2**30
     if size < LEAST_SHARED_MEMORY_GIB:
-        mend = "start the container with --ipc=host or --shm-size=2g"
-        yield warn(subject, f"{size:.2f} GiB, and {LEAST_SHARED_MEMORY_GIB:g} are wanted", mend)
+        fix = "start the container with --ipc=host or --shm-size=2g"
+        yield warn(subject, f"{size:.2f} GiB, and {LEAST_SHARED_MEMORY_GIB:g} are wanted", fix)
     else:
         yield ok(subject, f"{size:.1f} GiB")
 
@@ -157,5 +157,5 @@ def _not_shared(subject: str, folder: Path, nodes: int) -> Iterator[Finding]:
     kind, seen = _file_system_here(folder)
     if seen != "shared":
         whose = "is this node's own" if seen == "local" else "UniBERT does not know"
-        mend = "have it on a disk that all nodes mount at the same path, unless this is one"
-        yield warn(subject, f"{folder} is on {kind}, which {whose}; Slurm has {nodes} nodes", mend)
+        fix = "have it on a disk that all nodes mount at the same path, unless this is one"
+        yield warn(subject, f"{folder} is on {kind}, which {whose}; Slurm has {nodes} nodes", fix)

@@ -36,12 +36,12 @@ def look_at_packages() -> Iterator[Finding]:
         always, for_mpi = (not requirement.marker or requirement.marker.evaluate({"extra": e}) for e in ("", "mpi"))
         if not for_mpi:
             continue
-        found, mend = _version(requirement.name), _install(f"{requirement.name}{requirement.specifier}")
+        found, fix = _version(requirement.name), _install(f"{requirement.name}{requirement.specifier}")
         if found is None and always:
-            yield fail(requirement.name, f"missing, and {requirement.specifier} is needed", mend)
+            yield fail(requirement.name, f"missing, and {requirement.specifier} is needed", fix)
         elif found is not None and not requirement.specifier.contains(found, prereleases=True):
             mark = fail if always else warn
-            yield mark(requirement.name, f"{found}, and {requirement.specifier} is needed", mend)
+            yield mark(requirement.name, f"{found}, and {requirement.specifier} is needed", fix)
         elif found is not None and requirement.name in NAMED:
             right.append(f"{requirement.name} {found}")
     yield ok("packages", ", ".join(right))

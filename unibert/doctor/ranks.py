@@ -35,7 +35,7 @@ def look_at_launcher() -> Iterator[Finding]:
         return
     yield fail(
         "launcher", f"two ranks of the deepspeed launcher do not meet: {answer.reason}",
-        "mend that, or start with srun (slurm/pretrain.sh) or as one process; NCCL_SOCKET_IFNAME and "
+        "fix that, or start with srun (slurm/pretrain.sh) or as one process; NCCL_SOCKET_IFNAME and "
         "GLOO_SOCKET_IFNAME name a network",
     )  # fmt: skip
 
@@ -76,5 +76,5 @@ def _try_mpi(mpirun: str) -> Iterator[Finding]:
     else:
         yield fail(
             "MPI", f"two ranks of {mpirun} do not meet: {answer.reason}",
-            "mend that, or pip uninstall mpi4py; only corpus builds on several machines want it",
+            "fix that, or pip uninstall mpi4py; only corpus builds on several machines want it",
         )  # fmt: skip

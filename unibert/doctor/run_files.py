@@ -46,21 +46,21 @@ def _corpus(subject: str, folder: Path, stream: StreamConfig) -> Iterator[Findin
         yield ok(subject, f"{holds}, which come from {stream.shards_url}")
     elif damaged := damaged_shards(manifest, shards, digests=False):
         more = f" ({len(damaged) - 1} more are wrong)" if damaged[1:] else ""
-        found, _, mend = damaged[0][1].rpartition("; ")
-        yield fail(subject, found + more, mend)
+        found, _, fix = damaged[0][1].rpartition("; ")
+        yield fail(subject, found + more, fix)
     else:
         yield ok(subject, holds)
 
 
 def _model(subject: str, folder: Path) -> Iterator[Finding]:
-    mend = "name a Hugging Face folder with config.json, model.safetensors and tokenizer.json"
+    fix = "name a Hugging Face folder with config.json, model.safetensors and tokenizer.json"
     try:
         kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
     except FileNotFoundError:
-        yield fail(subject, f"{folder}/config.json: no such file", mend)
+        yield fail(subject, f"{folder}/config.json: no such file", fix)
         return
     except (ValueError, KeyError, TypeError):
-        yield fail(subject, f"{folder}/config.json: not a model's configuration", mend)
+        yield fail(subject, f"{folder}/config.json: not a model's configuration", fix)
         return
     weights = [path for suffix in ("safetensors", "bin") for path in sorted(folder.glob(f"*.{suffix}"))]
     for path in weights:
@@ -69,4 +69,4 @@ def _model(subject: str, folder: Path) -> Iterator[Finding]:
     if weights:
         yield ok(subject, f"{folder}: {kind}, {sum(path.stat().st_size for path in weights) / 2**30:.2f} GiB")
     else:
-        yield fail(subject, f"{folder}: no weights", mend)
+        yield fail(subject, f"{folder}: no weights", fix)

@@ -150,7 +150,7 @@ def _encoder_config(config: ModelConfig, vocab_size: int, sequence_length: int) 
     try:
         built = AutoConfig.for_model(config.architecture, vocab_size=vocab_size, **SPECIAL_IDS, **settings)
     except Exception as error:  # transformers validates with its own, unrelated exception types
-        raise UserError(f"model.config: {_first_line(error)}; mend it in the run file") from error
+        raise UserError(f"model.config: {_first_line(error)}; fix it in the run file") from error
     if built.hidden_size % built.num_attention_heads:
         raise UserError(
             f"model.config: hidden_size {built.hidden_size} is not a multiple of "

@@ -1,4 +1,4 @@
-"""What a run will need and how long it will take, reckoned from its configuration before a GPU is asked for.
+"""What a run will need and how long it will take, estimated from its configuration before you ask for a GPU.
 
 Nothing here starts ranks or touches a GPU. Memory is arithmetic over what DeepSpeed 0.19 and the losses hold; speed is
 what was measured elsewhere (`unibert.planning.accelerators`) at this run's FLOPs.
@@ -33,7 +33,7 @@ GIB = 2**30
 USABLE_SHARE = 0.9
 """Of a device's memory; the rest is left to fragmentation, to libraries' workspaces and to error in these figures."""
 PROCESS_GIB = 0.75
-"""Held besides what is reckoned here. On a CPU, measured of the demo's teacher: Python and its packages, the stream,
+"""Held besides what is estimated here. On a CPU, measured of the demo's teacher: Python and its packages, the stream,
 what the allocator keeps. On a GPU, assumed: the CUDA context and NCCL's buffers."""
 RECOMPUTE_GIB = 0.5
 """Most that the recompute path of the MLM head holds, which is a goal of its benchmark."""

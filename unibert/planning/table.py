@@ -38,7 +38,7 @@ def plan_run(
     """Print the plan of a run; with ``output``, write it to that JSON file too.
 
     Raises:
-        UserError: for a world size or a device that cannot be, a model that cannot be built, no vocabulary to reckon
+        UserError: for a world size or a device that cannot be, a model that cannot be built, no vocabulary to estimate
             with, and, after all is printed and written, a run that fits nowhere.
     """
     for name, value in (("nodes", nodes), ("gpus", gpus), ("network_gbit", network_gbit)):
@@ -206,7 +206,7 @@ def _outcome(planned: Planned, recommended: Choice | None) -> dict[str, str]:
             f"{USABLE_SHARE:.0%}, that may be filled"
         )
     attention = "all scores of a row" if planned.masks else "each token's own document, or window"
-    lines["reckoned"] = (
+    lines["assumed"] = (
         f"rows of one document each, which cost most; attention computes {attention}; the MLM head by "
         f"{planned.head_path}, {planned.masked:.1%} of the tokens masked"
     )

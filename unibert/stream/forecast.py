@@ -166,7 +166,7 @@ class Forecast:
 
     @cached_property
     def shortage(self) -> str | None:
-        """Why ``max_epochs`` leaves too little text for the run, in a sentence that mends it; None if it doesn't."""
+        """Why ``max_epochs`` leaves too little text for the run, in a sentence that fixes it; None if it doesn't."""
         try:
             self._plan.check_supply(self._config.lanes)
         except UserError as error:

@@ -121,10 +121,10 @@ class ShardSource:
                 sizes.append(len(content))
                 problem = f"it gave {len(content)} bytes where the manifest says {shard.size_bytes}"
             if refusals == _REFUSALS_BELIEVED:
-                raise UserError(f"{place}: the server has no such shard ({problem}); upload it or mend the address")
+                raise UserError(f"{place}: the server has no such shard ({problem}); upload it or fix the address")
             if time.monotonic() + pause > deadline:
                 raise UserError(
-                    f"{place}: the server gave no whole shard in {self._retry_seconds:g} s ({problem}); mend it or "
+                    f"{place}: the server gave no whole shard in {self._retry_seconds:g} s ({problem}); fix it or "
                     "raise stream.retry_seconds"
                 )
             time.sleep(pause)

@@ -96,7 +96,7 @@ def pretrain(config: RunConfig) -> Path:
         The exported Hugging Face folder, ``run_dir/model``.
 
     Raises:
-        UserError: for anything the user can mend.
+        UserError: for anything the user can fix.
         LostRanksError: when other ranks have ended or do not answer.
         Preempted: when a signal ended the run after a checkpoint.
     """
@@ -567,7 +567,7 @@ class Pretraining:
             self.mistake = error
         except OSError as error:
             self.mistake = UserError(
-                f"{self.run_dir / 'metrics.jsonl'}: cannot be written ({error.strerror}); mend that, and the same "
+                f"{self.run_dir / 'metrics.jsonl'}: cannot be written ({error.strerror}); fix that, and the same "
                 "command continues from the newest checkpoint"
             )
         if self.config.training.monitors:

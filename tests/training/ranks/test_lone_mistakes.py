@@ -53,7 +53,7 @@ def test_no_checkpoint_is_ahead_of_metrics_that_could_not_be_written(run_file, t
     assert ended == [1, 1], output
     assert time.monotonic() - began < 30
     assert re.findall("unibert: error: .*", output) == [
-        f"unibert: error: rank 0: {metrics}: cannot be written (No space left on device); mend that, and the same "
+        f"unibert: error: rank 0: {metrics}: cannot be written (No space left on device); fix that, and the same "
         "command continues from the newest checkpoint"
     ]
     assert "Traceback" not in output

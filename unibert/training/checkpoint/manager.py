@@ -290,7 +290,7 @@ class Checkpoints:
         except (UserError, OSError) as error:
             shutil.rmtree(partial, ignore_errors=True)
             raise UserError(
-                f"{checkpoint}: cannot be converted {change}: {error}; mend that, or start it as it was saved"
+                f"{checkpoint}: cannot be converted {change}: {error}; fix that, or start it as it was saved"
             ) from error
         print(f"unibert: converted in {time.perf_counter() - started:.1f} s", file=sys.stderr, flush=True)
 

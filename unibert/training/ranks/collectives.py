@@ -61,7 +61,7 @@ def _initialise_deepspeed(device: torch.device, timeout: timedelta) -> None:
     from deepspeed.utils import logger
 
     logger.setLevel("WARNING")
-    # DeepSpeed calls some collectives by names that torch deprecates, which no user can mend.
+    # DeepSpeed calls some collectives by names that torch deprecates, which no user can fix.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     if device.type == "cpu":
         # DeepSpeed would compile this shared-memory all-reduce at the first start, with a compiler that may not be
