@@ -109,7 +109,7 @@ def test_no_circle():
     try:
         list(TopologicalSorter({module: imports(module) - {module} for module in modules()}).static_order())
     except CycleError as error:
-        pytest.fail(" → ".join(error.args[1]))
+        pytest.fail(" → ".join(reversed(error.args[1])))
 
 
 def test_no_module_is_there_to_pass_names_on():
