@@ -67,7 +67,7 @@ def test_what_was_changed_is_replaced_on_demand_only(here, capsys):
     capsys.readouterr()
     printed, sentence = refused(capsys, "slurm", "jobs")
     assert "jobs/pretrain.sh: differs from what would be written" in sentence
-    assert "give --overwrite" in sentence
+    assert "or give --overwrite (site.env is left alone)" in sentence
     assert printed == ""
     assert not ours.exists()
     assert script.read_text() == written + "echo mine\n"

@@ -30,7 +30,7 @@ def _run(words: list[str]) -> None:
         from unibert.installation import unibert_version
 
         print(f"unibert {unibert_version()}")
-        return
+        sys.exit(0)
     wants_help = bool({"-h", "--help"} & set(words)) or words[:1] == ["help"] or not words
     named = [word for word in words[words[:1] == ["help"] :] if word not in ("-h", "--help")]
     if wants_help and (not named or (named[0] in GROUPS and len(named) == 1)):
@@ -45,6 +45,7 @@ def _run(words: list[str]) -> None:
     from unibert.command_help import command_help
 
     print(command_help(command))
+    sys.exit(0)
 
 
 def find_command(words: list[str]) -> tuple[Command, list[str]]:

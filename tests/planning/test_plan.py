@@ -295,7 +295,7 @@ def test_tables_fit_the_page(capsys):
         (["--gpus=3", *H100], "stream.lanes: 16 lanes cannot be shared by 1 × 3 = 3 ranks; take 1, 2, 4, 8, 16 ranks"),
         (["--gpus=0", *H100], "--gpus: must be positive, got 0"),
         (["--gpus=1", "--nodes=-2", *H100], "--nodes: must be positive, got -2"),
-        (["--gpus=1", "--network_gbit=nan", *H100], "network_gbit: must be a number, got 'nan'"),
+        (["--gpus=1", "--network_gbit=.nan", *H100], "--network_gbit: must be positive, got nan"),
         (["--gpus=1", "--gpu=h100", "--vocab_size=0"], "--vocab_size: must be positive, got 0"),
         (["--gpus=1", *H100, "--distillation.teacher={folder}"], "distillation.teacher: {folder} is no Hugging Face"),
         (["--gpus=1", *H100, "--training.ds_config=zero4"], "training.ds_config: zero4 is neither a file nor one of"),

@@ -24,11 +24,11 @@ def own_environment() -> Iterator[None]:
         ("--stream.lane=8", "--stream.lane: unknown key 'stream.lane'; did you mean 'stream.lanes'?"),
         ("--adversary.max_lamda=1", "unknown key 'adversary.max_lamda'; did you mean 'adversary.max_lambda'?"),
         ("--sead=1", "unknown key 'sead'; did you mean 'seed'?"),
-        ("--training.tokens=many", "training.tokens: Expected a <class 'int'>. Got value: many"),
+        ("--training.tokens=many", "training.tokens: must be a whole number, got 'many'"),
         ("--training.global_batch_size=6", "training.global_batch_size: 6 is not a multiple of stream.lanes (4)"),
         ("--optimizer.warmup=0.95", "optimizer.warmup: warm-up 0.95 and decay 0.1 are shares of the run"),
         ("--training.sequence_length=[[0.5, 64]]", "the first point must be at progress 0"),
-        ("--adversary.level=sentence", "adversary"),
+        ("--adversary.level=sentence", "adversary.level: must be mean, cls or token, got 'sentence'"),
         ("--mlm.workspace_gib=0", "mlm.workspace_gib: must be positive, got 0"),
     ],
 )

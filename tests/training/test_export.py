@@ -68,6 +68,31 @@ def test_any_checkpoint_can_be_exported(run_dir, tmp_path, unibert):
     assert AutoTokenizer.from_pretrained(tmp_path / "early").mask_token == "<mask>"
 
 
+def test_the_commands_print_their_own_lines_and_name_the_model_last(module_run_file, tmp_path):
+    model = tmp_path / "run" / "model"
+    words = [sys.executable, "-m", "unibert", "pretrain", str(module_run_file), f"--run_dir={model.parent}",
+             "--training.tokens=1024", "--training.ds_config=zero2"]  # fmt: skip
+    first, again = (subprocess.run(words, capture_output=True, text=True) for _ in range(2))
+    last_line = (
+        f"The model is in {model}. Next: unibert report {model.parent}, unibert evaluate {model} --retrieval DIR\n"
+    )
+    assert (first.returncode, first.stdout) == (0, last_line)
+    assert all(line.startswith(("unibert: ", "step ")) for line in first.stderr.splitlines()), first.stderr
+    before = (model.parent / "metrics.jsonl").read_text()
+    assert again.returncode == 0
+    assert again.stdout.startswith(
+        f"unibert: {model.parent} is finished: it has all 2 steps; to train its model further"
+    )
+    assert f"--run_dir NEW --model.initialize_from {model}; to start anew, choose another --run_dir" in again.stdout
+    assert again.stdout.endswith(last_line)
+    assert all(line.startswith("unibert: ") for line in again.stderr.splitlines()), again.stderr
+    assert (model.parent / "metrics.jsonl").read_text() == before
+    words = [sys.executable, "-m", "unibert", "export", str(model.parent), f"--output={tmp_path / 'other'}"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    next_command = f"unibert evaluate {tmp_path / 'other'} --retrieval DIR"
+    assert (done.stdout, done.stderr) == (f"The model is in {tmp_path / 'other'}. Next: {next_command}\n", "")
+
+
 def test_a_checkpoint_that_is_not_there(run_dir, tmp_path, unibert):
     status, output = unibert("export", str(run_dir), "--step=41")
     assert (status, "has no checkpoint of step 41; it has 40, 50" in output) == (1, True)
