@@ -239,7 +239,7 @@ INTERNALS = ("NestedArg", "Union", "typing.", "<class", "Namespace", "argument -
 )  # fmt: skip
 def test_a_mistake_ends_with_status_1_and_one_sentence(words, sentence, capsys, monkeypatch):
     # As on a machine with the packages that `bench gpu` asks for.
-    monkeypatch.setattr("unibert.bench.gpu_machine.PACKAGES", ())
+    monkeypatch.setattr("unibert.bench.gpu.machine.PACKAGES", ())
     printed_line, error = refused(capsys, *words)
     assert sentence in error
     assert not printed_line
