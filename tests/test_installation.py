@@ -9,7 +9,9 @@ from unibert.cli import main
 
 
 def test_the_command_line_says_its_version(capsys):
-    main(["--version"])
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
     assert capsys.readouterr().out == "unibert 0.1.0\n"
 
 
@@ -25,14 +27,16 @@ def test_an_installation_takes_the_version_that_was_installed(package, monkeypat
     # Some packages leave such a file behind.
     (package.parent / "pyproject.toml").write_text('[project]\nname = "another"\nversion = "7"\n')
     monkeypatch.setattr(installation, "version", {"unibert": "3.2.1"}.get)
-    main(["--version"])
+    with pytest.raises(SystemExit):
+        main(["--version"])
     assert capsys.readouterr().out == "unibert 3.2.1\n"
 
 
 def test_a_checkout_takes_its_own_version_whatever_is_installed(package, monkeypatch, capsys):
     (package.parent / "pyproject.toml").write_text('[project]\nname = "unibert"\nversion = "4.0"\n')
     monkeypatch.setattr(installation, "version", {"unibert": "3.2.1"}.get)
-    main(["--version"])
+    with pytest.raises(SystemExit):
+        main(["--version"])
     assert capsys.readouterr().out == "unibert 4.0\n"
 
 
