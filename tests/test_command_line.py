@@ -293,7 +293,7 @@ def completions(script: Path, *words: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def bash_script(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("completion") / "unibert.bash"
+    path = tmp_path_factory.mktemp("completion") / "completion.bash"
     path.write_text(completion_script("bash", list(COMMANDS.values())))
     return path
 

@@ -242,9 +242,9 @@ def test_tests_that_run_out_of_time_leave_their_counts(tmp_path, monkeypatch):
     monkeypatch.setattr(checks, "KERNEL_TESTS", tmp_path)
     monkeypatch.setattr(checks, "WORKERS", 2)
     monkeypatch.setattr(Turn, "warming", lambda self, preset: nullcontext())
-    outcome = checks.numerics(turn_of(tmp_path, 20))
+    outcome = checks.numerics(turn_of(tmp_path, 40))
     assert outcome.verdict == "FAILED"
-    assert "it ran out of time after 20 s; so far: " in outcome.figure
+    assert "it ran out of time after 40 s; so far: " in outcome.figure
     assert " passed" in outcome.figure
 
 
