@@ -200,13 +200,19 @@ IS_OF_ANOTHER_TYPE = [
     ([*SMALL, "--optimizer.eps=small"], "optimizer.eps: must be a number, got 'small'"),
     ([*SMALL, "--adversary.level=sentence"], "adversary.level: must be mean, cls or token, got 'sentence'"),
     ([*SMALL, "--mlm.path=chunkd"], "recompute or exp-store, got 'chunkd'; did you mean 'chunked'?"),
-    ([*SMALL, "--training.sequence_length=long"],
-     "training.sequence_length: must be a whole number or points [[progress, whole number], …], got 'long'"),
+    (
+        [*SMALL, "--training.sequence_length=long"],
+        "training.sequence_length: must be a whole number or points [[progress, whole number], …], got 'long'",
+    ),
     ([*SMALL, "--stream.whole_words=maybe"], "stream.whole_words: must be true or false, got 'maybe'"),
-    ([*SMALL, "--training.keep_every_tokens=all"],
-     "training.keep_every_tokens: must be a whole number or null, got 'all'"),
-    ([*SMALL, "--model.initialize_layers=[a]"],
-     "model.initialize_layers: must be null or a list of whole numbers, as in 1,2, got ['a']"),
+    (
+        [*SMALL, "--training.keep_every_tokens=all"],
+        "training.keep_every_tokens: must be a whole number or null, got 'all'",
+    ),
+    (
+        [*SMALL, "--model.initialize_layers=[a]"],
+        "model.initialize_layers: must be null or a list of whole numbers, as in 1,2, got ['a']",
+    ),
     ([*SMALL, "--training.monitors=csv,wandbb"], "training.monitors: must be a list of tensorboard, csv or wandb, got"),
     ([*SMALL, "--optimizer.betas=0.9"], "optimizer.betas: must be 2 numbers, as in 0.5,0.5, got [0.9]"),
     ([*SMALL, "--stream.language_starts.zh=late"], "stream.language_starts.zh: must be a number, got 'late'"),
@@ -219,7 +225,7 @@ IS_OF_ANOTHER_TYPE = [
     (["completion", "fish"], "shell: must be bash or zsh, got 'fish'"),
     (["bench", "gpu", "--stage", "3"], "stage: must be 1, 2 or null, got 3"),
     (["bench", "kernels", "fast"], "preset: must be auto, cpu, goals, headline, widths or rehearsal, got 'fast'"),
-]  # fmt: skip
+]
 IS_REFUSED_BY_ITS_SECTION = [
     ([*SMALL, "--adversary.warmup=2"], "adversary.warmup: must be at least 0 and below 1, got 2.0"),
     (
@@ -233,10 +239,14 @@ INTERNALS = ("NestedArg", "Union", "typing.", "<class", "Namespace", "argument -
 
 @pytest.mark.parametrize(
     ("words", "sentence"),
-    NAMES_NO_COMMAND + NAMES_NO_OPTION + LACKS_SOMETHING + SAYS_TOO_MUCH + IS_OF_ANOTHER_TYPE
+    NAMES_NO_COMMAND
+    + NAMES_NO_OPTION
+    + LACKS_SOMETHING
+    + SAYS_TOO_MUCH
+    + IS_OF_ANOTHER_TYPE
     + IS_REFUSED_BY_ITS_SECTION,
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
-)  # fmt: skip
+)
 def test_a_mistake_ends_with_status_1_and_one_sentence(words, sentence, capsys, monkeypatch):
     # As on a machine with the packages that `bench gpu` asks for.
     monkeypatch.setattr("unibert.bench.gpu.machine.PACKAGES", ())
@@ -304,13 +314,15 @@ def bash_script(tmp_path_factory) -> Path:
         (["pre"], ["pretrain", "preflight"]),
         (["corpus", ""], ["build", "verify", "inspect"]),
         (["pretrain", "demo"], ["demo", "demo-teacher"]),
-        (["pretrain", "small", "--distillation.te"],
-         ["--distillation.teacher", "--distillation.temperature", "--distillation.teacher_layer"]),
+        (
+            ["pretrain", "small", "--distillation.te"],
+            ["--distillation.teacher", "--distillation.temperature", "--distillation.teacher_layer"],
+        ),
         (["pretrain", "small", "--adversary.level", ""], ["mean", "cls", "token"]),
         (["plan", "small", "--gpu"], ["--gpus", "--gpu"]),
         (["completion", ""], ["bash", "zsh"]),
     ],
-)  # fmt: skip
+)
 def test_bash_completes(words, offered, bash_script):
     assert completions(bash_script, *words) == offered
 

@@ -24,10 +24,15 @@ def test_names_stay_names_and_numbers_numbers(tmp_path: Path, given: str) -> Non
     path = tmp_path / "run.yaml"
     path.write_text(RUN if given == "in the file" else "run_dir: a\ncorpus: corpus\ntraining: {tokens: 1}\n")
     overrides = [
-        "--run_dir=2026-11-22", "--training.tokens=2_000_000", "--stream.languages=[no, sv, on]",
-        "--stream.language_starts={no: 0.5}", "--stream.whole_words=true", "--optimizer.learning_rate=1e-3",
-        "--optimizer.eps=.5", "--optimizer.weight_decay=1E2",
-    ]  # fmt: skip
+        "--run_dir=2026-11-22",
+        "--training.tokens=2_000_000",
+        "--stream.languages=[no, sv, on]",
+        "--stream.language_starts={no: 0.5}",
+        "--stream.whole_words=true",
+        "--optimizer.learning_rate=1e-3",
+        "--optimizer.eps=.5",
+        "--optimizer.weight_decay=1E2",
+    ]
     words = ["--config", str(path), *(overrides if given != "in the file" else [])]
     config = parse(RunConfig, words)
     assert config.run_dir == "2026-11-22"

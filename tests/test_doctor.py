@@ -45,9 +45,12 @@ def corpus(tmp_path: Path) -> Path:
             writer.write("d0", np.arange(5, 95), 300)
         shards += writer.shards
     Manifest(
-        shards=tuple(shards), vocab_size=300, token_dtype="uint16", tokenizer_sha256="0" * 64,
+        shards=tuple(shards),
+        vocab_size=300,
+        token_dtype="uint16",
+        tokenizer_sha256="0" * 64,
         unigram_entropy={"all": 5.0},
-    ).save(tmp_path / "corpus")  # fmt: skip
+    ).save(tmp_path / "corpus")
     return tmp_path / "corpus"
 
 
@@ -58,9 +61,11 @@ def run_file(corpus: Path, tmp_path: Path) -> Path:
     (teacher / "config.json").write_text('{"model_type": "modernbert"}')
     (teacher / "model.safetensors").write_bytes(bytes(1000))
     run = {
-        "run_dir": RUN_DIR, "corpus": str(corpus), "distillation": {"teacher": str(teacher)},
+        "run_dir": RUN_DIR,
+        "corpus": str(corpus),
+        "distillation": {"teacher": str(teacher)},
         "training": {"tokens": 1000},
-    }  # fmt: skip
+    }
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump(run))
     return path
@@ -89,8 +94,12 @@ def put_commands(folder: Path, commands: dict[str, str]) -> Path:
 def doctor(*words: str, python: str = sys.executable, **environment: str) -> tuple[int, list[str]]:
     done = subprocess.run(
         [python, "-m", "unibert", "doctor", *words],
-        cwd=REPOSITORY, env=os.environ | environment, capture_output=True, text=True, timeout=200,
-    )  # fmt: skip
+        cwd=REPOSITORY,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
     assert not done.stderr, done.stderr
     return done.returncode, done.stdout.splitlines()
 
@@ -141,11 +150,16 @@ def test_a_machine_with_faults(run_file, corpus, tmp_path):
     missing.unlink()
     packages = [path for path in sys.path if path.endswith("site-packages")]
     status, lines = doctor(
-        str(run_file), "--run_dir=/proc/run", f"--distillation.teacher={tmp_path}/nowhere",
-        python=str(tmp_path / "venv" / "bin" / "python"), PATH=str(commands), CC="",
+        str(run_file),
+        "--run_dir=/proc/run",
+        f"--distillation.teacher={tmp_path}/nowhere",
+        python=str(tmp_path / "venv" / "bin" / "python"),
+        PATH=str(commands),
+        CC="",
         PYTHONPATH=os.pathsep.join([str(broken), str(REPOSITORY), str(REPOSITORY / "kernels"), *packages]),
-        HF_HOME=str(tmp_path), TRITON_CACHE_DIR="/proc/triton",
-    )  # fmt: skip
+        HF_HOME=str(tmp_path),
+        TRITON_CACHE_DIR="/proc/triton",
+    )
     assert status == 1
     assert said(lines, "FAIL", "deepspeed") == [
         "0.10.3, and <0.20,>=0.19 is needed|pip install -c constraints.txt 'deepspeed<0.20,>=0.19'"
@@ -174,8 +188,10 @@ def test_a_machine_with_faults(run_file, corpus, tmp_path):
 def test_a_run_file_with_a_mistake(run_file):
     done = subprocess.run(
         [sys.executable, "-m", "unibert", "doctor", str(run_file), "--training.log_evry=1"],
-        capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.returncode == 1
     assert done.stderr == (
         "unibert: error: --training.log_evry: unknown key 'training.log_evry'; did you mean 'training.log_every'?\n"
@@ -249,8 +265,9 @@ def test_a_launcher_that_hangs(tmp_path, monkeypatch):
     monkeypatch.setattr(ranks, "LAUNCHER_SECONDS", 1)
     [finding] = look_at_launcher()
     assert (finding.mark, finding.found) == (
-        "FAIL", "two ranks of the deepspeed launcher do not meet: no answer in 1 s"
-    )  # fmt: skip
+        "FAIL",
+        "two ranks of the deepspeed launcher do not meet: no answer in 1 s",
+    )
 
 
 @pytest.mark.skipif(not find_spec("mpi4py"), reason="needs mpi4py")

@@ -12,8 +12,14 @@ from unibert.cli import main
 
 SHIPPED = Path(__file__).parents[1] / "slurm"
 NAMES = {
-    "array.sh", "bench.sh", "corpus.sh", "environment.sh", "evaluate.sh", "pretrain.sh", "site.env.example",
-}  # fmt: skip
+    "array.sh",
+    "bench.sh",
+    "corpus.sh",
+    "environment.sh",
+    "evaluate.sh",
+    "pretrain.sh",
+    "site.env.example",
+}
 
 
 @pytest.fixture(autouse=True)

@@ -77,8 +77,12 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     about = {name for name in found if ".dist-info/" in name}
     assert {name: data for name, (_, data) in found.items() if name not in about} == expected
     assert {name.partition(".dist-info/")[2] for name in about} == {
-        "METADATA", "WHEEL", "entry_points.txt", "top_level.txt", "licenses/LICENSE",
-    }  # fmt: skip
+        "METADATA",
+        "WHEEL",
+        "entry_points.txt",
+        "top_level.txt",
+        "licenses/LICENSE",
+    }
     executable = {name for name, (mode, _) in found.items() if mode & 0o111}
     assert executable == {f"unibert/slurm/{name}.sh" for name in ("array", "bench", "corpus", "evaluate", "pretrain")}
 

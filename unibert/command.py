@@ -106,9 +106,10 @@ class Call:
             raise UserError(f"{command.name} needs a run file or a preset; usage: {command.usage}")
         words = [] if name is None else [f"--config={run_file(name)}"]
         config: RunConfig = parse(
-            imported(RUN_CONFIG), [*words, *overrides, *self._option_words(imported(RUN_CONFIG))],
+            imported(RUN_CONFIG),
+            [*words, *overrides, *self._option_words(imported(RUN_CONFIG))],
             prog=f"unibert {'pretrain' if command.options is None else command.name}",
-        )  # fmt: skip
+        )
         return config
 
     @property

@@ -123,9 +123,16 @@ def mlm_head_operator(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Row losses, hits, and three gradients, empty where none is wanted."""
     losses, hits, gradients = _mlm_head(
-        Head(hidden, weight, bias, dtype), tuple(wants), rows, labels, counted, label_smoothing, z_loss, path,
+        Head(hidden, weight, bias, dtype),
+        tuple(wants),
+        rows,
+        labels,
+        counted,
+        label_smoothing,
+        z_loss,
+        path,
         max_workspace,
-    )  # fmt: skip
+    )
     of_hidden, of_weight, of_bias = _empty_for_none(gradients, losses)
     return losses, hits, of_hidden, of_weight, of_bias
 
@@ -294,9 +301,17 @@ def _distillation(
 ) -> tuple[Tensor, Tensor, Tensor, Gradients]:
     workspace = default_workspace(counted.device) if max_workspace is None else max_workspace
     path = choose_head_path(
-        "distillation_loss", path, "store-teacher", workspace, len(counted), student.hidden, student.weight,
-        teacher.hidden, teacher.weight, operands=student.dtype,
-    )  # fmt: skip
+        "distillation_loss",
+        path,
+        "store-teacher",
+        workspace,
+        len(counted),
+        student.hidden,
+        student.weight,
+        teacher.hidden,
+        teacher.weight,
+        operands=student.dtype,
+    )
     common = student, teacher, wants, labels, counted, temperature, kl_factor, ce_weight
     if path == "chunked":
         return chunked.distillation(*common)

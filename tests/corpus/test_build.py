@@ -68,8 +68,13 @@ def test_a_corpus_from_end_to_end(config, inputs, capsys):
     corpus = Path(config.output)
     assert verify(corpus) == manifest
     assert sorted(path.name for path in corpus.iterdir()) == [
-        "af", "de", "manifest.json", "report.json", "report.md", "tokenizer",
-    ]  # fmt: skip
+        "af",
+        "de",
+        "manifest.json",
+        "report.json",
+        "report.md",
+        "tokenizer",
+    ]
     assert manifest.languages == ["af", "de"]
     assert manifest.vocab_size == 400
     assert len(manifest.of("de")) > 2

@@ -15,8 +15,10 @@ def test_sigterm_to_the_demo_alone_ends_its_ranks_after_a_checkpoint(tmp_path):
     output = tmp_path / "demo"
     demo = subprocess.Popen(
         [sys.executable, "-m", "unibert", "demo", f"--output={output}"],
-        text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        text=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
     wait_for_line(output / "teacher" / "metrics.jsonl", step=1)
     demo.terminate()
     _, printed = demo.communicate(timeout=60)

@@ -12,9 +12,19 @@ import pytest
 from unibert_kernels.fused import gate
 
 KERNELS = {
-    "rows", "finish_rows", "gradient", "label_logits", "teacher", "statistics",
-    "find_documents", "discriminate", "finish", "hidden_gradient", "keep", "scale",
-}  # fmt: skip
+    "rows",
+    "finish_rows",
+    "gradient",
+    "label_logits",
+    "teacher",
+    "statistics",
+    "find_documents",
+    "discriminate",
+    "finish",
+    "hidden_gradient",
+    "keep",
+    "scale",
+}
 PINNED, OLDER = "pinned", "3.6.0"
 
 

@@ -71,9 +71,17 @@ def place(request, monkeypatch) -> Place:
 
 
 def segment_by_segment(
-    query: Tensor, key: Tensor, value: Tensor, cu_seq_q: Tensor, cu_seq_k: Tensor, max_q: int, max_k: int,
-    *, scale: float, window_size: tuple[int, int],
-) -> Tensor:  # fmt: skip
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_seq_q: Tensor,
+    cu_seq_k: Tensor,
+    max_q: int,
+    max_k: int,
+    *,
+    scale: float,
+    window_size: tuple[int, int],
+) -> Tensor:
     """What torch documents of varlen_attn: (tokens, heads, D) to the same, windows (left, right), -1 without."""
     assert query.ndim == 3
     assert cu_seq_q.dtype == torch.int32
@@ -206,10 +214,13 @@ def test_losses_of_student_and_teacher_by_each_path(place):
     sums = []
     for path, device, dtype in (("sdpa", "cpu", torch.float32), (place.path, place.device, place.dtype)):
         model = UniBERT(
-            copy.deepcopy(student).to(device, dtype), 3, mlm=MLMConfig(), attention=path,
+            copy.deepcopy(student).to(device, dtype),
+            3,
+            mlm=MLMConfig(),
+            attention=path,
             teacher=copy.deepcopy(teacher).to(device, dtype),
             distillation=DistillationConfig(teacher="", logits=0.5, relations=1.0, hidden=1.0),
-        )  # fmt: skip
+        )
         sums.append(model(batch_of(rows, masked).to(device), weights(device)).sums)
     reference, found = sums
     hidden = alone(student, rows)
@@ -226,18 +237,28 @@ def test_losses_of_student_and_teacher_by_each_path(place):
 def batch_of(rows: Packed, masked: Tensor) -> Batch:
     bounds = PackedDocuments.from_ids(rows.document_ids)
     return Batch(
-        input_ids=rows.ids, labels=rows.ids.masked_fill(~masked, -100), position_ids=rows.positions,
-        document_ids=rows.document_ids, document_languages=torch.arange(6) % 3,
-        cumulative_lengths=bounds.cumulative_lengths, max_length=bounds.max_length,
-        masked_rows=masked.flatten().nonzero()[:, 0], sequence_indices=torch.arange(3), origins=[],
-    )  # fmt: skip
+        input_ids=rows.ids,
+        labels=rows.ids.masked_fill(~masked, -100),
+        position_ids=rows.positions,
+        document_ids=rows.document_ids,
+        document_languages=torch.arange(6) % 3,
+        cumulative_lengths=bounds.cumulative_lengths,
+        max_length=bounds.max_length,
+        masked_rows=masked.flatten().nonzero()[:, 0],
+        sequence_indices=torch.arange(3),
+        origins=[],
+    )
 
 
 def weights(device: str) -> StepWeights:
     return StepWeights(
-        replicas=1, masked_tokens=1.0, tokens=1.0, adversary_weight=1.0, distillation=1.0,
+        replicas=1,
+        masked_tokens=1.0,
+        tokens=1.0,
+        adversary_weight=1.0,
+        distillation=1.0,
         reversal_lambda=torch.zeros((), device=device),
-    )  # fmt: skip
+    )
 
 
 def test_bounds_of_documents_and_padding():
@@ -297,15 +318,33 @@ def test_the_path_that_is_chosen(monkeypatch, asked, device, dtype, settings, tr
         ("varlen", CPU, torch.bfloat16, "modernbert", {}, "varlen needs CUDA tensors, these are on cpu; take sdpa"),
         ("flex", CPU, torch.float32, "modernbert", {}, "flex has no backward pass on cpu; take sdpa"),
         ("varlen", CUDA, torch.float32, "modernbert", {}, "varlen computes in bf16 or fp16, not in float32; take sdpa"),
-        ("varlen", CUDA, torch.bfloat16, "modernbert", {"hidden_size": 40},
-         "varlen needs heads whose width is a multiple of 8 up to 256, these have 20; take sdpa"),
-        ("flex", CUDA, torch.bfloat16, "modernbert", {"hidden_size": 16},
-         "flex needs heads of width 16 or more, these have 8; take sdpa"),
-        ("flex", CUDA, torch.bfloat16, "bert", {},
-         "flex has no dropout, and model.config.attention_probs_dropout_prob is 0.1; take sdpa"),
+        (
+            "varlen",
+            CUDA,
+            torch.bfloat16,
+            "modernbert",
+            {"hidden_size": 40},
+            "varlen needs heads whose width is a multiple of 8 up to 256, these have 20; take sdpa",
+        ),
+        (
+            "flex",
+            CUDA,
+            torch.bfloat16,
+            "modernbert",
+            {"hidden_size": 16},
+            "flex needs heads of width 16 or more, these have 8; take sdpa",
+        ),
+        (
+            "flex",
+            CUDA,
+            torch.bfloat16,
+            "bert",
+            {},
+            "flex has no dropout, and model.config.attention_probs_dropout_prob is 0.1; take sdpa",
+        ),
         ("flash", CPU, torch.float32, "bert", {}, "must be one of auto, sdpa, flex, varlen, got 'flash'"),
     ],
-)  # fmt: skip
+)
 def test_paths_that_cannot_serve_are_refused(monkeypatch, asked, device, dtype, architecture, settings, sentence):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: H100)
     with pytest.raises(ValueError, match=f"^attention: {sentence}$"):

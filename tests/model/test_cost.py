@@ -65,9 +65,13 @@ def trained(model: UniBERT) -> float:
 def test_parameters_by_part(architecture):
     student, teacher = build(architecture), build(architecture, hidden_size=128)
     model = UniBERT(
-        student, NUM_LANGUAGES, mlm=MLMConfig(), adversary=AdversaryConfig(intermediate_size=24), teacher=teacher,
+        student,
+        NUM_LANGUAGES,
+        mlm=MLMConfig(),
+        adversary=AdversaryConfig(intermediate_size=24),
+        teacher=teacher,
         distillation=DistillationConfig(teacher="", hidden=1.0),
-    )  # fmt: skip
+    )
     parts = parameters_by_part(model)
     assert sum(parts.values()) == sum(parameter.numel() for parameter in model.parameters())
     size = {name: sum(p.numel() for p in module.parameters()) for name, module in model.named_modules()}
@@ -118,14 +122,26 @@ def test_flops_of_a_training_step(adversary, distillation):
     student = build("modernbert")
     teacher = build("modernbert", hidden_size=128).requires_grad_(False) if distillation else None
     model = UniBERT(
-        student, NUM_LANGUAGES, mlm=MLMConfig(), adversary=adversary, distillation=distillation, teacher=teacher,
+        student,
+        NUM_LANGUAGES,
+        mlm=MLMConfig(),
+        adversary=adversary,
+        distillation=distillation,
+        teacher=teacher,
         attention="sdpa",
-    )  # fmt: skip
+    )
     parts = flops_by_part(
-        EncoderShape.of(student), length=LENGTH, masked=MASKED / LENGTH, masks=True, recompute=0.0,
-        adversary=adversary, num_languages=NUM_LANGUAGES, documents_per_token=1 / LENGTH, distillation=distillation,
+        EncoderShape.of(student),
+        length=LENGTH,
+        masked=MASKED / LENGTH,
+        masks=True,
+        recompute=0.0,
+        adversary=adversary,
+        num_languages=NUM_LANGUAGES,
+        documents_per_token=1 / LENGTH,
+        distillation=distillation,
         teacher=EncoderShape.of(teacher) if teacher else None,
-    )  # fmt: skip
+    )
     # Losses, counts and hits by language are a product too, which the parts leave out.
     by_language = 2 * 3 * NUM_LANGUAGES * MASKED / LENGTH
     assert trained(model) == pytest.approx(sum(parts.values()) + by_language, rel=1e-12)

@@ -35,17 +35,22 @@ def checkpoints(module_run_file, ds_configs, tmp_path_factory) -> dict[str, Path
     folder = tmp_path_factory.mktemp("runs")
     runs = [
         {
-            "name": name, "ranks": 1, "fp16": False,
+            "name": name,
+            "ranks": 1,
+            "fp16": False,
             "overrides": [f"--run_dir={folder / name}", f"--training.ds_config={path}", "--training.tokens=512"],
         }
         for name, path in ds_configs.items()
-    ]  # fmt: skip
+    ]
     (folder / "runs.json").write_text(json.dumps(runs))
     command = [sys.executable, "-m", "tests.training.ds_config_runs", str(folder), str(module_run_file)]
     done = subprocess.run(
-        [*command, str(folder / "runs.json")], env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True,
-        text=True, timeout=300,
-    )  # fmt: skip
+        [*command, str(folder / "runs.json")],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
     return {name: folder / name / "checkpoints" / "step-00000001" for name in STAGES}
 

@@ -72,9 +72,13 @@ def test_parameters_are_those_of_the_model_that_is_built(run_file, teacher, tmp_
     student = build_masked_lm(ModelConfig(config=SIZES), 500, 128)
     taught_by = build_masked_lm(ModelConfig(config=SIZES | {"hidden_size": 128}), 500, 128)
     model = UniBERT(
-        student, plan["languages"], mlm=MLMConfig(), adversary=AdversaryConfig(), teacher=taught_by,
+        student,
+        plan["languages"],
+        mlm=MLMConfig(),
+        adversary=AdversaryConfig(),
+        teacher=taught_by,
         distillation=DistillationConfig(teacher="", hidden=1.0),
-    )  # fmt: skip
+    )
     assert sum(plan["parameters"].values()) == sum(parameter.numel() for parameter in model.parameters())
     assert plan["parameters"]["adversary"] == sum(p.numel() for p in model.discriminator.parameters())
     assert plan["teacher_parameters"] == sum(parameter.numel() for parameter in taught_by.parameters())
@@ -178,8 +182,12 @@ def test_time_and_exchange(run_file, tmp_path):
 
 
 def test_checkpoints_that_stay(run_file, capsys):
-    keeping = ("--training.keep_every_tokens=250_000", "--training.keep_best=true", "--training.evaluate_every=10",
-               "--training.checkpoint_every=20")  # fmt: skip
+    keeping = (
+        "--training.keep_every_tokens=250_000",
+        "--training.keep_best=true",
+        "--training.evaluate_every=10",
+        "--training.checkpoint_every=20",
+    )
     assert "for 2 checkpoints that are kept" in printed(capsys, run_file, "--gpus", 1, *H100)
     assert "for 7 checkpoints that are kept" in printed(capsys, run_file, "--gpus", 1, *H100, *keeping)
 
@@ -220,10 +228,14 @@ def test_a_training_like_a_published_one_is_as_fast(
 ):
     """Ettin's 32M and 150M, which make the curve, and mmBERT base, which lies farthest from it."""
     alike = [
-        f"--model.config.hidden_size={hidden}", f"--model.config.num_hidden_layers={layers}",
-        f"--model.config.num_attention_heads={hidden // 64}", f"--model.config.intermediate_size={intermediate}",
-        "--training.sequence_length=1024", "--stream.masking_rate=0.3", "--adversary=null",
-    ]  # fmt: skip
+        f"--model.config.hidden_size={hidden}",
+        f"--model.config.num_hidden_layers={layers}",
+        f"--model.config.num_attention_heads={hidden // 64}",
+        f"--model.config.intermediate_size={intermediate}",
+        "--training.sequence_length=1024",
+        "--stream.masking_rate=0.3",
+        "--adversary=null",
+    ]
     plan = figures(tmp_path, run_file, "--gpus", 1, "--gpu", "h100", "--vocab_size", vocab_size, *alike)
     slowest = plan["tokens"] / plan["seconds_from_to"][1]
     assert (slowest if vocab_size == 256_000 else plan["tokens_per_second"]) == pytest.approx(published)
@@ -243,11 +255,14 @@ def test_a_measured_speed_replaces_published_ones(run_file, tmp_path, capsys):
     (folder / "summary.json").write_text(json.dumps({"environment": {"device": "NVIDIA H100 80GB HBM3"}}))
     (folder / "training.json").write_text(json.dumps({"runs": runs}))
     alike = [
-        f"--model.config.hidden_size={size.hidden}", f"--model.config.num_hidden_layers={size.layers}",
-        "--model.config.num_attention_heads=6", f"--model.config.intermediate_size={3 * size.hidden // 2}",
-        f"--training.sequence_length={size.sequence // 4}", "--stream.masking_rate=0.15",
+        f"--model.config.hidden_size={size.hidden}",
+        f"--model.config.num_hidden_layers={size.layers}",
+        "--model.config.num_attention_heads=6",
+        f"--model.config.intermediate_size={3 * size.hidden // 2}",
+        f"--training.sequence_length={size.sequence // 4}",
+        "--stream.masking_rate=0.15",
         "--stream.languages=[af, sq, ar, an, hy, ast, az, ba, eu, bar, be, bn, bpy, bs, br, bg]",
-    ]  # fmt: skip
+    ]
     words = [run_file, "--gpus", 1, "--vocab_size", size.vocab, "--benchmarks", tmp_path / "benchmarks", *alike]
     plan = figures(tmp_path, *words, "--gpu", "h100")
     assert plan["tokens_per_second"] == pytest.approx(123_456)
@@ -302,7 +317,7 @@ def test_tables_fit_the_page(capsys):
         (["--gpus=1", *H100, "--training.token=5"], "did you mean 'training.tokens'?"),
         (["--gpus=1", *H100, "--output={folder}/run.yaml/plan.json"], "the plan cannot be written (File exists)"),
     ],
-)  # fmt: skip
+)
 def test_mistakes(run_file, capsys, words, sentence):
     words = [word.format(folder=run_file.parent) for word in words]
     assert sentence.format(folder=run_file.parent) in refused(capsys, "plan", run_file, *words)[1]

@@ -133,9 +133,15 @@ def test_the_107_languages_fit_the_page(tmp_path, capsys):
     sizes[known[-1]] = [7]
     corpus = write_manifest(tmp_path / "corpus", sizes)
     text = inspect(
-        capsys, corpus, "--run", "tiny", "--training.tokens=200_000_000", "--stream.max_epochs=1200",
-        "--stream.language_starts.zh=0.3", "--training.sequence_length=[[0, 128], [0.7, 512]]",
-    )  # fmt: skip
+        capsys,
+        corpus,
+        "--run",
+        "tiny",
+        "--training.tokens=200_000_000",
+        "--stream.max_epochs=1200",
+        "--stream.language_starts.zh=0.3",
+        "--training.sequence_length=[[0, 128], [0.7, 512]]",
+    )
     assert "epochs by the end of phase" in text
     assert row_of(text, "nn")[1][0].isdigit(), "no room for the name"
     assert max(map(len, text.splitlines())) <= 120

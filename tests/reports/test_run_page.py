@@ -28,18 +28,32 @@ SECTIONS = (
 
 def training_line(step, **more):
     return {
-        "step": step, "tokens": step * 4096, "progress": step / 200, "loss": 6 - step / 100, "mlm_loss": 5 - step / 100,
-        "mlm_accuracy": 0.1, "grad_norm": 1.0, "learning_rate": 1e-3, "masking_rate": 0.3, "padding_share": 0.01,
-        "mlm_loss_by_language": {"aa": 4.0, "bb": 5.0}, "tokens_per_second": 3e4, "memory_gib": 2.0, **more,
-    }  # fmt: skip
+        "step": step,
+        "tokens": step * 4096,
+        "progress": step / 200,
+        "loss": 6 - step / 100,
+        "mlm_loss": 5 - step / 100,
+        "mlm_accuracy": 0.1,
+        "grad_norm": 1.0,
+        "learning_rate": 1e-3,
+        "masking_rate": 0.3,
+        "padding_share": 0.01,
+        "mlm_loss_by_language": {"aa": 4.0, "bb": 5.0},
+        "tokens_per_second": 3e4,
+        "memory_gib": 2.0,
+        **more,
+    }
 
 
 def heldout_line(step, loss):
     return {
-        "step": step, "heldout_mlm_loss": loss, "heldout_mlm_accuracy": 0.2, "unigram_entropy": 6.0,
+        "step": step,
+        "heldout_mlm_loss": loss,
+        "heldout_mlm_accuracy": 0.2,
+        "unigram_entropy": 6.0,
         "heldout_mlm_loss_by_language": {"aa": loss, "bb": loss + 1},
         "unigram_entropy_by_language": {"aa": 5.5, "bb": 6.5},
-    }  # fmt: skip
+    }
 
 
 def write_metrics(run, *lines):

@@ -52,8 +52,10 @@ def demo_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     options = ["--vocab_size=6000", "--heldout_share=0.1", "--tokens_per_shard=2500"]
     subprocess.run(
         [sys.executable, "-m", "unibert", "corpus", "build", "unibert/demo/wiki", f"--output={folder}", *options],
-        cwd=REPOSITORY, check=True, capture_output=True,
-    )  # fmt: skip
+        cwd=REPOSITORY,
+        check=True,
+        capture_output=True,
+    )
     return folder
 
 
@@ -64,16 +66,26 @@ def run_file(demo_corpus: Path) -> Path:
         "run_dir": "to be given",
         "corpus": str(demo_corpus),
         "training": {
-            "tokens": 1200 * 16 * 128, "global_batch_size": 16, "micro_batch_size": 8, "sequence_length": 128,
-            "log_every": 1, "checkpoint_every": 100, "ds_config": "zero1",
+            "tokens": 1200 * 16 * 128,
+            "global_batch_size": 16,
+            "micro_batch_size": 8,
+            "sequence_length": 128,
+            "log_every": 1,
+            "checkpoint_every": 100,
+            "ds_config": "zero1",
         },
         "stream": {"lanes": 8, "window_shards": 2},
-        "model": {"config": {
-            "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 96,
-            "local_attention": 32,
-        }},
+        "model": {
+            "config": {
+                "hidden_size": 64,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "intermediate_size": 96,
+                "local_attention": 32,
+            }
+        },
         "adversary": {"max_lambda": 0.1},
-    }  # fmt: skip
+    }
     path = demo_corpus.with_name("run.yaml")
     path.write_text(yaml.safe_dump(run))
     return path

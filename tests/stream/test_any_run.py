@@ -48,8 +48,11 @@ def points(values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     middle = st.floats(0.1, 0.9)
     return values | st.builds(
         lambda first, at, then, last: [(0.0, first), (at, then)] + ([] if last is None else [(1.0, last)]),
-        values, middle, values, st.none() | values,
-    )  # fmt: skip
+        values,
+        middle,
+        values,
+        st.none() | values,
+    )
 
 
 @st.composite
@@ -78,11 +81,12 @@ def cases(draw: st.DrawFn) -> Case:
             draw(
                 st.lists(
                     st.builds(Sitting, st.floats(0, 1), st.sampled_from([1, 2, 4, 8]), st.sampled_from([0, 1, 3])),
-                    min_size=1, max_size=4,
+                    min_size=1,
+                    max_size=4,
                 )
             )
         ),
-    )  # fmt: skip
+    )
 
 
 def sit(
@@ -93,9 +97,7 @@ def sit(
     merged: State = {}
     config = StreamConfig(**case.config, num_workers=num_workers)
     for rank in range(world_size):
-        stream = Stream(
-            corpus, config, seed=case.seed, timeline=case.timeline, rank=rank, world_size=world_size
-        )  # fmt: skip
+        stream = Stream(corpus, config, seed=case.seed, timeline=case.timeline, rank=rank, world_size=world_size)
         steps = stream.steps(first, state)
         for step in steps:
             digests.setdefault(step.step.index, []).extend(batch.digest() for batch in step.micro_batches(1))
@@ -124,9 +126,12 @@ def batches(corpus: Path, case: Case, spoil: Callable[[State], Any] = lambda sta
 
 def corpus_of(case: Case, folder: Path) -> Path:
     return write_corpus(
-        folder, case.documents, tokens_per_shard=case.tokens_per_shard, tokens_per_block=case.tokens_per_block,
+        folder,
+        case.documents,
+        tokens_per_shard=case.tokens_per_shard,
+        tokens_per_block=case.tokens_per_block,
         median_length=30,
-    )  # fmt: skip
+    )
 
 
 def check(case: Case) -> None:

@@ -31,9 +31,16 @@ def masked(ids: np.ndarray, rate: float, starts: np.ndarray | None = STARTS) -> 
         origins=["x"] * len(ids),
     )
     return mask(
-        rows, seed=3, purpose=Purpose.MASKING, first_sequence=0, rate=rate, mask_share=0.8, random_share=0.1,
-        vocab_size=VOCAB_SIZE, word_starts=starts,
-    )  # fmt: skip
+        rows,
+        seed=3,
+        purpose=Purpose.MASKING,
+        first_sequence=0,
+        rate=rate,
+        mask_share=0.8,
+        random_share=0.1,
+        vocab_size=VOCAB_SIZE,
+        word_starts=starts,
+    )
 
 
 def random_ids(num_rows: int = 2000, length: int = 64) -> np.ndarray:

@@ -40,14 +40,21 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>", cls_token="<s>", sep_token="</s>",
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        cls_token="<s>",
+        sep_token="</s>",
         mask_token="<mask>",
-    ).save_pretrained(root / "tokenizer")  # fmt: skip
+    ).save_pretrained(root / "tokenizer")
     entropy = {"all": 5.6, **dict.fromkeys(LANGUAGES, 4.5)}
     Manifest(
-        shards=tuple(shards), vocab_size=VOCAB_SIZE, token_dtype="uint16", tokenizer_sha256="0" * 64,
+        shards=tuple(shards),
+        vocab_size=VOCAB_SIZE,
+        token_dtype="uint16",
+        tokenizer_sha256="0" * 64,
         unigram_entropy=entropy,
-    ).save(root)  # fmt: skip
+    ).save(root)
     return root
 
 
@@ -73,17 +80,28 @@ def write_run_file(corpus: Path, folder: Path) -> Path:
         "run_dir": str(folder / "run"),
         "corpus": str(corpus),
         "training": {
-            "tokens": 50 * 8 * 64, "global_batch_size": 8, "micro_batch_size": 2, "sequence_length": 64,
-            "log_every": 1, "checkpoint_every": 20, "evaluate_every": 20, "ds_config": "zero0",
+            "tokens": 50 * 8 * 64,
+            "global_batch_size": 8,
+            "micro_batch_size": 2,
+            "sequence_length": 64,
+            "log_every": 1,
+            "checkpoint_every": 20,
+            "evaluate_every": 20,
+            "ds_config": "zero0",
         },
         "stream": {"lanes": 4, "window_shards": 2},
-        "model": {"config": {
-            "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 96,
-            "local_attention": 16,
-        }},
+        "model": {
+            "config": {
+                "hidden_size": 64,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "intermediate_size": 96,
+                "local_attention": 16,
+            }
+        },
         "adversary": {"max_lambda": 0.5},
         "optimizer": {"learning_rate": 2e-3},
-    }  # fmt: skip
+    }
     path = folder / "run.yaml"
     path.write_text(yaml.safe_dump(run))
     return path

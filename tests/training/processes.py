@@ -29,12 +29,14 @@ def start_without_launcher(
     with output.open("ab") as file:
         return [
             subprocess.Popen(
-                [sys.executable, "-m", "unibert", *words], stdout=file, stderr=subprocess.STDOUT,
+                [sys.executable, "-m", "unibert", *words],
+                stdout=file,
+                stderr=subprocess.STDOUT,
                 env={**os.environ, "OMP_NUM_THREADS": "1", **placement(rank, ranks, port)},
                 preexec_fn=(preparations or {}).get(rank),
             )
             for rank in range(ranks)
-        ]  # fmt: skip
+        ]
 
 
 def fork_ranks(words: list[str], ranks: int, output: Path) -> list[BaseProcess]:

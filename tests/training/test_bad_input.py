@@ -152,9 +152,13 @@ def test_a_corpus_that_has_changed(run_file, own_corpus, unibert):
 def test_a_loss_that_is_not_finite_names_step_and_documents_and_keeps_the_checkpoint(run_file, tmp_path, unibert):
     # Far too high a rate: the weights overflow fp32 within a few steps.
     status, output = unibert(
-        "pretrain", str(run_file), "--optimizer.learning_rate=1e30", "--optimizer.warmup=0",
-        "--optimizer.max_grad_norm=1e30", "--training.checkpoint_every=1",
-    )  # fmt: skip
+        "pretrain",
+        str(run_file),
+        "--optimizer.learning_rate=1e30",
+        "--optimizer.warmup=0",
+        "--optimizer.max_grad_norm=1e30",
+        "--training.checkpoint_every=1",
+    )
     assert status == 1
     assert "not finite in the batch of rank 0: " in output or "the gradient is not a number" in output
     assert "Traceback" not in output

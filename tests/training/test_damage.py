@@ -83,14 +83,22 @@ def test_damage_that_comes_up_later_ends_all_ranks(run_file, own_corpus):
 def test_a_vanished_server_ends_all_ranks(run_file, corpus, tmp_path):
     server = subprocess.Popen(
         [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory", str(corpus)],
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
     try:
         assert server.stdout is not None
         port = server.stdout.readline().split("port ")[1].split()[0]
         url = f"http://127.0.0.1:{port}"
-        words = ["pretrain", str(run_file), f"--stream.shards_url={url}", "--stream.retry_seconds=2",
-                 "--training.tokens=2_000_000", "--training.evaluate_every=0"]  # fmt: skip
+        words = [
+            "pretrain",
+            str(run_file),
+            f"--stream.shards_url={url}",
+            "--stream.retry_seconds=2",
+            "--training.tokens=2_000_000",
+            "--training.evaluate_every=0",
+        ]
         process = start(words, ranks=2)
         wait_for_line(run_file.parent / "run" / "metrics.jsonl", step=3)
     finally:

@@ -26,9 +26,13 @@ def run_dir(module_run_file) -> Path:
 def test_documents_alone_in_the_export_have_the_trainers_heldout_loss(run_dir, corpus):
     model = AutoModelForMaskedLM.from_pretrained(run_dir / "model").eval()
     batches = heldout_batches(
-        corpus, StreamConfig(lanes=4, window_shards=2), seed=0, sequence_length=64, micro_batch_size=4,
+        corpus,
+        StreamConfig(lanes=4, window_shards=2),
+        seed=0,
+        sequence_length=64,
+        micro_batch_size=4,
         max_sequences_per_language=64,
-    )  # fmt: skip
+    )
     losses: dict[int, list[float]] = {}
     for batch in batches:
         for document, language in enumerate(batch.document_languages.tolist()):
@@ -70,8 +74,16 @@ def test_any_checkpoint_can_be_exported(run_dir, tmp_path, unibert):
 
 def test_the_commands_print_their_own_lines_and_name_the_model_last(module_run_file, tmp_path):
     model = tmp_path / "run" / "model"
-    words = [sys.executable, "-m", "unibert", "pretrain", str(module_run_file), f"--run_dir={model.parent}",
-             "--training.tokens=1024", "--training.ds_config=zero2"]  # fmt: skip
+    words = [
+        sys.executable,
+        "-m",
+        "unibert",
+        "pretrain",
+        str(module_run_file),
+        f"--run_dir={model.parent}",
+        "--training.tokens=1024",
+        "--training.ds_config=zero2",
+    ]
     first, again = (subprocess.run(words, capture_output=True, text=True) for _ in range(2))
     last_line = (
         f"The model is in {model}. Next: unibert report {model.parent}, unibert evaluate {model} --retrieval DIR\n"
@@ -104,9 +116,12 @@ def test_tensorboard_gets_the_metrics(module_run_file, tmp_path, unibert):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     status, output = unibert(
-        "pretrain", str(module_run_file), f"--run_dir={tmp_path / 'run'}", "--training.tokens=2048",
+        "pretrain",
+        str(module_run_file),
+        f"--run_dir={tmp_path / 'run'}",
+        "--training.tokens=2048",
         "--training.monitors=[tensorboard]",
-    )  # fmt: skip
+    )
     assert status == 0, output
     events = EventAccumulator(str(next((tmp_path / "run" / "monitor").rglob("events*")).parent)).Reload()
     logged = [line["loss"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if "loss" in line]

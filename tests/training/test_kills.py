@@ -16,9 +16,11 @@ from unibert.training.ranks.failures import EXIT_LOST_RANKS
 # other step.
 SETTINGS = [
     '--model.config={"hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 4, "intermediate_size": 512}',
-    "--training.checkpoint_every=2", "--training.keep_checkpoints=2", "--training.evaluate_every=0",
+    "--training.checkpoint_every=2",
+    "--training.keep_checkpoints=2",
+    "--training.evaluate_every=0",
     "--training.ds_config=zero1",
-]  # fmt: skip
+]
 LONGEST_LIFE = 6
 """Steps after a start's first, however long they take on this machine. Four of them leave a checkpoint for certain,
 since one that begins waits for the one before."""

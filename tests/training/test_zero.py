@@ -26,9 +26,12 @@ def teacher(tmp_path_factory, corpus) -> Path:
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("teacher")
     config = {
-        "hidden_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 96,
+        "hidden_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 96,
         "local_attention": 16,
-    }  # fmt: skip
+    }
     build_masked_lm(ModelConfig(config=config), VOCAB_SIZE, 64).save_pretrained(folder)
     AutoTokenizer.from_pretrained(corpus / "tokenizer").save_pretrained(folder)
     return folder
@@ -64,9 +67,13 @@ def test_two_ranks_follow_one_process(stage, one_process, module_run_file, objec
     ds_config.write_text(json.dumps(config))
     run_dir = tmp_path / "run"
     status, output = unibert(
-        "pretrain", str(module_run_file), f"--run_dir={run_dir}", f"--training.ds_config={ds_config}", *objectives,
+        "pretrain",
+        str(module_run_file),
+        f"--run_dir={run_dir}",
+        f"--training.ds_config={ds_config}",
+        *objectives,
         ranks=2,
-    )  # fmt: skip
+    )
     assert status == 0, output
     assert largest_relative_difference(one_process, run_dir) < FIVE_DIGITS
 

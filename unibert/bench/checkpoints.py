@@ -103,16 +103,26 @@ def _train(config: CheckpointBenchConfig, run_dir: Path, *, checkpoint_every: in
         "run_dir": str(run_dir),
         "corpus": config.corpus,
         "training": {
-            "tokens": steps * config.sequences * 128, "global_batch_size": config.sequences, "micro_batch_size": 8,
-            "sequence_length": 128, "ds_config": config.ds_config, "log_every": 1, "heldout_sequences": 1,
-            "checkpoint_every": checkpoint_every, "keep_checkpoints": config.checkpoints + 1,
+            "tokens": steps * config.sequences * 128,
+            "global_batch_size": config.sequences,
+            "micro_batch_size": 8,
+            "sequence_length": 128,
+            "ds_config": config.ds_config,
+            "log_every": 1,
+            "heldout_sequences": 1,
+            "checkpoint_every": checkpoint_every,
+            "keep_checkpoints": config.checkpoints + 1,
         },
         "stream": {"lanes": config.sequences},
-        "model": {"config": {
-            "hidden_size": config.hidden_size, "num_hidden_layers": config.layers,
-            "num_attention_heads": config.hidden_size // 64, "intermediate_size": 3 * config.hidden_size // 2,
-        }},
-    }  # fmt: skip
+        "model": {
+            "config": {
+                "hidden_size": config.hidden_size,
+                "num_hidden_layers": config.layers,
+                "num_attention_heads": config.hidden_size // 64,
+                "intermediate_size": 3 * config.hidden_size // 2,
+            }
+        },
+    }
     run_file = run_dir.with_suffix(".yaml")
     run_file.write_text(yaml.safe_dump(run), encoding="utf-8")
     command = [sys.executable, "-m", "unibert", "pretrain", str(run_file)]

@@ -27,9 +27,14 @@ Kind = Literal["wiki", "jsonl", "text"]
 # Parts of a large Wikipedia are called enwiki-20230501-pages-articles1.xml-p1p41242.bz2
 _KINDS: dict[str, Kind] = {r"\.xml(-p\d+p\d+)?": "wiki", r"\.jsonl": "jsonl", r"\.txt": "text"}
 _COMPRESSION = "(" + "|".join(re.escape(ending) for ending in COMPRESSIONS) + ")?"
-_CUT_OFF_XML = {expat.errors.codes[message] for message in (
-    expat.errors.XML_ERROR_NO_ELEMENTS, expat.errors.XML_ERROR_UNCLOSED_TOKEN, expat.errors.XML_ERROR_PARTIAL_CHAR
-)}  # fmt: skip
+_CUT_OFF_XML = {
+    expat.errors.codes[message]
+    for message in (
+        expat.errors.XML_ERROR_NO_ELEMENTS,
+        expat.errors.XML_ERROR_UNCLOSED_TOKEN,
+        expat.errors.XML_ERROR_PARTIAL_CHAR,
+    )
+}
 
 
 _MAX_TEXT_CHARACTERS = 1 << 20  # a plain-text file without blank lines must not end up in memory as one document

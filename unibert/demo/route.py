@@ -100,9 +100,7 @@ def _evaluate(student: Path, aligned: Path) -> None:
     from unibert.evaluation.config import EvaluateConfig
     from unibert.evaluation.evaluate import evaluate
 
-    config = EvaluateConfig(
-        model=student / "model", retrieval=aligned, untrained=True, output=student / "evaluation"
-    )  # fmt: skip
+    config = EvaluateConfig(model=student / "model", retrieval=aligned, untrained=True, output=student / "evaluation")
     # Its tables of every layer and language are for those who ask; they are kept in scores.md.
     with redirect_stdout(io.StringIO()):
         evaluate(config)

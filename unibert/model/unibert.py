@@ -202,11 +202,21 @@ class UniBERT(nn.Module):
         if config.logits:
             teacher_decoder = teacher.get_output_embeddings()
             output = distillation_loss(
-                features, decoder.weight, taught, teacher_decoder.weight, labels, decoder.bias, teacher_decoder.bias,
-                temperature=config.temperature, kl_weight=weights.distillation * config.logits, ce_weight=weights.mlm,
-                lang_ids=lang_ids, num_languages=self.num_languages, path=config.path,
+                features,
+                decoder.weight,
+                taught,
+                teacher_decoder.weight,
+                labels,
+                decoder.bias,
+                teacher_decoder.bias,
+                temperature=config.temperature,
+                kl_weight=weights.distillation * config.logits,
+                ce_weight=weights.mlm,
+                lang_ids=lang_ids,
+                num_languages=self.num_languages,
+                path=config.path,
                 max_workspace=self.mlm.max_workspace,
-            )  # fmt: skip
+            )
             total = output.loss * (output.count / weights.masked_tokens)
             sums |= _prediction_sums(output) | {"logits": output.kl.detach() * output.count}
         else:
@@ -218,10 +228,17 @@ class UniBERT(nn.Module):
     ) -> Tensor:
         decoder = self.masked_lm.get_output_embeddings()
         output = mlm_head_loss(
-            features, decoder.weight, labels, decoder.bias, lang_ids=lang_ids, num_languages=self.num_languages,
-            label_smoothing=self.mlm.label_smoothing, z_loss=self.mlm.z_loss, path=self.mlm.path,
+            features,
+            decoder.weight,
+            labels,
+            decoder.bias,
+            lang_ids=lang_ids,
+            num_languages=self.num_languages,
+            label_smoothing=self.mlm.label_smoothing,
+            z_loss=self.mlm.z_loss,
+            path=self.mlm.path,
             max_workspace=self.mlm.max_workspace,
-        )  # fmt: skip
+        )
         sums |= _prediction_sums(output)
         return weights.mlm * output.loss * (output.count / weights.masked_tokens)
 
@@ -231,9 +248,13 @@ class UniBERT(nn.Module):
     ) -> tuple[tuple[Tensor, ...], Tensor]:
         """The teacher's hidden states and its head's features of the masked positions."""
         states = encode(
-            teacher, batch.input_ids, batch.position_ids, documents,
-            hidden_states=config.teacher_layer != -1, attention=self.attention,
-        )  # fmt: skip
+            teacher,
+            batch.input_ids,
+            batch.position_ids,
+            documents,
+            hidden_states=config.teacher_layer != -1,
+            attention=self.attention,
+        )
         return states, head_features(teacher, states[-1].flatten(0, 1)[batch.masked_rows])
 
     def _state_losses(
@@ -248,9 +269,11 @@ class UniBERT(nn.Module):
         total = states[-1].new_zeros((), dtype=torch.float32)
         if config.relations:
             relations = relation_loss(
-                self._student_projections.take(), self._teacher_projections.take(), batch.document_ids,
+                self._student_projections.take(),
+                self._teacher_projections.take(),
+                batch.document_ids,
                 self.relation_heads,
-            )  # fmt: skip
+            )
             sums["relations"] = relations.detach()
             total = total + config.relations * relations
         if config.hidden:
@@ -267,9 +290,13 @@ class UniBERT(nn.Module):
     ) -> Tensor:
         assert self.adversary is not None
         output = self.discriminator(
-            states[self.adversary.layer].flatten(0, 1), batch.document_ids.flatten(), batch.document_languages,
-            weights.reversal_lambda, class_weights=weights.class_weights, path=self.adversary.path,
-        )  # fmt: skip
+            states[self.adversary.layer].flatten(0, 1),
+            batch.document_ids.flatten(),
+            batch.document_languages,
+            weights.reversal_lambda,
+            class_weights=weights.class_weights,
+            path=self.adversary.path,
+        )
         loss = output.loss * output.weight_sum
         sums |= {
             "adversary": loss.detach(),

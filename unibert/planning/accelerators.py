@@ -183,9 +183,15 @@ def _short_training(name: str, run: dict[str, Any], accelerator: Accelerator) ->
     size = run["size"]
     shape = EncoderShape.modernbert(size["hidden"], size["layers"], 3 * size["hidden"] // 2, size["vocab"])
     flops = flops_by_part(
-        shape, length=size["sequence"] // 4, masked=0.15, masks=False, recompute=float(name == "recompute"),
-        adversary=AdversaryConfig(), num_languages=16, documents_per_token=4 / size["sequence"],
-    )  # fmt: skip
+        shape,
+        length=size["sequence"] // 4,
+        masked=0.15,
+        masks=False,
+        recompute=float(name == "recompute"),
+        adversary=AdversaryConfig(),
+        num_languages=16,
+        documents_per_token=4 / size["sequence"],
+    )
     return MeasuredSpeed(
         name=name,
         tokens_per_second=run["tokens_per_second"],

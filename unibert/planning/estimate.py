@@ -246,11 +246,18 @@ class Planned:
         total: dict[str, float] = {}
         for phase, tokens in self._tokens_by_phase():
             parts = flops_by_part(
-                self.student, length=phase.sequence_length, masked=self.masked, masks=self.masks,
-                recompute=recompute, adversary=self.config.adversary,
-                num_languages=self.num_languages, documents_per_token=1 / phase.sequence_length,
-                distillation=distillation, teacher=self.teacher, taught=taught,
-            )  # fmt: skip
+                self.student,
+                length=phase.sequence_length,
+                masked=self.masked,
+                masks=self.masks,
+                recompute=recompute,
+                adversary=self.config.adversary,
+                num_languages=self.num_languages,
+                documents_per_token=1 / phase.sequence_length,
+                distillation=distillation,
+                teacher=self.teacher,
+                taught=taught,
+            )
             for part, flops in parts.items():
                 total[part] = total.get(part, 0.0) + flops * tokens / self.timeline.total_tokens
         return total
@@ -291,10 +298,13 @@ class Planned:
     def states(self, ds_config: Mapping[str, Any]) -> StateBytes:
         """Weights, gradients, optimizer and buffers of one rank."""
         return state_bytes(
-            ds_config, parameters=self.parameters, largest=self.largest_parameter,
-            itemsize=training_dtype(dict(ds_config)).itemsize, world_size=self.world_size,
+            ds_config,
+            parameters=self.parameters,
+            largest=self.largest_parameter,
+            itemsize=training_dtype(dict(ds_config)).itemsize,
+            world_size=self.world_size,
             on_cpu=self.accelerator.device_type == "cpu",
-        )  # fmt: skip
+        )
 
     def deepspeed_estimate(self, name: str) -> float | None:
         """GiB a GPU of weights, gradients and optimizer by DeepSpeed's own estimator, None where it has none."""
@@ -481,9 +491,14 @@ def _model_on_meta(
         student = build_masked_lm(config.model, vocab_size, length)
     with torch.device("meta"):
         return UniBERT(
-            student, num_languages, mlm=config.mlm, adversary=config.adversary, distillation=config.distillation,
-            teacher=teacher, attention=config.model.attention,
-        )  # fmt: skip
+            student,
+            num_languages,
+            mlm=config.mlm,
+            adversary=config.adversary,
+            distillation=config.distillation,
+            teacher=teacher,
+            attention=config.model.attention,
+        )
 
 
 def _teacher_on_meta(config: RunConfig) -> PreTrainedModel:

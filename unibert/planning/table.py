@@ -47,9 +47,15 @@ def plan_run(
     vocabulary, languages, remark = _corpus_sizes(config, vocab_size)
     accelerator = accelerator_named(gpu, gpus)
     planned = Planned(
-        config, accelerator, nodes=nodes, gpus=gpus, vocab_size=vocabulary, num_languages=languages,
-        speeds=speeds_for(accelerator, benchmarks), network_gbit=network_gbit,
-    )  # fmt: skip
+        config,
+        accelerator,
+        nodes=nodes,
+        gpus=gpus,
+        vocab_size=vocabulary,
+        num_languages=languages,
+        speeds=speeds_for(accelerator, benchmarks),
+        network_gbit=network_gbit,
+    )
     try:
         recommended, complaint = planned.recommended, None
     except UserError as error:

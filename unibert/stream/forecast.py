@@ -177,9 +177,14 @@ class Forecast:
         """Language of every draw, (D,), and the framed tokens before each and after the last, (D + 1,)."""
         languages, bounds = array("h"), array("q", [0])
         with tqdm(
-            total=self.run_tokens, desc="planning", unit="token", unit_scale=True, leave=False, delay=1,
+            total=self.run_tokens,
+            desc="planning",
+            unit="token",
+            unit_scale=True,
+            leave=False,
+            delay=1,
             disable=not os.isatty(2),
-        ) as bar:  # fmt: skip
+        ) as bar:
             while bounds[-1] < self.run_tokens:
                 draw = self._plan[len(languages)]
                 tokens = draw.shard.tokens + FRAME_TOKENS * draw.shard.documents

@@ -100,8 +100,14 @@ class TrainingConfig:
     """DeepSpeed monitors that receive the metrics besides metrics.jsonl. Their files lie in ``run_dir/monitor``."""
 
     def __post_init__(self) -> None:
-        for name in ("micro_batch_size", "log_every", "checkpoint_every", "keep_checkpoints", "heldout_sequences",
-                     "collective_timeout_minutes"):  # fmt: skip
+        for name in (
+            "micro_batch_size",
+            "log_every",
+            "checkpoint_every",
+            "keep_checkpoints",
+            "heldout_sequences",
+            "collective_timeout_minutes",
+        ):
             if getattr(self, name) <= 0:
                 raise ValueError(f"training.{name}: must be positive, got {getattr(self, name)}")
         if self.keep_every_tokens is not None and self.keep_every_tokens <= 0:

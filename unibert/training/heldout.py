@@ -28,20 +28,28 @@ def heldout_totals(engine: Any, config: RunConfig, placement: Placement) -> dict
     batches: list[Batch] = []
     mistake = None
     try:
-        batches = list(heldout_batches(
-            config.corpus, config.stream, seed=config.seed,
-            sequence_length=training.timeline()[len(training.timeline()) - 1].sequence_length,
-            micro_batch_size=training.micro_batch_size,
-            max_sequences_per_language=training.heldout_sequences,
-            rank=placement.rank, world_size=placement.world_size,
-        ))  # fmt: skip
+        batches = list(
+            heldout_batches(
+                config.corpus,
+                config.stream,
+                seed=config.seed,
+                sequence_length=training.timeline()[len(training.timeline()) - 1].sequence_length,
+                micro_batch_size=training.micro_batch_size,
+                max_sequences_per_language=training.heldout_sequences,
+                rank=placement.rank,
+                world_size=placement.world_size,
+            )
+        )
     except UserError as error:
         mistake = error
     agree(mistake)
     unweighted = StepWeights(
-        replicas=1, masked_tokens=1.0, tokens=1.0, adversary_weight=1.0,
+        replicas=1,
+        masked_tokens=1.0,
+        tokens=1.0,
+        adversary_weight=1.0,
         reversal_lambda=torch.zeros((), device=placement.device),
-    )  # fmt: skip
+    )
     sums = Sums()
     engine.eval()
     for batch in batches:

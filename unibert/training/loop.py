@@ -146,17 +146,23 @@ class Pretraining:
             zero_stage=zero_stage(ds_config),
         )
         self.engine = build_engine(
-            self.model, config, ds_config,
-            micro_batch_size=self._micro_batch_size(self.timeline[0]), world_size=placement.world_size,
+            self.model,
+            config,
+            ds_config,
+            micro_batch_size=self._micro_batch_size(self.timeline[0]),
+            world_size=placement.world_size,
             load_universal=self.checkpoints.prepare_newest(),
-        )  # fmt: skip
+        )
         self.checkpoints.reserve_memory(
             rank_checkpoint_bytes(
-                zero_stage(ds_config), self.num_parameters, training_dtype(ds_config).itemsize,
-                rank=placement.rank, world_size=placement.world_size,
+                zero_stage(ds_config),
+                self.num_parameters,
+                training_dtype(ds_config).itemsize,
+                rank=placement.rank,
+                world_size=placement.world_size,
             ),
             pinned=placement.device.type == "cuda",
-        )  # fmt: skip
+        )
         self.metrics = MetricsFile(self.run_dir / "metrics.jsonl")
         self.skipped: Counter[str] = Counter()
         self.damage: dict[str, int] = {}
@@ -186,9 +192,12 @@ class Pretraining:
             self._say_finished()
             return
         self.progress_bar = tqdm(
-            total=len(self.timeline), initial=first_step, desc=self.run_dir.name, unit="step",
+            total=len(self.timeline),
+            initial=first_step,
+            desc=self.run_dir.name,
+            unit="step",
             disable=not self.is_main or not os.isatty(2),
-        )  # fmt: skip
+        )
         self.throughput = Throughput(self.timeline[first_step].tokens_before)
         for rows in self._rows(first_step, stream_state):
             step = rows.step
@@ -237,9 +246,13 @@ class Pretraining:
         config, placement = self.config, self.placement
         self.manifest = Manifest.load(config.corpus)
         self.stream = Stream(
-            config.corpus, config.stream, seed=config.seed, timeline=self.timeline,
-            rank=placement.rank, world_size=placement.world_size,
-        )  # fmt: skip
+            config.corpus,
+            config.stream,
+            seed=config.seed,
+            timeline=self.timeline,
+            rank=placement.rank,
+            world_size=placement.world_size,
+        )
         if self.is_main and self.stream.shards_folder is not None:
             self._check_shards(self.stream.shards_folder)
         ds_config = read_ds_config(ds_config_path(config.training.ds_config), placement.device)
@@ -364,12 +377,19 @@ class Pretraining:
         agree(self.mistake)
         merged = {lane: state for part in gather_objects(lanes) for lane, state in part.items()}
         skipped = sum(gather_objects(self.skipped), Counter())
-        state = {"stream": merged, "corpus": self.manifest.fingerprint, "skipped_blocks": dict(skipped),
-                 "damage": self.damage}  # fmt: skip
+        state = {
+            "stream": merged,
+            "corpus": self.manifest.fingerprint,
+            "skipped_blocks": dict(skipped),
+            "damage": self.damage,
+        }
         self.checkpoints.begin(
-            self.engine, step.index + 1, state, tokens=step.tokens_before + step.num_tokens,
+            self.engine,
+            step.index + 1,
+            state,
+            tokens=step.tokens_before + step.num_tokens,
             heldout_mlm_loss=heldout_mlm_loss,
-        )  # fmt: skip
+        )
 
     # ---- one step ----------------------------------------------------------------------------------------------
 
@@ -379,9 +399,11 @@ class Pretraining:
         # Dropout becomes a function of seed, step and rank, so that a resumed run repeats it.
         torch.manual_seed((config.seed * 1_000_003 + step.index) * 4099 + placement.rank)
         set_batch(
-            self.engine, micro_batch_size=len(batches[0].input_ids), accumulation=len(batches),
+            self.engine,
+            micro_batch_size=len(batches[0].input_ids),
+            accumulation=len(batches),
             world_size=placement.world_size,
-        )  # fmt: skip
+        )
         set_learning_rate(self.engine, self._learning_rate_factor(step))
         sums = Sums()
         losses = []
@@ -429,8 +451,15 @@ class Pretraining:
                 classified.numel() if class_weights is None else float(class_weights[classified].sum().double())
             )
         # Checksums of 32 bits add up exactly in float64 for two million rows.
-        own = [masked, num_tokens, adversary_weight, self.stop.requested, self.checkpoints.written,
-               sum(rows.skipped.values()), rows.rows.checksum()]  # fmt: skip
+        own = [
+            masked,
+            num_tokens,
+            adversary_weight,
+            self.stop.requested,
+            self.checkpoints.written,
+            sum(rows.skipped.values()),
+            rows.rows.checksum(),
+        ]
         sums = self._exchange(own)
         written = sums[4] == self.placement.world_size
         return StepCounts(sums[0], sums[1], sums[2], sums[3] > 0, written, int(sums[5]), int(sums[6]))
@@ -581,7 +610,15 @@ class Pretraining:
 
 def _summary(line: dict[str, Any], num_steps: int) -> str:
     """A line of metrics for logs without a progress bar."""
-    shown = ("loss", "mlm_loss", "adversary_accuracy", "grad_norm", "learning_rate", "tokens_per_second",
-             "heldout_mlm_loss", "unigram_entropy")  # fmt: skip
+    shown = (
+        "loss",
+        "mlm_loss",
+        "adversary_accuracy",
+        "grad_norm",
+        "learning_rate",
+        "tokens_per_second",
+        "heldout_mlm_loss",
+        "unigram_entropy",
+    )
     numbers = "  ".join(f"{key} {line[key]:.4g}" for key in shown if key in line)
     return f"step {line['step']}/{num_steps}  {numbers}"

@@ -84,9 +84,18 @@ def discriminate_kernel(
         sample = tl.program_id(0)
         tile = sample // ROWS
         _pool(
-            hidden_ptr, document_ids_ptr, ranges_ptr, start + sample, tl.program_id(1) * BLOCK,
-            scratch_ptr + sample * scratch_stride, num_tokens, num_documents, hidden_size, TOKENS=BLOCK, BLOCK=BLOCK,
-        )  # fmt: skip
+            hidden_ptr,
+            document_ids_ptr,
+            ranges_ptr,
+            start + sample,
+            tl.program_id(1) * BLOCK,
+            scratch_ptr + sample * scratch_stride,
+            num_tokens,
+            num_documents,
+            hidden_size,
+            TOKENS=BLOCK,
+            BLOCK=BLOCK,
+        )
         tl.debug_barrier()
         arrivals_ptr = ranges_ptr + 3 * num_documents + start // ROWS + tile
         before = tl.atomic_add(arrivals_ptr, 1, sem="acq_rel")  # shows this program the columns of those before it
@@ -127,9 +136,20 @@ def discriminate_kernel(
     # 4. Forward.
     languages_l = tl.arange(0, LANGUAGES)
     z_nl = _forward_tile(
-        scratch_n_ptr, inside_n, languages_l, w1_ptr, b1_ptr, w2_ptr, b2_ptr,
-        hidden_size, intermediate_size, num_languages, BACKWARD, BLOCK, DEPTH,
-    )  # fmt: skip
+        scratch_n_ptr,
+        inside_n,
+        languages_l,
+        w1_ptr,
+        b1_ptr,
+        w2_ptr,
+        b2_ptr,
+        hidden_size,
+        intermediate_size,
+        num_languages,
+        BACKWARD,
+        BLOCK,
+        DEPTH,
+    )
 
     # 5. Loss.
     is_label_nl = languages_l[None, :] == labels_n[:, None]
@@ -150,9 +170,23 @@ def discriminate_kernel(
         p_nl /= total_n[:, None]
         dx_n_ptr = dx_ptr + samples_n.to(tl.int64) * hidden_size
         _backward_tile(
-            p_nl, is_label_nl, weights_n, languages_l, scratch_n_ptr, inside_n, w1_ptr, w2_ptr, dx_n_ptr,
-            tile_sums_ptr + NUM_TOTALS, hidden_size, intermediate_size, num_languages, OBJECTIVE, BLOCK, DEPTH,
-        )  # fmt: skip
+            p_nl,
+            is_label_nl,
+            weights_n,
+            languages_l,
+            scratch_n_ptr,
+            inside_n,
+            w1_ptr,
+            w2_ptr,
+            dx_n_ptr,
+            tile_sums_ptr + NUM_TOTALS,
+            hidden_size,
+            intermediate_size,
+            num_languages,
+            OBJECTIVE,
+            BLOCK,
+            DEPTH,
+        )
 
 
 @triton.jit
@@ -218,9 +252,16 @@ def _forward_tile(
         columns_f = column + tl.arange(0, BLOCK)
         within_f = columns_f < intermediate_size
         a_nf = _product(
-            scratch_n_ptr, inside_n, w1_ptr, columns_f, intermediate_size, hidden_size, hidden_size, DEPTH,
+            scratch_n_ptr,
+            inside_n,
+            w1_ptr,
+            columns_f,
+            intermediate_size,
+            hidden_size,
+            hidden_size,
+            DEPTH,
             TRANSPOSED=True,
-        )  # fmt: skip
+        )
         a_nf += tl.load(b1_ptr + columns_f, mask=within_f, other=0.0).to(tl.float32)[None, :]
         gate_nf = 0.5 + 0.5 * tl.erf(a_nf * 0.7071067811865476)
         tl.store(activation_n_ptr[:, None] + columns_f[None, :], a_nf * gate_nf, mask=within_f[None, :])
@@ -232,9 +273,16 @@ def _forward_tile(
     # 2. z = gelu(a) W2ᵀ + b2
     known_l = languages_l < num_languages
     z_nl = _product(
-        activation_n_ptr, every_n, w2_ptr, languages_l, num_languages, intermediate_size, intermediate_size,
-        DEPTH, TRANSPOSED=True,
-    )  # fmt: skip
+        activation_n_ptr,
+        every_n,
+        w2_ptr,
+        languages_l,
+        num_languages,
+        intermediate_size,
+        intermediate_size,
+        DEPTH,
+        TRANSPOSED=True,
+    )
     z_nl += tl.load(b2_ptr + languages_l, mask=known_l, other=0.0).to(tl.float32)[None, :]
     return tl.where(known_l[None, :], z_nl, float("-inf"))
 
@@ -284,15 +332,29 @@ def _backward_tile(
         da_nf_ptr = da_n_ptr[:, None] + columns_f[None, :]
         slope_nf = tl.load(da_nf_ptr, mask=within_f[None, :], other=0.0, cache_modifier=".cg")
         da_nf = slope_nf * _product(
-            dz_n_ptr, every_n, w2_ptr, columns_f, intermediate_size, num_languages, intermediate_size, DEPTH,
+            dz_n_ptr,
+            every_n,
+            w2_ptr,
+            columns_f,
+            intermediate_size,
+            num_languages,
+            intermediate_size,
+            DEPTH,
             TRANSPOSED=False,
-        )  # fmt: skip
+        )
         tl.store(bias_sums_ptr + columns_f, tl.sum(da_nf, axis=0), mask=within_f)
         if OBJECTIVE == "uniform":
             adverse_da_nf = slope_nf * _product(
-                adverse_dz_n_ptr, every_n, w2_ptr, columns_f, intermediate_size, num_languages, intermediate_size,
-                DEPTH, TRANSPOSED=False,
-            )  # fmt: skip
+                adverse_dz_n_ptr,
+                every_n,
+                w2_ptr,
+                columns_f,
+                intermediate_size,
+                num_languages,
+                intermediate_size,
+                DEPTH,
+                TRANSPOSED=False,
+            )
             tl.store(adverse_da_n_ptr[:, None] + columns_f[None, :], adverse_da_nf, mask=within_f[None, :])
         tl.debug_barrier()  # until every thread has read its part of gelu'(a)
         tl.store(da_nf_ptr, da_nf, mask=within_f[None, :])
@@ -308,9 +370,16 @@ def _backward_tile(
     for column in tl.range(0, hidden_size, BLOCK):
         columns_h = column + tl.arange(0, BLOCK)
         dx_nh = sign * _product(
-            encoder_da_n_ptr, every_n, w1_ptr, columns_h, hidden_size, intermediate_size, hidden_size, DEPTH,
+            encoder_da_n_ptr,
+            every_n,
+            w1_ptr,
+            columns_h,
+            hidden_size,
+            intermediate_size,
+            hidden_size,
+            DEPTH,
             TRANSPOSED=False,
-        )  # fmt: skip
+        )
         mask_nh = inside_n[:, None] & (columns_h < hidden_size)[None, :]
         tl.store(dx_n_ptr[:, None] + columns_h[None, :], dx_nh, mask=mask_nh)
 

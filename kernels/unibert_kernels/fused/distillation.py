@@ -75,9 +75,21 @@ def _teacher_kernel(
     for tile in tl.range(first, tl.minimum(first + tiles_per_split, tiles), flatten=True):
         place = tile * COLUMNS
         logits = logits_tile(
-            states, weight, bias_ptr, row, first_column + place, num_rows, vocab_size, hidden_size,
-            ROWS, COLUMNS, DEPTH, HAS_BIAS, DESCRIPTORS, PRECISION,
-        )  # fmt: skip
+            states,
+            weight,
+            bias_ptr,
+            row,
+            first_column + place,
+            num_rows,
+            vocab_size,
+            hidden_size,
+            ROWS,
+            COLUMNS,
+            DEPTH,
+            HAS_BIAS,
+            DESCRIPTORS,
+            PRECISION,
+        )
         logits = (logits - shift[:, None]) * factor
         logits = tl.minimum(tl.maximum(logits, -LARGEST_HALF), LARGEST_HALF)
         store_tile(target, row, place, num_rows, width, logits.to(DTYPE), ROWS, COLUMNS, DESCRIPTORS)
@@ -140,9 +152,21 @@ def _statistics_kernel(
         place = tile * COLUMNS
         column = first_column + place
         logits = logits_tile(
-            states, weight, bias_ptr, row, column, num_rows, vocab_size, hidden_size,
-            ROWS, COLUMNS, DEPTH, HAS_BIAS, DESCRIPTORS, PRECISION,
-        )  # fmt: skip
+            states,
+            weight,
+            bias_ptr,
+            row,
+            column,
+            num_rows,
+            vocab_size,
+            hidden_size,
+            ROWS,
+            COLUMNS,
+            DEPTH,
+            HAS_BIAS,
+            DESCRIPTORS,
+            PRECISION,
+        )
         logits -= shift[:, None]
         if LABELLED:
             mine = (label >= column) & (label < column + COLUMNS)
@@ -298,9 +322,21 @@ def _gradient_kernel(
         place = tile * COLUMNS
         column = first_column + place
         logits = logits_tile(
-            states, weight, bias_ptr, row, column, num_rows, vocab_size, hidden_size,
-            ROWS, COLUMNS, DEPTH, HAS_BIAS, DESCRIPTORS, PRECISION,
-        )  # fmt: skip
+            states,
+            weight,
+            bias_ptr,
+            row,
+            column,
+            num_rows,
+            vocab_size,
+            hidden_size,
+            ROWS,
+            COLUMNS,
+            DEPTH,
+            HAS_BIAS,
+            DESCRIPTORS,
+            PRECISION,
+        )
         logits -= shift[:, None]
         taught = load_tile(teacher, row, place, num_rows, width, ROWS, COLUMNS, DESCRIPTORS).to(tl.float32)
         learnt = tl.exp2(logits * factor - tempered_log_sum[:, None])
@@ -351,9 +387,14 @@ def distillation(
             slices = everything if stored else column_slices(room, element_size, vocab_size, block)
             buffer = linear.states.new_empty((room, padded(slices[0], block)), dtype=_buffer_dtype(linear))
             rows = _Rows(
-                linear.take(part), teacher_linear.take(part), targets[part], counted[part], labels is not None,
-                temperature, buffer[:most],
-            )  # fmt: skip
+                linear.take(part),
+                teacher_linear.take(part),
+                targets[part],
+                counted[part],
+                labels is not None,
+                temperature,
+                buffer[:most],
+            )
             divergences[part], cross_entropies[part], hits[part] = rows.measure(slices)
             if gradients.wanted:
                 rows.collect(gradients, part, slices, kl_factor, ce_weight)

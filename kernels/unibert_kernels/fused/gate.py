@@ -79,9 +79,10 @@ def compile_all(compute_capability: int) -> list[Resources]:
     """Compile for 80 or 90, both losses over the vocabulary and the adversary, in every dtype and variant."""
     found: dict[Resources, None] = {}
     for name, dtype, precision in (
-        ("bfloat16", torch.bfloat16, "ieee"), ("float32", torch.float32, "ieee"),
+        ("bfloat16", torch.bfloat16, "ieee"),
+        ("float32", torch.float32, "ieee"),
         ("float32 as tf32", torch.float32, "tf32"),
-    ):  # fmt: skip
+    ):
         with _fp32_products(precision), compiling_for(compute_capability) as compiled:
             # Without a bias a kernel is another one; that the operands' dtype makes no difference to.
             for bias in (False, True) if dtype == torch.bfloat16 else (True,):
@@ -125,9 +126,17 @@ def _distillation(dtype: torch.dtype, bias: bool, variants: Sequence[tuple[float
     labels = torch.zeros(512, dtype=torch.int64)
     for temperature, labelled, ce_weight in variants:
         distillation.distillation(
-            student, teacher, (True, True, bias), labels if labelled else None, labels == 0, temperature, 1.0,
-            ce_weight, "recompute", 2**30,
-        )  # fmt: skip
+            student,
+            teacher,
+            (True, True, bias),
+            labels if labelled else None,
+            labels == 0,
+            temperature,
+            1.0,
+            ce_weight,
+            "recompute",
+            2**30,
+        )
 
 
 def _adversary(dtype: torch.dtype) -> None:

@@ -104,9 +104,21 @@ def _rows_kernel(
     for tile in tl.range(first, last, flatten=True):
         column = tile * COLUMNS
         logits = logits_tile(
-            states, weight, bias_ptr, row, column, num_rows, vocab_size, hidden_size,
-            ROWS, COLUMNS, DEPTH, HAS_BIAS, DESCRIPTORS, PRECISION,
-        )  # fmt: skip
+            states,
+            weight,
+            bias_ptr,
+            row,
+            column,
+            num_rows,
+            vocab_size,
+            hidden_size,
+            ROWS,
+            COLUMNS,
+            DEPTH,
+            HAS_BIAS,
+            DESCRIPTORS,
+            PRECISION,
+        )
         columns = column + tl.arange(0, COLUMNS)
         if MODE != "repair":
             mine = (label >= column) & (label < column + COLUMNS)
@@ -125,9 +137,7 @@ def _rows_kernel(
             total += tl.sum(exps, 1)
             if MODE == "store":
                 maximum = tl.maximum(maximum, tl.max(logits, 1))
-                store_tile(
-                    target, row, column, num_rows, target_stride, exps.to(DTYPE), ROWS, COLUMNS, DESCRIPTORS
-                )  # fmt: skip
+                store_tile(target, row, column, num_rows, target_stride, exps.to(DTYPE), ROWS, COLUMNS, DESCRIPTORS)
             else:
                 places = target + rows.to(tl.int64)[:, None] * target_stride + columns[None, :]
                 tl.store(places, exps.to(DTYPE), mask=written[:, None])
@@ -233,9 +243,21 @@ def _gradient_kernel(
         place = tile * COLUMNS
         column = first_column + place
         logits = logits_tile(
-            states, weight, bias_ptr, row, column, num_rows, vocab_size, hidden_size,
-            ROWS, COLUMNS, DEPTH, HAS_BIAS, DESCRIPTORS, PRECISION,
-        )  # fmt: skip
+            states,
+            weight,
+            bias_ptr,
+            row,
+            column,
+            num_rows,
+            vocab_size,
+            hidden_size,
+            ROWS,
+            COLUMNS,
+            DEPTH,
+            HAS_BIAS,
+            DESCRIPTORS,
+            PRECISION,
+        )
         gradient = scale[:, None] * tl.exp2(logits * LOG2_E - exponent[:, None])
         if tl.max(((label >= column) & (label < column + COLUMNS)).to(tl.int32), 0) > 0:
             columns = column + tl.arange(0, COLUMNS)
@@ -310,9 +332,7 @@ def _collect_by_columns(
     width = padded(slices[0], config.columns)
     buffer = states.new_empty((room, width))[: len(states)]
     for columns in slices:
-        grid, cut = column_grid(
-            len(states), columns.stop - columns.start, config, multiprocessors_of(states.device)
-        )  # fmt: skip
+        grid, cut = column_grid(len(states), columns.stop - columns.start, config, multiprocessors_of(states.device))
         launch(
             _gradient_kernel,
             grid,

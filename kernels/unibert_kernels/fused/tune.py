@@ -51,9 +51,14 @@ def candidates(kernel: str, generation: str) -> Iterator[TileConfig]:
         fits = 2 * (rows + columns) * depth * num_stages <= SHARED_BYTES[generation]
         if 32 <= accumulators <= 128 and fits:
             yield TileConfig(
-                rows=rows, columns=columns, depth=depth, num_warps=num_warps, num_stages=num_stages,
-                descriptors=descriptors, reason="",
-            )  # fmt: skip
+                rows=rows,
+                columns=columns,
+                depth=depth,
+                num_warps=num_warps,
+                num_stages=num_stages,
+                descriptors=descriptors,
+                reason="",
+            )
 
 
 def tune(

@@ -148,12 +148,15 @@ def test_a_part_that_fails_does_not_stop_the_next_and_other_parts_results_stay(t
     ok, parts, text = stage(Part("broken", broken, 10), Part("whole", python("print('4 of 4')"), 10))
     assert not ok
     assert {name: record["verdict"] for name, record in parts.items()} == {
-        "earlier": "ok", "broken": "FAILED", "whole": "ok"
-    }  # fmt: skip
+        "earlier": "ok",
+        "broken": "FAILED",
+        "whole": "ok",
+    }
     assert text.splitlines()[-5:-2] == [
-        "| part | verdict | seconds | figure against goal |", "| --- | --- | ---: | --- |",
+        "| part | verdict | seconds | figure against goal |",
+        "| --- | --- | ---: | --- |",
         "| earlier | ok | 1 | x \\| y |",
-    ]  # fmt: skip
+    ]
     assert text.splitlines()[-2].startswith("| broken | FAILED | 0 | RuntimeError: the kernels are on fire |")
     assert text.splitlines()[-1].startswith("| whole | ok | ")
     assert text.splitlines()[-1].endswith(" | 4 of 4 |")
@@ -178,8 +181,12 @@ def test_a_part_that_overruns_is_killed_with_all_it_started_and_what_it_wrote_st
     assert "it ran out of time after" in parts["endless"]["figure"]
     assert "halfway" in text
     assert parts["next"] | {"seconds": 0} == {
-        "verdict": "ok", "seconds": 0, "figure": "done", "details": "", "data": None
-    }  # fmt: skip
+        "verdict": "ok",
+        "seconds": 0,
+        "figure": "done",
+        "details": "",
+        "data": None,
+    }
     # Its child was killed too; what is left, if anything, waits for its parent's parent.
     status = Path(f"/proc/{pid.read_text()}/stat")
     assert not status.exists() or status.read_text().split()[2] == "Z"
@@ -197,11 +204,12 @@ def test_time_that_is_left_goes_to_later_parts_and_some_are_run_only_then(stage)
         return run
 
     ok, parts, _ = stage(
-        Part("quick", note("quick"), 20), Part("slow", note("slow", 1.5), 20),
+        Part("quick", note("quick"), 20),
+        Part("slow", note("slow", 1.5), 20),
         Part("extra", note("extra"), 15, if_time=True, least=10),
         Part("more", note("more"), 90, if_time=True, least=50),
         seconds=40 + SECONDS_AROUND,
-    )  # fmt: skip
+    )
     assert ok
     assert given["quick"] == pytest.approx(20, abs=1)
     assert given["slow"] == pytest.approx(40, abs=1)
@@ -337,7 +345,12 @@ def test_the_rehearsal_goes_through_both_stages(tmp_path):
     files = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
     first = ["headline/results.json", "profile.json", "stage-1.txt"]
     second = [
-        "attention.json", "checkpoints.json", "configs.toml", "stage-2.txt", "trainer-metrics.jsonl", "training.json",
+        "attention.json",
+        "checkpoints.json",
+        "configs.toml",
+        "stage-2.txt",
+        "trainer-metrics.jsonl",
+        "training.json",
         "widths/results.json",
-    ]  # fmt: skip
+    ]
     assert files == sorted([*first, *second, "summary.json"])

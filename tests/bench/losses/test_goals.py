@@ -10,11 +10,26 @@ from unibert.bench.losses.goals import verdict
 
 def row(provider, both_ms, side="peer", setting="fixed", **more):
     return {
-        "loss": "mlm", "rows": 9830, "vocab": 250_000, "hidden": 384, "dtype": "bfloat16", "distribution": "trained",
-        "bias": False, "seed": 0, "provider": provider, "side": side, "setting": setting, "option": "",
-        "status": "ran", "both_ms": both_ms, "share_of_peak": 7.2 / both_ms, "workspace_bytes": 3e8, "accurate": True,
-        "hidden_gradient_error": 2e-3, "weight_gradient_error": 2e-3,
-    } | more  # fmt: skip
+        "loss": "mlm",
+        "rows": 9830,
+        "vocab": 250_000,
+        "hidden": 384,
+        "dtype": "bfloat16",
+        "distribution": "trained",
+        "bias": False,
+        "seed": 0,
+        "provider": provider,
+        "side": side,
+        "setting": setting,
+        "option": "",
+        "status": "ran",
+        "both_ms": both_ms,
+        "share_of_peak": 7.2 / both_ms,
+        "workspace_bytes": 3e8,
+        "accurate": True,
+        "hidden_gradient_error": 2e-3,
+        "weight_gradient_error": 2e-3,
+    } | more
 
 
 def good():

@@ -54,8 +54,12 @@ def test_table_json_csv_and_plot_hold_a_row_for_each_provider(run):
     for name in ("UniBERT chunked", "eager"):
         row = rows[name]
         assert {key: row[key] for key in ("loss", "rows", "vocab", "hidden", "dtype")} == {
-            "loss": "mlm", "rows": 12, "vocab": 300, "hidden": 32, "dtype": "float32"
-        }  # fmt: skip
+            "loss": "mlm",
+            "rows": 12,
+            "vocab": 300,
+            "hidden": 32,
+            "dtype": "float32",
+        }
         assert row["status"] == "ran"
         assert row["both_ms"] == pytest.approx(row["forward_ms"] + row["backward_ms"])
         assert row["both_ms"] >= row["both_ms_min"] > 0
@@ -118,9 +122,12 @@ def test_every_kind_of_failure_is_a_row_of_its_own():
         Provider("refusing peer", "peer", single(refusing)),
     )
     assert {name: row["status"] for name, row in rows.items()} == {
-        "eager": "ran", "missing": "not run", "exhausted": "out of memory", "refusing path": "not run",
+        "eager": "ran",
+        "missing": "not run",
+        "exhausted": "out of memory",
+        "refusing path": "not run",
         "refusing peer": "failed",
-    }  # fmt: skip
+    }
     assert rows["exhausted"]["why"].endswith("70 GiB")
 
 

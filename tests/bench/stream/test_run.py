@@ -49,9 +49,11 @@ def corpus(tmp_path_factory):
 @pytest.fixture(scope="module")
 def work(corpus, tmp_path_factory):
     return Work(
-        corpus=str(corpus), folder=str(tmp_path_factory.mktemp("copies")), sequence_length=SEQUENCE_LENGTH,
+        corpus=str(corpus),
+        folder=str(tmp_path_factory.mktemp("copies")),
+        sequence_length=SEQUENCE_LENGTH,
         batch_size=BATCH_SIZE,
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module")

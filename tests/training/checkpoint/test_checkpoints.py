@@ -232,11 +232,23 @@ def on_a_disk(folder: Path, mount_options: str, words: list[str]) -> tuple[int, 
     script = f'mount -t tmpfs -o {mount_options} tmpfs "$0" && exec "$@"'
     started = time.monotonic()
     done = subprocess.run(
-        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, str(folder),
-         *launcher_command("unibert", words, ranks=2)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        [
+            "unshare",
+            "--user",
+            "--map-root-user",
+            "--mount",
+            "sh",
+            "-c",
+            script,
+            str(folder),
+            *launcher_command("unibert", words, ranks=2),
+        ],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
         timeout=200,
-    )  # fmt: skip
+    )
     return done.returncode, done.stdout, time.monotonic() - started
 
 

@@ -38,10 +38,12 @@ SLOW = [(0, "fp32"), (1, "fp32"), (2, "fp32"), (0, "bf16"), (1, "bf16"), (2, "bf
 CASES = [*QUICK, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)]
 
 SETTINGS = [
-    f"--training.tokens={12 * 8 * 64}", "--training.checkpoint_every=4", "--training.keep_checkpoints=9",
+    f"--training.tokens={12 * 8 * 64}",
+    "--training.checkpoint_every=4",
+    "--training.keep_checkpoints=9",
     # Two biases and three: four ranks under ZeRO 1 and 2 have no part of that group each.
     "--adversary.intermediate_size=1",
-]  # fmt: skip
+]
 
 
 def ds_config(folder: Path, stage: int, kind: str = "fp32") -> str:
@@ -123,8 +125,9 @@ def test_two_ranks_then_one_then_four(stage, precision, two_ranks, tmp_path, uni
     assert [path.parent.name for path in converted] == ["step-00000008"][: bool(stage)]
     assert len(seconds) == (2 if stage else 0)
     figures.setdefault("2 to 1 to 4 ranks", {})[f"ZeRO {stage}, {precision}"] = {
-        "largest_relative_loss_difference": difference, "seconds_of_conversion": seconds,
-    }  # fmt: skip
+        "largest_relative_loss_difference": difference,
+        "seconds_of_conversion": seconds,
+    }
 
 
 @pytest.mark.parametrize(("stage", "precision"), CASES)
@@ -214,9 +217,11 @@ def test_the_space_that_a_conversion_takes(stage, run_file, tmp_path, figures):
     assert statuses(ranks, timeout=300) == [0, 0], printed.read_text()
     assert largest < SPACE_FACTOR * saved
     figures.setdefault("conversion", {})[f"ZeRO {stage}"] = {
-        "checkpoint_bytes": saved, "largest_bytes": largest, "kept_bytes": kept,
+        "checkpoint_bytes": saved,
+        "largest_bytes": largest,
+        "kept_bytes": kept,
         "seconds": seconds_of_conversion(printed.read_text())[0],
-    }  # fmt: skip
+    }
 
 
 def size_of(folder: Path) -> int:

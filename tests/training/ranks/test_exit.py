@@ -35,9 +35,13 @@ def test_a_thread_that_is_busy_at_the_end_spoils_nothing(override, status, last_
     (tmp_path / "sitecustomize.py").write_text(BUSY_THREAD)
     words = ["pretrain", str(run_file), f"--training.tokens={2 * 8 * 64}", override]
     done = subprocess.run(
-        [sys.executable, "-m", "unibert", *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(tmp_path)}, timeout=120,
-    )  # fmt: skip
+        [sys.executable, "-m", "unibert", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(tmp_path)},
+        timeout=120,
+    )
     assert done.returncode == status, done.stdout
     assert "busy" in done.stdout
     assert done.stdout.splitlines()[-1].startswith(last_line), done.stdout

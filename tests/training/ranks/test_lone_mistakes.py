@@ -18,8 +18,13 @@ LIMIT_BYTES = 2 << 30
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_rank_without_memory_says_so_and_the_other_ends_alike(rank, run_file, tmp_path):
     # 262,144 tokens in one micro-batch, of which the feed-forward layers alone keep some GiB.
-    words = ["pretrain", str(run_file), "--training.global_batch_size=8192", "--training.micro_batch_size=4096",
-             f"--training.tokens={8192 * 64}"]  # fmt: skip
+    words = [
+        "pretrain",
+        str(run_file),
+        "--training.global_batch_size=8192",
+        "--training.micro_batch_size=4096",
+        f"--training.tokens={8192 * 64}",
+    ]
     printed = tmp_path / "printed.txt"
     limit = {rank: lambda: resource.setrlimit(resource.RLIMIT_AS, (LIMIT_BYTES, LIMIT_BYTES))}
     ranks = start_without_launcher(words, 2, printed, limit)

@@ -31,8 +31,11 @@ def test_a_rank_that_never_comes_is_named(rank, sentence, run_file):
     place = {**placement(rank, 2, free_port()), "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
     done = subprocess.run(
         [sys.executable, "-c", IMPATIENT, str(run_file)],
-        env={**os.environ, **place}, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+        env={**os.environ, **place},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.returncode == 1
     [said] = re.findall("unibert: error: (.*)", done.stderr)
     assert re.fullmatch(sentence, said)

@@ -54,10 +54,23 @@ def sanitizer(turn: Turn) -> Outcome:
 def _run_sanitizer(turn: Turn, tool: str, script: list[str]) -> Ended:
     # Errors that torch asks for and handles are no news; memory that torch's cache keeps would hide ours.
     return turn.run(
-        ["env", "PYTORCH_NO_CUDA_MEMORY_CACHING=1", tool, "--tool", "memcheck", "--report-api-errors", "no",
-         "--target-processes", "application-only", "--print-limit", "20", sys.executable, *script],
+        [
+            "env",
+            "PYTORCH_NO_CUDA_MEMORY_CACHING=1",
+            tool,
+            "--tool",
+            "memcheck",
+            "--report-api-errors",
+            "no",
+            "--target-processes",
+            "application-only",
+            "--print-limit",
+            "20",
+            sys.executable,
+            *script,
+        ],
         shown=lambda line: line.startswith((DONE, "========= Invalid", "========= ERROR SUMMARY")),
-    )  # fmt: skip
+    )
 
 
 def judge_sanitizer(ended: Ended) -> Outcome:
@@ -85,10 +98,23 @@ def _run_tests(turn: Turn, tests: Path, *options: str) -> Outcome:
         return Outcome("FAILED", "not run: pytest or the tests are missing; run from the repository's root")
     parallel = ["-n", str(min(WORKERS, os.cpu_count() or 1))] if find_spec("xdist") else []
     ended = turn.python(
-        "-m", "pytest", tests, *options, *parallel, f"--maxfail={MOST_FAILURES}", "-m", "not slow", "-rN",
-        "--tb=short", "--durations=10", "-p", "no:cacheprovider", "-p", "unibert.bench.gpu.failures_at_once",
+        "-m",
+        "pytest",
+        tests,
+        *options,
+        *parallel,
+        f"--maxfail={MOST_FAILURES}",
+        "-m",
+        "not slow",
+        "-rN",
+        "--tb=short",
+        "--durations=10",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "unibert.bench.gpu.failures_at_once",
         shown=lambda line: line.startswith(("FAILED", "ERROR", SO_FAR)),
-    )  # fmt: skip
+    )
     figure = ended.last_line.strip("= ")
     if ended.code is None:
         counts = [line for line in ended.text.splitlines() if line.startswith(SO_FAR)]

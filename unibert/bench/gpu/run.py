@@ -144,8 +144,11 @@ def bench_gpu(config: GpuBenchConfig) -> bool:
     except OSError as error:
         raise UserError(f"{folder}: cannot be made: {error.strerror}") from error
     summary: dict[str, Any] = {
-        "format": 2, "environment": environment, "rehearsal": config.rehearse, "parts": _earlier_parts(folder)
-    }  # fmt: skip
+        "format": 2,
+        "environment": environment,
+        "rehearsal": config.rehearse,
+        "parts": _earlier_parts(folder),
+    }
     ran: list[str] = []
     for name, stage in config.chosen():
         with (folder / f"{name}.txt").open("w", encoding="utf-8") as log:
@@ -191,10 +194,16 @@ def _run_stage(stage: Stage, folder: Path, log: TextIO, rehearsal: bool, started
             print(outcome.details, flush=True)
         log.write(f"== {part.name}: {outcome.verdict}, {seconds} s: {outcome.figure}\n{outcome.details}\n\n")
         log.flush()
-        yield part.name, {
-            "verdict": outcome.verdict, "seconds": seconds, "figure": outcome.figure, "details": outcome.details,
-            "data": outcome.data,
-        }  # fmt: skip
+        yield (
+            part.name,
+            {
+                "verdict": outcome.verdict,
+                "seconds": seconds,
+                "figure": outcome.figure,
+                "details": outcome.details,
+                "data": outcome.data,
+            },
+        )
 
 
 def format_table(parts: dict[str, dict[str, Any]]) -> str:

@@ -77,10 +77,13 @@ def train(name: str, size: TrainingSize, device: str, seconds: float = float("in
         teacher = build_masked_lm(_model_config(2 * size.hidden, size.layers), size.vocab, size.sequence)
         teacher.to(device, torch.bfloat16 if device != "cpu" else torch.float32).eval().requires_grad_(False)
     model = module.UniBERT(
-        student, NUM_LANGUAGES, mlm=MLMConfig(path=paths.get("mlm", "auto")),
-        adversary=AdversaryConfig(path=paths["adversary"]), teacher=teacher,
+        student,
+        NUM_LANGUAGES,
+        mlm=MLMConfig(path=paths.get("mlm", "auto")),
+        adversary=AdversaryConfig(path=paths["adversary"]),
+        teacher=teacher,
         distillation=DistillationConfig(teacher="random", path=paths["distillation"]) if distilled else None,
-    ).to(device)  # fmt: skip
+    ).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4, betas=(0.9, 0.98), weight_decay=0.01)
     batches = [_batch(number, size).to(device) for number in range(min(DISTINCT_BATCHES, size.steps))]
     autocast: Callable[[], AbstractContextManager[None]] = functools.partial(

@@ -39,9 +39,15 @@ def run_command(
     """
     # A session of its own, so that a launcher's ranks and a benchmark's workers end with it.
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True,
-        errors="replace", env=os.environ | variables, start_new_session=True,
-    )  # fmt: skip
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        errors="replace",
+        env=os.environ | variables,
+        start_new_session=True,
+    )
     assert process.stdout is not None
     stream, lines = process.stdout, []
 
@@ -69,9 +75,13 @@ def running(command: Sequence[str], **variables: str) -> Iterator[TextIO]:
     """``command`` in the background, killed at the end of the context; the file gets what it prints."""
     with tempfile.TemporaryFile("w+", errors="replace") as output:
         process = subprocess.Popen(
-            command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, env=os.environ | variables,
+            command,
+            stdout=output,
+            stderr=output,
+            stdin=subprocess.DEVNULL,
+            env=os.environ | variables,
             start_new_session=True,
-        )  # fmt: skip
+        )
         try:
             yield output
         finally:

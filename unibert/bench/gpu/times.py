@@ -47,10 +47,21 @@ def tune(turn: Turn) -> Outcome:
     else:
         seconds = min(turn.seconds, MOST_SECONDS_TO_TUNE)
         ended = turn.python(
-            "-m", "unibert_kernels.fused.tune", "--vocab", 250_000, "--hidden", 384, "--rows", 9_830,
-            "--minutes", max(10.0, seconds - SECONDS_TO_TUNE) / 60, "--output", output, seconds=seconds,
+            "-m",
+            "unibert_kernels.fused.tune",
+            "--vocab",
+            250_000,
+            "--hidden",
+            384,
+            "--rows",
+            9_830,
+            "--minutes",
+            max(10.0, seconds - SECONDS_TO_TUNE) / 60,
+            "--output",
+            output,
+            seconds=seconds,
             shown=lambda line: FOUND.match(line) is not None,
-        )  # fmt: skip
+        )
     figure = tuning_figure(ended.text)
     chosen = "" if output.is_file() else "\n".join(line for line in ended.text.splitlines() if FOUND.match(line))
     return Outcome.of(ended.code == 0, figure if ended.code == 0 else f"{ended.last_line}; {figure}", chosen)
@@ -115,9 +126,17 @@ def profile(turn: Turn) -> Outcome:
     output.unlink(missing_ok=True)
     preset = "rehearsal" if turn.rehearsal else "headline"
     ended = turn.python(
-        "-m", "unibert.bench.losses.kernel_profile", output, "--preset", preset, "--device", turn.device,
-        "--seconds", turn.seconds - SECONDS_TO_START, shown=lambda line: not line.startswith(PROFILER_CHATTER),
-    )  # fmt: skip
+        "-m",
+        "unibert.bench.losses.kernel_profile",
+        output,
+        "--preset",
+        preset,
+        "--device",
+        turn.device,
+        "--seconds",
+        turn.seconds - SECONDS_TO_START,
+        shown=lambda line: not line.startswith(PROFILER_CHATTER),
+    )
     profiles = _read(output).get("profiles", [])
     failed = [f"{record['path']}: {record['failed']}" for record in profiles if "failed" in record]
     ran = [record for record in profiles if "failed" not in record]
@@ -143,9 +162,20 @@ def _bench_kernels(turn: Turn, name: str, options: list[str]) -> Outcome:
     else:
         options = ["--preset", name, *options]
     ended = turn.python(
-        "-m", "unibert", "bench", "kernels", *options, "--minutes", max(1.0, turn.seconds - SECONDS_TO_START) / 60,
-        "--grace_seconds", "0", "--tables", "false", "--output", folder,
-    )  # fmt: skip
+        "-m",
+        "unibert",
+        "bench",
+        "kernels",
+        *options,
+        "--minutes",
+        max(1.0, turn.seconds - SECONDS_TO_START) / 60,
+        "--grace_seconds",
+        "0",
+        "--tables",
+        "false",
+        "--output",
+        folder,
+    )
     results = _read(results_file)
     if not results.get("rows"):
         return Outcome("FAILED", f"no row was measured: {ended.last_line}")
@@ -184,10 +214,11 @@ def _adversary_lines(ran: list[dict[str, Any]]) -> list[str]:
     best = {
         side: min(
             (row for row in ran if row["loss"] == "adversary" and row["side"] == side and row["accurate"]),
-            key=lambda row: row["both_ms"], default=None,
+            key=lambda row: row["both_ms"],
+            default=None,
         )
         for side in ("ours", "peer")
-    }  # fmt: skip
+    }
     ours, peer = best["ours"], best["peer"]
     if ours is None or peer is None:
         return []

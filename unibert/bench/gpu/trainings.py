@@ -41,9 +41,16 @@ def training(turn: Turn) -> Outcome:
         while (missing := [name for name in PATHS if name not in results]) and turn.seconds > 1:
             # One process for all saves starting six; where one path ends it, another goes on with the rest.
             ended = turn.python(
-                "-m", "unibert.bench.gpu.short_training", lines, "--device", turn.device, "--paths", *missing,
-                "--seconds", max(1.0, turn.seconds - SECONDS_TO_START),
-            )  # fmt: skip
+                "-m",
+                "unibert.bench.gpu.short_training",
+                lines,
+                "--device",
+                turn.device,
+                "--paths",
+                *missing,
+                "--seconds",
+                max(1.0, turn.seconds - SECONDS_TO_START),
+            )
             started = missing[0]
             for line in lines.read_text(encoding="utf-8").splitlines():
                 record = json.loads(line)
@@ -113,9 +120,11 @@ def checkpoints(turn: Turn) -> Outcome:
     """What a run waits for its checkpoints, and whether one that is continued is the one that was left alone."""
     if missing := _missing_for_training():
         return Outcome("not run", f"{', '.join(missing)} not installed")
-    sizes = ("--hidden_size=64", "--layers=1", "--checkpoints=2", "--checkpoint_every=2") if turn.rehearsal else (
-        "--hidden_size=768", "--layers=22", "--sequences=64"
-    )  # fmt: skip
+    sizes = (
+        ("--hidden_size=64", "--layers=1", "--checkpoints=2", "--checkpoint_every=2")
+        if turn.rehearsal
+        else ("--hidden_size=768", "--layers=22", "--sequences=64")
+    )
     output = turn.folder / "checkpoints.json"
     output.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(prefix="unibert-checkpoints-") as temporary:
@@ -136,8 +145,12 @@ def resumes_exactly(corpus: Path, folder: Path, turn: Turn) -> bool:
         UserError: if it fails, with its last line.
     """
     run, interrupted = folder / "left-alone", folder / "interrupted"
-    overrides = ["--training.tokens=40_960", "--training.checkpoint_every=10", "--training.keep_checkpoints=9",
-                 "--training.heldout_sequences=4"]  # fmt: skip
+    overrides = [
+        "--training.tokens=40_960",
+        "--training.checkpoint_every=10",
+        "--training.keep_checkpoints=9",
+        "--training.heldout_sequences=4",
+    ]
     for start in (run, interrupted):
         if start == interrupted:
             shutil.copytree(run, interrupted)
@@ -164,9 +177,7 @@ def _demo_corpus(folder: Path, turn: Turn) -> Path:
     if (BROUGHT_CORPUS / "manifest.json").is_file():
         return BROUGHT_CORPUS
     corpus = folder / "corpus"
-    ended = turn.python(
-        "-m", "unibert", "corpus", "build", WIKI, "--output", corpus, *CORPUS_OPTIONS, shown=_nothing
-    )  # fmt: skip
+    ended = turn.python("-m", "unibert", "corpus", "build", WIKI, "--output", corpus, *CORPUS_OPTIONS, shown=_nothing)
     if ended.code != 0:
         raise UserError(f"the demo's corpus could not be built: {ended.last_line}")
     return corpus

@@ -86,9 +86,15 @@ def _adversary_reference(inputs: AdversaryInputs) -> Reference:
     copies = {name: leaf.detach().cpu().double().requires_grad_() for name, leaf in inputs.leaves.items()}
     with torch.enable_grad():
         loss = reference.adversary_loss(
-            copies["hidden"], inputs.document_ids.cpu(), inputs.languages.cpu(), copies["weight"], copies["b1"],
-            copies["w2"], copies["b2"], inputs.reversal.cpu(),
-        ).loss  # fmt: skip
+            copies["hidden"],
+            inputs.document_ids.cpu(),
+            inputs.languages.cpu(),
+            copies["weight"],
+            copies["b1"],
+            copies["w2"],
+            copies["b2"],
+            inputs.reversal.cpu(),
+        ).loss
         loss.backward()
     gradients = {name: copies[name].grad.to(inputs.hidden.device) for name in ("hidden", "weight")}  # type: ignore[union-attr]
     return Reference(loss.item(), gradients)

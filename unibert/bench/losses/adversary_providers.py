@@ -30,9 +30,16 @@ def _arguments(inputs: AdversaryInputs) -> tuple[Tensor, ...]:
 def _ours(path: str) -> Provider:
     def loss(inputs: AdversaryInputs) -> Tensor:
         return adversary_loss(
-            inputs.hidden, inputs.document_ids, inputs.languages, inputs.weight, inputs.b1, inputs.w2, inputs.b2,
-            inputs.reversal, path=path,
-        ).loss  # fmt: skip
+            inputs.hidden,
+            inputs.document_ids,
+            inputs.languages,
+            inputs.weight,
+            inputs.b1,
+            inputs.w2,
+            inputs.b2,
+            inputs.reversal,
+            path=path,
+        ).loss
 
     return Provider(f"UniBERT {path}", "ours", single(loss))
 
@@ -50,9 +57,15 @@ class _GradientReversal(torch.autograd.Function):
 
 
 def _eager(
-    hidden: Tensor, document_ids: Tensor, languages: Tensor,
-    w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, reversal: Tensor,
-) -> Tensor:  # fmt: skip
+    hidden: Tensor,
+    document_ids: Tensor,
+    languages: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    reversal: Tensor,
+) -> Tensor:
     shape = (len(languages), hidden.shape[1])
     sums = torch.zeros(shape, device=hidden.device).index_add(0, document_ids, hidden.float())
     lengths = torch.zeros(len(languages), device=hidden.device).index_add(

@@ -120,9 +120,9 @@ class KernelBenchConfig:
         preset = self.preset
         if preset == "auto":
             preset = "goals" if self.resolved_device == "cuda" else "cpu"
-        listed = {
-            "goals": _goals, "headline": _headline, "widths": _widths, "rehearsal": _rehearsal, "cpu": _cpu
-        }[preset]()  # fmt: skip
+        listed = {"goals": _goals, "headline": _headline, "widths": _widths, "rehearsal": _rehearsal, "cpu": _cpu}[
+            preset
+        ]()
         cases = [replace(case, seed=self.seed) for case in listed]
         given = (self.losses, self.vocab, self.hidden, self.rows, self.distributions)
         if any(axis is not None for axis in given):

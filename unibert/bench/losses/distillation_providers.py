@@ -19,18 +19,28 @@ LIGER_BUDGETS = (32, 64, 128, 256)
 def _ours(path: str) -> Provider:
     def loss(inputs: DistillationInputs) -> Tensor:
         return distillation_loss(
-            inputs.hidden, inputs.weight, inputs.teacher_hidden, inputs.teacher_weight,
-            student_bias=inputs.bias, teacher_bias=inputs.teacher_bias, temperature=TEMPERATURE,
-            scale_by_temperature_squared=False, path=path,
-        ).loss  # fmt: skip
+            inputs.hidden,
+            inputs.weight,
+            inputs.teacher_hidden,
+            inputs.teacher_weight,
+            student_bias=inputs.bias,
+            teacher_bias=inputs.teacher_bias,
+            temperature=TEMPERATURE,
+            scale_by_temperature_squared=False,
+            path=path,
+        ).loss
 
     return Provider(f"UniBERT {path}", "ours", single(loss))
 
 
 def _eager(
-    hidden: Tensor, weight: Tensor, teacher_hidden: Tensor, teacher_weight: Tensor,
-    bias: Tensor | None, teacher_bias: Tensor | None,
-) -> Tensor:  # fmt: skip
+    hidden: Tensor,
+    weight: Tensor,
+    teacher_hidden: Tensor,
+    teacher_weight: Tensor,
+    bias: Tensor | None,
+    teacher_bias: Tensor | None,
+) -> Tensor:
     student = (F.linear(hidden, weight, bias).float() / TEMPERATURE).log_softmax(1)
     teacher = (F.linear(teacher_hidden, teacher_weight, teacher_bias).float() / TEMPERATURE).log_softmax(1)
     return F.kl_div(student, teacher, reduction="batchmean", log_target=True)

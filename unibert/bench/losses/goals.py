@@ -55,9 +55,11 @@ def _mlm_goals(rows: Sequence[Row]) -> Iterator[Goal]:
     if ours and default:
         ratio = default["both_ms"] / ours["both_ms"]
         yield Goal(
-            f"≥ {SPEEDUP_OVER_DEFAULTS:.0f} times the peers at their defaults", where,
-            f"{ratio:.1f} ({default['provider']} {default['both_ms']:.1f} ms)", ratio >= SPEEDUP_OVER_DEFAULTS,
-        )  # fmt: skip
+            f"≥ {SPEEDUP_OVER_DEFAULTS:.0f} times the peers at their defaults",
+            where,
+            f"{ratio:.1f} ({default['provider']} {default['both_ms']:.1f} ms)",
+            ratio >= SPEEDUP_OVER_DEFAULTS,
+        )
     for row in rows:
         if row["provider"] == "UniBERT exp-store":
             share = row["share_of_peak"]
@@ -75,9 +77,11 @@ def _mlm_goals(rows: Sequence[Row]) -> Iterator[Goal]:
             if row["side"] == "ours":
                 found, allowed = _worst_gradient(row), _worst_gradient(eager)
                 yield Goal(
-                    f"gradient error of {row['provider']} ≤ eager's", where, f"{found:.1e} against {allowed:.1e}",
+                    f"gradient error of {row['provider']} ≤ eager's",
+                    where,
+                    f"{found:.1e} against {allowed:.1e}",
                     found <= allowed,
-                )  # fmt: skip
+                )
 
 
 def _cpu_goals(rows: Sequence[Row]) -> Iterator[Goal]:
@@ -86,10 +90,12 @@ def _cpu_goals(rows: Sequence[Row]) -> Iterator[Goal]:
     if ours and rival and rows[0]["vocab"] >= CPU_LEAST_VOCAB:
         ratio = ours["both_ms"] / rival["both_ms"]
         yield Goal(
-            "no slower than eager and tuned F.linear_cross_entropy", _where(rows),
+            "no slower than eager and tuned F.linear_cross_entropy",
+            _where(rows),
             f"{ours['provider']} {ours['both_ms']:.0f} ms, {label(rival)} {rival['both_ms']:.0f} ms: {ratio:.2f} "
-            "of its time", ratio <= 1,
-        )  # fmt: skip
+            "of its time",
+            ratio <= 1,
+        )
 
 
 def _distillation_goals(rows: Sequence[Row], mlm_rows: Sequence[Row]) -> Iterator[Goal]:
@@ -98,9 +104,11 @@ def _distillation_goals(rows: Sequence[Row], mlm_rows: Sequence[Row]) -> Iterato
     if ours and head and rows[0]["dtype"] == "bfloat16":
         ratio = ours["both_ms"] / head["both_ms"]
         yield Goal(
-            f"distillation ≤ {DISTILLATION_RATIO} times the MLM head", _where(rows),
-            f"{ratio:.2f} ({ours['provider']} {ours['both_ms']:.2f} ms)", ratio <= DISTILLATION_RATIO,
-        )  # fmt: skip
+            f"distillation ≤ {DISTILLATION_RATIO} times the MLM head",
+            _where(rows),
+            f"{ratio:.2f} ({ours['provider']} {ours['both_ms']:.2f} ms)",
+            ratio <= DISTILLATION_RATIO,
+        )
 
 
 def _fastest(rows: Iterator[Row]) -> Row | None:

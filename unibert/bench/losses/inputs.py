@@ -71,9 +71,13 @@ class DistillationInputs:
     def first(self, rows: int) -> DistillationInputs:
         """The same heads with the first ``rows`` rows, as leaves of their own."""
         return DistillationInputs(
-            _leaf(self.hidden[:rows]), self.weight, self.teacher_hidden[:rows], self.teacher_weight, self.bias,
+            _leaf(self.hidden[:rows]),
+            self.weight,
+            self.teacher_hidden[:rows],
+            self.teacher_weight,
+            self.bias,
             self.teacher_bias,
-        )  # fmt: skip
+        )
 
 
 @dataclass

@@ -48,8 +48,11 @@ def profile_kernels(preset: str, device: str, output: Path, seconds: float) -> N
     """Profile the preset's cases, printing a table for each path, until the seconds are used up."""
     end = time.monotonic() + seconds
     result: Record = {
-        "format": 1, "environment": describe_environment(), "matmul_tflops": matmul_peak(device), "profiles": []
-    }  # fmt: skip
+        "format": 1,
+        "environment": describe_environment(),
+        "matmul_tflops": matmul_peak(device),
+        "profiles": [],
+    }
     config = KernelBenchConfig(preset=preset, device=device)  # type: ignore[arg-type]
     for case in config.cases():
         inputs: Inputs | None = None

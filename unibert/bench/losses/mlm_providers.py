@@ -140,9 +140,9 @@ def _deepspeed_tiled(inputs: MLMInputs) -> dict[str, LossFunction]:
     parameters = [tensor for tensor in (inputs.weight, inputs.bias) if tensor is not None]
 
     def tile(_: None, hidden: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(
-            F.linear(hidden, inputs.weight, inputs.bias).float(), labels, reduction="sum"
-        ) / len(inputs.hidden)  # fmt: skip
+        return F.cross_entropy(F.linear(hidden, inputs.weight, inputs.bias).float(), labels, reduction="sum") / len(
+            inputs.hidden
+        )
 
     def candidate(rows: int) -> LossFunction:
         shards = math.ceil(len(inputs.hidden) / rows)

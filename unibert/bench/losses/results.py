@@ -14,12 +14,33 @@ Row = Mapping[str, Any]
 
 CASE_COLUMNS = ("loss", "rows", "vocab", "hidden", "dtype", "distribution", "bias", "seed")
 COLUMNS = (
-    *CASE_COLUMNS, "provider", "side", "setting", "option", "status", "why",
-    "forward_ms", "forward_ms_min", "forward_ms_p20", "forward_ms_p80", "backward_ms",
-    "both_ms", "both_ms_min", "both_ms_p20", "both_ms_p80", "repeats", "share_of_peak", "peak_bytes",
-    "workspace_bytes", "reference_loss", "loss_error", "hidden_gradient_error", "weight_gradient_error", "error_rows",
+    *CASE_COLUMNS,
+    "provider",
+    "side",
+    "setting",
+    "option",
+    "status",
+    "why",
+    "forward_ms",
+    "forward_ms_min",
+    "forward_ms_p20",
+    "forward_ms_p80",
+    "backward_ms",
+    "both_ms",
+    "both_ms_min",
+    "both_ms_p20",
+    "both_ms_p80",
+    "repeats",
+    "share_of_peak",
+    "peak_bytes",
+    "workspace_bytes",
+    "reference_loss",
+    "loss_error",
+    "hidden_gradient_error",
+    "weight_gradient_error",
+    "error_rows",
     "accurate",
-)  # fmt: skip
+)
 HEADERS = ("", "forward", "backward", "both", "of peak", "workspace", "loss err", "dHidden", "dWeight")
 WRONG = "  WRONG"
 """Marks a provider whose errors rounding does not explain."""

@@ -153,9 +153,15 @@ def _measure(
                 take(_missed(case, name, TIME_IS_UP))
             break
         job = Job(
-            task="case", case=case.to_json(), providers=missing, device=device, threads=config.resolved_threads,
-            repeats=config.repeats, error_rows=ERROR_ROWS[device], seconds=min(seconds, 1e9),
-        )  # fmt: skip
+            task="case",
+            case=case.to_json(),
+            providers=missing,
+            device=device,
+            threads=config.resolved_threads,
+            repeats=config.repeats,
+            error_rows=ERROR_ROWS[device],
+            seconds=min(seconds, 1e9),
+        )
         _, culprit, complaint = _work(job, seconds + config.grace_seconds, take)
         if complaint:
             # On the CPU rows come last, in turns: without the one that ended the process the others start again.
@@ -166,9 +172,12 @@ def _measure(
         for row in rows.values():
             if row["status"] == "ran" and time.monotonic() < end:
                 job = Job(
-                    task="memory", case=case.to_json(), providers=[row["provider"]],
-                    threads=config.resolved_threads, option=row["option"],
-                )  # fmt: skip
+                    task="memory",
+                    case=case.to_json(),
+                    providers=[row["provider"]],
+                    threads=config.resolved_threads,
+                    option=row["option"],
+                )
                 found, _, _ = _work(job, end - time.monotonic() + config.grace_seconds)
                 row |= found[0] if found else {}
     yield from (rows[name] for name in names)
@@ -176,9 +185,7 @@ def _measure(
 
 def _missed(case: Case, name: str, why: str, status: str = "not run") -> Row:
     (provider,) = (each for each in providers_of(case.loss) if each.name == name)
-    return {
-        "provider": name, "side": provider.side, "setting": provider.setting, "status": status, "why": why
-    }  # fmt: skip
+    return {"provider": name, "side": provider.side, "setting": provider.setting, "status": status, "why": why}
 
 
 def _work(job: Job, seconds: float, heard: Callable[[Row], None] = lambda row: None) -> tuple[list[Row], str, str]:
@@ -213,8 +220,11 @@ def _work(job: Job, seconds: float, heard: Callable[[Row], None] = lambda row: N
 
             process = subprocess.Popen(
                 [sys.executable, "-m", "unibert.bench.losses.worker", str(job_file), str(rows_file)],
-                stdout=stream, stderr=stream, stdin=subprocess.DEVNULL, env=environment,
-            )  # fmt: skip
+                stdout=stream,
+                stderr=stream,
+                stdin=subprocess.DEVNULL,
+                env=environment,
+            )
             end = time.monotonic() + max(1.0, seconds)
             try:
                 while (code := process.poll()) is None and time.monotonic() < end:

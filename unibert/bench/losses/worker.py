@@ -67,9 +67,14 @@ def main(job_file: str, rows_file: str) -> None:
             return
         try:
             for row in measure_case(
-                case, providers, device=job.device, error_rows=job.error_rows, repeats=job.repeats,
-                seconds=job.seconds, announce=lambda name: write({"started": name}),
-            ):  # fmt: skip
+                case,
+                providers,
+                device=job.device,
+                error_rows=job.error_rows,
+                repeats=job.repeats,
+                seconds=job.seconds,
+                announce=lambda name: write({"started": name}),
+            ):
                 write(row)
         except DeviceLostError:
             stream.flush()

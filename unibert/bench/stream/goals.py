@@ -25,29 +25,36 @@ def stream_verdict(results: Mapping[str, Any]) -> Iterator[Goal]:
     if ours is not None:
         rate = ours["tokens_per_second"]
         yield Goal(
-            f"≥ {TOKENS_PER_SECOND / 1e6:.0f} M tokens/s per core", where, f"{rate / 1e6:.1f} M",
+            f"≥ {TOKENS_PER_SECOND / 1e6:.0f} M tokens/s per core",
+            where,
+            f"{rate / 1e6:.1f} M",
             rate >= TOKENS_PER_SECOND,
-        )  # fmt: skip
+        )
         for name, settings in (("row by row", ("usual",)), ("however it reads", ("usual", "bulk"))):
             best = _fastest(row for row in rows if row["setting"] in settings)
             if best is not None:
                 ratio = rate / best["tokens_per_second"]
                 yield Goal(
-                    f"≥ {SPEEDUP:.0f} times the best peer, {name}", where,
-                    f"{ratio:.2f} ({label(best)} {best['tokens_per_second'] / 1e6:.1f} M)", ratio >= SPEEDUP,
-                )  # fmt: skip
+                    f"≥ {SPEEDUP:.0f} times the best peer, {name}",
+                    where,
+                    f"{ratio:.2f} ({label(best)} {best['tokens_per_second'] / 1e6:.1f} M)",
+                    ratio >= SPEEDUP,
+                )
     if (plan := results.get("plan")) is not None:
         simulated = f"{plan['run_tokens'] / 1e9:g} G tokens, {plan['languages']} languages, {plan['shards']:,} shards"
         slowest = max(plan["resume_seconds"].values())
         yield Goal(
-            f"resume within {RESUME_SECONDS:.0f} s anywhere in the plan", simulated,
+            f"resume within {RESUME_SECONDS:.0f} s anywhere in the plan",
+            simulated,
             ", ".join(f"{seconds:.2f} s at {float(at):.0%}" for at, seconds in plan["resume_seconds"].items()),
             slowest <= RESUME_SECONDS,
-        )  # fmt: skip
+        )
         yield Goal(
-            f"planning for {plan['ranks']} ranks < {SHARE_OF_STEP:.0%} of a 100 ms step", simulated,
-            f"{plan['share_of_step']:.3%}", plan["share_of_step"] < SHARE_OF_STEP,
-        )  # fmt: skip
+            f"planning for {plan['ranks']} ranks < {SHARE_OF_STEP:.0%} of a 100 ms step",
+            simulated,
+            f"{plan['share_of_step']:.3%}",
+            plan["share_of_step"] < SHARE_OF_STEP,
+        )
 
 
 def _fastest(rows: Iterable[Row]) -> Row | None:

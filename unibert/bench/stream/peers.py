@@ -206,9 +206,12 @@ def _mosaic(work: Work) -> dict[str, Source]:
         if algorithm not in datasets:
             datasets.clear()
             datasets[algorithm] = streaming.StreamingDataset(
-                local=_mosaic_folder(work), shuffle=True, shuffle_algo=algorithm, shuffle_seed=work.seed,
+                local=_mosaic_folder(work),
+                shuffle=True,
+                shuffle_algo=algorithm,
+                shuffle_seed=work.seed,
                 batch_size=work.batch_size,
-            )  # fmt: skip
+            )
         return _deliveries(DataLoader(datasets[algorithm], batch_size=work.batch_size, collate_fn=collate))
 
     return {
@@ -248,9 +251,13 @@ def _loaded(work: Work, *, streamed: bool) -> Any:
     )
     files = sorted(map(str, (Path(work.folder) / "parquet").glob("*.parquet")))
     loaded = datasets.load_dataset(
-        "parquet", data_files=files, split="train", features=features, streaming=streamed,
+        "parquet",
+        data_files=files,
+        split="train",
+        features=features,
+        streaming=streamed,
         cache_dir=str(Path(work.folder) / "arrow"),
-    )  # fmt: skip
+    )
     if not streamed:
         loaded = loaded.to_iterable_dataset(num_shards=len(files))
     return loaded.shuffle(seed=work.seed, buffer_size=SHUFFLE_ROWS)

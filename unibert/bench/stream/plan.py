@@ -40,9 +40,16 @@ def simulated_corpus(folder: Path, *, num_languages: int, num_shards: int, token
             path = f"{language}/train-{index:06d}.tar"
             (folder / path).touch()
             shard = Shard(
-                path=path, language=language, split="train", documents=size // TOKENS_PER_DOCUMENT + 1,
-                blocks=size // 2**16 + 1, tokens=size, text_bytes=4 * size, size_bytes=0, sha256="0" * 64,
-            )  # fmt: skip
+                path=path,
+                language=language,
+                split="train",
+                documents=size // TOKENS_PER_DOCUMENT + 1,
+                blocks=size // 2**16 + 1,
+                tokens=size,
+                text_bytes=4 * size,
+                size_bytes=0,
+                sha256="0" * 64,
+            )
             shards.append(shard)
     Manifest(
         shards=tuple(shards), vocab_size=2**16, token_dtype="uint16", tokenizer_sha256="0" * 64, unigram_entropy={}

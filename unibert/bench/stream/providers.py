@@ -82,10 +82,15 @@ def _mask(work: Work, parts: Iterable[Rows]) -> Iterator[MaskedRows]:
     config, vocab_size = stream_config(work), work.vocab_size
     for number, rows in enumerate(parts):
         yield mask(
-            rows, seed=work.seed, purpose=Purpose.MASKING, first_sequence=number * work.batch_size,
-            rate=work.masking_rate, mask_share=config.mask_share, random_share=config.random_share,
+            rows,
+            seed=work.seed,
+            purpose=Purpose.MASKING,
+            first_sequence=number * work.batch_size,
+            rate=work.masking_rate,
+            mask_share=config.mask_share,
+            random_share=config.random_share,
             vocab_size=vocab_size,
-        )  # fmt: skip
+        )
 
 
 def _size(product: Window | Rows) -> tuple[int, int]:

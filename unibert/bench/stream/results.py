@@ -13,10 +13,23 @@ from unibert.bench.stream.goals import stream_verdict
 Row = Mapping[str, Any]
 
 COLUMNS = (
-    "provider", "side", "setting", "option", "processes", "status", "why", "tokens_per_second",
-    "tokens_per_second_max", "tokens_per_cpu_second", "tokens", "padding_share", "seconds", "seconds_min",
-    "first_batch_seconds", "memory_bytes",
-)  # fmt: skip
+    "provider",
+    "side",
+    "setting",
+    "option",
+    "processes",
+    "status",
+    "why",
+    "tokens_per_second",
+    "tokens_per_second_max",
+    "tokens_per_cpu_second",
+    "tokens",
+    "padding_share",
+    "seconds",
+    "seconds_min",
+    "first_batch_seconds",
+    "memory_bytes",
+)
 HEADERS = ("M tokens/s", "median", "best", "per CPU s", "memory", "padding", "first batch")
 
 

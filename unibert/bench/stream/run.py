@@ -80,9 +80,13 @@ def bench_stream(config: StreamBenchConfig) -> dict[str, Any]:
         config.work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="unibert-bench-", dir=config.work) as folder:
         work = Work(
-            corpus=str(Path(config.corpus).absolute()), folder=folder, sequence_length=config.sequence_length,
-            batch_size=config.batch_size, masking_rate=config.masking_rate, seed=config.seed,
-        )  # fmt: skip
+            corpus=str(Path(config.corpus).absolute()),
+            folder=folder,
+            sequence_length=config.sequence_length,
+            batch_size=config.batch_size,
+            masking_rate=config.masking_rate,
+            seed=config.seed,
+        )
         results["corpus"] = _needed(Job(task="rows", work=asdict(work)))
         results |= _measure(chosen, work, config, results["corpus"]["delivered_tokens"])
         if config.plan:
@@ -151,9 +155,12 @@ def _measure(
     for provider in providers:
         name = provider.name
         row: Row = {
-            "provider": name, "side": provider.side, "setting": provider.setting,
-            "option": options.get(name, ""), "processes": provider.processes,
-        }  # fmt: skip
+            "provider": name,
+            "side": provider.side,
+            "setting": provider.setting,
+            "option": options.get(name, ""),
+            "processes": provider.processes,
+        }
         own = [run for run in runs if run["provider"] == name]
         rows.append(row | (missing[name] if name in missing else {"status": "ran"} | _summary(own)))
     return {"rows": rows, "tuning": tuning, "runs": runs}
@@ -194,9 +201,12 @@ def run_worker(job: Job) -> Row:
         with log.open("w") as stream:
             finished = subprocess.run(
                 [sys.executable, "-m", "unibert.bench.stream.worker", str(job_file), str(result_file)],
-                stdout=stream, stderr=stream, stdin=subprocess.DEVNULL, check=False,
+                stdout=stream,
+                stderr=stream,
+                stdin=subprocess.DEVNULL,
+                check=False,
                 env=os.environ | {"OMP_NUM_THREADS": "1", "ARROW_IO_THREADS": "1"},
-            )  # fmt: skip
+            )
         if finished.returncode == 0:
             result: Row = json.loads(result_file.read_text(encoding="utf-8"))
             return result

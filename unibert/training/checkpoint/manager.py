@@ -111,9 +111,13 @@ class Checkpoints:
         engine.save_checkpoint(str(partial), tag=_TAG, save_latest=False)
         self._refuse_without_room(partial)
         description = {
-            "step": step, "tokens": tokens, "heldout_mlm_loss": heldout_mlm_loss,
-            "world_size": self._world_size, "zero_stage": self._zero_stage, "state": state,
-        }  # fmt: skip
+            "step": step,
+            "tokens": tokens,
+            "heldout_mlm_loss": heldout_mlm_loss,
+            "world_size": self._world_size,
+            "zero_stage": self._zero_stage,
+            "state": state,
+        }
         writing = self._thread.submit(write, self._copies.take())
         self._pending = _Pending(complete, description, writing, time.perf_counter() - started)
 

@@ -177,8 +177,10 @@ def _try_network(meeting: _Meeting, hosts: list[str]) -> float:
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
         store=dist.PrefixStore("network", meeting.store),
-        rank=meeting.rank, world_size=meeting.world_size, timeout=LONGEST_START,
-    )  # fmt: skip
+        rank=meeting.rank,
+        world_size=meeting.world_size,
+        timeout=LONGEST_START,
+    )
     try:
         least = float(os.environ.get("UNIBERT_LEAST_GBPS", "0.01"))
         speed = min(meeting.exchange("speed", _all_reduce_speed(device, None, meeting.world_size)))
