@@ -106,10 +106,8 @@ def test_what_a_run_does(corpus, run_file, tmp_path, capsys):
     assert run["reached_max_epochs"] == {"da": pytest.approx(float(rows["da"]["reached_max_epochs"]))}
     assert run["epochs_above_4"]["da"] == 15
     words = " ".join(text.split())
-    assert (
-        f"1 language is read 15 times before the run ends and then left out: da at {100 * run['reached_max_epochs']['da']:.3g}%"
-        in words
-    )
+    reached = f"{100 * run['reached_max_epochs']['da']:.3g}%"
+    assert f"1 language is read 15 times before the run ends and then left out: da at {reached}" in words
     assert "3 languages are read more than 4 times, marked *: da 15.0" in words
     assert "arXiv 2305.16264" in words
     assert "mix at most" not in words
