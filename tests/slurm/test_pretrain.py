@@ -55,7 +55,7 @@ def undisturbed(lab: Lab, run_file: Path) -> Path:
     """The run folder of a job that nothing happened to."""
     run_dir = run_file.with_name("undisturbed")
     job = submit(lab, run_file, run_dir)
-    assert lab.wait(job, 300) == "COMPLETED", lab.log(job)
+    assert lab.wait(job, 600) == "COMPLETED", lab.log(job)
     assert lab.restarts(job) == 0
     return run_dir
 
@@ -99,7 +99,7 @@ def test_preempted_cut_by_the_time_limit_killed_and_without_a_node_it_is_the_sam
     lab.start_node("n2")
     lab.start_at_once(job)
 
-    assert lab.wait(job, 300) == "COMPLETED", lab.log(job)
+    assert lab.wait(job, 600) == "COMPLETED", lab.log(job)
     assert lines_without_timing(run_dir) == lines_without_timing(undisturbed)
     print(f"cut at {at_preemption}, {at_limit}, {at_kill} and by the node; {lab.restarts(job)} restarts")
 
