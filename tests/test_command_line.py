@@ -296,7 +296,11 @@ def completions(script: Path, *words: str) -> list[str]:
         printf '%s\\n' "${{COMPREPLY[@]}}"
     """
     done = subprocess.run(
-        ["bash", "-c", program, "bash", "unibert", *words], capture_output=True, text=True, check=True
+        ["bash", "-c", program, "bash", "unibert", *words],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=script.parent,  # whose files it offers too
     )
     return done.stdout.split()
 
