@@ -1,14 +1,12 @@
 """What `unibert plan` says of the disk is what a run then takes."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.training.conftest import corpus, module_run_file  # noqa: F401 - fixtures
+from tests.training.processes import train_each
 from unibert.cli import main
 from unibert.training.engine import DS_CONFIGS
 
@@ -42,16 +40,7 @@ def checkpoints(module_run_file, ds_configs, tmp_path_factory) -> dict[str, Path
         }
         for name, path in ds_configs.items()
     ]
-    (folder / "runs.json").write_text(json.dumps(runs))
-    command = [sys.executable, "-m", "tests.training.ds_config_runs", str(folder), str(module_run_file)]
-    done = subprocess.run(
-        [*command, str(folder / "runs.json")],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
+    train_each(folder, module_run_file, runs, timeout=300)
     return {name: folder / name / "checkpoints" / "step-00000001" for name in STAGES}
 
 

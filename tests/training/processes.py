@@ -1,5 +1,6 @@
 """The processes of a run that is under way."""
 
+import json
 import multiprocessing
 import os
 import subprocess
@@ -8,6 +9,7 @@ import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 from unibert.launcher import free_port
 
@@ -37,6 +39,16 @@ def start_without_launcher(
             )
             for rank in range(ranks)
         ]
+
+
+def train_each(folder: Path, run_file: Path, runs: list[dict[str, Any]], timeout: float) -> None:
+    """Run `tests.training.ds_config_runs` on ``runs``, which leaves its reports in ``folder``, to a good end."""
+    (folder / "runs.json").write_text(json.dumps(runs))
+    words = [sys.executable, "-m", "tests.training.ds_config_runs", folder, run_file, folder / "runs.json"]
+    done = subprocess.run(
+        words, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=timeout
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def fork_ranks(words: list[str], ranks: int, output: Path) -> list[BaseProcess]:

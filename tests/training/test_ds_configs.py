@@ -1,10 +1,7 @@
 """Every ds_config that ships trains, on two ranks, in its own precision, and follows one process in fp32."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +9,7 @@ import pytest
 import torch
 
 from tests.training.compare import largest_relative_difference, lines_without_timing
+from tests.training.processes import train_each
 from unibert.errors import UserError
 from unibert.training.engine import DS_CONFIGS, read_ds_config
 
@@ -39,7 +37,7 @@ def runs(module_run_file, tmp_path_factory) -> Path:
     planned = [_run(folder, "fp32", "zero0", None, ranks=1)]
     planned += [_run(folder, name, name, precision_of(name), ranks=2) for name in NAMES]
     planned += [_run(folder, f"{name}, fp32", name, None, ranks=2) for name in OFFLOADED]
-    _train(module_run_file, folder, planned)
+    train_each(folder, module_run_file, planned, timeout=500)
     return folder
 
 
@@ -67,19 +65,6 @@ def _run(folder: Path, name: str, ds_config: str, precision: str | None, ranks: 
             "--training.checkpoint_every=3",
         ],
     }
-
-
-def _train(run_file: Path, folder: Path, planned: list[dict[str, Any]]) -> None:
-    (folder / "runs.json").write_text(json.dumps(planned))
-    command = [sys.executable, "-m", "tests.training.ds_config_runs", str(folder), str(run_file)]
-    done = subprocess.run(
-        [*command, str(folder / "runs.json")],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
-    assert done.returncode == 0, done.stderr
 
 
 def _losses(run_dir: Path) -> list[float]:
@@ -121,7 +106,7 @@ def test_offloaded_runs_continue_exactly(runs, module_run_file, tmp_path):
         shutil.copytree(runs / continued, tmp_path / continued)
         shutil.rmtree(tmp_path / continued / "checkpoints" / f"step-{STEPS:08d}")
         planned.append(_run(tmp_path, continued, name, None, ranks=2))
-    _train(module_run_file, tmp_path, planned)
+    train_each(tmp_path, module_run_file, planned, timeout=500)
     for name in OFFLOADED:
         continued = f"{name}, fp32"
         assert lines_without_timing(tmp_path / continued) == lines_without_timing(runs / continued)

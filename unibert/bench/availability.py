@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
+from unibert.environment import package_versions
 
 
 class NotAvailableError(Exception):
@@ -15,7 +15,7 @@ def installed(package: str) -> str:
     Raises:
         NotAvailableError: if it is not installed.
     """
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        raise NotAvailableError(f"{package} is not installed") from None
+    versions = package_versions([package])
+    if not versions:
+        raise NotAvailableError(f"{package} is not installed")
+    return versions[package]

@@ -11,6 +11,9 @@ from typing import Any
 
 from unibert.errors import UserError
 
+FORMAT = 2
+"""Of results.json, in its key ``format``: 1 had another name for ``provider``."""
+
 
 def label(row: Mapping[str, Any]) -> str:
     """Provider and chosen option."""
@@ -51,10 +54,8 @@ def read_results(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise UserError(f"{path}: is not JSON: {error}") from error
-    if not isinstance(results, dict) or results.get("format") != 1 or "rows" not in results:
+    if not isinstance(results, dict) or "format" not in results or "rows" not in results:
         raise UserError(f"{path}: is not a results file of 'unibert bench'")
-    # Version 0.1.0 said contestant.
-    results["rows"] = [
-        {"provider" if key == "contestant" else key: value for key, value in row.items()} for row in results["rows"]
-    ]
+    if results["format"] != FORMAT:
+        raise UserError(f"{path}: has format {results['format']}, this version reads {FORMAT}; run the benchmark again")
     return results

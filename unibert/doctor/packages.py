@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, metadata, requires, version
+from importlib.metadata import PackageNotFoundError, metadata, requires
 
 from unibert.doctor.finding import Finding, fail, ok, warn
+from unibert.environment import package_versions
 from unibert.installation import checkout_project
 
 NAMED = ("torch", "deepspeed", "transformers", "webdataset", "sentencepiece", "triton", "mpi4py")
@@ -36,7 +37,8 @@ def look_at_packages() -> Iterator[Finding]:
         always, for_mpi = (not requirement.marker or requirement.marker.evaluate({"extra": e}) for e in ("", "mpi"))
         if not for_mpi:
             continue
-        found, fix = _version(requirement.name), _install(f"{requirement.name}{requirement.specifier}")
+        found = package_versions([requirement.name]).get(requirement.name)
+        fix = _install(f"{requirement.name}{requirement.specifier}")
         if found is None and always:
             yield fail(requirement.name, f"missing, and {requirement.specifier} is needed", fix)
         elif found is not None and not requirement.specifier.contains(found, prereleases=True):
@@ -57,13 +59,6 @@ def _declared() -> tuple[str, list[str]]:
         return metadata("unibert")["Requires-Python"], requires("unibert") or []
     for_mpi = [f'{text}; extra == "mpi"' for text in project["optional-dependencies"]["mpi"]]
     return project["requires-python"], [*project["dependencies"], *for_mpi]
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _install(requirement: str) -> str:

@@ -257,16 +257,12 @@ def _finish_rows_kernel(
     tl.store(divergences_ptr + rows, tl.where(counts, divergence * LN_2, 0.0), mask=present)
     tl.store(tempered_log_sums_ptr + rows, tempered_log_sum, mask=present)
     tl.store(teacher_log_sums_ptr + rows, teacher_log_sum, mask=present)
-    cross_entropy = tl.zeros((BLOCK,), tl.float32)
-    hit = counts & False
     if LABELLED:
         known = counts & (tl.load(labels_ptr + rows, mask=present, other=-1) >= 0)
         label_logit = tl.load(label_logits_ptr + rows, mask=known, other=0.0)
-        cross_entropy = tl.where(known, maximum + tl.log(total) - label_logit, 0.0)
-        hit = known & (label_logit >= maximum)
+        tl.store(cross_entropies_ptr + rows, tl.where(known, maximum + tl.log(total) - label_logit, 0.0), mask=present)
+        tl.store(hits_ptr + rows, known & (label_logit >= maximum), mask=present)
         tl.store(log_sums_ptr + rows, maximum * LOG2_E + tl.log2(total), mask=present)
-    tl.store(cross_entropies_ptr + rows, cross_entropy, mask=present)
-    tl.store(hits_ptr + rows, hit, mask=present)
 
 
 @triton.jit(do_not_specialize=["num_rows", "tiles", "tiles_per_split"])
@@ -448,7 +444,9 @@ class _Rows:
                 tiles_per_split=triton.cdiv(tiles, splits),
                 LABELLED=self.labelled,
             )
-        divergences, cross_entropies, hits = self._per_row(), self._per_row(), torch.empty_like(self.counted)
+        divergences = self._per_row()
+        # Without labels nobody writes these.
+        cross_entropies, hits = torch.zeros_like(divergences), torch.zeros_like(self.counted)
         results = ("log_sums_ptr", "tempered_log_sums_ptr", "teacher_log_sums_ptr")
         self.statistics = {name: self._per_row() for name in results}
         launch(

@@ -144,6 +144,7 @@ class HeadGradients:
         self.wants_hidden, self.wants_weight, self.wants_bias = wants
         self._hidden = linear.states.new_empty(linear.states.shape, dtype=torch.float32) if self.wants_hidden else None
         self._weight = self._bias = self._sums = None
+        self._operand = linear.states
         if rows_add_up and (self.wants_weight or self.wants_bias):
             self._sums = self._new_sums(linear.vocab_size)
         else:
@@ -180,16 +181,17 @@ class HeadGradients:
                 out.mul_(scale[:, None])
         if not self.wants_weight and not self.wants_bias:
             return
-        operand = self._right_operand(rows, scale)
+        if columns.start == 0:
+            self._operand = self._right_operand(rows, scale)
         if self._sums is not None:
-            product(logits_gradient.t(), operand, self._sums[columns], accumulate=rows.start > 0)
+            product(logits_gradient.t(), self._operand, self._sums[columns], accumulate=rows.start > 0)
             return
         # Asked for a half-precision result, cuBLAS may add partial sums in half precision.
         for start in range(columns.start, columns.stop, WEIGHT_ROWS):
             some = slice(start, min(start + WEIGHT_ROWS, columns.stop))
             sums = self._new_sums(some.stop - some.start)
             here = slice(some.start - columns.start, some.stop - columns.start)
-            product(logits_gradient[:, here].t(), operand, sums)
+            product(logits_gradient[:, here].t(), self._operand, sums)
             keep(
                 sums,
                 None if self._weight is None else self._weight[some],

@@ -45,7 +45,7 @@ def run(tmp_path_factory):
 def test_table_json_csv_and_plot_hold_a_row_for_each_provider(run):
     folder, text = run
     results = json.loads((folder / "results.json").read_text())
-    assert results["format"] == 1
+    assert results["format"] == 2
     assert results["environment"]["versions"]["torch"]
     assert results["config"]["vocab"] == [300]
     assert results["matmul_tflops"] > 0

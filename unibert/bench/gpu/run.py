@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TextIO
@@ -165,7 +165,9 @@ def bench_gpu(config: GpuBenchConfig) -> bool:
     return all(summary["parts"][part]["verdict"] != "FAILED" for part in ran)
 
 
-def _run_stage(stage: Stage, folder: Path, log: TextIO, rehearsal: bool, started: float) -> Any:
+def _run_stage(
+    stage: Stage, folder: Path, log: TextIO, rehearsal: bool, started: float
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """Name and record of each part, when it ends."""
     end = started + stage.seconds - SECONDS_AROUND
     reserved = sum(part.budget for part in stage.parts if not part.if_time)

@@ -2,7 +2,7 @@
 
 ``results.json``::
 
-    format         1
+    format         2
     environment    device, cores, Python and package versions, of the peers too
     config         the options as given, all but the folder
     matmul_tflops  the device's square-product peak in this run: bf16 on CUDA, fp32 on the CPU
@@ -28,7 +28,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +36,9 @@ from unibert.bench.losses.config import KernelBenchConfig
 from unibert.bench.losses.providers import providers_of
 from unibert.bench.losses.results import COLUMNS, show_results
 from unibert.bench.losses.worker import EXIT_DEVICE_LOST, Job
-from unibert.bench.result_files import write_results
+from unibert.bench.result_files import FORMAT, write_results
 from unibert.configuration import to_dict
-from unibert.environment import describe_environment
+from unibert.environment import describe_environment, package_versions
 from unibert.errors import UserError
 
 PEERS = ("liger-kernel", "cut-cross-entropy")
@@ -67,11 +66,11 @@ def bench_kernels(config: KernelBenchConfig) -> dict[str, Any]:
         every = ", ".join(provider.name for loss in losses for provider in providers_of(loss))
         raise UserError(f"providers: nobody is called {', '.join(config.providers or [])}; there are {every}")
     environment = describe_environment()
-    environment["peers"] = {package: found for package in PEERS if (found := _version(package))}
+    environment["peers"] = package_versions(PEERS)
     folder = config.output or Path("docs/benchmarks") / f"kernels-{_slug(str(environment['device']), device)}"
     end = time.monotonic() + 60 * (config.minutes or float("inf"))
     results: dict[str, Any] = {
-        "format": 1,
+        "format": FORMAT,
         "environment": environment,
         "config": {key: value for key, value in to_dict(config).items() if key != "output"},
         "matmul_tflops": _matmul_peak(device, config.resolved_threads),
@@ -97,13 +96,6 @@ def bench_kernels(config: KernelBenchConfig) -> dict[str, Any]:
         write_results(results, folder, COLUMNS, tables=config.tables)
     show_results(results, folder, draw=config.tables)
     return results
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _chosen(loss: Any, words: Sequence[str] | None) -> list[str]:

@@ -2,7 +2,7 @@
 
 ``results.json``::
 
-    format         1
+    format         2
     benchmark      stream
     environment    device, cores, Python and package versions, of the peers too
     config         the options as given, without folders
@@ -30,11 +30,10 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from unibert.bench.result_files import write_results
+from unibert.bench.result_files import FORMAT, write_results
 from unibert.bench.stream.config import StreamBenchConfig
 from unibert.bench.stream.providers import STREAM_PROVIDERS
 from unibert.bench.stream.results import COLUMNS, show_stream_results
@@ -42,7 +41,7 @@ from unibert.bench.stream.work import StreamProvider, Work
 from unibert.bench.stream.worker import Job
 from unibert.configuration import to_dict
 from unibert.corpus.manifest import Manifest
-from unibert.environment import describe_environment
+from unibert.environment import describe_environment, package_versions
 from unibert.errors import UserError
 
 PEER_PACKAGES = ("mosaicml-streaming", "datasets", "pyarrow")
@@ -69,9 +68,9 @@ def bench_stream(config: StreamBenchConfig) -> dict[str, Any]:
         every = ", ".join(provider.name for provider in STREAM_PROVIDERS)
         raise UserError(f"providers: nobody is called {', '.join(config.providers or [])}; there are {every}")
     environment = describe_environment()
-    environment["peers"] = {package: found for package in PEER_PACKAGES if (found := _version(package))}
+    environment["peers"] = package_versions(PEER_PACKAGES)
     results: dict[str, Any] = {
-        "format": 1,
+        "format": FORMAT,
         "benchmark": "stream",
         "environment": environment,
         "config": {key: value for key, value in to_dict(config).items() if key not in FOLDERS},
@@ -96,13 +95,6 @@ def bench_stream(config: StreamBenchConfig) -> dict[str, Any]:
     write_results(results, config.output, COLUMNS)
     show_stream_results(results, config.output)
     return results
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _is_named(name: str, words: Sequence[str] | None) -> bool:
