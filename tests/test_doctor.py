@@ -19,11 +19,11 @@ from unibert.configuration import parse
 from unibert.corpus.manifest import Manifest
 from unibert.corpus.shards import ShardWriter
 from unibert.doctor import cluster, folders, ranks
-from unibert.doctor.cluster import look_at_slurm
+from unibert.doctor.cluster import check_slurm
 from unibert.doctor.finding import ask
-from unibert.doctor.folders import file_system, look_at_folders
-from unibert.doctor.ranks import look_at_launcher, look_at_mpi
-from unibert.doctor.run_files import look_at_run
+from unibert.doctor.folders import check_folders, file_system
+from unibert.doctor.ranks import check_launcher, check_mpi
+from unibert.doctor.run_files import check_run
 from unibert.training.config import RunConfig
 
 REPOSITORY = Path(__file__).parents[1]
@@ -230,8 +230,8 @@ def test_what_the_package_declares_is_compared(name, content, fix, tmp_path):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text(content)
     script = (
-        "from unibert.doctor.packages import look_at_packages\n"
-        "for f in look_at_packages(): print(f.mark, f.subject, f.found, f.fix, sep='|')"
+        "from unibert.doctor.packages import check_packages\n"
+        "for f in check_packages(): print(f.mark, f.subject, f.found, f.fix, sep='|')"
     )
     command = [sys.executable, "-c", script]
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
@@ -263,7 +263,7 @@ def test_a_launcher_that_hangs(tmp_path, monkeypatch):
     (launcher / "runner.py").write_text("import time; time.sleep(600)")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(ranks, "LAUNCHER_SECONDS", 1)
-    [finding] = look_at_launcher()
+    [finding] = check_launcher()
     assert (finding.mark, finding.found) == (
         "FAIL",
         "two ranks of the deepspeed launcher do not meet: no answer in 1 s",
@@ -283,7 +283,7 @@ def test_what_mpirun_does(script, mark, found, tmp_path, monkeypatch):
     put_commands(tmp_path, {"mpirun": script})
     # mpirun beside Python comes first.
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
-    [finding] = look_at_mpi()
+    [finding] = check_mpi()
     assert (finding.mark, finding.found) == (mark, found.format(tmp_path / "mpirun"))
 
 
@@ -300,14 +300,14 @@ def test_what_mpirun_does(script, mark, found, tmp_path, monkeypatch):
 def test_slurm(commands, mark, found, nodes, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(put_commands(tmp_path / "bin", commands)))
     monkeypatch.setattr(cluster, "SLURM_SECONDS", 1)
-    [finding], seen = look_at_slurm()
+    [finding], seen = check_slurm()
     assert (finding.mark, seen) == (mark, nodes)
     assert found in finding.found
 
 
 def test_space_that_a_site_wants(monkeypatch, tmp_path):
     monkeypatch.setenv("UNIBERT_LEAST_GIB", "1e9")
-    run_folder, *_ = look_at_folders(tmp_path / "not" / "there")
+    run_folder, *_ = check_folders(tmp_path / "not" / "there")
     assert (run_folder.mark, run_folder.subject) == ("FAIL", "run folder")
     assert re.fullmatch(rf"{tmp_path} has \d+\.\d\d GiB free, and 1e\+09 are wanted", run_folder.found)
 
@@ -316,8 +316,8 @@ def test_too_little_shared_memory(tmp_path):
     if os.geteuid() != 0 or shutil.which("unshare") is None:
         pytest.skip("a mount of our own needs root and unshare")
     script = (
-        "from unibert.doctor.folders import look_at_folders\n"
-        "for f in look_at_folders(None): print(f.mark, f.subject, f.found, sep='|')"
+        "from unibert.doctor.folders import check_folders\n"
+        "for f in check_folders(None): print(f.mark, f.subject, f.found, sep='|')"
     )
     mount = 'mount -t tmpfs -o size=64m tmpfs /dev/shm && exec "$0" -c "$1"'
     done = subprocess.run(
@@ -333,7 +333,7 @@ def test_a_corpus_on_a_server_that_does_not_answer(run_file, corpus, monkeypatch
     os.mkfifo(corpus / "manifest.json")
     monkeypatch.setattr(folders, "FOLDER_SECONDS", 1)
     started = time.monotonic()
-    finding, *_ = look_at_run(read(run_file))
+    finding, *_ = check_run(read(run_file))
     assert time.monotonic() - started < 10
     assert (finding.mark, finding.found) == ("FAIL", f"{corpus}: no answer in 1 s")
 
@@ -344,11 +344,11 @@ def test_shards_of_other_sizes_and_elsewhere(run_file, corpus):
     for shard in shards:
         with shard.open("ab") as file:
             file.write(b"more")
-    finding, *_ = look_at_run(config)
+    finding, *_ = check_run(config)
     assert finding.mark == "FAIL"
     assert re.fullmatch(rf"{shards[0]}: \d+ bytes where the manifest says \d+ \(1 more .*\)", finding.found)
     elsewhere = replace(config, stream=replace(config.stream, shards_url="https://shards.example/c"))
-    finding, *_ = look_at_run(elsewhere)
+    finding, *_ = check_run(elsewhere)
     assert finding.mark == "ok"
     assert finding.found.endswith("which come from https://shards.example/c")
 
@@ -363,7 +363,7 @@ def test_shards_of_other_sizes_and_elsewhere(run_file, corpus):
 def test_a_teacher_that_cannot_be_loaded(name, content, found, run_file, tmp_path):
     path = tmp_path / "teacher" / name
     path.unlink() if content is None else path.write_text(content)
-    _, finding = look_at_run(read(run_file))
+    _, finding = check_run(read(run_file))
     assert (finding.mark, finding.subject, finding.found) == ("FAIL", "teacher", f"{tmp_path / 'teacher'}{found}")
 
 

@@ -7,16 +7,16 @@ import shutil
 import tempfile
 from pathlib import Path
 
-LEAST_FREE_GPU_SHARE = 0.9
+MIN_FREE_GPU_SHARE = 0.9
 """Of a GPU's memory; the rest is what the driver and this process itself hold."""
 
-LEAST_TEMPORARY_GIB = 0.5
+MIN_TEMPORARY_GIB = 0.5
 """Free in the folder for temporary files."""
 
 _GIB = 2**30
 
 
-def least_run_gib() -> float:
+def min_run_gib() -> float:
     """GiB that have to be free in a run folder: UNIBERT_LEAST_GIB, which a site sets."""
     return float(os.environ.get("UNIBERT_LEAST_GIB", "2"))
 
@@ -49,7 +49,7 @@ def held_gpus() -> list[str]:
     problems = []
     for index in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(index)
-        if free < LEAST_FREE_GPU_SHARE * total:
+        if free < MIN_FREE_GPU_SHARE * total:
             problems.append(
                 f"GPU {index} has {free / _GIB:.1f} of {total / _GIB:.1f} GiB free, another process holds the rest"
             )

@@ -20,7 +20,7 @@ ADVERSARY_PATHS = ("auto", "chunked", "fused")
 
 WORKSPACE_SHARE = 16
 """By default the buffer of ``exp-store`` and ``store-teacher`` is at most 1/16 of the device's memory."""
-LEAST_STORED_ROWS = 1024
+MIN_STORED_ROWS = 1024
 """With fewer rows in the buffer the weight's gradient is read and written so often that storing does not pay: at 1024
 rows, 8 bytes an element against 6 x 1024 flops of products, a quarter of the time on an H100."""
 
@@ -70,7 +70,7 @@ def choose_head_path(
     """
     operands = operands or hidden.dtype
     row_bytes = len(weights[0]) * operands.itemsize
-    enough = max_workspace >= min(LEAST_STORED_ROWS, num_rows) * row_bytes
+    enough = max_workspace >= min(MIN_STORED_ROWS, num_rows) * row_bytes
     if path == "exp-store" and operands == torch.float16:
         raise ValueError("path: exp-store needs bf16 or fp32, whose range holds exponentials; take recompute for fp16")
     best = storing if enough and (operands != torch.float16 or storing != "exp-store") else "recompute"

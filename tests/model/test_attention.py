@@ -242,9 +242,9 @@ def batch_of(rows: Packed, masked: Tensor) -> Batch:
         position_ids=rows.positions,
         document_ids=rows.document_ids,
         document_languages=torch.arange(6) % 3,
-        cumulative_lengths=bounds.cumulative_lengths,
-        max_length=bounds.max_length,
-        masked_rows=masked.flatten().nonzero()[:, 0],
+        cu_seqlens=bounds.cu_seqlens,
+        max_seqlen=bounds.max_seqlen,
+        masked_positions=masked.flatten().nonzero()[:, 0],
         sequence_indices=torch.arange(3),
         origins=[],
     )
@@ -263,9 +263,9 @@ def weights(device: str) -> StepWeights:
 
 def test_bounds_of_documents_and_padding():
     documents = PackedDocuments.from_ids(packed().document_ids)
-    assert documents.cumulative_lengths.tolist() == [0, 25, 26, 46, 50, 80, 100, 107, 150]
-    assert documents.cumulative_lengths.dtype == torch.int32
-    assert documents.max_length == 43
+    assert documents.cu_seqlens.tolist() == [0, 25, 26, 46, 50, 80, 100, 107, 150]
+    assert documents.cu_seqlens.dtype == torch.int32
+    assert documents.max_seqlen == 43
 
 
 @pytest.mark.parametrize("path", ["flex", "varlen"])

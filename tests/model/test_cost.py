@@ -38,9 +38,9 @@ def batch() -> Batch:
         position_ids=torch.arange(LENGTH).expand(ROWS, LENGTH).contiguous(),
         document_ids=torch.arange(ROWS)[:, None].expand(ROWS, LENGTH).contiguous(),
         document_languages=torch.arange(ROWS),
-        cumulative_lengths=torch.arange(ROWS + 1, dtype=torch.int32) * LENGTH,
-        max_length=LENGTH,
-        masked_rows=masked.flatten().nonzero()[:, 0],
+        cu_seqlens=torch.arange(ROWS + 1, dtype=torch.int32) * LENGTH,
+        max_seqlen=LENGTH,
+        masked_positions=masked.flatten().nonzero()[:, 0],
         sequence_indices=torch.arange(ROWS),
         origins=[],
     )

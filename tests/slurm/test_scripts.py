@@ -121,7 +121,7 @@ def test_a_mistake_ends_an_array_with_a_sentence(lab, options, words, said):
 
 
 def test_the_doctor_hears_the_controller(lab):
-    script = "from unibert.doctor.cluster import look_at_slurm; print(*look_at_slurm())"
+    script = "from unibert.doctor.cluster import check_slurm; print(*check_slurm())"
     said = lab.run(sys.executable, "-c", script)
     assert "mark='ok'" in said
     assert re.search(r"found='slurm\S* \d+\.\S+, 2 nodes, the controller answers'", said), said

@@ -92,7 +92,7 @@ def cases(draw: st.DrawFn) -> Case:
 def sit(
     corpus: Path, case: Case, first: int, end: int, state: State | None, world_size: int, num_workers: int
 ) -> tuple[dict[int, list[str]], State]:
-    """Digests of every row of steps ``first`` to ``end``, and the ranks' merged state after them."""
+    """Digests of every sequence of steps ``first`` to ``end``, and the ranks' merged state after them."""
     digests: dict[int, list[str]] = {}
     merged: State = {}
     config = StreamConfig(**case.config, num_workers=num_workers)
@@ -138,7 +138,7 @@ def check(case: Case) -> None:
     with tempfile.TemporaryDirectory() as folder:
         corpus = corpus_of(case, Path(folder))
         undisturbed, _ = sit(corpus, case, 0, len(case.timeline), None, world_size=1, num_workers=0)
-        assert [len(rows) for rows in undisturbed.values()] == [step.num_sequences for step in case.timeline]
+        assert [len(sequences) for sequences in undisturbed.values()] == [step.num_sequences for step in case.timeline]
         assert batches(corpus, case) == undisturbed
 
 
@@ -163,7 +163,7 @@ def forget_window(state: State) -> None:
         state[lane]["window"] = 0
 
 
-def forget_rows_taken(state: State) -> None:
+def forget_sequences_taken(state: State) -> None:
     for lane in state.keys() - {"fingerprint"}:
         state[lane]["packs"] = [[length, 0] for length, _ in state[lane]["packs"]]
 
@@ -173,7 +173,7 @@ def forget_earlier_packings(state: State) -> None:
         state[lane]["packs"] = state[lane]["packs"][-1:]
 
 
-@pytest.mark.parametrize("forget", [forget_window, forget_rows_taken, forget_earlier_packings])
+@pytest.mark.parametrize("forget", [forget_window, forget_sequences_taken, forget_earlier_packings])
 def test_no_part_of_the_state_can_be_left_out(tmp_path: Path, forget: Callable[[State], None]) -> None:
     case = Case(
         documents={"da": 200, "fi": 100},

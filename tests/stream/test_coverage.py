@@ -1,4 +1,4 @@
-"""Nothing is lost, nothing is seen twice by accident, and what the rows hold is what the shards held."""
+"""Nothing is lost, nothing is seen twice by accident, and what the sequences hold is what the shards held."""
 
 import json
 import lzma
@@ -34,7 +34,7 @@ def corpus_tokens(corpus: Path) -> dict[str, list[int]]:
 def pieces(batch: Batch) -> list[tuple[str, list[int]]]:
     """Origin and unmasked tokens, frame included, of every document of the batch."""
     own = torch.where(batch.labels == -100, batch.input_ids, batch.labels)
-    origins = [origin for row in batch.origins for origin in row]
+    origins = [origin for sequence in batch.origins for origin in sequence]
     return [(origin, own[batch.document_ids == document].tolist()) for document, origin in enumerate(origins)]
 
 
@@ -92,7 +92,7 @@ def test_lanes_share_an_epoch(make_corpus: Callable[..., Path]) -> None:
     assert min(touched[shard.path] for shard in manifest.shards) >= 1
 
 
-def test_rows_hold_whole_stretches_of_the_documents(corpus: Path) -> None:
+def test_sequences_hold_whole_stretches_of_the_documents(corpus: Path) -> None:
     documents = corpus_tokens(corpus)
     stream = Stream(corpus, StreamConfig(lanes=4), seed=5, timeline=Timeline(4096, 16, 128))
     for step in stream.steps():
@@ -101,26 +101,28 @@ def test_rows_hold_whole_stretches_of_the_documents(corpus: Path) -> None:
             inner = ",".join(map(str, tokens[1:-1]))
             assert f",{inner}," in f",{','.join(map(str, documents[origin]))},"
             assert origin.startswith(stream.languages[language] + "/")
-        for row, positions in zip(batch.document_ids, batch.position_ids, strict=True):
-            filled = int((row >= 0).sum())
-            assert (row[:filled].diff() >= 0).all()
-            assert (row[filled:] == -1).all()
-            expected = [i for length in row[:filled].unique_consecutive(return_counts=True)[1] for i in range(length)]
-            assert positions.tolist() == expected + [0] * (len(row) - filled)
+        for sequence, positions in zip(batch.document_ids, batch.position_ids, strict=True):
+            filled = int((sequence >= 0).sum())
+            assert (sequence[:filled].diff() >= 0).all()
+            assert (sequence[filled:] == -1).all()
+            expected = [
+                i for length in sequence[:filled].unique_consecutive(return_counts=True)[1] for i in range(length)
+            ]
+            assert positions.tolist() == expected + [0] * (len(sequence) - filled)
         assert (batch.input_ids[batch.document_ids < 0] == 0).all()
-        # One stretch a document, and one for the padding of each row that has some.
-        rows = [row.unique_consecutive(return_counts=True)[1].tolist() for row in batch.document_ids]
-        lengths = [length for row in rows for length in row]
-        assert batch.cumulative_lengths.dtype == torch.int32
-        assert batch.cumulative_lengths.diff().tolist() == lengths
-        assert batch.max_length == max(lengths)
+        # One stretch a document, and one for the padding of each sequence that has some.
+        sequences = [sequence.unique_consecutive(return_counts=True)[1].tolist() for sequence in batch.document_ids]
+        lengths = [length for sequence in sequences for length in sequence]
+        assert batch.cu_seqlens.dtype == torch.int32
+        assert batch.cu_seqlens.diff().tolist() == lengths
+        assert batch.max_seqlen == max(lengths)
 
 
 def test_windows_are_mixed(corpus: Path) -> None:
-    """The first tenth of a window has rows of all its shards, and documents from all over them."""
+    """The first tenth of a window has sequences of all its shards, and documents from all over them."""
     config = StreamConfig(lanes=1, window_shards=3, sampling_exponent=1.0)
     stream = Stream(corpus, config, seed=2, timeline=Timeline(20 * 64, 20, 64))
-    origins = [origin for row in next(stream.steps()).micro_batches(20)[0].origins for origin in row]
+    origins = [origin for sequence in next(stream.steps()).micro_batches(20)[0].origins for origin in sequence]
     numbers: dict[str, list[int]] = defaultdict(list)
     for origin in origins:
         numbers[origin.split("#")[0]].append(int(origin.split("#")[1][3:]))
@@ -230,7 +232,7 @@ def test_languages_join_when_they_are_told_to(corpus: Path) -> None:
     config = StreamConfig(lanes=1, window_shards=1, language_starts={"fi": 0.5})
     seen: dict[bool, set[int]] = {True: set(), False: set()}
     for step in Stream(corpus, config, seed=3, timeline=Timeline(100_000, 8, 64)).steps():
-        seen[step.step.progress < 0.45] |= set(step.rows.document_languages.tolist())
+        seen[step.step.progress < 0.45] |= set(step.sequences.document_languages.tolist())
     assert seen == {True: {0, 2}, False: {0, 1, 2}}
 
 

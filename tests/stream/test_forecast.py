@@ -12,7 +12,7 @@ from unibert.corpus.manifest import Manifest
 from unibert.errors import UserError
 from unibert.schedules import Timeline
 from unibert.stream import Stream, StreamConfig
-from unibert.stream.forecast import MOST_PHASES, Forecast, mixing_warning, phase_bounds
+from unibert.stream.forecast import MAX_PHASES, Forecast, mixing_warning, phase_bounds
 
 LATE = StreamConfig(
     lanes=2,
@@ -111,7 +111,7 @@ def test_phases_lie_between_the_bounds_of_the_schedules(
         assert bounds == pytest.approx(expected, abs=0.001)
     assert (bounds[0], bounds[-1]) == (0, 1)
     assert bounds == sorted(set(bounds))
-    assert len(bounds) <= MOST_PHASES + 1
+    assert len(bounds) <= MAX_PHASES + 1
 
 
 def test_documents_per_batch(corpus: Path) -> None:

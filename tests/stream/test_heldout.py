@@ -17,7 +17,7 @@ def batches(corpus: Path, **changes: Any) -> list[Batch]:
     return list(heldout_batches(corpus, CONFIG, **arguments))
 
 
-def rows(parts: list[Batch]) -> dict[int, tuple[list[int], list[int]]]:
+def sequences(parts: list[Batch]) -> dict[int, tuple[list[int], list[int]]]:
     return {
         int(index): (ids.tolist(), labels.tolist())
         for batch in parts
@@ -26,21 +26,21 @@ def rows(parts: list[Batch]) -> dict[int, tuple[list[int], list[int]]]:
     }
 
 
-def test_every_held_out_document_once_in_rows_of_one_language(corpus: Path) -> None:
+def test_every_held_out_document_once_in_sequences_of_one_language(corpus: Path) -> None:
     manifest = Manifest.load(corpus)
     tokens = dict.fromkeys(manifest.languages, 0)
     for batch in batches(corpus):
-        for row in batch.origins:
-            assert len({origin.split("/")[0] for origin in row}) == 1
-            assert all("/heldout-" in origin for origin in row)
+        for sequence in batch.origins:
+            assert len({origin.split("/")[0] for origin in sequence}) == 1
+            assert all("/heldout-" in origin for origin in sequence)
         lengths = torch.bincount(batch.document_ids[batch.document_ids >= 0])
         for language, length in zip(batch.document_languages.tolist(), lengths.tolist(), strict=True):
             tokens[manifest.languages[language]] += length - 2
     assert tokens == {code: manifest.tokens(code, "heldout") for code in manifest.languages}
 
 
-def test_same_rows_and_masks_for_every_world_size(corpus: Path) -> None:
-    expected = rows(batches(corpus))
+def test_same_sequences_and_masks_for_every_world_size(corpus: Path) -> None:
+    expected = sequences(batches(corpus))
     pairs = [pair for ids, labels in expected.values() for pair in zip(ids, labels, strict=True)]
     masked = [label for _, label in pairs if label != -100]
     ordinary = [token for token, label in pairs if token >= 5 or label != -100]
@@ -51,8 +51,8 @@ def test_same_rows_and_masks_for_every_world_size(corpus: Path) -> None:
         assert len({len(rank) for rank in ranks}) == 1
         merged: dict[int, Any] = {}
         for rank in ranks:
-            assert not merged.keys() & rows(rank).keys()
-            merged |= rows(rank)
+            assert not merged.keys() & sequences(rank).keys()
+            merged |= sequences(rank)
         assert merged == expected
 
 
@@ -62,13 +62,13 @@ def test_ranks_have_equal_numbers_of_batches(corpus: Path, world_size: int, micr
     ranks = [batches(corpus, rank=rank, world_size=world_size, **limits) for rank in range(world_size)]
     assert len({len(rank) for rank in ranks}) == 1
     assert all(len(batch.input_ids) for rank in ranks for batch in rank)
-    labelled = [index for rank in ranks for index in rows(rank)]
+    labelled = [index for rank in ranks for index in sequences(rank)]
     assert sorted(labelled) == list(range(6))
 
 
 def test_limits_and_languages(corpus: Path) -> None:
     parts = batches(corpus, max_sequences_per_language=3, languages=["is", "da"])
-    languages = [row[0].split("/")[0] for batch in parts for row in batch.origins]
+    languages = [sequence[0].split("/")[0] for batch in parts for sequence in batch.origins]
     assert languages == ["da"] * 3 + ["is"] * 3
     assert {int(language) for batch in parts for language in batch.document_languages} == {0, 2}
 

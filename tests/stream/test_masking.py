@@ -3,28 +3,28 @@ import pytest
 
 from unibert.stream.masking import mask
 from unibert.stream.randomness import Purpose
-from unibert.stream.rows import MaskedRows, Rows
+from unibert.stream.sequences import MaskedSequences, Sequences
 
 VOCAB_SIZE = 300
 
 
-def packed(num_rows: int, sequence_length: int, seed: int = 0) -> Rows:
-    ids = np.random.default_rng(seed).integers(5, VOCAB_SIZE, (num_rows, sequence_length)).astype(np.int32)
+def packed(num_sequences: int, sequence_length: int, seed: int = 0) -> Sequences:
+    ids = np.random.default_rng(seed).integers(5, VOCAB_SIZE, (num_sequences, sequence_length)).astype(np.int32)
     ids[:, 0], ids[:, -3], ids[:, -2:] = 2, 3, 0
     ids[:, 4] = 1
-    return Rows(
+    return Sequences(
         input_ids=ids,
-        documents_per_row=np.ones(num_rows, np.int64),
-        document_lengths=np.full(num_rows, sequence_length - 2),
-        document_languages=np.zeros(num_rows, np.int64),
-        origins=["x"] * num_rows,
+        documents_per_sequence=np.ones(num_sequences, np.int64),
+        document_lengths=np.full(num_sequences, sequence_length - 2),
+        document_languages=np.zeros(num_sequences, np.int64),
+        origins=["x"] * num_sequences,
     )
 
 
-def masked(rows: Rows, rate: float = 0.3, first_sequence: int = 0, **changes: float) -> MaskedRows:
+def masked(sequences: Sequences, rate: float = 0.3, first_sequence: int = 0, **changes: float) -> MaskedSequences:
     shares = {"mask_share": 0.8, "random_share": 0.1} | changes
     return mask(
-        rows,
+        sequences,
         seed=11,
         purpose=Purpose.MASKING,
         first_sequence=first_sequence,
@@ -36,14 +36,14 @@ def masked(rows: Rows, rate: float = 0.3, first_sequence: int = 0, **changes: fl
 
 @pytest.mark.parametrize("rate", [0.15, 0.3, 1.0])
 def test_rates(rate: float) -> None:
-    rows = packed(2000, 128)
-    result = masked(rows, rate)
-    ordinary = rows.input_ids >= 5
+    sequences = packed(2000, 128)
+    result = masked(sequences, rate)
+    ordinary = sequences.input_ids >= 5
     chosen = result.labels != -100
     # 2000 * 124 Bernoulli draws: five standard deviations are below 0.005.
     assert chosen[ordinary].mean() == pytest.approx(rate, abs=0.005)
-    assert (result.labels[chosen] == rows.input_ids[chosen]).all()
-    assert (result.input_ids[~chosen] == rows.input_ids[~chosen]).all()
+    assert (result.labels[chosen] == sequences.input_ids[chosen]).all()
+    assert (result.input_ids[~chosen] == sequences.input_ids[~chosen]).all()
     shown, own = result.input_ids[chosen], result.labels[chosen]
     # At least 37,000 masked tokens: five standard deviations are below 0.011.
     assert (shown == 4).mean() == pytest.approx(0.8, abs=0.011)
@@ -52,17 +52,17 @@ def test_rates(rate: float) -> None:
 
 
 def test_special_tokens_are_never_masked() -> None:
-    rows = packed(500, 64)
-    result = masked(rows, 1.0)
-    special = rows.input_ids < 5
+    sequences = packed(500, 64)
+    result = masked(sequences, 1.0)
+    special = sequences.input_ids < 5
     assert (result.labels[special] == -100).all()
-    assert (result.input_ids[special] == rows.input_ids[special]).all()
+    assert (result.input_ids[special] == sequences.input_ids[special]).all()
     assert (result.labels[~special] != -100).all()
 
 
 def test_random_tokens_span_the_whole_vocabulary() -> None:
-    rows = packed(2000, 128)
-    result = masked(rows, 1.0, mask_share=0.0, random_share=1.0)
+    sequences = packed(2000, 128)
+    result = masked(sequences, 1.0, mask_share=0.0, random_share=1.0)
     drawn = result.input_ids[result.labels != -100]
     # 244,000 draws over 295 ids, about 830 each: seven standard deviations are 200.
     counts = np.bincount(drawn, minlength=VOCAB_SIZE)
@@ -72,26 +72,26 @@ def test_random_tokens_span_the_whole_vocabulary() -> None:
     assert len(counts) == VOCAB_SIZE
 
 
-def test_every_row_with_ordinary_tokens_has_a_masked_one() -> None:
-    rows = packed(300, 12)
-    rows.input_ids[7, 1:9] = 1
-    result = masked(rows, 1e-6)
-    per_row = (result.labels != -100).sum(axis=1)
-    assert per_row[7] == 0
-    assert (np.delete(per_row, 7) == 1).all()
+def test_every_sequence_with_ordinary_tokens_has_a_masked_one() -> None:
+    sequences = packed(300, 12)
+    sequences.input_ids[7, 1:9] = 1
+    result = masked(sequences, 1e-6)
+    per_sequence = (result.labels != -100).sum(axis=1)
+    assert per_sequence[7] == 0
+    assert (np.delete(per_sequence, 7) == 1).all()
     positions = np.argmax(result.labels != -100, axis=1)
-    assert set(positions) >= {1, 2, 3, 5, 6, 7, 8}, "the forced position is not spread over the row"
+    assert set(positions) >= {1, 2, 3, 5, 6, 7, 8}, "the forced position is not spread over the sequence"
 
 
 def test_masks_belong_to_the_sequence_not_to_the_call() -> None:
-    rows = packed(64, 30)
-    whole = masked(rows, first_sequence=1000)
-    for row in (0, 17, 63):
-        single = Rows(**{name: value[row : row + 1] for name, value in vars(rows).items()})
-        alone = masked(single, first_sequence=1000 + row)
-        assert (alone.input_ids == whole.input_ids[row]).all()
-        assert (alone.labels == whole.labels[row]).all()
-        assert alone.sequence_indices.tolist() == [whole.sequence_indices[row]]
-    same_text = Rows(**vars(rows) | {"input_ids": np.repeat(rows.input_ids[:1], 64, axis=0)})
-    assert len({row.tobytes() for row in masked(same_text).labels}) == 64
-    assert (masked(rows, first_sequence=64).labels != masked(rows).labels).any()
+    sequences = packed(64, 30)
+    whole = masked(sequences, first_sequence=1000)
+    for sequence in (0, 17, 63):
+        single = Sequences(**{name: value[sequence : sequence + 1] for name, value in vars(sequences).items()})
+        alone = masked(single, first_sequence=1000 + sequence)
+        assert (alone.input_ids == whole.input_ids[sequence]).all()
+        assert (alone.labels == whole.labels[sequence]).all()
+        assert alone.sequence_indices.tolist() == [whole.sequence_indices[sequence]]
+    same_text = Sequences(**vars(sequences) | {"input_ids": np.repeat(sequences.input_ids[:1], 64, axis=0)})
+    assert len({sequence.tobytes() for sequence in masked(same_text).labels}) == 64
+    assert (masked(sequences, first_sequence=64).labels != masked(sequences).labels).any()

@@ -43,26 +43,28 @@ def test_rejoining_keeps_what_has_gaps_apart() -> None:
 
 
 @pytest.mark.parametrize("sequence_length", [8, 32, 100])
-def test_rows_hold_every_piece_once_and_no_more_than_fits(sequence_length: int) -> None:
+def test_sequences_hold_every_piece_once_and_no_more_than_fits(sequence_length: int) -> None:
     pieces = DOCUMENTS.split(sequence_length - 2)
     packing = pack(pieces, sequence_length, 2)
     assert sorted(tokens_of(packing.pieces)) == tokens_of(pieces)
     filled = np.add.reduceat(packing.pieces.length + 2, packing.bounds[:-1])
     assert filled.max() <= sequence_length
-    order = np.random.default_rng(1).permutation(packing.num_rows)
+    order = np.random.default_rng(1).permutation(packing.num_sequences)
     moved = packing.reordered(order)
-    for place, row in enumerate(order):
-        assert tokens_of(moved.rows(place, place + 1).pieces) == tokens_of(packing.rows(row, row + 1).pieces)
+    for place, sequence in enumerate(order):
+        assert tokens_of(moved.sequences(place, place + 1).pieces) == tokens_of(
+            packing.sequences(sequence, sequence + 1).pieces
+        )
 
 
-def test_best_fit_takes_the_tightest_row() -> None:
+def test_best_fit_takes_the_tightest_sequence() -> None:
     packing = pack(whole_documents([5, 4, 6]), 10, 0)
-    rows = [packing.pieces.length[start:end].tolist() for start, end in pairwise(packing.bounds)]
-    assert rows == [[6, 4], [5]]
+    sequences = [packing.pieces.length[start:end].tolist() for start, end in pairwise(packing.bounds)]
+    assert sequences == [[6, 4], [5]]
 
 
 def test_nothing_to_pack() -> None:
     packing = pack(whole_documents([]), 16, 2)
-    assert packing.num_rows == 0
-    assert packing.reordered(np.empty(0, dtype=np.int64)).num_rows == 0
+    assert packing.num_sequences == 0
+    assert packing.reordered(np.empty(0, dtype=np.int64)).num_sequences == 0
     assert len(packing.pieces.rejoin()) == 0

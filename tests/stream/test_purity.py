@@ -11,7 +11,7 @@ import torch
 
 from unibert.schedules import Timeline
 from unibert.stream import Stream, StreamConfig
-from unibert.stream.rows import MaskedRows
+from unibert.stream.sequences import MaskedSequences
 
 # Batch size and sequence length change in mid-run, and so in mid-window of every lane.
 TIMELINE = Timeline(48_000, [(0.0, 16), (0.6, 24)], [(0.0, 64), (0.35, 128), (0.8, 64)])
@@ -36,7 +36,7 @@ def run(
     end_step: int | None = None,
     state: dict[str, Any] | None = None,
 ) -> tuple[Global, dict[str, Any]]:
-    """Digests of every row of the global batches, and the merged state after the last step."""
+    """Digests of every sequence of the global batches, and the merged state after the last step."""
     digests: Global = {}
     merged: dict[str, Any] = {}
     for rank in range(world_size):
@@ -101,14 +101,14 @@ def test_resuming_with_loader_processes(corpus: Path, uninterrupted: Global) -> 
 
 
 def test_checksums_add_up_over_ranks_and_tell_batches_apart(corpus: Path) -> None:
-    def rows(rank: int, world_size: int, **changes: Any) -> MaskedRows:
+    def sequences(rank: int, world_size: int, **changes: Any) -> MaskedSequences:
         stream = Stream(corpus, config(**changes), seed=7, timeline=TIMELINE, rank=rank, world_size=world_size)
-        return next(stream.steps()).rows
+        return next(stream.steps()).sequences
 
-    whole = rows(0, 1)
-    assert sum(rows(rank, 4).checksum() for rank in range(4)) == whole.checksum()
-    assert rows(0, 1, mask_share=0.5).checksum() != whole.checksum(), "inputs"
-    swapped = [1, 0, *range(2, whole.num_rows)]
+    whole = sequences(0, 1)
+    assert sum(sequences(rank, 4).checksum() for rank in range(4)) == whole.checksum()
+    assert sequences(0, 1, mask_share=0.5).checksum() != whole.checksum(), "inputs"
+    swapped = [1, 0, *range(2, whole.num_sequences)]
     for change in (
         {"input_ids": whole.input_ids[swapped], "labels": whole.labels[swapped]},
         {"labels": np.where(whole.labels == whole.labels.max(), -100, whole.labels)},
@@ -118,7 +118,10 @@ def test_checksums_add_up_over_ranks_and_tell_batches_apart(corpus: Path) -> Non
 
 def test_sequences_are_numbered_over_the_run(corpus: Path) -> None:
     numbers = [
-        [step.rows.sequence_indices for step in Stream(corpus, config(), seed=7, timeline=TIMELINE, **ranks).steps()]
+        [
+            step.sequences.sequence_indices
+            for step in Stream(corpus, config(), seed=7, timeline=TIMELINE, **ranks).steps()
+        ]
         for ranks in ({"rank": 0, "world_size": 2}, {"rank": 1, "world_size": 2})
     ]
     in_order = [number for parts in zip(*numbers, strict=True) for part in parts for number in part.tolist()]
@@ -126,16 +129,16 @@ def test_sequences_are_numbered_over_the_run(corpus: Path) -> None:
 
 
 def test_micro_batches_are_slices_of_the_rank(corpus: Path) -> None:
-    rows = next(Stream(corpus, config(), seed=7, timeline=TIMELINE).steps())
-    (whole,) = rows.micro_batches(16)
-    pieces = rows.micro_batches(5)
+    sequences = next(Stream(corpus, config(), seed=7, timeline=TIMELINE).steps())
+    (whole,) = sequences.micro_batches(16)
+    pieces = sequences.micro_batches(5)
     assert [len(piece.input_ids) for piece in pieces] == [5, 5, 5, 1]
     for name in ("input_ids", "labels", "position_ids", "sequence_indices", "document_languages"):
         assert torch.equal(torch.cat([getattr(piece, name) for piece in pieces]), getattr(whole, name))
     assert [origins for piece in pieces for origins in piece.origins] == whole.origins
     for piece in pieces:
         assert piece.document_ids.max() + 1 == len(piece.document_languages) == sum(map(len, piece.origins))
-        assert torch.equal(piece.masked_rows, (piece.labels.flatten() != -100).nonzero().flatten())
+        assert torch.equal(piece.masked_positions, (piece.labels.flatten() != -100).nonzero().flatten())
 
 
 def test_other_seeds_give_other_batches(corpus: Path, uninterrupted: Global) -> None:

@@ -12,7 +12,7 @@ from unibert.schedules import Timeline
 from unibert.stream import Stream, StreamConfig
 from unibert.stream.masking import mask
 from unibert.stream.randomness import Purpose
-from unibert.stream.rows import MaskedRows, Rows
+from unibert.stream.sequences import MaskedSequences, Sequences
 from unibert.stream.words import word_starts
 
 # "in" follows a space or not; 3 pieces of one word, 2 words, and so on.
@@ -22,16 +22,16 @@ VOCAB_SIZE = len(STARTS)
 PIECES = 340
 
 
-def masked(ids: np.ndarray, rate: float, starts: np.ndarray | None = STARTS) -> MaskedRows:
-    rows = Rows(
+def masked(ids: np.ndarray, rate: float, starts: np.ndarray | None = STARTS) -> MaskedSequences:
+    sequences = Sequences(
         input_ids=ids.astype(np.int32),
-        documents_per_row=np.ones(len(ids), np.int64),
+        documents_per_sequence=np.ones(len(ids), np.int64),
         document_lengths=np.full(len(ids), ids.shape[1]),
         document_languages=np.zeros(len(ids), np.int64),
         origins=["x"] * len(ids),
     )
     return mask(
-        rows,
+        sequences,
         seed=3,
         purpose=Purpose.MASKING,
         first_sequence=0,
@@ -43,8 +43,8 @@ def masked(ids: np.ndarray, rate: float, starts: np.ndarray | None = STARTS) -> 
     )
 
 
-def random_ids(num_rows: int = 2000, length: int = 64) -> np.ndarray:
-    ids = np.random.default_rng(0).integers(5, VOCAB_SIZE, (num_rows, length))
+def random_ids(num_sequences: int = 2000, length: int = 64) -> np.ndarray:
+    ids = np.random.default_rng(0).integers(5, VOCAB_SIZE, (num_sequences, length))
     ids[:, 0], ids[:, 20], ids[:, 21], ids[:, -1] = 2, 3, 2, 3
     return ids
 
@@ -72,16 +72,16 @@ def test_the_rate_is_of_tokens_and_the_shares_are_per_token() -> None:
     assert (result.input_ids[chosen] == 4).mean() == pytest.approx(0.8, abs=0.015)
 
 
-def test_a_row_that_would_go_without_gets_one_word() -> None:
+def test_a_sequence_that_would_go_without_gets_one_word() -> None:
     ids = random_ids(200, 30)
     chosen = masked(ids, 1e-9).labels != -100
-    for row, picked in zip(ids, chosen, strict=True):
+    for sequence, picked in zip(ids, chosen, strict=True):
         (positions,) = np.nonzero(picked)
         assert len(positions) >= 1
         assert (np.diff(positions) == 1).all(), "more than one stretch"
-        assert not STARTS[row[positions[1:]]].any(), "more than one word"
+        assert not STARTS[sequence[positions[1:]]].any(), "more than one word"
         after = positions[-1] + 1
-        assert row[after] < 5 or STARTS[row[after]], "a word without its end"
+        assert sequence[after] < 5 or STARTS[sequence[after]], "a word without its end"
 
 
 def test_plain_masking_is_what_one_piece_words_give() -> None:
@@ -144,9 +144,9 @@ def test_the_stream_masks_whole_words(make_corpus: Callable[..., Path], tokenize
     with pytest.raises(UserError, match=r"tokenizer: .*sentencepiece\.model cannot be read"):
         Stream(corpus, config, seed=0, timeline=timeline)
     (corpus / "tokenizer").symlink_to(tokenizer / "tokenizer")
-    rows = next(Stream(corpus, config, seed=0, timeline=timeline).steps()).rows
-    chosen = rows.labels != -100
-    ids = np.where(chosen, rows.labels, rows.input_ids)
+    sequences = next(Stream(corpus, config, seed=0, timeline=timeline).steps()).sequences
+    chosen = sequences.labels != -100
+    ids = np.where(chosen, sequences.labels, sequences.input_ids)
     inside = ~word_starts(corpus, PIECES)[ids[:, 1:]] & (ids[:, 1:] >= 5) & (ids[:, :-1] >= 5)
     assert inside.sum() > 100
     assert (chosen[:, 1:] == chosen[:, :-1])[inside].all()

@@ -21,7 +21,7 @@ SETTINGS = [
     "--training.evaluate_every=0",
     "--training.ds_config=zero1",
 ]
-LONGEST_LIFE = 6
+MAX_LIFE = 6
 """Steps after a start's first, however long they take on this machine. Four of them leave a checkpoint for certain,
 since one that begins waits for the one before."""
 
@@ -45,8 +45,8 @@ def test_thirty_kills_at_random_moments(run_file, tmp_path):
             time.sleep(0.01)
         wait_for_line(metrics, step=before + 1)
         began = time.monotonic()
-        wait_for_line(metrics, step=before + 1 + moments.randrange(LONGEST_LIFE))
-        time.sleep(moments.uniform(0, 1) * max(0.1, (time.monotonic() - began) / LONGEST_LIFE))
+        wait_for_line(metrics, step=before + 1 + moments.randrange(MAX_LIFE))
+        time.sleep(moments.uniform(0, 1) * max(0.1, (time.monotonic() - began) / MAX_LIFE))
         victims = ((0,), (1,), (0, 1))[kill % 3]
         for victim in victims:
             ranks[victim].kill()

@@ -248,10 +248,10 @@ def _check_is_export(path: Path) -> None:
     roots: list[str] = []
     parser = expat.ParserCreate()
 
-    def refuse_doctype(*_: object) -> None:
+    def raise_on_doctype(*_: object) -> None:
         raise UserError(f"{path}: has a document type declaration; MediaWiki exports have none, so it is not read")
 
-    parser.StartDoctypeDeclHandler = refuse_doctype
+    parser.StartDoctypeDeclHandler = raise_on_doctype
     parser.StartElementHandler = lambda name, _: roots.append(name)
     with open_text(path) as stream:
         while not roots:

@@ -11,7 +11,7 @@ COMMANDS = ("sbatch", "srun", "scontrol", "sinfo")
 SLURM_SECONDS = 10
 
 
-def look_at_slurm() -> tuple[list[Finding], int]:
+def check_slurm() -> tuple[list[Finding], int]:
     """What is found, and how many nodes Slurm has; 0 where it is not here or says nothing."""
     here = [command for command in COMMANDS if shutil.which(command)]
     if not here:

@@ -18,7 +18,7 @@ TORCH_SECONDS = 180
 DRIVER_SECONDS = 20
 
 
-def look_at_devices() -> Iterator[Finding]:
+def check_devices() -> Iterator[Finding]:
     """GPUs or cores, a Triton kernel, the compiler."""
     driver = _driver()
     answer = ask([sys.executable, "-m", "unibert.doctor.torch_probe"], TORCH_SECONDS)

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unibert.doctor.cluster import look_at_slurm
-from unibert.doctor.devices import look_at_devices
+from unibert.doctor.cluster import check_slurm
+from unibert.doctor.devices import check_devices
 from unibert.doctor.finding import Finding, fail
-from unibert.doctor.folders import look_at_folders, look_at_sharing
-from unibert.doctor.packages import look_at_packages
-from unibert.doctor.ranks import look_at_launcher, look_at_mpi
+from unibert.doctor.folders import check_folders, check_sharing
+from unibert.doctor.packages import check_packages
+from unibert.doctor.ranks import check_launcher, check_mpi
 
 if TYPE_CHECKING:
     from unibert.training.config import RunConfig
@@ -38,25 +38,25 @@ def examine(read_run: Callable[[], RunConfig] | None) -> bool:
             if finding.fix:
                 print(f"{'':<22} {finding.fix}", flush=True)
 
-    tell(look_at_packages())
+    tell(check_packages())
     config = None
     if read_run is not None:
         try:
             config = read_run()
         except ImportError as error:
             tell([fail("run file", f"not looked at: {error}", "fix the packages first")])
-    tell(look_at_devices())
-    tell(look_at_launcher())
-    tell(look_at_mpi())
-    slurm, nodes = look_at_slurm()
+    tell(check_devices())
+    tell(check_launcher())
+    tell(check_mpi())
+    slurm, nodes = check_slurm()
     tell(slurm)
-    tell(look_at_folders(None if config is None else Path(config.run_dir)))
+    tell(check_folders(None if config is None else Path(config.run_dir)))
     folders = {"working folder": Path.cwd(), "Python": Path(sys.prefix)}
     if config is not None:
-        from unibert.doctor.run_files import folders_of_run, look_at_run
+        from unibert.doctor.run_files import check_run, folders_of_run
 
-        tell(look_at_run(config))
+        tell(check_run(config))
         folders |= folders_of_run(config)
-    tell(look_at_sharing(folders, nodes))
+    tell(check_sharing(folders, nodes))
     print(f"{marks['ok']} ok, {marks['warn']} warn, {marks['FAIL']} FAIL", flush=True)
     return not marks["FAIL"]

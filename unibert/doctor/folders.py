@@ -13,14 +13,14 @@ from typing import Concatenate, Literal, ParamSpec
 
 from unibert.doctor.finding import Finding, fail, ok, warn, within
 from unibert.errors import UserError
-from unibert.machine import LEAST_TEMPORARY_GIB, free_gib, least_run_gib, not_writable, too_full
+from unibert.machine import MIN_TEMPORARY_GIB, free_gib, min_run_gib, not_writable, too_full
 
 Arguments = ParamSpec("Arguments")
 
 FOLDER_SECONDS = 60
 """The sizes of a large corpus's shards take the longest."""
 
-LEAST_SHARED_MEMORY_GIB = 0.25
+MIN_SHARED_MEMORY_GIB = 0.25
 """Of /dev/shm; a container has 64 MiB unless told otherwise, and loader processes and NCCL want more."""
 
 SHARED = (
@@ -51,20 +51,20 @@ LOCAL = ("ext", "xfs", "btrfs", "zfs", "tmpfs", "ramfs", "overlay", "f2fs", "jfs
 _ELSEWHERE = "choose a folder that this user may write, with more room"
 
 
-def look_at_folders(run_dir: Path | None) -> Iterator[Finding]:
+def check_folders(run_dir: Path | None) -> Iterator[Finding]:
     """The folders that UniBERT writes: the run's or the working one, for temporary files, in memory, for caches."""
     if run_dir is None:
-        yield from patiently("this folder", _written, Path.cwd(), least_run_gib())
+        yield from patiently("this folder", _written, Path.cwd(), min_run_gib())
     else:
-        yield from patiently("run folder", _written, run_dir, least_run_gib())
-    yield from patiently("TMPDIR", _written, Path(tempfile.gettempdir()), LEAST_TEMPORARY_GIB)
+        yield from patiently("run folder", _written, run_dir, min_run_gib())
+    yield from patiently("TMPDIR", _written, Path(tempfile.gettempdir()), MIN_TEMPORARY_GIB)
     yield from patiently("/dev/shm", _shared_memory)
     home = Path(os.path.expanduser("~"))  # noqa: PTH111 - Path.expanduser raises where there is no home
     for variable, default in (("HF_HOME", home / ".cache/huggingface"), ("TRITON_CACHE_DIR", home / ".triton/cache")):
         yield from patiently(variable, _cache, Path(os.environ.get(variable, default)))
 
 
-def look_at_sharing(folders: dict[str, Path], nodes: int) -> Iterator[Finding]:
+def check_sharing(folders: dict[str, Path], nodes: int) -> Iterator[Finding]:
     """Whether all of Slurm's ``nodes`` see the folders that a job on several nodes reads or writes."""
     if nodes < 2:
         return
@@ -138,7 +138,7 @@ def _written(subject: str, folder: Path, least: float) -> Iterator[Finding]:
 def _cache(subject: str, folder: Path) -> Iterator[Finding]:
     there = _nearest(folder)
     fix = f"export {subject}=…, a folder on this machine's own disk; the job scripts in slurm set Triton's"
-    if problems := not_writable(there) or too_full(there, LEAST_TEMPORARY_GIB) or _without_locks(there):
+    if problems := not_writable(there) or too_full(there, MIN_TEMPORARY_GIB) or _without_locks(there):
         yield warn(subject, problems[0], fix)
     elif subject == "TRITON_CACHE_DIR" and _file_system_here(there)[1] == "shared":
         yield warn(subject, f"{folder} is on {_file_system_here(there)[0]}, where ranks of all nodes meet in it", fix)
@@ -162,9 +162,9 @@ def _without_locks(folder: Path) -> list[str]:
 
 def _shared_memory(subject: str) -> Iterator[Finding]:
     size = shutil.disk_usage("/dev/shm").total / 2**30
-    if size < LEAST_SHARED_MEMORY_GIB:
+    if size < MIN_SHARED_MEMORY_GIB:
         fix = "start the container with --ipc=host or --shm-size=2g"
-        yield warn(subject, f"{size:.2f} GiB, and {LEAST_SHARED_MEMORY_GIB:g} are wanted", fix)
+        yield warn(subject, f"{size:.2f} GiB, and {MIN_SHARED_MEMORY_GIB:g} are wanted", fix)
     else:
         yield ok(subject, f"{size:.1f} GiB")
 

@@ -14,7 +14,7 @@ NAMED = ("torch", "deepspeed", "transformers", "webdataset", "sentencepiece", "t
 """Whose versions are told where all is well, too."""
 
 
-def look_at_packages() -> Iterator[Finding]:
+def check_packages() -> Iterator[Finding]:
     """A line for Python, one for all packages that are right, and one for each that is not."""
     try:
         from packaging.requirements import Requirement

@@ -26,7 +26,7 @@ _MPI_LEAVE = {
 }
 
 
-def look_at_launcher() -> Iterator[Finding]:
+def check_launcher() -> Iterator[Finding]:
     """Two ranks that the deepspeed launcher starts here meet."""
     answer = ask(launcher_command("unibert.doctor.two_ranks", ranks=2), LAUNCHER_SECONDS, OMP_NUM_THREADS="1")
     met = re.findall(r"met 2 over (gloo|nccl)", answer.output)
@@ -41,7 +41,7 @@ def look_at_launcher() -> Iterator[Finding]:
     )
 
 
-def look_at_mpi() -> Iterator[Finding]:
+def check_mpi() -> Iterator[Finding]:
     """mpi4py and mpirun are both here and belong together, or neither is."""
     # As slurm/corpus.sh looks for it.
     mpirun = shutil.which(

@@ -13,7 +13,7 @@ from unibert.stream.config import StreamConfig
 from unibert.training.config import RunConfig
 
 
-def look_at_run(config: RunConfig) -> Iterator[Finding]:
+def check_run(config: RunConfig) -> Iterator[Finding]:
     """Corpus and models. Digests are `unibert corpus verify`'s, and a model is not loaded."""
     yield from patiently("corpus", _corpus, Path(config.corpus), config.stream)
     for subject, folder in _models(config).items():

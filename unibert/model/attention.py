@@ -1,8 +1,8 @@
 """Attention that keeps packed documents apart: three paths behind transformers' attention interface, equal outputs.
 
 ``sdpa`` hands torch's scaled_dot_product_attention 4-D masks, on any device. ``flex`` hands flex_attention block masks,
-with which it leaves out the blocks that no document spans. ``varlen`` takes the rows as one stretch of documents end to
-end and needs no mask.
+with which it leaves out the blocks that no document spans. ``varlen`` takes the sequences as one stretch of documents
+end to end and needs no mask.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PackedDocuments:
-    """Where the documents of B packed rows of S tokens lie, in the forms that the paths want."""
+    """Where the documents of B packed sequences of S tokens lie, in the forms that the paths want."""
 
     document_ids: Tensor
     """(B, S) int64, equal within a document, -1 on padding."""
-    cumulative_lengths: Tensor
-    """Bounds of the documents, and of each row's padding as if it were one more, in the flattened B * S tokens; int32,
-    from 0 to B * S."""
-    max_length: int
+    cu_seqlens: Tensor
+    """Bounds of the documents in the flattened B * S tokens, from 0 to B * S; int32. Each sequence's padding counts as
+    one document more."""
+    max_seqlen: int
     """Of the stretches between the bounds."""
     _masks: dict[tuple[str, int | None], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -56,8 +56,8 @@ class PackedDocuments:
     def mask(self, window: int | None) -> Tensor:
         """Who may attend to whom, (B, 1, S, S) bool: a document's tokens, at most ``window`` positions apart.
 
-        A padding position attends to the row's other padding, never to a document, so that no row of the softmax is
-        empty. Built once, for student, teacher and all layers.
+        A padding position attends to the sequence's other padding, never to a document, so that no row of the softmax
+        is empty. Built once, for student, teacher and all layers.
         """
         if ("sdpa", window) not in self._masks:
             allowed = self.document_ids[:, None, :, None] == self.document_ids[:, None, None, :]
@@ -72,14 +72,14 @@ class PackedDocuments:
         if ("flex", window) not in self._masks:
             ids = self.document_ids
 
-            def allowed(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-                same_document = ids[row, query] == ids[row, key]
+            def allowed(sequence: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+                same_document = ids[sequence, query] == ids[sequence, key]
                 return same_document if window is None else same_document & ((query - key).abs() <= window)
 
             # Uncompiled it writes all S x S entries out before it looks at blocks.
             create = _compiled(create_block_mask) if _compiles(ids) else create_block_mask
-            num_rows, length = ids.shape
-            self._masks["flex", window] = create(allowed, num_rows, None, length, length, device=ids.device)
+            num_sequences, length = ids.shape
+            self._masks["flex", window] = create(allowed, num_sequences, None, length, length, device=ids.device)
         return self._masks["flex", window]
 
 
@@ -111,7 +111,7 @@ def take_attention_path(path: str, model: PreTrainedModel, documents: PackedDocu
     if model.config._attn_implementation != implementation:
         model.set_attn_implementation(implementation)
     if path == "varlen":
-        return {"cu_seq_lens_q": documents.cumulative_lengths, "max_length_q": documents.max_length}
+        return {"cu_seq_lens_q": documents.cu_seqlens, "max_length_q": documents.max_seqlen}
     if path == "flex":
         return {"attention_mask": _by_layer_type(model.config, documents.block_mask)}
     return {"attention_mask": _by_layer_type(model.config, documents.mask)}
@@ -185,9 +185,9 @@ def _varlen_forward(
     **others: Any,
 ) -> tuple[Tensor, None]:
     """As `_flex_forward`; ``sliding_window`` counts the token itself."""
-    num_rows, num_heads, length, width = query.shape
+    num_sequences, num_heads, length, width = query.shape
     flat_query, flat_key, flat_value = (
-        tensor.transpose(1, 2).reshape(num_rows * length, num_heads, width) for tensor in (query, key, value)
+        tensor.transpose(1, 2).reshape(num_sequences * length, num_heads, width) for tensor in (query, key, value)
     )
     reach = -1 if sliding_window is None else sliding_window - 1
     output = varlen_attn(
@@ -202,7 +202,7 @@ def _varlen_forward(
         window_size=(reach, reach),
     )
     assert isinstance(output, Tensor)
-    return output.view(num_rows, length, num_heads, width), None
+    return output.view(num_sequences, length, num_heads, width), None
 
 
 def _compiles(tensor: Tensor) -> bool:

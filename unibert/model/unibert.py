@@ -158,7 +158,7 @@ class UniBERT(nn.Module):
         ``adversary`` (nats, class-weighted), ``adversary_weight``, ``classified``, ``classified_correct``, ``logits``,
         ``relations``, ``hidden``, ``tokens``; and ``mlm_by_language`` (L, 3): loss, count and hits.
         """
-        documents = PackedDocuments(batch.document_ids, batch.cumulative_lengths, batch.max_length)
+        documents = PackedDocuments(batch.document_ids, batch.cu_seqlens, batch.max_seqlen)
         states = encode(
             self.masked_lm,
             batch.input_ids,
@@ -190,7 +190,7 @@ class UniBERT(nn.Module):
         sums: dict[str, Tensor],
     ) -> Tensor:
         """MLM and distillation, which share the masked positions."""
-        rows = batch.masked_rows
+        rows = batch.masked_positions
         decoder = self.masked_lm.get_output_embeddings()
         features = head_features(self.masked_lm, states[-1].flatten(0, 1)[rows])
         labels = batch.labels.flatten()[rows]
@@ -255,7 +255,7 @@ class UniBERT(nn.Module):
             hidden_states=config.teacher_layer != -1,
             attention=self.attention,
         )
-        return states, head_features(teacher, states[-1].flatten(0, 1)[batch.masked_rows])
+        return states, head_features(teacher, states[-1].flatten(0, 1)[batch.masked_positions])
 
     def _state_losses(
         self,

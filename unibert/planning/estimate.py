@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel
 from unibert_kernels.chunked import WORKSPACE
-from unibert_kernels.paths import LEAST_STORED_ROWS, WORKSPACE_SHARE
+from unibert_kernels.paths import MIN_STORED_ROWS, WORKSPACE_SHARE
 
 from unibert.errors import UserError
 from unibert.model.cost import EncoderShape, flops_by_part, parameters_by_part
@@ -179,14 +179,14 @@ class Planned:
         self.network_gbit = network_gbit
         self.timeline = config.training.timeline()
         self.phases = self.timeline.phases()
-        self._refuse_world_size()
+        self._raise_if_world_size_does_not_fit()
         self.longest = max(phase.sequence_length for phase in self.phases)
         self._teacher = _teacher_on_meta(config) if config.distillation else None
         self.model = _model_on_meta(config, vocab_size, self.longest, num_languages, self._teacher)
         self.student = EncoderShape.of(self.model.masked_lm)
         self.teacher = EncoderShape.of(self._teacher) if self._teacher is not None else None
 
-    def _refuse_world_size(self) -> None:
+    def _raise_if_world_size_does_not_fit(self) -> None:
         lanes = self.config.stream.lanes
         if lanes % self.world_size:
             allowed = ", ".join(str(size) for size in range(1, lanes + 1) if lanes % size == 0)
@@ -229,7 +229,7 @@ class Planned:
         return float(np.mean(_values(self.config.stream.masking_rate)))
 
     @cached_property
-    def most_masked(self) -> float:
+    def max_masked(self) -> float:
         """Largest share of the tokens that is masked."""
         schedule = self.config.stream.masking_rate
         return max(value for _, value in schedule) if isinstance(schedule, list) else schedule
@@ -288,7 +288,7 @@ class Planned:
         if self.config.mlm.path != "auto":
             return self.config.mlm.path
         precision = training_dtype(self.read_ds_config(self.config.training.ds_config))
-        enough = self.workspace >= LEAST_STORED_ROWS * self.vocab_size * precision.itemsize
+        enough = self.workspace >= MIN_STORED_ROWS * self.vocab_size * precision.itemsize
         return "exp-store" if enough and precision != torch.float16 else "recompute"
 
     def read_ds_config(self, name: str) -> dict[str, Any]:
@@ -328,7 +328,7 @@ class Planned:
         """Of one rank, at the longest rows and the most masked tokens."""
         itemsize = training_dtype(dict(ds_config)).itemsize
         tokens = micro_batch_size * self.longest
-        rows = self.most_masked * tokens
+        rows = self.max_masked * tokens
         student, hidden = self.student, self.student.hidden_size
         kept = student.kept_elements(self.longest, masks=self.masks) + student.passing_elements()
         # The vocabulary's gradient comes in fp32, then in the weights' precision, beside that of the embedding.

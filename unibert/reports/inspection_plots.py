@@ -23,7 +23,7 @@ Row = Mapping[str, Any]
 AREA_COLOURS = (BLUE, ORANGE, GREEN, VERMILLION, SKY, PURPLE, "#8c6d1f", "#2f4f4f", "#b9a44c", "#7a4b2a")
 INCHES_PER_LANGUAGE = 0.1
 """Of the figure's width, above the report's: a code of three letters still reads, upright."""
-MOST_BINS = 60
+MAX_BINS = 60
 DRAWS_PER_BIN = 40
 """Enough that whole shards, which come by chance, do not blur a bin's shares."""
 
@@ -88,7 +88,7 @@ def _epochs(axes: Axes, rows: Sequence[Row], forecast: Forecast) -> None:
 
 def _shares(axes: Axes, forecast: Forecast) -> None:
     """The shares as drawn, in bins that the phases' usual bounds fall between."""
-    bins = next((number for number in (MOST_BINS, 30, 20, 10) if forecast.num_draws >= DRAWS_PER_BIN * number), 5)
+    bins = next((number for number in (MAX_BINS, 30, 20, 10) if forecast.num_draws >= DRAWS_PER_BIN * number), 5)
     edges = np.linspace(0, 1, bins + 1)
     drawn = np.array([forecast.tokens_between(start, end) for start, end in pairwise(edges.tolist())])
     by_language = len(forecast.languages) <= len(AREA_COLOURS)

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from unibert.stream.batch import Batch
     from unibert.stream.config import StreamConfig
     from unibert.stream.heldout import heldout_batches
-    from unibert.stream.stream import StepRows, Stream
+    from unibert.stream.stream import StepBatch, Stream
 
-__all__ = ["Batch", "StepRows", "Stream", "StreamConfig", "heldout_batches"]
+__all__ = ["Batch", "StepBatch", "Stream", "StreamConfig", "heldout_batches"]
 
 _HOMES = {"Batch": "batch", "StreamConfig": "config", "heldout_batches": "heldout"}
 

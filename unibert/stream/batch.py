@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unibert.stream.rows import NOT_MASKED, MaskedRows
+from unibert.stream.sequences import NOT_MASKED, MaskedSequences
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """B packed rows of S tokens that hold D documents, of which N tokens are masked. Tensors are int64
+    """B packed sequences of S tokens that hold D documents, of which N tokens are masked. Tensors are int64
     where nothing else is said."""
 
     input_ids: Tensor
@@ -29,29 +29,29 @@ class Batch:
     """Index into this batch's documents, -1 on padding, (B, S)."""
     document_languages: Tensor
     """Index into ``Stream.languages``, (D,)."""
-    cumulative_lengths: Tensor
-    """Bounds of the documents, and of each row's padding as if it were one more, in the flattened B * S tokens; int32,
-    from 0 to B * S."""
-    max_length: int
+    cu_seqlens: Tensor
+    """Bounds of the documents in the flattened B * S tokens, from 0 to B * S; int32. Each sequence's padding counts as
+    one document more."""
+    max_seqlen: int
     """Of the stretches between the bounds."""
-    masked_rows: Tensor
+    masked_positions: Tensor
     """Flat positions b * S + s of the masked tokens, ascending, (N,)."""
     sequence_indices: Tensor
     """Run-wide, (B,)."""
     origins: list[list[str]]
-    """For each row its documents as ``lang/train-000000.tar#document``."""
+    """For each sequence its documents as ``lang/train-000000.tar#document``."""
 
     @classmethod
-    def from_rows(cls, rows: MaskedRows, first: int, last: int) -> Batch:
-        """Rows ``first`` to ``last``, end excluded."""
-        bounds = np.concatenate([[0], np.cumsum(rows.documents_per_row)])[first : last + 1]
-        lengths = rows.document_lengths[bounds[0] : bounds[-1]]
-        input_ids, labels = rows.input_ids[first:last], rows.labels[first:last]
+    def from_sequences(cls, sequences: MaskedSequences, first: int, last: int) -> Batch:
+        """Sequences ``first`` to ``last``, end excluded."""
+        bounds = np.concatenate([[0], np.cumsum(sequences.documents_per_sequence)])[first : last + 1]
+        lengths = sequences.document_lengths[bounds[0] : bounds[-1]]
+        input_ids, labels = sequences.input_ids[first:last], sequences.labels[first:last]
         tokens_before = np.concatenate([[0], np.cumsum(lengths)])
-        row_ends = bounds[1:] - bounds[0]
+        sequence_ends = bounds[1:] - bounds[0]
         padding = input_ids.shape[1] - np.diff(tokens_before[bounds - bounds[0]])
-        stretches = np.insert(lengths, row_ends, padding)
-        document_ids = np.repeat(np.insert(np.arange(len(lengths)), row_ends, -1), stretches)
+        stretches = np.insert(lengths, sequence_ends, padding)
+        document_ids = np.repeat(np.insert(np.arange(len(lengths)), sequence_ends, -1), stretches)
         ends = np.cumsum(stretches)
         position_ids = np.arange(input_ids.size) - np.repeat(ends - stretches, stretches)
         position_ids[document_ids < 0] = 0
@@ -61,12 +61,12 @@ class Batch:
             labels=torch.from_numpy(labels.astype(np.int64)),
             position_ids=torch.from_numpy(position_ids.reshape(input_ids.shape)),
             document_ids=torch.from_numpy(document_ids.reshape(input_ids.shape)),
-            document_languages=torch.tensor(rows.document_languages[bounds[0] : bounds[-1]]),
-            cumulative_lengths=torch.from_numpy(np.concatenate([[0], ends]).astype(np.int32)),
-            max_length=int(stretches.max()),
-            masked_rows=torch.from_numpy(np.flatnonzero(labels != NOT_MASKED)),
-            sequence_indices=torch.tensor(rows.sequence_indices[first:last]),
-            origins=[rows.origins[start:end] for start, end in pairwise(bounds)],
+            document_languages=torch.tensor(sequences.document_languages[bounds[0] : bounds[-1]]),
+            cu_seqlens=torch.from_numpy(np.concatenate([[0], ends]).astype(np.int32)),
+            max_seqlen=int(stretches.max()),
+            masked_positions=torch.from_numpy(np.flatnonzero(labels != NOT_MASKED)),
+            sequence_indices=torch.tensor(sequences.sequence_indices[first:last]),
+            origins=[sequences.origins[start:end] for start, end in pairwise(bounds)],
         )
 
     def to(self, device: torch.device | str) -> Batch:

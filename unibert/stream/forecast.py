@@ -25,7 +25,7 @@ WORTHWHILE_EPOCHS = 4.0
 """Text read up to about four times is nearly as good as new text, and each further time adds less (Muennighoff et al.
 2023, arXiv 2305.16264; measured with decoders on English)."""
 
-MOST_PHASES = 5
+MAX_PHASES = 5
 """As many as a table has room for."""
 
 _APART = 0.005
@@ -127,7 +127,7 @@ class Forecast:
 
     @cached_property
     def phases(self) -> list[Phase]:
-        """The run between the bounds of its schedules, at most :data:`MOST_PHASES`."""
+        """The run between the bounds of its schedules, at most :data:`MAX_PHASES`."""
         return [self._phase(start, end) for start, end in pairwise(phase_bounds(self._config, self._timeline))]
 
     @cached_property
@@ -226,7 +226,7 @@ def phase_bounds(config: StreamConfig, timeline: Timeline) -> list[float]:
     apart = [step for step in steps if min(abs(step - point) for point in points) >= _APART]
     found = _joined(sorted({*points, *apart}))
     halves = [(start + end) / 2 for start, end in pairwise(found) if _slopes(config.sampling_exponent, start, end)]
-    return sorted([*found, *halves]) if len(found) + len(halves) <= MOST_PHASES + 1 else found
+    return sorted([*found, *halves]) if len(found) + len(halves) <= MAX_PHASES + 1 else found
 
 
 def mixing_warning(config: StreamConfig, num_languages: int) -> str | None:
@@ -250,7 +250,7 @@ def _slopes(schedule: Schedule, start: float, end: float) -> bool:
 
 def _joined(bounds: Sequence[float]) -> list[float]:
     bounds = list(bounds)
-    while len(bounds) > MOST_PHASES + 1:
+    while len(bounds) > MAX_PHASES + 1:
         lengths = [end - start for start, end in pairwise(bounds)]
         shortest = min(range(len(lengths)), key=lengths.__getitem__)
         before = lengths[shortest - 1] if shortest else math.inf

@@ -1,4 +1,4 @@
-"""Held-out batches: the same rows with the same masks at every evaluation, each row in one language."""
+"""Held-out batches: the same sequences with the same masks at every evaluation, each sequence in one language."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from unibert.stream.masking import mask
 from unibert.stream.packing import pack
 from unibert.stream.plan import FRAME_TOKENS
 from unibert.stream.randomness import Purpose, permutation
-from unibert.stream.rows import NOT_MASKED, MaskedRows, Rows
+from unibert.stream.sequences import NOT_MASKED, MaskedSequences, Sequences
 from unibert.stream.source import ShardSource, check_shards_exist
 from unibert.stream.stream import chosen_languages
 from unibert.stream.window import load_window
@@ -38,20 +38,20 @@ def heldout_batches(
     rank: int = 0,
     world_size: int = 1,
 ) -> Iterator[Batch]:
-    """This rank's share of the held-out rows, in batches of at most ``micro_batch_size``.
+    """This rank's share of the held-out sequences, in batches of at most ``micro_batch_size``.
 
     Every rank gets the same number of batches, because the model's forward pass may need all ranks at once; a rank
-    that has no row left for the last repeats one without labels. Masking is at 15 %, with the config's shares of
-    ``<mask>`` and random tokens, and together with the choice of rows depends on the seed alone.
+    that has no sequence left for the last repeats one without labels. Masking is at 15 %, with the config's shares of
+    ``<mask>`` and random tokens, and together with the choice of sequences depends on the seed alone.
 
     Args:
         corpus_dir: folder made by ``unibert corpus build``.
         config: the run file's ``stream`` section; language indices are those of its :class:`Stream`.
         seed: of the run.
-        sequence_length: of the rows.
-        micro_batch_size: rows per batch.
+        sequence_length: of the sequences.
+        micro_batch_size: sequences per batch.
         languages: codes to evaluate; None takes all that have held-out shards.
-        max_sequences_per_language: rows of each language, drawn at random from its packed rows; None takes all.
+        max_sequences_per_language: of each language, drawn at random from its packed sequences; None takes all.
         rank: of this process.
         world_size: number of ranks.
 
@@ -67,38 +67,38 @@ def heldout_batches(
     if not held_out:
         raise UserError(f"{root}: the corpus has no held-out documents; build it with a held-out share")
     source = ShardSource(root, config)
-    parts: list[MaskedRows] = []
-    num_rows = 0
+    parts: list[MaskedSequences] = []
+    num_sequences = 0
     for code in held_out if languages is None else sorted(set(languages)):
         shards = manifest.of(code, "heldout")
-        rows = _language_rows(
+        sequences = _language_sequences(
             source, manifest, shards, indices[code], seed, sequence_length, max_sequences_per_language
         )
         parts.append(
             mask(
-                rows,
+                sequences,
                 seed=seed,
                 purpose=Purpose.HELDOUT_MASKING,
-                first_sequence=num_rows,
+                first_sequence=num_sequences,
                 rate=HELDOUT_MASKING_RATE,
                 mask_share=config.mask_share,
                 random_share=config.random_share,
                 vocab_size=manifest.vocab_size,
             )
         )
-        num_rows += len(rows.input_ids)
-    everything = MaskedRows.concatenate(parts)
-    first, last = num_rows * rank // world_size, num_rows * (rank + 1) // world_size
-    num_batches = ceil(ceil(num_rows / world_size) / micro_batch_size)
+        num_sequences += len(sequences.input_ids)
+    everything = MaskedSequences.concatenate(parts)
+    first, last = num_sequences * rank // world_size, num_sequences * (rank + 1) // world_size
+    num_batches = ceil(ceil(num_sequences / world_size) / micro_batch_size)
     for start in range(first, first + num_batches * micro_batch_size, micro_batch_size):
         if start < last:
-            yield Batch.from_rows(everything, start, min(start + micro_batch_size, last))
+            yield Batch.from_sequences(everything, start, min(start + micro_batch_size, last))
         else:
             unlabelled = replace(everything, labels=np.full_like(everything.labels, NOT_MASKED))
-            yield Batch.from_rows(unlabelled, 0, 1)
+            yield Batch.from_sequences(unlabelled, 0, 1)
 
 
-def _language_rows(
+def _language_sequences(
     source: ShardSource,
     manifest: Manifest,
     shards: Sequence[Shard],
@@ -106,7 +106,7 @@ def _language_rows(
     seed: int,
     sequence_length: int,
     max_sequences: int | None,
-) -> Rows:
+) -> Sequences:
     check_shards_exist(source, shards)
     if max_sequences is not None:
         tokens_before = np.cumsum([0] + [shard.tokens for shard in shards[:-1]])
@@ -120,5 +120,7 @@ def _language_rows(
         )
     pieces = window.documents().split(sequence_length - FRAME_TOKENS)
     packing = pack(pieces, sequence_length, FRAME_TOKENS)
-    packing = packing.reordered(permutation(packing.num_rows, seed, Purpose.HELDOUT_ORDER, language))
-    return window.rows(packing.rows(0, min(packing.num_rows, max_sequences or packing.num_rows)), sequence_length)
+    packing = packing.reordered(permutation(packing.num_sequences, seed, Purpose.HELDOUT_ORDER, language))
+    return window.sequences(
+        packing.sequences(0, min(packing.num_sequences, max_sequences or packing.num_sequences)), sequence_length
+    )

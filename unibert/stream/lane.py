@@ -9,7 +9,7 @@ from unibert.errors import UserError
 from unibert.stream.packing import Packing, Pieces, pack
 from unibert.stream.plan import FRAME_TOKENS, Draw, Plan
 from unibert.stream.randomness import Purpose, permutation
-from unibert.stream.rows import Rows
+from unibert.stream.sequences import Sequences
 from unibert.stream.source import ShardSource
 from unibert.stream.window import Window, load_window
 
@@ -20,7 +20,7 @@ class Lane:
     """Reads every ``num_lanes``-th draw of the plan, mixes a window of them at a time, and packs.
 
     Window w of lane l holds its draws w * window_shards and following. The documents are shuffled and packed at the
-    sequence length of the moment; when that changes, the rows not yet taken are put together again and packed anew.
+    sequence length of the moment; when that changes, the sequences not yet taken are put together and packed anew.
 
     Args:
         index: of this lane.
@@ -51,32 +51,34 @@ class Lane:
         self._packs: list[list[int]] = []
         self._window: Window | None = None
         self._packing: Packing | None = None
-        self._made: tuple[int, Rows] | None = None
+        self._made: tuple[int, Sequences] | None = None
         self._skipped: dict[str, int] = {}
         if state is not None:
             self._window_index = state["window"]
-            for sequence_length, rows_taken in state["packs"]:
+            for sequence_length, sequences_taken in state["packs"]:
                 self._repack(sequence_length)
-                self._packs[-1][1] = rows_taken
-            # What was skipped was told by the lane that took the first rows.
+                self._packs[-1][1] = sequences_taken
+            # What was skipped was told by the lane that took the first sequences.
             self._skipped = {}
 
     @property
     def state(self) -> dict[str, Any]:
-        """The window's number, and of each packing of it the sequence length and the rows taken."""
+        """The window's number, and of each packing of it the sequence length and the sequences taken."""
         return {"window": self._window_index, "packs": [list(packed) for packed in self._packs]}
 
-    def take(self, num_rows: int, sequence_length: int) -> Rows:
-        """The next rows.
+    def take(self, num_sequences: int, sequence_length: int) -> Sequences:
+        """The next sequences.
 
         Raises:
             UserError: if a shard is missing or none of the corpus can be read.
         """
-        return Rows.concatenate([self._rows(first, last) for first, last in self._advance(num_rows, sequence_length)])
+        return Sequences.concatenate(
+            [self._sequences(first, last) for first, last in self._advance(num_sequences, sequence_length)]
+        )
 
-    def skip(self, num_rows: int, sequence_length: int) -> None:
-        """Go on as :meth:`take` does, without making the rows."""
-        for _ in self._advance(num_rows, sequence_length):
+    def skip(self, num_sequences: int, sequence_length: int) -> None:
+        """Go on as :meth:`take` does, without making the sequences."""
+        for _ in self._advance(num_sequences, sequence_length):
             pass
 
     def collect_skipped(self) -> dict[str, int]:
@@ -84,39 +86,39 @@ class Lane:
         skipped, self._skipped = self._skipped, {}
         return skipped
 
-    def _advance(self, num_rows: int, sequence_length: int) -> Iterator[tuple[int, int]]:
-        """Stretches of the packing of the moment, first row and end."""
+    def _advance(self, num_sequences: int, sequence_length: int) -> Iterator[tuple[int, int]]:
+        """Stretches of the packing of the moment, first sequence and end."""
         barren_shards: set[str] = set()
-        while num_rows:
+        while num_sequences:
             if not self._packs or self._packs[-1][0] != sequence_length:
                 self._repack(sequence_length)
             assert self._window is not None
             assert self._packing is not None
             taken = self._packs[-1][1]
-            last = min(taken + num_rows, self._packing.num_rows)
+            last = min(taken + num_sequences, self._packing.num_sequences)
             if last > taken:
                 yield taken, last
                 self._packs[-1][1] = last
-                num_rows -= last - taken
+                num_sequences -= last - taken
                 barren_shards.clear()
             else:
                 barren_shards.update(draw.shard.path for draw in self._draws())
                 if len(barren_shards) == self._plan.num_shards:
                     raise UserError("the corpus is damaged: no shard has a sound block; copy it or build it again")
-            if last == self._packing.num_rows:
+            if last == self._packing.num_sequences:
                 self._window_index += 1
                 self._packs, self._window, self._packing, self._made = [], None, None, None
 
-    def _rows(self, first: int, last: int) -> Rows:
+    def _sequences(self, first: int, last: int) -> Sequences:
         """Made some at a time, since a lane gives but a few to a step and each making has its price."""
         assert self._window is not None
         assert self._packing is not None
-        if self._made is None or last > self._made[0] + self._made[1].num_rows:
+        if self._made is None or last > self._made[0] + self._made[1].num_sequences:
             sequence_length = self._packs[-1][0]
-            end = min(max(last, first + _TOKENS_AT_A_TIME // sequence_length), self._packing.num_rows)
-            self._made = first, self._window.rows(self._packing.rows(first, end), sequence_length)
-        made_from, rows = self._made
-        return rows.part(first - made_from, last - made_from)
+            end = min(max(last, first + _TOKENS_AT_A_TIME // sequence_length), self._packing.num_sequences)
+            self._made = first, self._window.sequences(self._packing.sequences(first, end), sequence_length)
+        made_from, sequences = self._made
+        return sequences.part(first - made_from, last - made_from)
 
     def _draws(self) -> list[Draw]:
         first = self._window_index * self._window_shards
@@ -136,7 +138,7 @@ class Lane:
         assert self._window is not None
         if self._packing is None:
             return self._window.documents()
-        return self._packing.rows(self._packs[-1][1], self._packing.num_rows).pieces.rejoin()
+        return self._packing.sequences(self._packs[-1][1], self._packing.num_sequences).pieces.rejoin()
 
     def _shuffled_packing(self, pieces: Pieces, sequence_length: int) -> Packing:
         def order(count: int, decision: int) -> Any:
@@ -145,4 +147,4 @@ class Lane:
         decision = 2 * len(self._packs)
         pieces = pieces[order(len(pieces), decision)].split(sequence_length - FRAME_TOKENS)
         packing = pack(pieces, sequence_length, FRAME_TOKENS)
-        return packing.reordered(order(packing.num_rows, decision + 1))
+        return packing.reordered(order(packing.num_sequences, decision + 1))

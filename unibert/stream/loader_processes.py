@@ -1,4 +1,4 @@
-"""Loader processes: each makes the rows of some lanes, step by step, in the order of the lanes."""
+"""Loader processes: each makes the sequences of some lanes, step by step, in the order of the lanes."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ def produce_in_processes(produce: Producer[Part], lanes: Sequence[int], num_proc
                 yield parts
                 parts = []
     except RuntimeError as error:
-        refuse_killed_process(error)
+        raise_if_loader_killed(error)
         raise
 
 
-def refuse_killed_process(error: RuntimeError) -> None:
+def raise_if_loader_killed(error: RuntimeError) -> None:
     """Say so if ``error`` is torch's word that a loader process was killed; it may come up in any line of the parent.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Masking of packed rows, as a function of the seed and each row's sequence index."""
+"""Masking of packed sequences, as a function of the seed and each sequence's sequence index."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import numpy as np
 import numpy.typing as npt
 
 from unibert.stream.randomness import WORDS_PER_BLOCK, Purpose, random_words
-from unibert.stream.rows import MASK, NOT_MASKED, NUM_SPECIAL_TOKENS, MaskedRows, Rows
+from unibert.stream.sequences import MASK, NOT_MASKED, NUM_SPECIAL_TOKENS, MaskedSequences, Sequences
 
 _TOKENS_AT_A_TIME = 1 << 15
 """So many keep their numbers and masks in the processor's cache."""
 
 
 def mask(
-    rows: Rows,
+    sequences: Sequences,
     *,
     seed: int,
     purpose: Purpose,
@@ -23,39 +23,39 @@ def mask(
     random_share: float,
     vocab_size: int,
     word_starts: npt.NDArray[np.bool_] | None = None,
-) -> MaskedRows:
+) -> MaskedSequences:
     """Mask each ordinary token with probability ``rate``, independently; special tokens never.
 
     With ``word_starts``, (V,), which tells the pieces that begin a word, the tokens of a word are masked together or
-    not at all. A row without any masked position gets one, or one word, if it holds an ordinary token. Masked positions
-    show ``<mask>`` with probability ``mask_share``, an ordinary token drawn from the whole vocabulary with
+    not at all. A sequence without any masked position gets one, or one word, if it holds an ordinary token. Masked
+    positions show ``<mask>`` with probability ``mask_share``, an ordinary token drawn from the whole vocabulary with
     ``random_share``, their own token otherwise (the 80/10/10 of Devlin et al. 2019, arXiv 1810.04805). Row r is
     sequence ``first_sequence + r``; what happens to it depends on (seed, purpose, sequence index, sequence length) and
     its tokens.
     """
-    num_rows, sequence_length = rows.input_ids.shape
-    input_ids, labels = rows.input_ids.copy(), np.full_like(rows.input_ids, NOT_MASKED)
-    rows_at_a_time = max(1, _TOKENS_AT_A_TIME // sequence_length)
-    for first in range(0, num_rows, rows_at_a_time):
-        own = rows.input_ids[first : first + rows_at_a_time]
-        blocks_per_row = -(-sequence_length // WORDS_PER_BLOCK)
+    num_sequences, sequence_length = sequences.input_ids.shape
+    input_ids, labels = sequences.input_ids.copy(), np.full_like(sequences.input_ids, NOT_MASKED)
+    sequences_at_a_time = max(1, _TOKENS_AT_A_TIME // sequence_length)
+    for first in range(0, num_sequences, sequences_at_a_time):
+        own = sequences.input_ids[first : first + sequences_at_a_time]
+        blocks_per_sequence = -(-sequence_length // WORDS_PER_BLOCK)
         numbers = random_words(
-            len(own) * blocks_per_row * WORDS_PER_BLOCK,
+            len(own) * blocks_per_sequence * WORDS_PER_BLOCK,
             seed,
             purpose,
             sequence_length,
-            first_block=(first_sequence + first) * blocks_per_row,
+            first_block=(first_sequence + first) * blocks_per_sequence,
         ).reshape(len(own), -1)[:, :sequence_length]
         position = np.flatnonzero(_pick(own, numbers, rate, word_starts))
         chosen = own.ravel()[position]
-        labels[first : first + rows_at_a_time].ravel()[position] = chosen
-        input_ids[first : first + rows_at_a_time].ravel()[position] = _show(
+        labels[first : first + sequences_at_a_time].ravel()[position] = chosen
+        input_ids[first : first + sequences_at_a_time].ravel()[position] = _show(
             chosen, numbers.ravel()[position], mask_share, random_share, vocab_size
         )
-    return MaskedRows(
-        **vars(rows) | {"input_ids": input_ids},
+    return MaskedSequences(
+        **vars(sequences) | {"input_ids": input_ids},
         labels=labels,
-        sequence_indices=np.arange(first_sequence, first_sequence + num_rows),
+        sequence_indices=np.arange(first_sequence, first_sequence + num_sequences),
     )
 
 
@@ -70,8 +70,8 @@ def _pick(
     threshold = max(int(rate * 2**32), 1) << 32
     picks = numbers if word_starts is None else _shared_by_words(numbers, input_ids, maskable, word_starts)
     masked = (picks <= np.uint64(threshold - 1)) & maskable
-    for row in np.flatnonzero(~masked.any(axis=1) & maskable.any(axis=1)):
-        masked[row] = maskable[row] & (picks[row] == picks[row, maskable[row]].min())
+    for sequence in np.flatnonzero(~masked.any(axis=1) & maskable.any(axis=1)):
+        masked[sequence] = maskable[sequence] & (picks[sequence] == picks[sequence, maskable[sequence]].min())
     return masked
 
 

@@ -1,4 +1,4 @@
-"""Packing pieces of documents into rows of one length."""
+"""Packing pieces of documents into sequences of one length."""
 
 from __future__ import annotations
 
@@ -50,22 +50,22 @@ class Pieces:
 
 @dataclass(frozen=True)
 class Packing:
-    """Pieces in rows: row r holds pieces ``bounds[r]`` to ``bounds[r + 1]``; bounds is (R + 1,)."""
+    """Pieces in sequences: sequence r holds pieces ``bounds[r]`` to ``bounds[r + 1]``; bounds is (R + 1,)."""
 
     pieces: Pieces
     bounds: Integers
 
     @property
-    def num_rows(self) -> int:
+    def num_sequences(self) -> int:
         return len(self.bounds) - 1
 
-    def rows(self, first: int, last: int) -> Packing:
-        """Rows ``first`` to ``last``, end excluded."""
+    def sequences(self, first: int, last: int) -> Packing:
+        """Sequences ``first`` to ``last``, end excluded."""
         bounds = self.bounds[first : last + 1]
         return Packing(self.pieces[bounds[0] : bounds[-1]], bounds - bounds[0])
 
     def reordered(self, order: Integers) -> Packing:
-        """The same rows, row ``order[i]`` at place i."""
+        """The same sequences, sequence ``order[i]`` at place i."""
         counts = np.diff(self.bounds)[order]
         bounds = np.concatenate([[0], np.cumsum(counts)])
         pieces = np.arange(bounds[-1]) + np.repeat(self.bounds[order] - bounds[:-1], counts)
@@ -73,36 +73,37 @@ class Packing:
 
 
 def pack(pieces: Pieces, sequence_length: int, frame: int) -> Packing:
-    """Pack pieces of at most ``sequence_length - frame`` tokens into rows of ``sequence_length``, best fit decreasing;
-    every piece takes ``frame`` tokens more than its own. Rows of equal content keep the order of the pieces.
+    """Pack pieces of at most ``sequence_length - frame`` tokens into sequences of ``sequence_length`` by best fit
+    decreasing; every piece takes ``frame`` tokens more than its own. Sequences of equal content keep the order of the
+    pieces.
     """
     pieces = pieces[np.argsort(-pieces.length, kind="stable")]
-    row = np.array(_best_fit((pieces.length + frame).tolist(), sequence_length), dtype=np.int64)
-    order = np.argsort(row, kind="stable")
-    bounds = np.concatenate([[0], np.cumsum(np.bincount(row))]) if len(row) else np.zeros(1, dtype=np.int64)
+    sequence = np.array(_best_fit((pieces.length + frame).tolist(), sequence_length), dtype=np.int64)
+    order = np.argsort(sequence, kind="stable")
+    bounds = np.concatenate([[0], np.cumsum(np.bincount(sequence))]) if len(sequence) else np.zeros(1, dtype=np.int64)
     return Packing(pieces[order], bounds)
 
 
 def _best_fit(sizes: list[int], capacity: int) -> list[int]:
-    """The row of each size: the fullest row that still has room, else a new one."""
+    """The sequence that each size goes to: the fullest one that still has room, else a new one."""
     with_room: list[list[int]] = [[] for _ in range(capacity + 1)]
-    # Bit b is set while some row has b free, so that the tightest fit is one shift and one lowest-bit away.
+    # Bit b is set while some sequence has b free, so that the tightest fit is one shift and one lowest-bit away.
     free_bits = 0
-    num_rows = 0
-    rows = []
+    num_sequences = 0
+    sequences = []
     for size in sizes:
         fitting = free_bits >> size
         if fitting:
             free = size + (fitting & -fitting).bit_length() - 1
             candidates = with_room[free]
-            row = candidates.pop()
+            sequence = candidates.pop()
             if not candidates:
                 free_bits ^= 1 << free
         else:
-            free, row = capacity, num_rows
-            num_rows += 1
-        rows.append(row)
+            free, sequence = capacity, num_sequences
+            num_sequences += 1
+        sequences.append(sequence)
         left = free - size
-        with_room[left].append(row)
+        with_room[left].append(sequence)
         free_bits |= 1 << left
-    return rows
+    return sequences

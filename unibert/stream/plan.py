@@ -16,7 +16,7 @@ from unibert.stream.config import StreamConfig
 from unibert.stream.randomness import Purpose, permutation, random_words
 
 FRAME_TOKENS = 2
-"""Every document in a row is framed by ``<s>`` and ``</s>``."""
+"""Every document in a sequence is framed by ``<s>`` and ``</s>``."""
 
 _UNIFORMS_PER_CHUNK = 1024
 

@@ -26,7 +26,7 @@ STALL_SECONDS = 60.0
 """A transfer that gives no byte for so long is broken off."""
 
 _FIRST_PAUSE_SECONDS = 0.5
-_LONGEST_PAUSE_SECONDS = 30.0
+_MAX_PAUSE_SECONDS = 30.0
 _CHUNK_BYTES = 1 << 20
 _OF_LOCAL_FILES = ("", "file")
 _HTTP_ERROR = 22
@@ -128,7 +128,7 @@ class ShardSource:
                     "raise stream.retry_seconds"
                 )
             time.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+            pause = min(2 * pause, _MAX_PAUSE_SECONDS)
 
     def _keep(self, path: Path, content: bytes) -> None:
         partial = path.with_suffix(f".{os.getpid()}.partial")

@@ -1,4 +1,4 @@
-"""The stream: one rank's rows of every step, the same global batches whoever asks for them."""
+"""The stream: one rank's sequences of every step, the same global batches whoever asks for them."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from unibert.stream.loader_processes import produce_in_processes
 from unibert.stream.masking import mask
 from unibert.stream.plan import FRAME_TOKENS, Floats, plan_of
 from unibert.stream.randomness import Purpose
-from unibert.stream.rows import MaskedRows, Rows
+from unibert.stream.sequences import MaskedSequences, Sequences
 from unibert.stream.source import ShardSource, check_shards_exist
 from unibert.stream.words import word_starts
 
 
 @dataclass(frozen=True)
-class StepRows:
+class StepBatch:
     """One rank's share of a step."""
 
     step: Step
-    rows: MaskedRows
-    """In global order; the ranks' rows one after the other are the global batch."""
+    sequences: MaskedSequences
+    """In global order; the ranks' sequences one after the other are the global batch."""
     state: dict[str, Any]
     """After the step: of this rank's lanes, lane number → state, and the stream's ``fingerprint``; fit for JSON. Merge
     the ranks' to resume anywhere."""
@@ -41,11 +41,11 @@ class StepRows:
     """Damaged blocks by shard that were met in this step."""
 
     def micro_batches(self, micro_batch_size: int) -> list[Batch]:
-        """The rows in order, ``micro_batch_size`` at a time; the last batch may be smaller."""
-        num_rows = len(self.rows.input_ids)
+        """The sequences in order, ``micro_batch_size`` at a time; the last batch may be smaller."""
+        num_sequences = len(self.sequences.input_ids)
         return [
-            Batch.from_rows(self.rows, first, min(first + micro_batch_size, num_rows))
-            for first in range(0, num_rows, micro_batch_size)
+            Batch.from_sequences(self.sequences, first, min(first + micro_batch_size, num_sequences))
+            for first in range(0, num_sequences, micro_batch_size)
         ]
 
 
@@ -53,8 +53,8 @@ class Stream:
     """Batches of a run as a pure function of (seed, config, manifest, step).
 
     The run has ``config.lanes`` lanes, whatever the world size; rank r of R owns the r-th R-th of them. Each lane
-    gives the same number of rows to every step, so that all ranks always have the same number of rows and none ends
-    before another.
+    gives the same number of sequences to every step, so that all ranks always have the same number and none ends before
+    another.
 
     Args:
         corpus_dir: folder made by ``unibert corpus build``.
@@ -137,8 +137,8 @@ class Stream:
         """Times each language's train split is drawn up to ``progress``, (L,)."""
         return self._plan.epochs(progress)
 
-    def steps(self, first_step: int = 0, state: Mapping[str, Any] | None = None) -> Iterator[StepRows]:
-        """This rank's rows of step ``first_step`` and of all after it.
+    def steps(self, first_step: int = 0, state: Mapping[str, Any] | None = None) -> Iterator[StepBatch]:
+        """This rank's sequences of step ``first_step`` and of all after it.
 
         With ``state``, the merged states of all lanes after the step before, the stream starts at once; without, it
         goes through the shards up to ``first_step`` again. Close the iterator to end its loader processes early.
@@ -159,16 +159,16 @@ class Stream:
         else:
             parts_of_steps = ([part] for part in produce(self._lanes))
         for parts in parts_of_steps:
-            yield StepRows(
+            yield StepBatch(
                 step=parts[0].step,
-                rows=MaskedRows.concatenate([part.rows for part in parts]),
+                sequences=MaskedSequences.concatenate([part.sequences for part in parts]),
                 state={"fingerprint": self.fingerprint} | {key: of for part in parts for key, of in part.state.items()},
                 skipped=_sum_counts([part.skipped for part in parts]),
             )
 
     def _lane_steps(
         self, lane_indices: Sequence[int], first_step: int, state: Mapping[str, Any] | None
-    ) -> Iterator[StepRows]:
+    ) -> Iterator[StepBatch]:
         """Of neighbouring lanes."""
         num_lanes = self._config.lanes
         lanes = {
@@ -190,22 +190,24 @@ class Stream:
                     lane.skip(step.num_sequences // num_lanes, step.sequence_length)
                 lane.collect_skipped()
         for step in map(self._timeline.__getitem__, range(first_step, len(self._timeline))):
-            rows_per_lane = step.num_sequences // num_lanes
-            rows = Rows.concatenate([lane.take(rows_per_lane, step.sequence_length) for lane in lanes.values()])
+            sequences_per_lane = step.num_sequences // num_lanes
+            sequences = Sequences.concatenate(
+                [lane.take(sequences_per_lane, step.sequence_length) for lane in lanes.values()]
+            )
             masked = mask(
-                rows,
+                sequences,
                 seed=self._seed,
                 purpose=Purpose.MASKING,
-                first_sequence=step.first_sequence + lane_indices[0] * rows_per_lane,
+                first_sequence=step.first_sequence + lane_indices[0] * sequences_per_lane,
                 rate=value_at(self._config.masking_rate, step.progress),
                 mask_share=self._config.mask_share,
                 random_share=self._config.random_share,
                 vocab_size=self.vocab_size,
                 word_starts=self._word_starts,
             )
-            yield StepRows(
+            yield StepBatch(
                 step=step,
-                rows=masked,
+                sequences=masked,
                 state={str(index): lane.state for index, lane in lanes.items()},
                 skipped=_sum_counts([lane.collect_skipped() for lane in lanes.values()]),
             )

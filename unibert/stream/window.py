@@ -1,4 +1,4 @@
-"""A window: the documents of a few shards in memory, and rows made of them."""
+"""A window: the documents of a few shards in memory, and sequences made of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from unibert.corpus.manifest import Shard
 from unibert.corpus.shards import Block
 from unibert.stream.packing import Packing, Pieces
 from unibert.stream.reader import read_blocks
-from unibert.stream.rows import CLS, PAD, SEP, Rows
+from unibert.stream.sequences import CLS, PAD, SEP, Sequences
 from unibert.stream.source import ShardSource
 
 
@@ -35,25 +35,25 @@ class Window:
         """Every document whole."""
         return Pieces(np.arange(len(self.lengths)), np.cumsum(self.lengths) - self.lengths, self.lengths)
 
-    def rows(self, packing: Packing, sequence_length: int) -> Rows:
-        """The packing's rows as tokens: every piece framed by ``<s>`` and ``</s>``, padding at the right."""
+    def sequences(self, packing: Packing, sequence_length: int) -> Sequences:
+        """The packing's sequences as tokens: every piece framed by ``<s>`` and ``</s>``, padding at the right."""
         pieces = packing.pieces
         framed = pieces.length + 2
-        pieces_per_row = np.diff(packing.bounds)
+        pieces_per_sequence = np.diff(packing.bounds)
         piece_offset = np.cumsum(framed) - framed
-        row_offset = np.arange(packing.num_rows) * sequence_length
+        sequence_offset = np.arange(packing.num_sequences) * sequence_length
         first_offset = piece_offset[packing.bounds[:-1]]
-        begin = piece_offset + np.repeat(row_offset - first_offset, pieces_per_row)
+        begin = piece_offset + np.repeat(sequence_offset - first_offset, pieces_per_sequence)
         end = begin + framed
 
-        flat = np.full(packing.num_rows * sequence_length, PAD, dtype=np.int32)
+        flat = np.full(packing.num_sequences * sequence_length, PAD, dtype=np.int32)
         flat[begin], flat[end - 1] = CLS, SEP
         spans = zip(begin.tolist(), end.tolist(), pieces.start.tolist(), pieces.length.tolist(), strict=True)
-        for row_begin, row_end, start, length in spans:
-            flat[row_begin + 1 : row_end - 1] = self.tokens[start : start + length]
-        return Rows(
-            input_ids=flat.reshape(packing.num_rows, sequence_length),
-            documents_per_row=pieces_per_row,
+        for sequence_begin, sequence_end, start, length in spans:
+            flat[sequence_begin + 1 : sequence_end - 1] = self.tokens[start : start + length]
+        return Sequences(
+            input_ids=flat.reshape(packing.num_sequences, sequence_length),
+            documents_per_sequence=pieces_per_sequence,
             document_lengths=framed,
             document_languages=self.languages[pieces.document],
             origins=[self.origins[document] for document in pieces.document.tolist()],

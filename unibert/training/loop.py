@@ -24,15 +24,15 @@ from unibert.errors import AgreedError, UserError
 from unibert.model.encoder import build_masked_lm, freeze, load_masked_lm
 from unibert.model.unibert import StepWeights, UniBERT
 from unibert.schedules import Step, learning_rate_factor, value_at
-from unibert.stream import Batch, StepRows, Stream
+from unibert.stream import Batch, StepBatch, Stream
 from unibert.stream.forecast import mixing_warning
 from unibert.training.checkpoint.claim import Claim
 from unibert.training.checkpoint.manager import Checkpoints, complete_checkpoints
 from unibert.training.checkpoint.retention import (
-    MOST_BYTES_PER_PARAMETER,
-    KeepPolicy,
+    MAX_BYTES_PER_PARAMETER,
+    RetentionPolicy,
+    raise_if_no_room,
     rank_checkpoint_bytes,
-    refuse_without_room,
 )
 from unibert.training.config import RunConfig, first_difference
 from unibert.training.engine import (
@@ -67,7 +67,7 @@ DIGESTS_UP_TO_BYTES = 1 << 30
 """Corpora up to this size have their shards' digests checked at every start, a matter of seconds; larger ones their
 sizes only, and ``unibert corpus verify`` checks the rest."""
 
-LARGEST_CLASS_WEIGHT = 10.0
+MAX_CLASS_WEIGHT = 10.0
 """Most that a document of a rare language counts in the discriminator's loss, an average one being 1."""
 
 
@@ -86,7 +86,7 @@ class StepCounts:
     damaged_blocks: int
     """Met while the batch was read."""
     checksum: int
-    """See :meth:`unibert.stream.rows.MaskedRows.checksum`."""
+    """See :meth:`unibert.stream.sequences.MaskedSequences.checksum`."""
 
 
 def pretrain(config: RunConfig) -> Path:
@@ -135,7 +135,7 @@ class Pretraining:
             announce_kernel_paths()
         self.checkpoints = Checkpoints(
             self.run_dir / "checkpoints",
-            keep=KeepPolicy(
+            keep=RetentionPolicy(
                 last=config.training.keep_checkpoints,
                 every_tokens=config.training.keep_every_tokens,
                 best=config.training.keep_best,
@@ -206,7 +206,7 @@ class Pretraining:
             batches = rows.micro_batches(self._micro_batch_size(step))
             counts = self._count(rows, batches)
             if counts.damaged_blocks:
-                self._refuse_much_damage(step, rows.skipped)
+                self._raise_if_damaged_beyond_limit(step, rows.skipped)
             if counts.written:
                 self.checkpoints.publish()
             weights = self._step_weights(step, batches, counts)
@@ -261,7 +261,7 @@ class Pretraining:
         check_kernel_paths(self.model, placement.device, training_dtype(ds_config))
         # Counted here, since ZeRO 3 leaves each rank but its share of them.
         self.num_parameters = sum(parameter.numel() for parameter in self.model.parameters())
-        refuse_without_room(self.run_dir, MOST_BYTES_PER_PARAMETER * self.num_parameters)
+        raise_if_no_room(self.run_dir, MAX_BYTES_PER_PARAMETER * self.num_parameters)
         return ds_config
 
     def _check_shards(self, folder: Path) -> None:
@@ -348,7 +348,7 @@ class Pretraining:
         limit = min(self.config.training.micro_batch_size, rows)
         return next(size for size in range(limit, 0, -1) if rows % size == 0)
 
-    def _rows(self, first_step: int, state: dict[str, Any] | None) -> Iterator[StepRows]:
+    def _rows(self, first_step: int, state: dict[str, Any] | None) -> Iterator[StepBatch]:
         try:
             yield from self.stream.steps(first_step, state)
         except UserError as error:
@@ -415,7 +415,7 @@ class Pretraining:
             sums.add({**objectives.sums, "loss": losses[-1] / weights.replicas})
             if len(losses) < len(batches):
                 self.engine.step()
-        self._refuse_non_finite(step, torch.stack(losses), batches)
+        self._raise_if_not_finite(step, torch.stack(losses), batches)
         own_norm = None if self._engine_measures_norm() else self._gradient_norm()
         self.engine.step()
         grad_norm = float(self.engine.get_global_grad_norm() if own_norm is None else own_norm)
@@ -434,7 +434,7 @@ class Pretraining:
             progress, warmup=optimizer.warmup, decay=optimizer.decay, shape=optimizer.decay_shape
         )
 
-    def _count(self, rows: StepRows, batches: list[Batch]) -> StepCounts:
+    def _count(self, rows: StepBatch, batches: list[Batch]) -> StepCounts:
         """Sums over the whole global batch, all in one exchange; whether to stop travels along."""
         config = self.config
         class_weights = self._class_weights(rows.step.progress)
@@ -442,7 +442,7 @@ class Pretraining:
         adversary_weight = 0.0
         for batch in batches:
             tokens = batch.document_ids >= 0
-            masked += batch.masked_rows.numel()
+            masked += batch.masked_positions.numel()
             num_tokens += int(tokens.sum())
             classified = batch.document_languages
             if config.adversary is not None and config.adversary.level == "token":
@@ -458,7 +458,7 @@ class Pretraining:
             self.stop.requested,
             self.checkpoints.written,
             sum(rows.skipped.values()),
-            rows.rows.checksum(),
+            rows.sequences.checksum(),
         ]
         sums = self._exchange(own)
         written = sums[4] == self.placement.world_size
@@ -492,7 +492,7 @@ class Pretraining:
             class_weights=None if class_weights is None else class_weights.to(device),
         )
 
-    def _refuse_much_damage(self, step: Step, skipped: dict[str, int]) -> None:
+    def _raise_if_damaged_beyond_limit(self, step: Step, skipped: dict[str, int]) -> None:
         """``skipped`` counts a shard's damage each time it is read, the limit counts it once."""
         blocks = {shard.path: shard.blocks for shard in self.manifest.shards}
         met = sum(map(Counter, gather_objects(skipped)), Counter())
@@ -514,7 +514,7 @@ class Pretraining:
         if self.config.adversary is None or not self.config.adversary.class_balanced:
             return None
         shares = torch.from_numpy(self.stream.document_shares(progress)).float()
-        return torch.where(shares > 0, 1 / (len(shares) * shares), 0.0).clamp(max=LARGEST_CLASS_WEIGHT)
+        return torch.where(shares > 0, 1 / (len(shares) * shares), 0.0).clamp(max=MAX_CLASS_WEIGHT)
 
     def _engine_measures_norm(self) -> bool:
         return hasattr(self.engine.optimizer, "_global_grad_norm")
@@ -524,7 +524,7 @@ class Pretraining:
         norms = [p.grad.norm() for p in self.engine.module.parameters() if p.grad is not None]
         return float(torch.stack(norms).norm())
 
-    def _refuse_non_finite(self, step: Step, losses: torch.Tensor, batches: list[Batch]) -> None:
+    def _raise_if_not_finite(self, step: Step, losses: torch.Tensor, batches: list[Batch]) -> None:
         bad = (~torch.isfinite(losses)).sum().double()
         if not sum_over_ranks(bad.clone()).item():
             return
@@ -590,7 +590,7 @@ class Pretraining:
         if self.claim is None or self.mistake is not None:
             return
         try:
-            self.claim.refuse_later_start()
+            self.claim.raise_if_superseded()
             self.metrics.append(line)
         except UserError as error:
             self.mistake = error

@@ -38,7 +38,7 @@ from unibert_kernels.fused.tiles import LN_2, LOG2_E, load_tile, logits_tile, ma
 from unibert_kernels.linear_head import Head
 
 FINISHED_ROWS = 128
-LARGEST_HALF = tl.constexpr(60000.0)
+MAX_HALF = tl.constexpr(60000.0)
 """Beyond it fp16 ends soon; in fp32, too, d is finite outside the vocabulary, so that it may be multiplied by 0."""
 
 
@@ -91,7 +91,7 @@ def _teacher_kernel(
             PRECISION,
         )
         logits = (logits - shift[:, None]) * factor
-        logits = tl.minimum(tl.maximum(logits, -LARGEST_HALF), LARGEST_HALF)
+        logits = tl.minimum(tl.maximum(logits, -MAX_HALF), MAX_HALF)
         store_tile(target, row, place, num_rows, width, logits.to(DTYPE), ROWS, COLUMNS, DESCRIPTORS)
 
 

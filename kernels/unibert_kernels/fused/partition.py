@@ -11,7 +11,7 @@ RECOMPUTE_WORKSPACE = 2**28
 enough for the products to run at full speed."""
 RECOMPUTE_ROWS = 2**16
 """Rows that those paths take at a time, so that the buffer never gets narrower than 2048 columns."""
-MOST_SPLITS = 32
+MAX_SPLITS = 32
 """Partial sums are read again row by row."""
 
 
@@ -67,4 +67,4 @@ def number_of_splits(row_blocks: int, tiles: int, multiprocessors: int) -> int:
     if not row_blocks or not tiles:
         return 1
     # Rounded, so that the fewest splits win among those that are as good.
-    return max(range(1, min(MOST_SPLITS, tiles) + 1), key=lambda splits: (round(busy(splits), 2), -splits))
+    return max(range(1, min(MAX_SPLITS, tiles) + 1), key=lambda splits: (round(busy(splits), 2), -splits))

@@ -34,7 +34,7 @@ from unibert_kernels.mlm_head import mlm_head_loss
 KERNELS = ("statistics", "store", "gradient", "teacher", "divergence", "divergence_gradient")
 SMALL = 256
 """Rows, and ids sixteen times as many, of the losses that only compile: the binaries do not depend on sizes."""
-LEAST_GAIN = 0.02
+MIN_GAIN = 0.02
 """A share of the time by which a rival has to win: less is noise, and would rewrite the table at every run."""
 
 
@@ -85,7 +85,7 @@ def tune(
             times[entry] = milliseconds
             print(f"{kernel} {_shape(entry)}: {milliseconds:.3f} ms", flush=True)
         fastest = min(times, key=lambda entry: times[entry])
-        if present in times and times[fastest] > (1 - LEAST_GAIN) * times[present]:
+        if present in times and times[fastest] > (1 - MIN_GAIN) * times[present]:
             fastest = present
         where = torch.cuda.get_device_name(device) if device.type == "cuda" else "the interpreter"
         reason = (

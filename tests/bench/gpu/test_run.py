@@ -18,7 +18,7 @@ import torch
 from tests.bench.losses.test_goals import good, row
 from tests.training.conftest import corpus  # noqa: F401 - a fixture
 from unibert.bench.gpu import checks, trainings
-from unibert.bench.gpu.attention import AttentionCase, packed_rows, time_paths
+from unibert.bench.gpu.attention import AttentionCase, packed_sequences, time_paths
 from unibert.bench.gpu.checks import find_sanitizer, judge_sanitizer
 from unibert.bench.gpu.run import SECONDS_AROUND, STAGES, GpuBenchConfig, Part, Stage, bench_gpu
 from unibert.bench.gpu.short_training import TrainingSize, train
@@ -50,7 +50,7 @@ def test_the_short_training_is_repeatable(name):
 
 def test_attention_paths_are_timed_where_they_can_run():
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-    case = AttentionCase(model=ModelConfig(config=sizes), rows=2, sequence_length=512)
+    case = AttentionCase(model=ModelConfig(config=sizes), sequences=2, sequence_length=512)
     result = time_paths(case, "cpu")
     assert result["paths"]["sdpa"].keys() == {"forward_ms", "both_ms", "tokens_per_second"}
     line = attention_times(result)
@@ -60,8 +60,8 @@ def test_attention_paths_are_timed_where_they_can_run():
     assert "varlen failed: ValueError: attention: varlen needs CUDA tensors" in line
 
 
-def test_rows_for_the_attention_paths_are_packed_well_with_documents_of_many_lengths():
-    document_ids, position_ids = packed_rows(64, 2048)
+def test_sequences_for_the_attention_paths_are_packed_well_with_documents_of_many_lengths():
+    document_ids, position_ids = packed_sequences(64, 2048)
     assert float((document_ids < 0).float().mean()) < 0.05
     lengths = document_ids[document_ids >= 0].bincount().float()
     # A quarter of a log-normal's values is below its median times exp(-0.67 sigma), here 204, a quarter above 785;

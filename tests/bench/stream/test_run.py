@@ -18,12 +18,12 @@ from unibert.bench.stream.goals import stream_verdict
 from unibert.bench.stream.peers import standard_collator, vectorised_masking
 from unibert.bench.stream.plan import measure_plan, measure_resume
 from unibert.bench.stream.providers import STREAM_PROVIDERS
-from unibert.bench.stream.work import Delivery, Work, prepare_rows
+from unibert.bench.stream.work import Delivery, Work, prepare_sequences
 from unibert.bench.stream.worker import measure_pass, tune
 from unibert.cli import main
 from unibert.stream.config import StreamConfig
 from unibert.stream.reader import read_blocks
-from unibert.stream.rows import CLS, MASK, NOT_MASKED, NUM_SPECIAL_TOKENS, SEP
+from unibert.stream.sequences import CLS, MASK, NOT_MASKED, NUM_SPECIAL_TOKENS, SEP
 from unibert.stream.source import ShardSource
 
 SEQUENCE_LENGTH, BATCH_SIZE = 128, 8
@@ -58,7 +58,7 @@ def work(corpus, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def facts(work):
-    return prepare_rows(work)
+    return prepare_sequences(work)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def test_table_json_csv_and_plot_hold_a_row_for_each_provider(run, facts):
     assert 0 < rows["UniBERT, 1 loader process"]["padding_share"] < 0.2
     assert rows["WebDataset on our shards"]["padding_share"] == 0
     options = {line["option"] for line in results["tuning"] if line["provider"] == "WebDataset on our shards"}
-    assert options == {"rows shuffled", "documents shuffled"}
+    assert options == {"sequences shuffled", "documents shuffled"}
     assert rows["WebDataset on our shards"]["option"] in options
     with (folder / "results.csv").open() as stream:
         assert [row["provider"] for row in csv.DictReader(stream)] == list(rows)
@@ -156,7 +156,7 @@ def test_a_peers_pass_holds_the_corpus_once(provider, work, facts, documents, pr
         batches = [batch for delivery in deliveries for batch in delivery.batches]
         found = histogram([unmasked(batch) for batch in batches])
         assert sum(delivery.tokens for delivery in deliveries) == found.sum()
-        # What fills no row is dropped; MosaicML repeats rows to give every one of its 64 nodes the same number.
+        # What fills no sequence is dropped; MosaicML repeats some to give every one of its 64 nodes the same number.
         repeated = 64 * SEQUENCE_LENGTH if provider.name.startswith("MosaicML") else 0
         assert (expected - found).clip(min=0).sum() < SEQUENCE_LENGTH, option
         assert (found - expected).clip(min=0).sum() <= repeated, option
@@ -175,7 +175,7 @@ def test_our_pass_holds_whole_documents_of_the_corpus(work, facts, documents):
         assert delivery.tokens == sum(int((batch.document_ids >= 0).sum()) for batch in delivery.batches)
         assert delivery.positions == sum(batch.input_ids.numel() for batch in delivery.batches)
         for batch in delivery.batches:
-            flat, bounds = unmasked(batch).ravel(), batch.cumulative_lengths.tolist()
+            flat, bounds = unmasked(batch).ravel(), batch.cu_seqlens.tolist()
             stretches = [flat[begin:end] for begin, end in pairwise(bounds) if flat[begin] == CLS]
             origins = [origin for row in batch.origins for origin in row]
             for stretch, origin in zip(stretches, origins, strict=True):
@@ -204,13 +204,13 @@ def test_a_stage_counts_the_tokens_that_it_handles(stage, work, facts, documents
     assert tokens == sum(len(document) + 2 for document in documents.values())
 
 
-def test_both_ways_to_mask_peers_rows_spare_special_tokens(work, facts):
-    rows = np.array(work.rows())
-    tensors = [torch.from_numpy(row.astype(np.int64)) for row in rows]
-    for batch in (vectorised_masking(work)(rows), dict(standard_collator(work)(tensors))):
-        np.testing.assert_array_equal(unmasked(batch), rows)
+def test_both_ways_to_mask_peers_sequences_spare_special_tokens(work, facts):
+    sequences = np.array(work.sequences())
+    tensors = [torch.from_numpy(sequence.astype(np.int64)) for sequence in sequences]
+    for batch in (vectorised_masking(work)(sequences), dict(standard_collator(work)(tensors))):
+        np.testing.assert_array_equal(unmasked(batch), sequences)
         masked = batch["labels"] != NOT_MASKED
-        assert not (masked & (torch.from_numpy(rows.astype(np.int64)) < NUM_SPECIAL_TOKENS)).any()
+        assert not (masked & (torch.from_numpy(sequences.astype(np.int64)) < NUM_SPECIAL_TOKENS)).any()
         # Standard deviations: 0.0015 of the rate, 0.003 of the shares.
         assert float(masked.float().mean()) == pytest.approx(0.3, abs=0.02)
         shown = batch["input_ids"][masked]

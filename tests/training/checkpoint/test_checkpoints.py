@@ -15,7 +15,7 @@ from tests.training.conftest import run_to_end, start
 from unibert.launcher import launcher_command
 from unibert.training.checkpoint.files import Copies, write
 from unibert.training.checkpoint.manager import complete_checkpoints, describe
-from unibert.training.checkpoint.retention import KeepPolicy
+from unibert.training.checkpoint.retention import RetentionPolicy
 
 TOKENS_PER_STEP = 8 * 64
 
@@ -87,16 +87,16 @@ def test_what_a_policy_keeps():
     descriptions = []
     for place, loss in enumerate(losses):
         tokens = 100 * (place + 1)
-        policy = KeepPolicy(last=1, every_tokens=250)
+        policy = RetentionPolicy(last=1, every_tokens=250)
         descriptions.append({"heldout_mlm_loss": loss, "milestone": policy.is_milestone(tokens, tokens - 100)})
     # 250 lies before 300, and 500 is itself a multiple.
-    assert KeepPolicy(last=1).superseded(descriptions) == [0, 1, 3]
-    assert KeepPolicy(last=2, best=True).superseded(descriptions) == [0, 1, 3]
+    assert RetentionPolicy(last=1).superseded(descriptions) == [0, 1, 3]
+    assert RetentionPolicy(last=2, best=True).superseded(descriptions) == [0, 1, 3]
     plain = [one | {"milestone": False} for one in descriptions]
-    assert KeepPolicy(last=1).superseded(plain) == [0, 1, 2, 3, 4]
-    assert KeepPolicy(last=3).superseded(plain) == [0, 1, 2]
-    assert KeepPolicy(last=1, best=True).superseded(plain) == [0, 1, 3, 4]
-    assert KeepPolicy(last=9).superseded(plain) == []
+    assert RetentionPolicy(last=1).superseded(plain) == [0, 1, 2, 3, 4]
+    assert RetentionPolicy(last=3).superseded(plain) == [0, 1, 2]
+    assert RetentionPolicy(last=1, best=True).superseded(plain) == [0, 1, 3, 4]
+    assert RetentionPolicy(last=9).superseded(plain) == []
 
 
 def test_a_run_keeps_what_its_file_asks_for(run_file, tmp_path, unibert):

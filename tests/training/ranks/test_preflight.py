@@ -15,7 +15,7 @@ import sys
 from datetime import timedelta
 from unibert.cli import main
 from unibert.training.ranks import preflight
-preflight.LONGEST_START = timedelta(seconds=3)
+preflight.MAX_START = timedelta(seconds=3)
 main(["preflight", *sys.argv[1:]])
 """
 

@@ -1,8 +1,8 @@
 """Time of the attention paths: ``python -m unibert.bench.gpu.attention PRESET SEQUENCE_LENGTH OUTPUT``.
 
-An encoder of the preset's size goes forward and back over packed rows, as many tokens as the presets' micro-batch has;
-masks are built anew for every batch, as in training. Lengths of documents are log-normal with a median of 400 tokens
-and a sigma of 1, about that of articles in real dumps; longer ones are cut and all are packed as the trainer does.
+An encoder of the preset's size goes forward and back over packed sequences, as many tokens as a preset's micro-batch
+has; masks are built anew for every batch, as in training. Lengths of documents are log-normal with a median of 400
+tokens and a sigma of 1, about that of articles in real dumps; longer ones are cut, and all are packed as in training.
 """
 
 from __future__ import annotations
@@ -42,31 +42,31 @@ class AttentionCase:
     """An encoder and the shape of its batch."""
 
     model: ModelConfig
-    rows: int
+    sequences: int
     sequence_length: int
 
     @classmethod
     def of_preset(
         cls, preset: str, sequence_length: int, tokens: int = MICRO_BATCH_TOKENS, layers: int | None = None
     ) -> AttentionCase:
-        """The preset's encoder on a micro-batch of so many tokens, at least one row."""
+        """The preset's encoder on a micro-batch of so many tokens, at least one sequence."""
         model = ModelConfig(**read_yaml(run_file(preset))["model"])
         if layers is not None:
             model.config["num_hidden_layers"] = layers
-        return cls(model=model, rows=max(1, tokens // sequence_length), sequence_length=sequence_length)
+        return cls(model=model, sequences=max(1, tokens // sequence_length), sequence_length=sequence_length)
 
 
 def time_paths(case: AttentionCase, device: str) -> dict[str, Any]:
     """Times of every path, bf16 on CUDA and fp32 on a CPU.
 
     Returns:
-        "rows", "sequence_length", "documents", "padding_share", and in "paths", by name, "forward_ms" (with gradients
-        wanted), "both_ms", "tokens_per_second" (padding left out) and on CUDA "peak_bytes"; or "failed".
+        "sequences", "sequence_length", "documents", "padding_share", and in "paths", by name, "forward_ms" (with
+        gradients wanted), "both_ms", "tokens_per_second" (padding left out) and on CUDA "peak_bytes"; or "failed".
     """
-    document_ids, position_ids = packed_rows(case.rows, case.sequence_length)
+    document_ids, position_ids = packed_sequences(case.sequences, case.sequence_length)
     tokens = document_ids >= 0
     result: dict[str, Any] = {
-        "rows": case.rows,
+        "sequences": case.sequences,
         "sequence_length": case.sequence_length,
         "documents": int(document_ids.max()) + 1,
         "padding_share": 1 - float(tokens.float().mean()),
@@ -83,21 +83,21 @@ def time_paths(case: AttentionCase, device: str) -> dict[str, Any]:
     return result
 
 
-def packed_rows(rows: int, sequence_length: int) -> tuple[Tensor, Tensor]:
-    """Document and position ids, each (rows, sequence_length) int64, the same at every call."""
+def packed_sequences(sequences: int, sequence_length: int) -> tuple[Tensor, Tensor]:
+    """Document and position ids, each (sequences, sequence_length) int64, the same at every call."""
     generator = np.random.default_rng(0)
-    # Packing leaves the loosest rows for last, so rows are drawn from four times as many.
-    number = math.ceil(4 * rows * sequence_length / MEDIAN_LENGTH)
+    # Packing leaves the loosest sequences for last, so sequences are drawn from four times as many.
+    number = math.ceil(4 * sequences * sequence_length / MEDIAN_LENGTH)
     lengths = np.maximum(1, generator.lognormal(math.log(MEDIAN_LENGTH), SIGMA, number)).astype(np.int64)
     pieces = Pieces(np.arange(number), np.zeros(number, dtype=np.int64), lengths).split(sequence_length)
     packing = pack(pieces, sequence_length, 0)
-    packing = packing.reordered(generator.permutation(packing.num_rows)).rows(0, rows)
-    document_ids = np.full((rows, sequence_length), -1, dtype=np.int64)
+    packing = packing.reordered(generator.permutation(packing.num_sequences)).sequences(0, sequences)
+    document_ids = np.full((sequences, sequence_length), -1, dtype=np.int64)
     position_ids = np.zeros_like(document_ids)
-    for row in range(rows):
-        own = packing.pieces.length[packing.bounds[row] : packing.bounds[row + 1]]
-        document_ids[row, : own.sum()] = np.repeat(np.arange(len(own)) + packing.bounds[row], own)
-        position_ids[row, : own.sum()] = np.concatenate([np.arange(length) for length in own])
+    for sequence in range(sequences):
+        own = packing.pieces.length[packing.bounds[sequence] : packing.bounds[sequence + 1]]
+        document_ids[sequence, : own.sum()] = np.repeat(np.arange(len(own)) + packing.bounds[sequence], own)
+        position_ids[sequence, : own.sum()] = np.concatenate([np.arange(length) for length in own])
     return torch.from_numpy(document_ids), torch.from_numpy(position_ids)
 
 
@@ -113,7 +113,7 @@ def _time_path(
     direction = torch.randn(*document_ids.shape, model.config.hidden_size).to(device, model.dtype)
 
     def forward() -> Tensor:
-        documents = PackedDocuments(bounds.document_ids, bounds.cumulative_lengths, bounds.max_length)
+        documents = PackedDocuments(bounds.document_ids, bounds.cu_seqlens, bounds.max_seqlen)
         return encode(model, input_ids, position_ids, documents, hidden_states=False, attention=path)[-1]
 
     def both() -> None:

@@ -17,7 +17,7 @@ KERNEL_TESTS = Path("tests/kernels")
 NOT_NUMERICS = ("test_compile.py", "test_gate.py", "test_memory.py", "test_training_curves.py", "test_tune.py")
 WORKERS = 8
 """Processes that share the GPU: tests spend their time compiling kernels, on the CPU."""
-MOST_FAILURES = 5
+MAX_FAILURES = 5
 SO_FAR = "so far: "
 """Begins the plugin's counts. pytest may be missing, so the plugin takes the word from here."""
 CUDA = Path("/usr/local")
@@ -103,7 +103,7 @@ def _run_tests(turn: Turn, tests: Path, *options: str) -> Outcome:
         tests,
         *options,
         *parallel,
-        f"--maxfail={MOST_FAILURES}",
+        f"--maxfail={MAX_FAILURES}",
         "-m",
         "not slow",
         "-rN",

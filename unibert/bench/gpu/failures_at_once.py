@@ -14,7 +14,7 @@ import pytest
 from unibert.bench.gpu.checks import SO_FAR
 
 SECONDS_BETWEEN_COUNTS = 5.0
-LONGEST_REASON = 300
+MAX_REASON = 300
 
 
 class FailuresAtOnce:
@@ -55,4 +55,4 @@ def pytest_configure(config: pytest.Config) -> None:
 def _reason(report: Any) -> str:
     crash = getattr(report.longrepr, "reprcrash", None)
     text = str(report.longrepr) if crash is None else f"{crash.message} ({crash.path}:{crash.lineno})"
-    return " ".join(text.split())[:LONGEST_REASON]
+    return " ".join(text.split())[:MAX_REASON]

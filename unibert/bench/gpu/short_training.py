@@ -32,7 +32,7 @@ FIRST_ID = 5
 NUM_LANGUAGES = 16
 MASKED = 0.15
 DISTINCT_BATCHES = 64
-WARM_UP_STEPS = 5
+WARMUP_STEPS = 5
 
 PATHS: dict[str, dict[str, Any]] = {
     "chunked": {"mlm": "chunked", "adversary": "chunked"},
@@ -107,7 +107,7 @@ def train(name: str, size: TrainingSize, device: str, seconds: float = float("in
         times.append(time.perf_counter() - begun)
     return {
         "losses": losses,
-        "tokens_per_second": size.batch * size.sequence / statistics.median(times[WARM_UP_STEPS:] or times),
+        "tokens_per_second": size.batch * size.sequence / statistics.median(times[WARMUP_STEPS:] or times),
         "peak_bytes": torch.cuda.max_memory_allocated() if device == "cuda" else None,
         "size": asdict(size),
     }
@@ -127,7 +127,7 @@ def _model_config(hidden: int, layers: int) -> ModelConfig:
 def _weights(batch: Batch, device: str, distilled: bool) -> module.StepWeights:
     return module.StepWeights(
         replicas=1,
-        masked_tokens=float(len(batch.masked_rows)),
+        masked_tokens=float(len(batch.masked_positions)),
         tokens=float(batch.input_ids.numel()),
         adversary_weight=float(len(batch.document_languages)),
         distillation=1.0 if distilled else 0.0,
@@ -154,9 +154,9 @@ def _batch(number: int, size: TrainingSize) -> Batch:
         position_ids=torch.arange(length).repeat(4).expand(shape).contiguous(),
         document_ids=documents,
         document_languages=languages,
-        cumulative_lengths=torch.arange(4 * size.batch + 1, dtype=torch.int32) * length,
-        max_length=length,
-        masked_rows=masked.flatten().nonzero()[:, 0],
+        cu_seqlens=torch.arange(4 * size.batch + 1, dtype=torch.int32) * length,
+        max_seqlen=length,
+        masked_positions=masked.flatten().nonzero()[:, 0],
         sequence_indices=torch.arange(size.batch) + number * size.batch,
         origins=[],
     )

@@ -18,7 +18,7 @@ SECONDS_TO_START = 8.0
 """A process's, until its clock runs; and to end."""
 SECONDS_TO_TUNE = 70.0
 """To compile the candidates, draw the inputs of each kernel, and end the tile that is timed when the time is up."""
-MOST_SECONDS_TO_TUNE = 130.0
+MAX_SECONDS_TO_TUNE = 130.0
 """More would leave nothing for the parts that are run if there is time."""
 TIMED = re.compile(r"^(\w+) \d.* ([\d.]+) ms$", re.M)
 FOUND = re.compile(r"\w+: |\d+ candidates ")
@@ -45,7 +45,7 @@ def tune(turn: Turn) -> Outcome:
     if turn.rehearsal:
         ended = turn.python("-m", "unibert.bench.gpu.tune_rehearsal", output)
     else:
-        seconds = min(turn.seconds, MOST_SECONDS_TO_TUNE)
+        seconds = min(turn.seconds, MAX_SECONDS_TO_TUNE)
         ended = turn.python(
             "-m",
             "unibert_kernels.fused.tune",

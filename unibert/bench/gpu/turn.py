@@ -79,7 +79,7 @@ class Turn:
     def warming(self, preset: str) -> Iterator[None]:
         """Compile in the background what ``unibert bench kernels`` will run with ``preset``."""
         words = ["--preset", "rehearsal" if self.rehearsal else preset, "--device", self.device]
-        command = [sys.executable, "-m", "unibert.bench.losses.warm_up", *words]
+        command = [sys.executable, "-m", "unibert.bench.losses.warmup", *words]
         # After what runs in the foreground.
         with running(["nice", "-n", "10", *command], **self._variables) as output:
             yield

@@ -2,5 +2,5 @@
 
 `case` says what is measured, `inputs` makes it, `mlm_providers`, `distillation_providers` and `adversary_providers`
 hold who takes part, `measure` times one case in a `worker` process, `run` is the command. `kernel_profile` and
-`warm_up` are commands of their own, for those who look closer or have little time.
+`warmup` are commands of their own, for those who look closer or have little time.
 """

@@ -35,7 +35,7 @@ from unibert.bench.losses.providers import providers_of
 from unibert.bench.losses.worker import matmul_peak
 from unibert.environment import describe_environment
 
-WARM_UP_STEPS = 3
+WARMUP_STEPS = 3
 STEPS = {"cuda": 10, "cpu": 2}
 CATEGORIES = {"cuda": ("kernel", "gpu_memcpy", "gpu_memset"), "cpu": ("cpu_op",)}
 """Of the trace's events."""
@@ -97,7 +97,7 @@ def _profiled(function: Callable[[], Any], inputs: Inputs, case: Case, peak: flo
             leaf.grad = None
         function().backward()
 
-    for _ in range(WARM_UP_STEPS if device == "cuda" else 1):
+    for _ in range(WARMUP_STEPS if device == "cuda" else 1):
         step()
     activity = ProfilerActivity.CUDA if device == "cuda" else ProfilerActivity.CPU
     with profile(activities=[activity]) as profiler:

@@ -23,7 +23,7 @@ from unibert.bench.losses.memory import measured_peak
 from unibert.bench.losses.providers import providers_of
 
 EXIT_DEVICE_LOST = 3
-WARM_UP_ROWS = 32
+WARMUP_ROWS = 32
 
 
 @dataclass(kw_only=True)
@@ -107,12 +107,12 @@ def _memory(case: Case, name: str, job: Job) -> dict[str, Any]:
     inputs = make_inputs(case, job.device)
     # Libraries load and thread pools start outside the measurement. Code compiled for a few rows would not serve all.
     compiled = name.startswith("torch.compile")
-    warm_up = inputs if compiled else inputs.first(min(WARM_UP_ROWS, case.rows))
+    warmup = inputs if compiled else inputs.first(min(WARMUP_ROWS, case.rows))
     candidates = provider.candidates(inputs)
     function = candidates.get(job.option, next(iter(candidates.values())))
-    first = function if compiled else next(iter(provider.candidates(warm_up).values()))
+    first = function if compiled else next(iter(provider.candidates(warmup).values()))
     first().backward()
-    del first, warm_up
+    del first, warmup
     return measured_peak(lambda: function().backward(), inputs)
 
 

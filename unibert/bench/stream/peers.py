@@ -1,8 +1,8 @@
-"""Other loaders on the same documents: rows of one length, shuffled, in batches, masked.
+"""Other loaders on the same documents: sequences of one length, shuffled, in batches, masked.
 
-They read rows that were cut beforehand, documents end to end, so that nothing is padded; a row begins and ends wherever
-that falls, and a batch doesn't tell which tokens belong to one document. The exception is WebDataset on our own shards,
-which cuts while it reads.
+They read sequences that were cut beforehand from documents put end to end. Nothing is padded, a sequence begins and
+ends anywhere in a document, and a batch does not tell which tokens belong together. The exception is WebDataset on our
+own shards, which cuts while it reads.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ import numpy.typing as npt
 import torch
 
 from unibert.bench.availability import installed
-from unibert.bench.stream.work import Delivery, Source, StreamProvider, Work, cut_rows, framed
+from unibert.bench.stream.work import Delivery, Source, StreamProvider, Work, cut_sequences, framed
 from unibert.corpus.shards import Block, decode_block
 from unibert.stream.config import StreamConfig
 from unibert.stream.plan import FRAME_TOKENS
-from unibert.stream.rows import CLS, MASK, NOT_MASKED, NUM_SPECIAL_TOKENS, PAD, SEP
+from unibert.stream.sequences import CLS, MASK, NOT_MASKED, NUM_SPECIAL_TOKENS, PAD, SEP
 
-SHUFFLE_ROWS = 1000
+SHUFFLE_SEQUENCES = 1000
 """Shuffle buffers of WebDataset and Hugging Face datasets, as their documentation has them."""
-ROWS_PER_FILE = 4096
+SEQUENCES_PER_FILE = 4096
 
-RowArray = npt.NDArray[np.unsignedinteger]
-Masking = Callable[[RowArray], dict[str, torch.Tensor]]
+TokenArray = npt.NDArray[np.unsignedinteger]
+Masking = Callable[[TokenArray], dict[str, torch.Tensor]]
 
 
 def vectorised_masking(work: Work) -> Masking:
-    """A function from rows (B, S) to a masked batch: one 24-bit random number a token says whether it is masked and
-    what it then shows, with our shares and as in DataCollatorForLanguageModeling, ordinary tokens only."""
+    """A function from sequences (B, S) to a masked batch: one 24-bit random number per token decides whether it is
+    masked and what it then shows, with our shares and as in DataCollatorForLanguageModeling, ordinary tokens only."""
     config, vocab_size, generator = StreamConfig(), work.vocab_size, np.random.default_rng(work.seed)
     shows_mask = work.masking_rate * config.mask_share
     shows_random = shows_mask + work.masking_rate * config.random_share
 
-    def masked(rows: RowArray) -> dict[str, torch.Tensor]:
-        ids = rows.astype(np.int64)
+    def masked(sequences: TokenArray) -> dict[str, torch.Tensor]:
+        ids = sequences.astype(np.int64)
         numbers = generator.random(ids.shape, dtype=np.float32)
         ordinary = ids >= NUM_SPECIAL_TOKENS
         labels = np.where((numbers < work.masking_rate) & ordinary, ids, NOT_MASKED)
@@ -88,25 +88,27 @@ def _prepare_tar(work: Work) -> None:
     import webdataset as wds
 
     _tar_folder(work).mkdir()
-    with wds.ShardWriter(str(_tar_folder(work) / "rows-%06d.tar"), maxcount=ROWS_PER_FILE, verbose=0) as writer:
-        for number, row in enumerate(work.rows()):
-            writer.write({"__key__": f"{number:09d}", "npy": row})
+    with wds.ShardWriter(
+        str(_tar_folder(work) / "sequences-%06d.tar"), maxcount=SEQUENCES_PER_FILE, verbose=0
+    ) as writer:
+        for number, sequence in enumerate(work.sequences()):
+            writer.write({"__key__": f"{number:09d}", "npy": sequence})
 
 
-def _webdataset_rows(work: Work) -> dict[str, Source]:
+def _webdataset_sequences(work: Work) -> dict[str, Source]:
     import webdataset as wds
 
     paths = sorted(map(str, _tar_folder(work).glob("*.tar")))
     masked = vectorised_masking(work)
 
-    def decoded(sample: Mapping[str, Any]) -> RowArray:
-        row: RowArray = np.load(io.BytesIO(sample["npy"]), allow_pickle=False)
-        return row
+    def decoded(sample: Mapping[str, Any]) -> TokenArray:
+        sequence: TokenArray = np.load(io.BytesIO(sample["npy"]), allow_pickle=False)
+        return sequence
 
     def source(built_in: bool) -> Iterator[Delivery]:
-        rows = wds.WebDataset(paths, shardshuffle=len(paths), seed=work.seed).shuffle(SHUFFLE_ROWS)
-        rows = rows.decode().map(lambda sample: sample["npy"]) if built_in else rows.map(decoded)
-        return _deliveries(rows.batched(work.batch_size, collation_fn=lambda rows: masked(np.stack(rows))))
+        sequences = wds.WebDataset(paths, shardshuffle=len(paths), seed=work.seed).shuffle(SHUFFLE_SEQUENCES)
+        sequences = sequences.decode().map(lambda sample: sample["npy"]) if built_in else sequences.map(decoded)
+        return _deliveries(sequences.batched(work.batch_size, collation_fn=lambda batch: masked(np.stack(batch))))
 
     return {"np.load": lambda: source(False), ".decode()": lambda: source(True)}
 
@@ -117,26 +119,26 @@ def _webdataset_blocks(work: Work) -> dict[str, Source]:
     paths = [str(Path(work.corpus).absolute() / shard.path) for shard in work.shards]
     masked = vectorised_masking(work)
 
-    def rows_of_blocks(blocks: Iterable[Block]) -> Iterator[RowArray]:
-        return cut_rows(map(framed, blocks), work.sequence_length)
+    def sequences_of_blocks(blocks: Iterable[Block]) -> Iterator[TokenArray]:
+        return cut_sequences(map(framed, blocks), work.sequence_length)
 
-    def documents(blocks: Iterable[Block]) -> Iterator[RowArray]:
+    def documents(blocks: Iterable[Block]) -> Iterator[TokenArray]:
         for block in blocks:
             flat, ends = framed(block), np.cumsum(block.lengths + np.uint32(FRAME_TOKENS), dtype=np.int64)
             yield from np.split(flat, ends[:-1])
 
-    def rows_of_documents(documents: Iterable[RowArray]) -> Iterator[RowArray]:
-        return cut_rows(documents, work.sequence_length)
+    def sequences_of_documents(documents: Iterable[TokenArray]) -> Iterator[TokenArray]:
+        return cut_sequences(documents, work.sequence_length)
 
     def source(whole_blocks: bool) -> Iterator[Delivery]:
         blocks = wds.WebDataset(paths, shardshuffle=len(paths), seed=work.seed).map(decode_block)
         if whole_blocks:
-            rows = blocks.compose(rows_of_blocks).shuffle(SHUFFLE_ROWS)
+            sequences = blocks.compose(sequences_of_blocks).shuffle(SHUFFLE_SEQUENCES)
         else:
-            rows = blocks.compose(documents).shuffle(SHUFFLE_ROWS).compose(rows_of_documents)
-        return _deliveries(rows.batched(work.batch_size, collation_fn=lambda rows: masked(np.stack(rows))))
+            sequences = blocks.compose(documents).shuffle(SHUFFLE_SEQUENCES).compose(sequences_of_documents)
+        return _deliveries(sequences.batched(work.batch_size, collation_fn=lambda batch: masked(np.stack(batch))))
 
-    return {"rows shuffled": lambda: source(True), "documents shuffled": lambda: source(False)}
+    return {"sequences shuffled": lambda: source(True), "documents shuffled": lambda: source(False)}
 
 
 # MosaicML Streaming
@@ -180,12 +182,12 @@ def _mosaic_folder(work: Work) -> str:
 
 
 def _prepare_mosaic(work: Work) -> None:
-    rows = work.rows()
-    # Type and shape in the column's name: nothing of them has to be decoded row by row.
-    columns = {"input_ids": f"ndarray:{rows.dtype}:{work.sequence_length}"}
+    sequences = work.sequences()
+    # Type and shape in the column's name: nothing of them has to be decoded for each sequence.
+    columns = {"input_ids": f"ndarray:{sequences.dtype}:{work.sequence_length}"}
     with _streaming().MDSWriter(out=_mosaic_folder(work), columns=columns) as writer:
-        for row in rows:
-            writer.write({"input_ids": row})
+        for sequence in sequences:
+            writer.write({"input_ids": sequence})
 
 
 def _mosaic(work: Work) -> dict[str, Source]:
@@ -195,10 +197,10 @@ def _mosaic(work: Work) -> dict[str, Source]:
     masked, collator = vectorised_masking(work), standard_collator(work)
     datasets: dict[str, Any] = {}
 
-    def vectorised(samples: Sequence[Mapping[str, RowArray]]) -> Mapping[str, torch.Tensor]:
+    def vectorised(samples: Sequence[Mapping[str, TokenArray]]) -> Mapping[str, torch.Tensor]:
         return masked(np.stack([sample["input_ids"] for sample in samples]))
 
-    def standard(samples: Sequence[Mapping[str, RowArray]]) -> Mapping[str, torch.Tensor]:
+    def standard(samples: Sequence[Mapping[str, TokenArray]]) -> Mapping[str, torch.Tensor]:
         return collator([torch.from_numpy(sample["input_ids"].astype(np.int64)) for sample in samples])
 
     def source(algorithm: str, collate: Callable[[Sequence[Any]], Any]) -> Iterator[Delivery]:
@@ -230,10 +232,10 @@ def _prepare_parquet(work: Work) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    rows, folder = work.rows(), Path(work.folder) / "parquet"
+    sequences, folder = work.sequences(), Path(work.folder) / "parquet"
     folder.mkdir()
-    for number, first in enumerate(range(0, len(rows), ROWS_PER_FILE)):
-        flat = pa.array(np.array(rows[first : first + ROWS_PER_FILE]).ravel())
+    for number, first in enumerate(range(0, len(sequences), SEQUENCES_PER_FILE)):
+        flat = pa.array(np.array(sequences[first : first + SEQUENCES_PER_FILE]).ravel())
         column = pa.FixedSizeListArray.from_arrays(flat, work.sequence_length)
         pq.write_table(pa.table({"input_ids": column}), folder / f"{number:06d}.parquet")
 
@@ -247,7 +249,7 @@ def _loaded(work: Work, *, streamed: bool) -> Any:
     pa.set_cpu_count(1)
     datasets.disable_progress_bars()
     features = datasets.Features(
-        {"input_ids": datasets.List(datasets.Value(str(work.rows().dtype)), length=work.sequence_length)}
+        {"input_ids": datasets.List(datasets.Value(str(work.sequences().dtype)), length=work.sequence_length)}
     )
     files = sorted(map(str, (Path(work.folder) / "parquet").glob("*.parquet")))
     loaded = datasets.load_dataset(
@@ -260,16 +262,16 @@ def _loaded(work: Work, *, streamed: bool) -> Any:
     )
     if not streamed:
         loaded = loaded.to_iterable_dataset(num_shards=len(files))
-    return loaded.shuffle(seed=work.seed, buffer_size=SHUFFLE_ROWS)
+    return loaded.shuffle(seed=work.seed, buffer_size=SHUFFLE_SEQUENCES)
 
 
-def _datasets_rows(work: Work) -> dict[str, Source]:
+def _datasets_sequences(work: Work) -> dict[str, Source]:
     from torch.utils.data import DataLoader
 
     dataset = _loaded(work, streamed=True)
     masked, collator = vectorised_masking(work), standard_collator(work)
 
-    def vectorised(samples: Sequence[Mapping[str, RowArray]]) -> Mapping[str, torch.Tensor]:
+    def vectorised(samples: Sequence[Mapping[str, TokenArray]]) -> Mapping[str, torch.Tensor]:
         return masked(np.stack([sample["input_ids"] for sample in samples]))
 
     def source(form: str, collate: Callable[[Sequence[Any]], Any]) -> Iterator[Delivery]:
@@ -304,9 +306,9 @@ def _datasets_bulk(work: Work) -> dict[str, Source]:
 
 
 PEERS = (
-    StreamProvider("WebDataset", "peer", _webdataset_rows, "usual", _prepare_tar),
+    StreamProvider("WebDataset", "peer", _webdataset_sequences, "usual", _prepare_tar),
     StreamProvider("WebDataset on our shards", "peer", _webdataset_blocks, "bulk"),
     StreamProvider("MosaicML Streaming", "peer", _mosaic, "usual", _prepare_mosaic),
-    StreamProvider("Hugging Face datasets", "peer", _datasets_rows, "usual", _prepare_parquet),
+    StreamProvider("Hugging Face datasets", "peer", _datasets_sequences, "usual", _prepare_parquet),
     StreamProvider("Hugging Face datasets, bulk", "peer", _datasets_bulk, "bulk", _prepare_parquet),
 )

@@ -18,12 +18,12 @@ from unibert.stream.masking import mask
 from unibert.stream.packing import pack
 from unibert.stream.plan import FRAME_TOKENS
 from unibert.stream.randomness import Purpose, permutation
-from unibert.stream.rows import MaskedRows, Rows
+from unibert.stream.sequences import MaskedSequences, Sequences
 from unibert.stream.source import ShardSource
 from unibert.stream.stream import Stream
 from unibert.stream.window import Window, load_window
 
-Product = TypeVar("Product", Window, Rows, MaskedRows)
+Product = TypeVar("Product", Window, Sequences, MaskedSequences)
 
 STAGE_TOKENS = 8_000_000
 """A stage's inputs are made beforehand and kept: so many tokens, over and over."""
@@ -35,10 +35,10 @@ def stream_config(work: Work, num_workers: int = 0) -> StreamConfig:
 
 
 def timeline(work: Work) -> Timeline:
-    """Steps of ``batch_size`` rows a lane, for more than twice the corpus."""
+    """Steps of ``batch_size`` sequences a lane, for more than twice the corpus."""
     tokens = 2 * sum(shard.tokens + FRAME_TOKENS * shard.documents for shard in work.shards)
-    rows = work.batch_size * StreamConfig().lanes
-    return Timeline(tokens + rows * work.sequence_length, rows, work.sequence_length)
+    sequences = work.batch_size * StreamConfig().lanes
+    return Timeline(tokens + sequences * work.sequence_length, sequences, work.sequence_length)
 
 
 def _whole(num_workers: int) -> Callable[[Work], dict[str, Source]]:
@@ -49,8 +49,8 @@ def _whole(num_workers: int) -> Callable[[Work], dict[str, Source]]:
 
         def deliveries(stream: Stream) -> Iterator[Delivery]:
             for step in stream.steps():
-                tokens = int(step.rows.document_lengths.sum())
-                yield Delivery(tokens, step.rows.input_ids.size, step.micro_batches(work.batch_size))
+                tokens = int(step.sequences.document_lengths.sum())
+                yield Delivery(tokens, step.sequences.input_ids.size, step.micro_batches(work.batch_size))
 
         return {"": source}
 
@@ -67,22 +67,22 @@ def _read(work: Work) -> Iterator[Window]:
         yield load_window(source, together, vocab_size)
 
 
-def _pack(work: Work, windows: Iterable[Window]) -> Iterator[Rows]:
+def _pack(work: Work, windows: Iterable[Window]) -> Iterator[Sequences]:
     for number, window in enumerate(windows):
         pieces = window.documents()
         pieces = pieces[permutation(len(pieces), work.seed, Purpose.WINDOW, number, 0)]
         packing = pack(pieces.split(work.sequence_length - FRAME_TOKENS), work.sequence_length, FRAME_TOKENS)
-        packing = packing.reordered(permutation(packing.num_rows, work.seed, Purpose.WINDOW, number, 1))
-        for first in range(0, packing.num_rows, work.batch_size):
-            taken = packing.rows(first, min(first + work.batch_size, packing.num_rows))
-            yield window.rows(taken, work.sequence_length)
+        packing = packing.reordered(permutation(packing.num_sequences, work.seed, Purpose.WINDOW, number, 1))
+        for first in range(0, packing.num_sequences, work.batch_size):
+            taken = packing.sequences(first, min(first + work.batch_size, packing.num_sequences))
+            yield window.sequences(taken, work.sequence_length)
 
 
-def _mask(work: Work, parts: Iterable[Rows]) -> Iterator[MaskedRows]:
+def _mask(work: Work, parts: Iterable[Sequences]) -> Iterator[MaskedSequences]:
     config, vocab_size = stream_config(work), work.vocab_size
-    for number, rows in enumerate(parts):
+    for number, sequences in enumerate(parts):
         yield mask(
-            rows,
+            sequences,
             seed=work.seed,
             purpose=Purpose.MASKING,
             first_sequence=number * work.batch_size,
@@ -93,7 +93,7 @@ def _mask(work: Work, parts: Iterable[Rows]) -> Iterator[MaskedRows]:
         )
 
 
-def _size(product: Window | Rows) -> tuple[int, int]:
+def _size(product: Window | Sequences) -> tuple[int, int]:
     """Tokens, and positions with padding."""
     if isinstance(product, Window):
         tokens = int(product.lengths.sum()) + FRAME_TOKENS * len(product.lengths)
@@ -117,18 +117,21 @@ def _reading(work: Work) -> dict[str, Source]:
 
 def _packing(work: Work) -> dict[str, Source]:
     windows = _kept(_read(work))
-    return {"": lambda: (Delivery(*_size(rows), [rows]) for rows in _pack(work, cycle(windows)))}
+    return {"": lambda: (Delivery(*_size(sequences), [sequences]) for sequences in _pack(work, cycle(windows)))}
 
 
 def _masking(work: Work) -> dict[str, Source]:
     parts = _kept(_pack(work, _read(work)))
-    return {"": lambda: (Delivery(*_size(rows), [rows]) for rows in _mask(work, cycle(parts)))}
+    return {"": lambda: (Delivery(*_size(sequences), [sequences]) for sequences in _mask(work, cycle(parts)))}
 
 
 def _batches(work: Work) -> dict[str, Source]:
     parts = _kept(_mask(work, _pack(work, _read(work))))
     return {
-        "": lambda: (Delivery(*_size(rows), [Batch.from_rows(rows, 0, len(rows.input_ids))]) for rows in cycle(parts))
+        "": lambda: (
+            Delivery(*_size(sequences), [Batch.from_sequences(sequences, 0, len(sequences.input_ids))])
+            for sequences in cycle(parts)
+        )
     }
 
 

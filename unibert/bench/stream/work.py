@@ -16,10 +16,10 @@ from unibert.corpus.shards import Block
 from unibert.stream.config import StreamConfig
 from unibert.stream.plan import FRAME_TOKENS
 from unibert.stream.reader import read_blocks
-from unibert.stream.rows import CLS, SEP
+from unibert.stream.sequences import CLS, SEP
 from unibert.stream.source import ShardSource
 
-ROWS_NAME, FACTS_NAME = "rows.npy", "corpus.json"
+SEQUENCES_NAME, FACTS_NAME = "sequences.npy", "corpus.json"
 
 Side = Literal["ours", "stage", "peer"]
 Setting = Literal["fixed", "usual", "bulk"]
@@ -47,10 +47,10 @@ class Work:
         manifest = Manifest.load(self.corpus)
         return [shard for language in manifest.languages for shard in manifest.of(language)]
 
-    def rows(self) -> npt.NDArray[np.unsignedinteger]:
-        """The rows that :func:`prepare_rows` cut, mapped from the disk, (R, S)."""
-        rows: npt.NDArray[np.unsignedinteger] = np.load(Path(self.folder) / ROWS_NAME, mmap_mode="r")
-        return rows
+    def sequences(self) -> npt.NDArray[np.unsignedinteger]:
+        """The sequences that :func:`prepare_sequences` cut, mapped from the disk, (R, S)."""
+        sequences: npt.NDArray[np.unsignedinteger] = np.load(Path(self.folder) / SEQUENCES_NAME, mmap_mode="r")
+        return sequences
 
 
 class Delivery(NamedTuple):
@@ -81,7 +81,7 @@ class StreamProvider:
     side: Side
     sources: Callable[[Work], dict[str, Source]]
     setting: Setting = "fixed"
-    """Of a peer: ``usual`` is row by row, as its documentation has it; ``bulk`` many rows at a time."""
+    """Of a peer: ``usual`` reads one sequence at a time, as its documentation does; ``bulk`` reads many."""
     prepare: Callable[[Work], None] | None = None
     processes: int = 1
 
@@ -99,10 +99,10 @@ def framed(block: Block) -> npt.NDArray[np.unsignedinteger]:
     return flat
 
 
-def cut_rows(
+def cut_sequences(
     stretches: Iterable[npt.NDArray[np.unsignedinteger]], sequence_length: int
 ) -> Iterator[npt.NDArray[np.unsignedinteger]]:
-    """Rows of ``sequence_length`` tokens from stretches put end to end; a rest that fills no row is dropped."""
+    """Sequences of ``sequence_length`` tokens from stretches put end to end; a rest shorter than that is dropped."""
     waiting: list[npt.NDArray[np.unsignedinteger]] = []
     num_waiting = 0
     for stretch in stretches:
@@ -115,17 +115,17 @@ def cut_rows(
             waiting, num_waiting = [flat[end:]], num_waiting - end
 
 
-def prepare_rows(work: Work) -> dict[str, Any]:
-    """Cut the corpus into rows for the peers that read such, and write what it holds.
+def prepare_sequences(work: Work) -> dict[str, Any]:
+    """Cut the corpus into sequences for the peers that read such, and write what it holds.
 
     Returns:
         "languages", "shards", "documents", "tokens" (without frames), "median_length" (tokens), "vocab_size",
-        "delivered_tokens" of a pass: the rows' tokens.
+        "delivered_tokens" of a pass: the sequences' tokens.
     """
     source, shards, vocab_size = ShardSource(Path(work.corpus), StreamConfig()), work.shards, work.vocab_size
     blocks = [block for shard in shards for block in read_blocks(source, shard, vocab_size)]
-    rows = np.stack(list(cut_rows(map(framed, blocks), work.sequence_length)))
-    np.save(Path(work.folder) / ROWS_NAME, rows)
+    sequences = np.stack(list(cut_sequences(map(framed, blocks), work.sequence_length)))
+    np.save(Path(work.folder) / SEQUENCES_NAME, sequences)
     lengths = np.concatenate([block.lengths for block in blocks])
     facts = {
         "languages": len({shard.language for shard in shards}),
@@ -134,7 +134,7 @@ def prepare_rows(work: Work) -> dict[str, Any]:
         "tokens": int(lengths.sum()),
         "median_length": float(np.median(lengths)),
         "vocab_size": vocab_size,
-        "delivered_tokens": rows.size,
+        "delivered_tokens": sequences.size,
     }
     (Path(work.folder) / FACTS_NAME).write_text(json.dumps(facts), encoding="utf-8")
     return facts

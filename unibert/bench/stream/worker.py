@@ -22,9 +22,9 @@ from unibert.bench.availability import NotAvailableError
 from unibert.bench.process_memory import CLEAR_REFS, RESET_PEAK, status_bytes
 from unibert.bench.stream.plan import measure_plan, measure_resume
 from unibert.bench.stream.providers import STREAM_PROVIDERS
-from unibert.bench.stream.work import Source, StreamProvider, Work, prepare_rows
+from unibert.bench.stream.work import Source, StreamProvider, Work, prepare_sequences
 
-WARM_UP_TOKENS = 1_000_000
+WARMUP_TOKENS = 1_000_000
 
 Row = dict[str, Any]
 
@@ -67,7 +67,7 @@ def _do(job: Job) -> Row:
         return measure_plan()
     work = Work(**job.work)
     if job.task == "rows":
-        return prepare_rows(work)
+        return prepare_sequences(work)
     if job.task == "resume":
         return measure_resume(work)
     provider = provider_of(job.provider)
@@ -101,7 +101,7 @@ def tune(sources: dict[str, Source], tokens: int, seconds: float) -> Row:
     failures: dict[str, str] = {}
     for option, source in sources.items():
         try:
-            _run(source, min(tokens, WARM_UP_TOKENS), seconds)
+            _run(source, min(tokens, WARMUP_TOKENS), seconds)
             done, _, taken, _ = _run(source, tokens, seconds)
             rates[option] = done / taken
         except Exception as error:  # an option that a peer refuses is no choice
@@ -112,7 +112,7 @@ def tune(sources: dict[str, Source], tokens: int, seconds: float) -> Row:
 
 
 def measure_pass(source: Source, tokens: int) -> Row:
-    """A pass of at least ``tokens`` tokens or to its end, after a warm-up of `WARM_UP_TOKENS`.
+    """A pass of at least ``tokens`` tokens or to its end, after a warm-up of `WARMUP_TOKENS`.
 
     Time runs from the first batch asked for to the last one got, the filling of buffers and windows included.
 
@@ -126,7 +126,7 @@ def measure_pass(source: Source, tokens: int) -> Row:
     if CLEAR_REFS.exists():
         CLEAR_REFS.write_text(RESET_PEAK)
         baseline = status_bytes("VmRSS")
-    _run(source, min(tokens, WARM_UP_TOKENS))
+    _run(source, min(tokens, WARMUP_TOKENS))
     cpu = _cpu_seconds()
     memory: list[int] = []
     done, positions, seconds, first = _run(source, tokens, baseline=baseline, memory=memory)

@@ -34,7 +34,7 @@ class Claim:
         temporary.write_text(self._content, encoding="utf-8")
         temporary.replace(self._path)
 
-    def refuse_later_start(self) -> None:
+    def raise_if_superseded(self) -> None:
         """To be called before anything is written.
 
         Raises:

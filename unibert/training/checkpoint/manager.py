@@ -29,7 +29,7 @@ from unibert.errors import AgreedError, UserError
 from unibert.training.checkpoint import universal
 from unibert.training.checkpoint.claim import Claim
 from unibert.training.checkpoint.files import Copies, Written, flush_to_disk, write
-from unibert.training.checkpoint.retention import KeepPolicy, refuse_without_room
+from unibert.training.checkpoint.retention import RetentionPolicy, raise_if_no_room
 from unibert.training.ranks.collectives import agree, gather_objects, run_on_rank_0, wait_together
 
 _TAG = "state"
@@ -64,7 +64,7 @@ class Checkpoints:
     """
 
     def __init__(
-        self, folder: Path, *, keep: KeepPolicy, claim: Claim | None, rank: int, world_size: int, zero_stage: int
+        self, folder: Path, *, keep: RetentionPolicy, claim: Claim | None, rank: int, world_size: int, zero_stage: int
     ) -> None:
         self.folder = folder
         self._keep = keep
@@ -109,7 +109,7 @@ class Checkpoints:
         # DeepSpeed's own file format, read back by its own functions; only who writes it differs.
         engine.checkpoint_engine.save = self._copies.copy
         engine.save_checkpoint(str(partial), tag=_TAG, save_latest=False)
-        self._refuse_without_room(partial)
+        self._raise_if_no_room(partial)
         description = {
             "step": step,
             "tokens": tokens,
@@ -145,7 +145,7 @@ class Checkpoints:
             parts = None
             mistake = UserError(f"{partial}: cannot be written ({reason}), as with a full disk or a quota; {_RESTART}")
         # A later start has removed what this one was writing, and is then the reason.
-        run_on_rank_0(self._refuse_later_start)
+        run_on_rank_0(self._raise_if_superseded)
         try:
             agree(mistake)
         except AgreedError:
@@ -174,14 +174,14 @@ class Checkpoints:
                 shutil.rmtree(leftover.rename(f"{leftover}-{time.time_ns()}"), ignore_errors=True)
 
     def _create(self, partial: Path) -> None:
-        self._refuse_later_start()
+        self._raise_if_superseded()
         with _writing(partial):
             (partial / _TAG).mkdir(parents=True, exist_ok=True)
 
-    def _refuse_later_start(self) -> None:
+    def _raise_if_superseded(self) -> None:
         if self._claim is not None:
             with _writing(self.folder):
-                self._claim.refuse_later_start()
+                self._claim.raise_if_superseded()
 
     def _name(self, pending: _Pending, written: list[Written]) -> None:
         complete, partial = pending.complete, _partial(pending.complete)
@@ -206,10 +206,10 @@ class Checkpoints:
             paths[place].rename(_partial(paths[place]))
             self._thread.submit(shutil.rmtree, _partial(paths[place]), ignore_errors=True)
 
-    def _refuse_without_room(self, partial: Path) -> None:
+    def _raise_if_no_room(self, partial: Path) -> None:
         num_bytes = sum(gather_objects(self._copies.num_bytes))
         try:
-            run_on_rank_0(lambda: refuse_without_room(partial, num_bytes))
+            run_on_rank_0(lambda: raise_if_no_room(partial, num_bytes))
         except AgreedError:
             self._copies.take()
             if self._rank == 0:

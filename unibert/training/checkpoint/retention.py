@@ -13,12 +13,12 @@ from unibert.errors import UserError
 SPARE = 1.05
 """A checkpoint is begun only where it and this share more would fit: metrics and logs go to the same disk."""
 
-MOST_BYTES_PER_PARAMETER = 16
+MAX_BYTES_PER_PARAMETER = 16
 """Weights (2 or 4 bytes), fp32 weights and AdamW's two moments, whatever the ZeRO stage."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class KeepPolicy:
+class RetentionPolicy:
     """A checkpoint is kept for as long as one of these wants it; see :class:`unibert.training.config.TrainingConfig`.
 
     Attributes:
@@ -62,7 +62,7 @@ def rank_checkpoint_bytes(stage: int, parameters: int, itemsize: int, *, rank: i
     return alone + shared // world_size
 
 
-def refuse_without_room(folder: Path, num_bytes: int) -> None:
+def raise_if_no_room(folder: Path, num_bytes: int) -> None:
     """Raise a UserError where the disk of ``folder``, or of its nearest parent, has no room for a checkpoint."""
     while not folder.exists():
         folder = folder.parent

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from unibert.errors import AgreedError, UserError
-from unibert.training.ranks.failures import refuse_lost_ranks
+from unibert.training.ranks.failures import raise_if_ranks_lost
 from unibert.training.ranks.placement import Placement, place_from_environment
 from unibert.training.ranks.watchdog import collectives
 
@@ -48,7 +48,7 @@ def join(timeout: timedelta = COLLECTIVE_TIMEOUT) -> Placement:
     try:
         _initialise_deepspeed(device, timeout)
     except RuntimeError as error:
-        refuse_lost_ranks(error, rank)
+        raise_if_ranks_lost(error, rank)
         raise
     return Placement(rank, local_rank, world_size, local_world_size, device)
 

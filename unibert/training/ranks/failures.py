@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from unibert.errors import LostRanksError, RankError, UserError
-from unibert.stream.loader_processes import refuse_killed_process
+from unibert.stream.loader_processes import raise_if_loader_killed
 from unibert.training.ranks.placement import Placement
 
 EXIT_MISTAKE = 1
@@ -29,16 +29,16 @@ def explain(error: RuntimeError | MemoryError, placement: Placement, micro_batch
     Raises:
         RankError, LostRanksError: that say what it means, if that is known.
     """
-    refuse_lack_of_memory(error, placement, micro_batch_size)
+    raise_if_out_of_memory(error, placement, micro_batch_size)
     if isinstance(error, RuntimeError):
         try:
-            refuse_killed_process(error)
+            raise_if_loader_killed(error)
         except UserError as mistake:
             raise RankError(f"rank {placement.rank}: {mistake}") from error
-        refuse_lost_ranks(error, placement.rank)
+        raise_if_ranks_lost(error, placement.rank)
 
 
-def refuse_lack_of_memory(error: BaseException, placement: Placement, micro_batch_size: int) -> None:
+def raise_if_out_of_memory(error: BaseException, placement: Placement, micro_batch_size: int) -> None:
     """Say so if ``error`` is torch's or Python's word that no more memory is to be had.
 
     Args:
@@ -61,7 +61,7 @@ def refuse_lack_of_memory(error: BaseException, placement: Placement, micro_batc
     raise RankError(f"rank {placement.rank} ({socket.gethostname()}): {what}") from error
 
 
-def refuse_lost_ranks(error: RuntimeError, rank: int) -> None:
+def raise_if_ranks_lost(error: RuntimeError, rank: int) -> None:
     """Say so if ``error`` is a collective's word to ``rank`` that other ranks are gone or do not answer.
 
     Raises:

@@ -22,15 +22,15 @@ import torch
 import torch.distributed as dist
 
 from unibert.errors import AgreedError, UserError
-from unibert.machine import LEAST_TEMPORARY_GIB, free_gib, held_gpus, least_run_gib, not_writable, too_full
+from unibert.machine import MIN_TEMPORARY_GIB, free_gib, held_gpus, min_run_gib, not_writable, too_full
 from unibert.training.checkpoint.manager import complete_checkpoints, step_of
 from unibert.training.config import RunConfig
 from unibert.training.ranks.placement import hosts_of_ranks, place_from_environment
 
-LONGEST_START = timedelta(minutes=3)
+MAX_START = timedelta(minutes=3)
 """After which a rank that has not come is missed."""
 
-LONGEST_CLOCK_DIFFERENCE = 2.0
+MAX_CLOCK_DIFFERENCE = 2.0
 """Seconds. Logs and file times of two nodes are otherwise out of order, and at minutes munge refuses credentials."""
 
 
@@ -54,7 +54,7 @@ def preflight(config: RunConfig) -> None:
     own = _Rank(socket.gethostname(), *_look_around(Path(config.run_dir), local_rank, local_world_size))
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     try:
-        store = dist.TCPStore(address, port, is_master=rank == 0, timeout=LONGEST_START, wait_for_workers=False)
+        store = dist.TCPStore(address, port, is_master=rank == 0, timeout=MAX_START, wait_for_workers=False)
         meeting = _Meeting(store, rank, world_size)
         try:
             _check_together(config, meeting, own)
@@ -72,7 +72,7 @@ def _check_together(config: RunConfig, meeting: _Meeting, own: _Rank) -> None:
     middle = statistics.median(clocks)
     problems = [f"{one.host}: {problem}" for one in ranks for problem in one.problems]
     for one, clock in zip(ranks, clocks, strict=True):
-        if abs(clock - middle) > LONGEST_CLOCK_DIFFERENCE:
+        if abs(clock - middle) > MAX_CLOCK_DIFFERENCE:
             problems.append(f"{one.host}: its clock is {clock - middle:+.0f} s off the others', set it (NTP)")
     _refuse(problems)
     speed = _try_network(meeting, [one.host for one in ranks]) if len(ranks) > 1 else None
@@ -106,11 +106,11 @@ class _Meeting:
         """
         keys = [f"{name}/{rank}" for rank in range(self.world_size)]
         self.store.set(keys[self.rank], json.dumps(value))
-        if missing := self._missing(keys, LONGEST_START.total_seconds()):
+        if missing := self._missing(keys, MAX_START.total_seconds()):
             hosts = hosts_of_ranks(self.world_size)
             raise AgreedError(
                 "preflight: nothing was heard for "
-                f"{LONGEST_START.total_seconds():.0f} s from {', '.join(f'rank {r} ({hosts[r]})' for r in missing)}"
+                f"{MAX_START.total_seconds():.0f} s from {', '.join(f'rank {r} ({hosts[r]})' for r in missing)}"
             )
         return [json.loads(value) for value in self.store.multi_get(keys)]
 
@@ -141,14 +141,14 @@ def _look_around(run_dir: Path, local_rank: int, local_world_size: int) -> tuple
     if local_rank == 0:
         problems += _look_at_gpus(local_world_size)
         temporary = Path(tempfile.gettempdir())
-        problems += too_full(temporary, LEAST_TEMPORARY_GIB)
+        problems += too_full(temporary, MIN_TEMPORARY_GIB)
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         return [*problems, f"{run_dir} cannot be written ({error.strerror})"], 0.0
     if unwritable := not_writable(run_dir):
         return [*problems, *unwritable], 0.0
-    problems += too_full(run_dir, least_run_gib())
+    problems += too_full(run_dir, min_run_gib())
     return problems, free_gib(run_dir)
 
 
@@ -179,7 +179,7 @@ def _try_network(meeting: _Meeting, hosts: list[str]) -> float:
         store=dist.PrefixStore("network", meeting.store),
         rank=meeting.rank,
         world_size=meeting.world_size,
-        timeout=LONGEST_START,
+        timeout=MAX_START,
     )
     try:
         least = float(os.environ.get("UNIBERT_LEAST_GBPS", "0.01"))

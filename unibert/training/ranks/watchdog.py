@@ -36,10 +36,10 @@ _WAITING = tuple(str(Path(__file__).with_name(name)) for name in ("collectives.p
 _TICKS = 20
 """Looks at the main thread within one time-out."""
 
-_LONGEST_TICK = 10.0
+_MAX_TICK = 10.0
 """Seconds between two signs of life, at most."""
 
-_LEAST_WAIT = 5.0
+_MIN_WAIT = 5.0
 """Seconds that another process gets at least to answer or to print, however short the time-out."""
 
 _MISTAKE = "watchdog/mistake"
@@ -102,7 +102,7 @@ class _Watchdog:
         self.mistake = threading.Event()
         self._timed_out = threading.Event()
         self._rank, self._timeout = rank, timeout
-        self._tick = min(timeout / _TICKS, _LONGEST_TICK)
+        self._tick = min(timeout / _TICKS, _MAX_TICK)
         self._main = threading.main_thread().ident
         # A connection of its own: the process group's is locked while a rank waits in it. Its first word from every
         # rank comes before anyone reads.
@@ -140,7 +140,7 @@ class _Watchdog:
     def wait_for_mistake(self) -> None:
         """Of a rank that finds others gone: leave the end to the thread that looks for a mistake, if there is one."""
         if self.mistake.wait(_MISTAKE_TICK):
-            time.sleep(_LEAST_WAIT)
+            time.sleep(_MIN_WAIT)
 
     def _heed(self) -> None:
         while not self.ended.wait(_MISTAKE_TICK):
@@ -151,13 +151,13 @@ class _Watchdog:
             if found:
                 self.mistake.set()
                 # The rank that has met it is to print it and to end first.
-                time.sleep(_LEAST_WAIT - _MISTAKE_TICK)
+                time.sleep(_MIN_WAIT - _MISTAKE_TICK)
                 os._exit(EXIT_MISTAKE)
 
     def _notice_death(self) -> None:
         lost = self.lifelines.lost_rank()
         # Most often the main thread finds it out in its collective, or it is the end of a mistake or a time-out.
-        if lost is None or self.ended.wait(_LEAST_WAIT) or self.mistake.is_set() or self._timed_out.is_set():
+        if lost is None or self.ended.wait(_MIN_WAIT) or self.mistake.is_set() or self._timed_out.is_set():
             return
         if self._rank == (1 if lost == 0 else 0):
             print(
@@ -196,7 +196,7 @@ class _Watchdog:
         findings: list[str] = []
         asking = threading.Thread(target=self._ask, args=(findings,), daemon=True)
         asking.start()
-        asking.join(4 * self._tick + _LEAST_WAIT)
+        asking.join(4 * self._tick + _MIN_WAIT)
         if not findings:
             # Without the store nobody can be appointed to speak; the first to end ends the others.
             self.ended.wait(min(self._rank, 20) / 4)
@@ -218,7 +218,7 @@ class _Watchdog:
                 self.ended.wait(2.5 * self._tick)
                 findings.append(self._late(before, self._read()))
             else:
-                self.ended.wait(2.5 * self._tick + _LEAST_WAIT / 2)
+                self.ended.wait(2.5 * self._tick + _MIN_WAIT / 2)
                 findings.append("")
         except RuntimeError:
             return

@@ -1,4 +1,4 @@
-"""Packed rows as numpy arrays: what lanes make, masking completes, and processes exchange."""
+"""Packed sequences as numpy arrays: what lanes make, masking completes, and processes exchange."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ NOT_MASKED = -100
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rows:
-    """R rows of S tokens: framed documents from the left, padding at the right.
+class Sequences:
+    """R sequences of S tokens: framed documents from the left, padding at the right.
 
-    Documents are counted as they stand in the rows: the pieces of one that was cut are D documents of their own.
+    Documents are counted as they stand in the sequences: the pieces of one that was cut are D documents of their own.
     """
 
     input_ids: npt.NDArray[np.int32]
     """(R, S)."""
-    documents_per_row: npt.NDArray[np.int64]
+    documents_per_sequence: npt.NDArray[np.int64]
     """(R,)."""
     document_lengths: npt.NDArray[np.int64]
-    """With the frame, (D,), row by row."""
+    """With the frame, (D,), in the order of the sequences."""
     document_languages: npt.NDArray[np.int64]
     """(D,)."""
     origins: list[str]
@@ -36,7 +36,7 @@ class Rows:
 
     @classmethod
     def concatenate(cls, parts: Sequence[Self]) -> Self:
-        """The rows of all parts, in order; all have the same sequence length."""
+        """The sequences of all parts, in order; all have the same sequence length."""
         if len(parts) == 1:
             return parts[0]
         columns = {field.name: [getattr(part, field.name) for part in parts] for field in fields(cls)}
@@ -44,17 +44,17 @@ class Rows:
         return cls(origins=origins, **{name: np.concatenate(column) for name, column in columns.items()})
 
     @property
-    def num_rows(self) -> int:
+    def num_sequences(self) -> int:
         """R."""
         return len(self.input_ids)
 
-    def part(self, first: int, last: int) -> Rows:
-        """Rows ``first`` to ``last``, end excluded."""
-        before, within = self.documents_per_row[:first].sum(), self.documents_per_row[first:last]
+    def part(self, first: int, last: int) -> Sequences:
+        """Sequences ``first`` to ``last``, end excluded."""
+        before, within = self.documents_per_sequence[:first].sum(), self.documents_per_sequence[first:last]
         documents = slice(before, before + within.sum())
-        return Rows(
+        return Sequences(
             input_ids=self.input_ids[first:last],
-            documents_per_row=within,
+            documents_per_sequence=within,
             document_lengths=self.document_lengths[documents],
             document_languages=self.document_languages[documents],
             origins=self.origins[documents],
@@ -62,8 +62,8 @@ class Rows:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskedRows(Rows):
-    """Rows whose ``input_ids`` show the masked text."""
+class MaskedSequences(Sequences):
+    """Sequences whose ``input_ids`` show the masked text."""
 
     labels: npt.NDArray[np.int32]
     """The masked positions' own tokens, -100 elsewhere, (R, S)."""
@@ -71,7 +71,7 @@ class MaskedRows(Rows):
     """Run-wide, (R,)."""
 
     def checksum(self) -> int:
-        """Of inputs, labels and sequence indices: CRC-32 of each row, added up, so that the sum over all ranks belongs
-        to the global batch whoever holds which rows."""
-        rows = zip(self.sequence_indices.tolist(), self.input_ids, self.labels, strict=True)
-        return sum(zlib.crc32(shown, zlib.crc32(own, index % 2**32)) for index, shown, own in rows)
+        """Of inputs, labels and sequence indices: the CRC-32 of each sequence, added up, so that the sum over all ranks
+        belongs to the global batch, whichever rank holds which sequences."""
+        sequences = zip(self.sequence_indices.tolist(), self.input_ids, self.labels, strict=True)
+        return sum(zlib.crc32(shown, zlib.crc32(own, index % 2**32)) for index, shown, own in sequences)

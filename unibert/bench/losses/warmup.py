@@ -1,4 +1,4 @@
-"""Compile what a benchmark will run: ``python -m unibert.bench.losses.warm_up --preset NAME``.
+"""Compile what a benchmark will run: ``python -m unibert.bench.losses.warmup --preset NAME``.
 
 Triton and inductor keep what they compiled on disk, where the benchmark's processes find it. Compiling takes no GPU, so
 this goes on beside work that takes no times, and leaves minutes with the GPU to those that do.
@@ -19,7 +19,7 @@ from unibert.bench.losses.providers import providers_of
 COMPILING = ("UniBERT", "torch.compile", "Liger", "cce")
 
 
-def warm_up(preset: str, device: str) -> None:
+def warmup(preset: str, device: str) -> None:
     """One forward and backward pass of everybody in the preset whose code is compiled, as the benchmark has them."""
     config = KernelBenchConfig(preset=preset, device=device)  # type: ignore[arg-type]
     for case in config.cases():
@@ -47,11 +47,11 @@ def warm_up(preset: str, device: str) -> None:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m unibert.bench.losses.warm_up")
+    parser = argparse.ArgumentParser(prog="python -m unibert.bench.losses.warmup")
     parser.add_argument("--preset", default="headline")
     parser.add_argument("--device", default="cuda")
     options = parser.parse_args()
-    warm_up(options.preset, options.device)
+    warmup(options.preset, options.device)
 
 
 if __name__ == "__main__":
