@@ -7,7 +7,7 @@ import pytest
 import webdataset
 
 from unibert.corpus.shards import Block, ShardWriter, decode_block, encode_block
-from unibert.digests import file_sha256
+from unibert.files import file_sha256
 
 
 def _write(folder, documents, vocab_size=100, **limits):

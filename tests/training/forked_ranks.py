@@ -12,7 +12,7 @@ from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_st
 
 from tests.training.processes import placement
 from unibert.configuration import parse
-from unibert.digests import file_sha256
+from unibert.files import file_sha256
 from unibert.launcher import free_port
 from unibert.training.checkpoint.manager import describe, sealed
 from unibert.training.config import RunConfig

@@ -7,7 +7,6 @@ other, and the seconds of a step with and without a checkpoint being written.
 
 from __future__ import annotations
 
-import json
 import statistics
 import subprocess
 import sys
@@ -21,6 +20,7 @@ import yaml
 from unibert.configuration import to_dict
 from unibert.environment import describe_environment
 from unibert.errors import UserError
+from unibert.files import write_json
 from unibert.training.checkpoint.manager import complete_checkpoints, describe
 from unibert.training.metrics import read_metrics
 
@@ -92,7 +92,7 @@ def bench_checkpoints(config: CheckpointBenchConfig) -> dict[str, Any]:
         f"{config.checkpoint_every} steps"
     )
     config.output.parent.mkdir(parents=True, exist_ok=True)
-    config.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    write_json(config.output, results)
     return results
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from unibert.errors import UserError
+from unibert.files import write_atomically
 
 FORMAT = 2
 """Of results.json, in its key ``format``: 1 had another name for ``provider``."""
@@ -34,9 +35,7 @@ def write_results(results: Mapping[str, Any], folder: Path, columns: Sequence[st
         folder.mkdir(parents=True, exist_ok=True)
         texts = {"results.csv": table.getvalue()} if tables else {}
         for name, text in (texts | {"results.json": json.dumps(results, indent=1) + "\n"}).items():
-            unfinished = folder / f".{name}.tmp"
-            unfinished.write_text(text, encoding="utf-8")
-            unfinished.replace(folder / name)
+            write_atomically(folder / name, text)
     except OSError as error:
         raise UserError(f"{folder}: the results cannot be written: {error.strerror}") from error
 

@@ -13,8 +13,8 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
-from unibert.digests import file_sha256
 from unibert.errors import UserError
+from unibert.files import file_sha256, write_json
 
 MANIFEST_NAME = "manifest.json"
 _FORMAT = "unibert-corpus"
@@ -88,11 +88,7 @@ class Manifest:
 
     def save(self, corpus_dir: str | os.PathLike[str]) -> None:
         """Write ``manifest.json``; the file appears complete or not at all."""
-        path = Path(corpus_dir) / MANIFEST_NAME
-        partial = path.with_suffix(".json.partial")
-        content = {"format": _FORMAT, "version": _VERSION} | asdict(self)
-        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        partial.replace(path)
+        write_json(Path(corpus_dir) / MANIFEST_NAME, {"format": _FORMAT, "version": _VERSION} | asdict(self))
 
     @classmethod
     def load(cls, corpus_dir: str | os.PathLike[str]) -> Manifest:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ import numpy as np
 
 from unibert.corpus.manifest import Manifest, Shard
 from unibert.corpus.spool import Index
+from unibert.files import write_atomically, write_json
 from unibert.languages import language
 
 REPORT_JSON, REPORT_MARKDOWN = "report.json", "report.md"
@@ -87,8 +87,8 @@ def save_report(corpus_dir: Path, reports: Mapping[str, LanguageReport], manifes
         "unigram_entropy": manifest.unigram_entropy,
         "languages": {code: report.content() for code, report in sorted(reports.items())},
     }
-    (corpus_dir / REPORT_JSON).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    (corpus_dir / REPORT_MARKDOWN).write_text(_markdown(reports, manifest), encoding="utf-8")
+    write_json(corpus_dir / REPORT_JSON, content)
+    write_atomically(corpus_dir / REPORT_MARKDOWN, _markdown(reports, manifest))
 
 
 def _markdown(reports: Mapping[str, LanguageReport], manifest: Manifest) -> str:

@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unibert.corpus.manifest import Shard, Split
-from unibert.digests import file_sha256
+from unibert.files import file_sha256
 
 _MEMBERS = ("tokens.npy", "lengths.npy", "json")
 

@@ -39,6 +39,7 @@ from unibert.evaluation.geometry import cloud_geometry, principal_plane, subtrac
 from unibert.evaluation.language_probe import LabelledSentences, probe_accuracy, probe_sentences
 from unibert.evaluation.retrieval import headline_layer, retrieval_accuracy
 from unibert.evaluation.score_table import format_scores
+from unibert.files import write_atomically
 
 PROJECTED_PER_LANGUAGE = 60
 
@@ -171,8 +172,6 @@ def _write(folder: Path, files: Mapping[str, str]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
-            unfinished = folder / f".{name}.tmp"
-            unfinished.write_text(text, encoding="utf-8")
-            unfinished.replace(folder / name)
+            write_atomically(folder / name, text)
     except OSError as error:
         raise UserError(f"{folder}: the scores cannot be written: {error.strerror}") from error

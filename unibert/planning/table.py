@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +11,7 @@ from unibert.configuration import to_dict
 from unibert.corpus.manifest import Manifest
 from unibert.environment import describe_environment
 from unibert.errors import UserError
+from unibert.files import write_json
 from unibert.languages import LANGUAGES
 from unibert.planning.accelerators import accelerator_named, speeds_for
 from unibert.planning.estimate import CANDIDATES, ENOUGH_TOKENS, GIB, USABLE_SHARE, Choice, Planned
@@ -262,9 +262,7 @@ def _choice_record(planned: Planned, choice: Choice) -> Record:
 def _write(record: Record, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.tmp")
-        unfinished.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        unfinished.replace(path)
+        write_json(path, record)
     except OSError as error:
         raise UserError(f"{path}: the plan cannot be written ({error.strerror}); choose another file") from error
     print(f"\nplan  {path}")

@@ -15,6 +15,7 @@ import numpy as np
 from unibert.corpus.contents import LanguageContents, language_contents
 from unibert.corpus.manifest import Manifest
 from unibert.errors import UserError
+from unibert.files import write_atomically
 from unibert.languages import LANGUAGES
 from unibert.stream.forecast import WORTHWHILE_EPOCHS, Forecast, mixing_warning
 from unibert.text import described_lines, percent, ruled_table, short, three_digits, with_unit
@@ -172,9 +173,7 @@ def write_inspection(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in (("inspect.csv", table.getvalue()), ("inspect.json", json.dumps(content, indent=1) + "\n")):
-            unfinished = folder / f".{name}.tmp"
-            unfinished.write_text(text, encoding="utf-8")
-            unfinished.replace(folder / name)
+            write_atomically(folder / name, text)
         draw(rows, forecast, folder / "inspect")
     except OSError as error:
         raise UserError(

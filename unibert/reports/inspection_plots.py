@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
+from unibert.files import replacing
 from unibert.languages import LANGUAGES
 from unibert.reports.plots import BLUE, GREEN, GREY, INK, ORANGE, PALE, PURPLE, SKY, VERMILLION, WIDTH, style
 from unibert.stream.forecast import WORTHWHILE_EPOCHS, Forecast
@@ -34,9 +35,8 @@ def draw(rows: Sequence[Row], forecast: Forecast | None, path: Path) -> None:
     with style(), matplotlib.rc_context({"svg.hashsalt": "unibert"}):
         figure = inspection(rows, forecast)
         for suffix, metadata in ((".png", None), (".svg", {"Date": None})):
-            unfinished = path.with_name(f".{path.name}{suffix}.tmp")
-            figure.savefig(unfinished, format=suffix[1:], facecolor="white", metadata=metadata)
-            unfinished.replace(path.with_suffix(suffix))
+            with replacing(path.with_suffix(suffix)) as unfinished:
+                figure.savefig(unfinished, format=suffix[1:], facecolor="white", metadata=metadata)
 
 
 def inspection(rows: Sequence[Row], forecast: Forecast | None) -> Figure:

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
 from unibert.evaluation.score_table import retrieval_by_language
+from unibert.files import replacing
 
 Record = Mapping[str, Any]
 
@@ -86,9 +87,8 @@ def style() -> Iterator[None]:
 
 def save(figure: Figure, path: Path) -> None:
     """Write a PNG, whole or not at all."""
-    unfinished = path.with_name(f".{path.name}.tmp")
-    figure.savefig(unfinished, format="png", facecolor="white")
-    unfinished.replace(path)
+    with replacing(path) as unfinished:
+        figure.savefig(unfinished, format="png", facecolor="white")
 
 
 def loss_curves(training: Sequence[Record]) -> Figure:

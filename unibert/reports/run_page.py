@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from unibert.errors import UserError
 from unibert.evaluation.score_table import percent, retrieval_by_language
+from unibert.files import write_atomically
 from unibert.reports import plots
 from unibert.reports.run_records import Record, RunRecords, read_run
 
@@ -82,9 +83,7 @@ def write_report(run_dir: Path | str) -> Path:
         html = environment.get_template("run_page.html").render(
             run=run, tiles=_tiles(run), findings=_findings(run), sections=sections
         )
-        unfinished = folder / ".index.html.tmp"
-        unfinished.write_text(html, encoding="utf-8")
-        unfinished.replace(page)
+        write_atomically(page, html)
     except OSError as error:
         raise UserError(f"{folder}: the report cannot be written: {error.strerror}") from error
     return page

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from unibert.environment import describe_environment
+from unibert.files import write_json
 from unibert.reports.run_records import Record, read_run
 
 
@@ -45,7 +45,7 @@ def write_summary(run_dir: Path) -> Record:
     summary = summarise(run_dir)
     path = run_dir / "report" / "summary.json"
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    write_json(path, summary)
     return summary
 
 

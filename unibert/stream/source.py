@@ -9,7 +9,6 @@ import signal
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import quote, urlsplit
@@ -20,6 +19,7 @@ from webdataset.gopen import Pipe, gopen, gopen_schemes
 
 from unibert.corpus.manifest import Shard
 from unibert.errors import UserError
+from unibert.files import write_atomically
 from unibert.stream.config import StreamConfig
 
 STALL_SECONDS = 60.0
@@ -131,14 +131,10 @@ class ShardSource:
             pause = min(2 * pause, _MAX_PAUSE_SECONDS)
 
     def _keep(self, path: Path, content: bytes) -> None:
-        partial = path.with_suffix(f".{os.getpid()}.partial")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_bytes(content)
-            partial.replace(path)
+            write_atomically(path, content)
         except OSError as error:
-            with suppress(OSError):
-                partial.unlink()
             raise UserError(
                 f"stream.cache_dir: {self._cache} cannot be written ({error.strerror}); choose another or set "
                 "stream.cache_gib"

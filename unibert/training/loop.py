@@ -21,6 +21,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 from unibert.configuration import read_yaml, to_dict
 from unibert.corpus.manifest import Manifest, damaged_shards
 from unibert.errors import AgreedError, UserError
+from unibert.files import write_atomically
 from unibert.model.encoder import build_masked_lm, freeze, load_masked_lm
 from unibert.model.unibert import StepWeights, UniBERT
 from unibert.schedules import Step, learning_rate_factor, value_at
@@ -293,14 +294,11 @@ class Pretraining:
 
     def _claim_run_dir(self) -> Claim:
         """Write the resolved configuration and that of the model, which the export needs."""
-        path = self.run_dir / "config.yaml"
         try:
             self.run_dir.mkdir(parents=True, exist_ok=True)
             claim = Claim(self.run_dir)
-            temporary = path.with_suffix(".partial")
             resolved = yaml.safe_dump(to_dict(self.config), sort_keys=False, allow_unicode=True)
-            temporary.write_text(resolved, encoding="utf-8")
-            temporary.replace(path)
+            write_atomically(self.run_dir / "config.yaml", resolved)
             self.model.masked_lm.config.save_pretrained(self.run_dir / "model_config")
         except OSError as error:
             raise UserError(f"run_dir: {self.run_dir} cannot be written ({error.strerror}); choose another") from error

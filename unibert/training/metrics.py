@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unibert.files import write_atomically
 from unibert.training.ranks.collectives import sum_over_ranks
 
 TIMING_KEYS = ("tokens_per_second", "memory_gib")
@@ -28,9 +29,7 @@ class MetricsFile:
         if not self._path.exists():
             return
         kept = [line for line in _whole_lines(self._path) if json.loads(line)["step"] <= step]
-        temporary = self._path.with_suffix(".partial")
-        temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-        temporary.replace(self._path)
+        write_atomically(self._path, "".join(f"{line}\n" for line in kept))
 
     def append(self, line: dict[str, Any]) -> None:
         with self._path.open("a", encoding="utf-8") as file:

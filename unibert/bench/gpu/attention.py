@@ -8,7 +8,6 @@ tokens and a sigma of 1, about that of articles in real dumps; longer ones are c
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import statistics
 import time
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from unibert.bench.losses.measure import DO_BENCH
 from unibert.configuration import read_yaml, run_file
+from unibert.files import write_json
 from unibert.model.attention import IMPLEMENTATIONS, PackedDocuments
 from unibert.model.config import ModelConfig
 from unibert.model.encoder import build_masked_lm, encode
@@ -154,7 +154,7 @@ def main() -> None:
     options = parser.parse_args()
     case = AttentionCase.of_preset(options.preset, options.sequence_length, options.tokens, options.layers)
     result = time_paths(case, options.device)
-    options.output.write_text(json.dumps(result), encoding="utf-8")
+    write_json(options.output, result)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from unibert.bench.gpu.machine import check_gpu
 from unibert.bench.gpu.turn import Outcome, Turn
 from unibert.environment import describe_environment
 from unibert.errors import UserError
+from unibert.files import write_json
 
 SECONDS_AROUND = 16.0
 """To start Python and torch before a stage's clock runs, and to end after the last part."""
@@ -157,7 +158,7 @@ def bench_gpu(config: GpuBenchConfig) -> bool:
                 # Set anew, so that parts stand in the order in which they were last run.
                 summary["parts"].pop(part, None)
                 summary["parts"][part] = record
-                (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+                write_json(folder / "summary.json", summary)
         started = time.monotonic()
     seconds = sum(summary["parts"][part]["seconds"] for part in ran)
     print(f"\n{environment['device']}: {seconds:.0f} s, results in {folder}\n")

@@ -13,6 +13,7 @@ from unibert.bench.gpu.attention import PRESETS, SEQUENCE_LENGTHS
 from unibert.bench.gpu.turn import Outcome, Turn
 from unibert.bench.losses.goals import verdict
 from unibert.bench.losses.run import TIME_IS_UP
+from unibert.files import write_json
 
 SECONDS_TO_START = 8.0
 """A process's, until its clock runs; and to end."""
@@ -99,7 +100,7 @@ def attention(turn: Turn) -> Outcome:
             )
             result = _read(file) or {"failed": ended.last_line}
         results[f"{preset}, {length} tokens"] = result
-        output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        write_json(output, results)
         print(f"  {preset}, {length} tokens: {attention_times(result)}", flush=True)
     details = [f"{name}: {attention_times(result)}" for name, result in results.items()]
     ok = all("failed" not in result for result in results.values())

@@ -12,6 +12,7 @@ from typing import Any
 from unibert.bench.gpu.short_training import PATHS, speed_of
 from unibert.bench.gpu.turn import Outcome, Turn
 from unibert.errors import UserError
+from unibert.files import write_json
 from unibert.training.checkpoint.manager import complete_checkpoints
 from unibert.training.metrics import TIMING_KEYS, read_metrics
 
@@ -60,7 +61,7 @@ def training(turn: Turn) -> Outcome:
             if started not in results:
                 results[started] = {"failed": ended.last_line}
             comparisons = compare_curves(results)
-            output.write_text(json.dumps({"runs": results, "curves": comparisons}) + "\n", encoding="utf-8")
+            write_json(output, {"runs": results, "curves": comparisons})
     for name in missing:
         results.setdefault(name, {"failed": "it was not reached in time"})
     details = [f"{name}: {speed_of(result)}" for name, result in results.items()]

@@ -34,6 +34,7 @@ from unibert.bench.losses.inputs import Inputs, make_inputs
 from unibert.bench.losses.providers import providers_of
 from unibert.bench.losses.worker import matmul_peak
 from unibert.environment import describe_environment
+from unibert.files import write_json
 
 WARMUP_STEPS = 3
 STEPS = {"cuda": 10, "cpu": 2}
@@ -68,7 +69,7 @@ def profile_kernels(preset: str, device: str, output: Path, seconds: float) -> N
             except Exception as error:  # what a path cannot do is its result
                 record["failed"] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             result["profiles"].append(record)
-            output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            write_json(output, result)
             print(format_profile(record), flush=True)
 
 

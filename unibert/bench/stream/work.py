@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy.typing as npt
 
 from unibert.corpus.manifest import Manifest, Shard
 from unibert.corpus.shards import Block
+from unibert.files import write_json
 from unibert.stream.config import StreamConfig
 from unibert.stream.plan import FRAME_TOKENS
 from unibert.stream.reader import read_blocks
@@ -136,5 +136,5 @@ def prepare_sequences(work: Work) -> dict[str, Any]:
         "vocab_size": vocab_size,
         "delivered_tokens": sequences.size,
     }
-    (Path(work.folder) / FACTS_NAME).write_text(json.dumps(facts), encoding="utf-8")
+    write_json(Path(work.folder) / FACTS_NAME, facts)
     return facts

@@ -23,6 +23,7 @@ from unibert.bench.process_memory import CLEAR_REFS, RESET_PEAK, status_bytes
 from unibert.bench.stream.plan import measure_plan, measure_resume
 from unibert.bench.stream.providers import STREAM_PROVIDERS
 from unibert.bench.stream.work import Source, StreamProvider, Work, prepare_sequences
+from unibert.files import write_json
 
 WARMUP_TOKENS = 1_000_000
 
@@ -53,7 +54,7 @@ def main(job_file: str, result_file: str) -> None:
     """Do the job and write its result as JSON; a provider that cannot run or fails gives {"status", "why"}."""
     job = Job(**json.loads(Path(job_file).read_text(encoding="utf-8")))
     torch.set_num_threads(1)
-    Path(result_file).write_text(json.dumps(_do(job)), encoding="utf-8")
+    write_json(Path(result_file), _do(job))
 
 
 def provider_of(name: str) -> StreamProvider:

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from unibert.errors import UserError
+from unibert.files import write_atomically
 
 _NAME = "start.json"
 
@@ -30,9 +31,7 @@ class Claim:
         self._path = run_dir / _NAME
         start = {"host": socket.gethostname(), "pid": os.getpid(), "time": time.time_ns()}
         self._content = json.dumps(start)
-        temporary = self._path.with_suffix(".partial")
-        temporary.write_text(self._content, encoding="utf-8")
-        temporary.replace(self._path)
+        write_atomically(self._path, self._content)
 
     def raise_if_superseded(self) -> None:
         """To be called before anything is written.

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from unibert.digests import file_sha256
+from unibert.files import file_sha256
 
 _ALIGNMENT = 64
 """Bytes; of torch's allocator for CPUs too."""

@@ -24,8 +24,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from unibert.digests import file_sha256
 from unibert.errors import AgreedError, UserError
+from unibert.files import file_sha256
 from unibert.training.checkpoint import universal
 from unibert.training.checkpoint.claim import Claim
 from unibert.training.checkpoint.files import Copies, Written, flush_to_disk, write

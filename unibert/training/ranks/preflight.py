@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 
 from unibert.errors import AgreedError, UserError
+from unibert.files import write_json
 from unibert.machine import MIN_TEMPORARY_GIB, free_gib, held_gpus, min_run_gib, not_writable, too_full
 from unibert.training.checkpoint.manager import complete_checkpoints, step_of
 from unibert.training.config import RunConfig
@@ -232,7 +233,7 @@ def _count_restart(config: RunConfig) -> list[str]:
     if os.environ.get("SLURM_RESTART_COUNT", "0") != "0" and path.is_file():
         before = json.loads(path.read_text(encoding="utf-8"))
         restarts = before["restarts"] + 1 if before["step"] == step else 0
-    path.write_text(json.dumps({"step": step, "restarts": restarts}), encoding="utf-8")
+    write_json(path, {"step": step, "restarts": restarts})
     limit = config.training.restarts_without_progress
     if restarts <= limit:
         return []
