@@ -24,9 +24,14 @@ def test_content_is_written_as_given(tmp_path):
 def test_what_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "scores.json"
     write_atomically(path, "old")
-    with pytest.raises(KeyboardInterrupt), replacing(path) as unfinished:
-        unfinished.write_text("ne")
-        raise KeyboardInterrupt
+
+    def write_half() -> None:
+        with replacing(path) as unfinished:
+            unfinished.write_text("ne")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_half()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 

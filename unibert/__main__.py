@@ -6,7 +6,7 @@ import sys
 
 from unibert.cli import main
 
-_JOIN_RANKS = {"unibert.training.ranks.collectives", "unibert.training.ranks.preflight"}
+_JOIN_RANKS = {"unibert.training.ranks.collectives", "unibert.training.preflight"}
 
 
 def program() -> None:

@@ -80,9 +80,9 @@ def _exit_with(error: UserError) -> None:
         print(f"unibert: error: {error}", file=sys.stderr, flush=True)
     if is_one_of_srun() and not isinstance(error, RankError):
         # All ranks end alike, and srun must not kill the slower ones when the first ends: that would look like a crash.
-        from unibert.training.ranks.signals import leave_in_peace
+        from unibert.training.ranks.signals import ignore_stop_signals
 
-        leave_in_peace()
+        ignore_stop_signals()
         time.sleep(SECONDS_FOR_SLOWER_RANKS)
     sys.exit(1)
 
@@ -154,7 +154,7 @@ def _pretrain(call: Call) -> None:
 
 def _preflight(call: Call) -> None:
     config = call.run_config()
-    from unibert.training.ranks.preflight import preflight
+    from unibert.training.preflight import preflight
 
     preflight(config)
 

@@ -14,7 +14,7 @@ from tests.training.processes import placement
 from unibert.configuration import parse
 from unibert.files import file_sha256
 from unibert.launcher import free_port
-from unibert.training.checkpoint.manager import describe, sealed
+from unibert.training.checkpoint.folder import describe, sealed
 from unibert.training.config import RunConfig
 from unibert.training.loop import Pretraining, pretrain
 from unibert.training.ranks.collectives import gather_objects, join

@@ -36,7 +36,7 @@ def test_a_little_damage_is_told_counted_and_left_out(run_file, own_corpus, unib
     flip_a_bit(own_corpus / shard.path)
     status, output = unibert("pretrain", str(run_file), f"--corpus={own_corpus}", SOME)
     assert status == 0, output
-    sentence = "content differs from the manifest's digest; copy it again; its damaged blocks will be left out"
+    sentence = "content differs from the manifest's digest; copy it again; its damaged blocks will be skipped"
     assert output.count(f"unibert: {own_corpus / shard.path}: {sentence}") == 1
     counted = [line["skipped_blocks"] for line in metrics(run_file.parent / "run")]
     assert counted[-1].keys() == {shard.path}
@@ -49,7 +49,7 @@ def test_damage_beyond_the_limit_is_refused_before_the_start(run_file, own_corpu
         flip_a_bit(own_corpus / Manifest.load(own_corpus).of(code)[0].path)
     status, output = unibert("pretrain", str(run_file), f"--corpus={own_corpus}", "--stream.max_damaged_share=0")
     assert status == 1
-    assert "copy it again; with it 2 shards of 2 blocks are damaged, and stream.max_damaged_share allows 0" in output
+    assert "copy it again; in all, 2 shards with 2 blocks are damaged, and stream.max_damaged_share allows 0" in output
     assert "Traceback" not in output
     assert not (run_file.parent / "run").exists()
 

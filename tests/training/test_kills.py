@@ -9,7 +9,7 @@ import pytest
 
 from tests.training.compare import lines_without_timing
 from tests.training.processes import fork_ranks, statuses, wait_for_line
-from unibert.training.checkpoint.manager import complete_checkpoints, describe
+from unibert.training.checkpoint.folder import complete_checkpoints, describe
 from unibert.training.ranks.failures import EXIT_LOST_RANKS
 
 # Large enough that a checkpoint of it is being written for most of the run: 4 million parameters, a checkpoint every

@@ -94,7 +94,7 @@ def test_of_two_starts_of_one_run_the_later_one_goes_on(run_file, tmp_path):
     output = printed["earlier"].read_text()
     [sentence] = re.findall("unibert: error: .*", output)
     assert f"{run_dir}: process {later[0].pid} on " in sentence
-    assert "has started this run again and goes on with it; this one ends and writes nothing more" in sentence
+    assert "has started this run again and continues it; this process ends and writes nothing more" in sentence
     assert "Traceback" not in output
     assert statuses(later, timeout=300) == [0, 0], printed["later"].read_text()
     alone = fork_ranks([*words, f"--run_dir={undisturbed}"], 2, printed["undisturbed"])

@@ -21,7 +21,7 @@ from unibert.configuration import to_dict
 from unibert.environment import describe_environment
 from unibert.errors import UserError
 from unibert.files import write_json
-from unibert.training.checkpoint.manager import complete_checkpoints, describe
+from unibert.training.checkpoint.folder import complete_checkpoints, describe
 from unibert.training.metrics import read_metrics
 
 

@@ -1,4 +1,4 @@
-"""The DeepSpeed engine: its configuration, made of a ds_config file and the run file, and the parameter groups."""
+"""The DeepSpeed engine: its configuration, from a ds_config file and the run file, its parameter groups, its steps."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ def ds_config_path(name: str) -> Path:
 
 
 def read_ds_config(path: Path, device: torch.device) -> dict[str, Any]:
-    """A ds_config file, checked, with ``"auto"`` precision resolved: enabled on a GPU; fp32 on a CPU.
+    """Read and check a ds_config file, and resolve ``"auto"`` precision: enabled on a GPU; fp32 on a CPU.
 
     Raises:
-        UserError: for a file that isn't JSON, a key that belongs to the run file or to nobody, or a precision that
-            ``device`` or the stage cannot serve.
+        UserError: for a file that is not JSON, an unknown key, a key that belongs in the run file, or a precision that
+            ``device`` or the ZeRO stage does not support.
     """
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -84,10 +84,10 @@ def _check_precision(path: Path, config: dict[str, Any], device: torch.device) -
     if not enabled:
         return
     if len(enabled) > 1:
-        raise UserError(f"{path}: sets both bf16 and fp16; leave one of them out")
+        raise UserError(f"{path}: sets both bf16 and fp16; remove one of them")
     if enabled == ["fp16"] and zero_stage(config) == 0:
-        # DeepSpeed 0.19 divides the gradients by the loss scale there and never multiplied the loss by it.
-        raise UserError(f"{path}: DeepSpeed does not scale the loss of fp16 under ZeRO 0; take stage 1, 2 or 3")
+        # DeepSpeed 0.19 divides the gradients by the loss scale there without having multiplied the loss by it.
+        raise UserError(f"{path}: DeepSpeed does not scale the loss of fp16 under ZeRO 0; choose stage 1, 2 or 3")
     from deepspeed.accelerator import get_accelerator
 
     accelerator = get_accelerator()
@@ -95,22 +95,24 @@ def _check_precision(path: Path, config: dict[str, Any], device: torch.device) -
         return
     supported = {"bf16": accelerator.is_bf16_supported, "fp16": accelerator.is_fp16_supported}
     if not supported[enabled[0]]():
-        raise UserError(f"{path}: {enabled[0]} is on, and this {device.type} has none; take another precision")
+        raise UserError(
+            f"{path}: {enabled[0]} is enabled, but this {device.type} does not support it; choose another precision"
+        )
 
 
 def zero_stage(ds_config: dict[str, Any]) -> int:
-    """The ZeRO stage that a ds_config asks for."""
+    """ZeRO stage of a ds_config."""
     return int(ds_config.get("zero_optimization", {}).get("stage", 0))
 
 
 def offloads_optimizer(ds_config: dict[str, Any]) -> bool:
-    """Whether a ds_config keeps AdamW's state and the fp32 weights in the memory of the machine."""
+    """Whether a ds_config keeps AdamW's state and the fp32 weights in CPU memory."""
     device = ds_config.get("zero_optimization", {}).get("offload_optimizer", {}).get("device", "none")
     return str(device) != "none"
 
 
 def training_dtype(ds_config: dict[str, Any]) -> torch.dtype:
-    """The dtype of the model's weights under a ds_config that `read_ds_config` gave."""
+    """Dtype of the model's weights under a ds_config from `read_ds_config`."""
     dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
     return next((dtype for key, dtype in dtypes.items() if ds_config.get(key, {}).get("enabled")), torch.float32)
 
@@ -118,7 +120,7 @@ def training_dtype(ds_config: dict[str, Any]) -> torch.dtype:
 def deepspeed_config(
     ds_config: dict[str, Any], run: RunConfig, *, micro_batch_size: int, world_size: int, load_universal: bool
 ) -> dict[str, Any]:
-    """``ds_config`` with what the run file owns put in: batch sizes, clipping, monitors; and the checkpoints' form."""
+    """Complete ``ds_config`` with settings of the run file, such as batch sizes, and with the checkpoints' form."""
     first = run.training.timeline()[0]
     config = {
         **ds_config,
@@ -128,7 +130,7 @@ def deepspeed_config(
         "gradient_clipping": run.optimizer.max_grad_norm,
         "steps_per_print": 10**9,
         "checkpoint": {"load_universal": load_universal},
-        # With offload DeepSpeed would insist on its own AdamW, which it compiles at the first start.
+        # With offload, DeepSpeed would insist on its own AdamW, which it compiles at the first start.
         "zero_force_ds_cpu_optimizer": False,
     }
     folder = str(Path(run.run_dir) / "monitor")
@@ -139,9 +141,9 @@ def deepspeed_config(
 
 
 def parameter_groups(model: UniBERT, config: OptimizerConfig) -> list[dict[str, Any]]:
-    """Matrices with weight decay, norms and biases without, each for the encoder and for the discriminator.
+    """Group the parameters: matrices with weight decay, norms and biases without, for encoder and discriminator apart.
 
-    Every group carries ``peak``, its peak learning rate.
+    Every group has its peak learning rate under ``peak``.
     """
     discriminator = model.discriminator_parameters()
     adversary_rate = model.adversary.learning_rate if model.adversary else config.learning_rate
@@ -167,7 +169,7 @@ def build_engine(
     world_size: int,
     load_universal: bool,
 ) -> Any:
-    """The DeepSpeed engine around ``model`` with AdamW; ``load_universal`` as `Checkpoints.prepare_newest` says."""
+    """Build the DeepSpeed engine of ``model`` with AdamW. `Checkpoints.prepare_newest` gives ``load_universal``."""
     import deepspeed
 
     optimizer = torch.optim.AdamW(
@@ -175,7 +177,7 @@ def build_engine(
         lr=run.optimizer.learning_rate,
         betas=run.optimizer.betas,
         eps=run.optimizer.eps,
-        # One pass over the state for each tensor, where the CPU's memory is what bounds the update.
+        # One pass over the state of each tensor: with offload, CPU memory bandwidth bounds the update.
         fused=offloads_optimizer(ds_config) or None,
     )
     config = deepspeed_config(
@@ -183,7 +185,7 @@ def build_engine(
     )
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config, dist_init_required=False)
     if zero_stage(ds_config) == 0 and training_dtype(ds_config) != torch.float32:
-        # DeepSpeed made AdamW's state by a step on zero gradients, which would count in the bias correction.
+        # DeepSpeed creates AdamW's state by a step on zero gradients, which would count in the bias correction.
         optimizer.state.clear()
     if zero_stage(ds_config) == 3:
         for parameter in model.parameters_used_outside_their_module():
@@ -192,16 +194,30 @@ def build_engine(
 
 
 def set_learning_rate(engine: Any, factor: float) -> None:
-    """Give every parameter group ``factor`` times its peak learning rate."""
+    """Set the learning rate of every parameter group to ``factor`` times its peak."""
     for group in engine.optimizer.param_groups:
         group["lr"] = factor * group["peak"]
 
 
 def set_batch(engine: Any, *, micro_batch_size: int, accumulation: int, world_size: int) -> None:
-    """Tell the engine of another micro-batch or accumulation, where a schedule changes them."""
+    """Set micro-batch size and gradient accumulation, if a schedule has changed them."""
     if (
         engine.train_micro_batch_size_per_gpu() != micro_batch_size
         or engine.gradient_accumulation_steps() != accumulation
     ):
         engine.set_train_micro_batch_size(micro_batch_size)
         engine.set_train_batch_size(micro_batch_size * accumulation * world_size)
+
+
+def update_weights(engine: Any) -> float:
+    """Make the optimizer step that ends a global batch; return the gradient's global 2-norm before clipping."""
+    # Plain data parallelism in fp32 does not measure it, but has every gradient on every rank.
+    measures_norm = hasattr(engine.optimizer, "_global_grad_norm")
+    norm = None if measures_norm else _gradient_norm(engine.module)
+    engine.step()
+    return float(engine.get_global_grad_norm() if norm is None else norm)
+
+
+def _gradient_norm(module: nn.Module) -> torch.Tensor:
+    norms = [parameter.grad.norm() for parameter in module.parameters() if parameter.grad is not None]
+    return torch.stack(norms).norm()

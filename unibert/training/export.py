@@ -7,7 +7,7 @@ from pathlib import Path
 from unibert.configuration import read_yaml
 from unibert.errors import UserError
 from unibert.model.export import write_hugging_face
-from unibert.training.checkpoint.manager import complete_checkpoints, full_state_dict, step_of
+from unibert.training.checkpoint.folder import complete_checkpoints, full_state_dict, step_of
 
 
 def export_run(run_dir: str | Path, *, step: int | None = None, output: str | Path | None = None) -> Path:

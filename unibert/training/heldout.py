@@ -1,4 +1,4 @@
-"""The held-out MLM loss, the same number on any world size."""
+"""The held-out MLM loss, which does not depend on the world size."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from unibert.model.unibert import StepWeights
 from unibert.stream import Batch, heldout_batches
 from unibert.training.config import RunConfig
 from unibert.training.metrics import Sums
+from unibert.training.ranks.collective_counter import counted_collective
 from unibert.training.ranks.collectives import agree
 from unibert.training.ranks.placement import Placement
-from unibert.training.ranks.watchdog import collectives
 
 
 @torch.no_grad()
 def heldout_totals(engine: Any, config: RunConfig, placement: Placement) -> dict[str, Tensor]:
-    """Sums of the objectives over the corpus's held-out documents, added up over ranks.
+    """Sums of the objectives over the corpus's held-out documents and over all ranks.
 
     Raises:
-        AgreedError: if a rank cannot read them.
+        AgreedError: if a rank cannot read the documents.
     """
     training = config.training
     batches: list[Batch] = []
@@ -53,7 +53,7 @@ def heldout_totals(engine: Any, config: RunConfig, placement: Placement) -> dict
     sums = Sums()
     engine.eval()
     for batch in batches:
-        with collectives.one():
+        with counted_collective():
             sums.add(engine(batch.to(placement.device), unweighted).sums)
     engine.train()
     return sums.over_ranks()

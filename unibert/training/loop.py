@@ -3,53 +3,38 @@
 from __future__ import annotations
 
 import math
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import yaml
-from tqdm import tqdm
-from transformers import AutoTokenizer, PreTrainedModel
 
-from unibert.configuration import read_yaml, to_dict
-from unibert.corpus.manifest import Manifest, damaged_shards
 from unibert.errors import AgreedError, UserError
-from unibert.files import write_atomically
-from unibert.model.encoder import build_masked_lm, freeze, load_masked_lm
-from unibert.model.unibert import StepWeights, UniBERT
+from unibert.model.unibert import StepWeights
 from unibert.schedules import Step, learning_rate_factor, value_at
-from unibert.stream import Batch, StepBatch, Stream
+from unibert.stream import Batch, StepBatch
 from unibert.stream.forecast import mixing_warning
 from unibert.training.checkpoint.claim import Claim
-from unibert.training.checkpoint.manager import Checkpoints, complete_checkpoints
-from unibert.training.checkpoint.retention import (
-    MAX_BYTES_PER_PARAMETER,
-    RetentionPolicy,
-    raise_if_no_room,
-    rank_checkpoint_bytes,
-)
-from unibert.training.config import RunConfig, first_difference
+from unibert.training.checkpoint.manager import Checkpoints
+from unibert.training.checkpoint.retention import RetentionPolicy, rank_checkpoint_bytes
+from unibert.training.class_weights import class_weights
+from unibert.training.config import RunConfig
 from unibert.training.engine import (
     build_engine,
-    ds_config_path,
-    read_ds_config,
     set_batch,
     set_learning_rate,
     training_dtype,
+    update_weights,
     zero_stage,
 )
 from unibert.training.export import export_run
 from unibert.training.heldout import heldout_totals
-from unibert.training.kernel_paths import announce_kernel_paths, check_kernel_paths
+from unibert.training.kernel_paths import announce_kernel_paths
 from unibert.training.metrics import (
-    MetricsFile,
     Sums,
     Throughput,
     heldout_metrics,
@@ -58,36 +43,15 @@ from unibert.training.metrics import (
     peak_memory_gib,
     prediction_metrics,
 )
+from unibert.training.metrics_log import MetricsLog
+from unibert.training.preparation import Preparation, claim_run_dir, prepare
+from unibert.training.ranks.collective_counter import counted_collective
 from unibert.training.ranks.collectives import agree, gather_objects, join, run_on_rank_0, sum_over_ranks
 from unibert.training.ranks.failures import explain
 from unibert.training.ranks.placement import Placement
-from unibert.training.ranks.signals import Preempted, StopRequest, leave_in_peace
-from unibert.training.ranks.watchdog import collectives, watched
-
-DIGESTS_UP_TO_BYTES = 1 << 30
-"""Corpora up to this size have their shards' digests checked at every start, a matter of seconds; larger ones their
-sizes only, and ``unibert corpus verify`` checks the rest."""
-
-MAX_CLASS_WEIGHT = 10.0
-"""Most that a document of a rare language counts in the discriminator's loss, an average one being 1."""
-
-
-@dataclass(frozen=True)
-class StepCounts:
-    """Of a global batch."""
-
-    masked_tokens: float
-    tokens: float
-    adversary_weight: float
-    """Documents, or tokens, that the discriminator classifies, each by its class's weight."""
-    stopping: bool
-    """Whether a signal has asked any rank to stop."""
-    written: bool
-    """Whether all ranks have written the checkpoint that was begun."""
-    damaged_blocks: int
-    """Met while the batch was read."""
-    checksum: int
-    """See :meth:`unibert.stream.sequences.MaskedSequences.checksum`."""
+from unibert.training.ranks.signals import Preempted, StopRequest, ignore_stop_signals
+from unibert.training.ranks.watchdog import watched
+from unibert.training.step_counts import StepCounts, adversary_weight, count_tokens
 
 
 def pretrain(config: RunConfig) -> Path:
@@ -97,12 +61,12 @@ def pretrain(config: RunConfig) -> Path:
         The exported Hugging Face folder, ``run_dir/model``.
 
     Raises:
-        UserError: for anything the user can fix.
-        LostRanksError: when other ranks have ended or do not answer.
-        Preempted: when a signal ended the run after a checkpoint.
+        UserError: for anything that the user can fix.
+        LostRanksError: if other ranks have ended or do not respond.
+        Preempted: if a signal has stopped the run after a checkpoint.
     """
     timeout = timedelta(minutes=config.training.collective_timeout_minutes)
-    # Collectives themselves fail a minute after the watchdog should have spoken.
+    # Collectives time out one minute after the watchdog, whose sentence says more.
     placement = join(timeout + timedelta(minutes=1))
     try:
         with watched(placement.rank, placement.world_size, timeout):
@@ -124,15 +88,12 @@ class Pretraining:
         self.is_main = placement.rank == 0
         self.run_dir = Path(config.run_dir)
         self.timeline = config.training.timeline()
-        error = None
-        try:
-            ds_config = self._prepare()
-        except UserError as mistake:
-            error = mistake
-        agree(error)
-        self.claim: Claim | None = run_on_rank_0(self._claim_run_dir)
+        prepared = self._prepare()
+        self.manifest, self.stream = prepared.manifest, prepared.stream
+        claim: Claim | None = run_on_rank_0(lambda: claim_run_dir(config, prepared.model))
         if self.is_main:
-            self._warn_of_poor_mixing()
+            if warning := mixing_warning(config.stream, len(self.stream.languages)):
+                print(f"unibert: {warning}", file=sys.stderr)
             announce_kernel_paths()
         self.checkpoints = Checkpoints(
             self.run_dir / "checkpoints",
@@ -141,45 +102,48 @@ class Pretraining:
                 every_tokens=config.training.keep_every_tokens,
                 best=config.training.keep_best,
             ),
-            claim=self.claim,
+            claim=claim,
             rank=placement.rank,
             world_size=placement.world_size,
-            zero_stage=zero_stage(ds_config),
+            zero_stage=zero_stage(prepared.ds_config),
         )
         self.engine = build_engine(
-            self.model,
+            prepared.model,
             config,
-            ds_config,
+            prepared.ds_config,
             micro_batch_size=self._micro_batch_size(self.timeline[0]),
             world_size=placement.world_size,
             load_universal=self.checkpoints.prepare_newest(),
         )
         self.checkpoints.reserve_memory(
             rank_checkpoint_bytes(
-                zero_stage(ds_config),
-                self.num_parameters,
-                training_dtype(ds_config).itemsize,
+                zero_stage(prepared.ds_config),
+                prepared.num_parameters,
+                training_dtype(prepared.ds_config).itemsize,
                 rank=placement.rank,
                 world_size=placement.world_size,
             ),
             pinned=placement.device.type == "cuda",
         )
-        self.metrics = MetricsFile(self.run_dir / "metrics.jsonl")
+        monitor = self.engine.monitor if config.training.monitors else None
+        self.log = MetricsLog(self.run_dir, claim, monitor, len(self.timeline))
         self.skipped: Counter[str] = Counter()
+        """Damaged blocks by shard that this rank has skipped, each time it has read them."""
         self.damage: dict[str, int] = {}
+        """Damaged blocks by shard that all ranks have met, each counted once."""
         self.stop = StopRequest()
         self.mistake: UserError | None = None
-        """What this rank has met, of which the others do not know yet."""
+        """A mistake that this rank has met and the others do not know yet."""
 
     def run(self) -> Path:
-        """Every step from the newest checkpoint to the end, then the export."""
+        """Train from the newest checkpoint to the last step, then export the model."""
         try:
             self._train()
         except AgreedError:
-            # All ranks have come here, and the checkpoint that they were writing is from before.
+            # All ranks are here. The pending checkpoint is older than the error.
             self.checkpoints.finish()
             raise
-        run_on_rank_0(self._export)
+        run_on_rank_0(lambda: export_run(self.run_dir))
         model = self.run_dir / "model"
         if self.is_main:
             next_commands = f"unibert report {self.run_dir}, unibert evaluate {model} --retrieval DIR"
@@ -190,45 +154,40 @@ class Pretraining:
         training = self.config.training
         first_step, stream_state = self._restore()
         if first_step == len(self.timeline):
-            self._say_finished()
+            self._report_finished()
             return
-        self.progress_bar = tqdm(
-            total=len(self.timeline),
-            initial=first_step,
-            desc=self.run_dir.name,
-            unit="step",
-            disable=not self.is_main or not os.isatty(2),
-        )
+        self.log.start_after(first_step)
         self.throughput = Throughput(self.timeline[first_step].tokens_before)
-        for rows in self._rows(first_step, stream_state):
-            step = rows.step
+        for step_batch in self._step_batches(first_step, stream_state):
+            step = step_batch.step
             done = step.index + 1
-            self.skipped.update(rows.skipped)
-            batches = rows.micro_batches(self._micro_batch_size(step))
-            counts = self._count(rows, batches)
+            self.skipped.update(step_batch.skipped)
+            batches = step_batch.micro_batches(self._micro_batch_size(step))
+            counts = self._exchange_counts(step_batch, batches)
             if counts.damaged_blocks:
-                self._raise_if_damaged_beyond_limit(step, rows.skipped)
-            if counts.written:
+                self._raise_if_damaged_beyond_limit(step, step_batch.skipped)
+            if counts.ranks_written == self.placement.world_size:
                 self.checkpoints.publish()
             weights = self._step_weights(step, batches, counts)
             sums, grad_norm = self._optimizer_step(step, batches, weights)
             last = done == len(self.timeline)
             if done % training.log_every == 0 or last:
-                self._log(step, sums, grad_norm, counts.checksum)
+                self._log_step(step, sums, grad_norm, counts.checksum)
             heldout_mlm_loss = None
             if last or (training.evaluate_every and done % training.evaluate_every == 0):
                 heldout_mlm_loss = self._log_heldout(done)
-            if last or counts.stopping or done % training.checkpoint_every == 0:
-                self._begin_checkpoint(step, rows.state, heldout_mlm_loss)
-            self.progress_bar.update()
-            if counts.stopping and not last:
+            stopping = counts.stop_requests > 0
+            if last or stopping or done % training.checkpoint_every == 0:
+                self._begin_checkpoint(step, step_batch.state, heldout_mlm_loss)
+            self.log.advance()
+            if stopping and not last:
                 self.checkpoints.finish()
-                leave_in_peace()
+                ignore_stop_signals()
                 raise Preempted(f"{self.stop.name} received: stopped after step {done}, checkpoint saved")
-        self.progress_bar.close()
+        self.log.close()
         self.checkpoints.finish()
 
-    def _say_finished(self) -> None:
+    def _report_finished(self) -> None:
         if self.is_main:
             print(
                 f"unibert: {self.run_dir} is finished: it has all {len(self.timeline)} steps; to train its model "
@@ -237,148 +196,56 @@ class Pretraining:
                 flush=True,
             )
 
-    def _export(self) -> None:
-        export_run(self.run_dir)
+    # ---- start and checkpoints -----------------------------------------------------------------------------------
 
-    # ---- building ----------------------------------------------------------------------------------------------
-
-    def _prepare(self) -> dict[str, Any]:
-        """All that a user's mistake can spoil, before the ranks first wait for each other; the ds_config."""
-        config, placement = self.config, self.placement
-        self.manifest = Manifest.load(config.corpus)
-        self.stream = Stream(
-            config.corpus,
-            config.stream,
-            seed=config.seed,
-            timeline=self.timeline,
-            rank=placement.rank,
-            world_size=placement.world_size,
-        )
-        if self.is_main and self.stream.shards_folder is not None:
-            self._check_shards(self.stream.shards_folder)
-        ds_config = read_ds_config(ds_config_path(config.training.ds_config), placement.device)
-        self._check_run_dir()
-        self.model = self._build_model()
-        check_kernel_paths(self.model, placement.device, training_dtype(ds_config))
-        # Counted here, since ZeRO 3 leaves each rank but its share of them.
-        self.num_parameters = sum(parameter.numel() for parameter in self.model.parameters())
-        raise_if_no_room(self.run_dir, MAX_BYTES_PER_PARAMETER * self.num_parameters)
-        return ds_config
-
-    def _check_shards(self, folder: Path) -> None:
-        """Damage beyond the limit ends the run before it starts; less is told."""
-        size = sum(shard.size_bytes for shard in self.manifest.shards)
-        damaged = damaged_shards(self.manifest, folder, digests=size <= DIGESTS_UP_TO_BYTES)
-        unusable = [problem for shard, problem in damaged if shard.split == "heldout"]
-        limit, blocks = self.stream.damage_limit, sum(shard.blocks for shard, _ in damaged)
-        if unusable:
-            raise UserError(f"{unusable[0]}; held-out shards must be whole")
-        if blocks > limit:
-            raise UserError(
-                f"{damaged[0][1]}; with it {len(damaged)} shards of {blocks} blocks are damaged, and "
-                f"stream.max_damaged_share allows {limit}"
-            )
-        for _, problem in damaged:
-            print(f"unibert: {problem}; its damaged blocks will be left out", file=sys.stderr)
-
-    def _check_run_dir(self) -> None:
-        """A run folder with a checkpoint must be of the same run."""
-        if not complete_checkpoints(self.run_dir / "checkpoints"):
-            return
-        difference = first_difference(read_yaml(self.run_dir / "config.yaml"), to_dict(self.config))
-        if difference is not None:
-            raise UserError(
-                f"{self.run_dir} belongs to a run of another configuration: {difference}; "
-                "choose another run_dir or remove this one"
-            )
-
-    def _claim_run_dir(self) -> Claim:
-        """Write the resolved configuration and that of the model, which the export needs."""
+    def _prepare(self) -> Preparation:
+        """Prepare this rank. Raise on all ranks if any rank has met a mistake."""
+        prepared, mistake = None, None
         try:
-            self.run_dir.mkdir(parents=True, exist_ok=True)
-            claim = Claim(self.run_dir)
-            resolved = yaml.safe_dump(to_dict(self.config), sort_keys=False, allow_unicode=True)
-            write_atomically(self.run_dir / "config.yaml", resolved)
-            self.model.masked_lm.config.save_pretrained(self.run_dir / "model_config")
-        except OSError as error:
-            raise UserError(f"run_dir: {self.run_dir} cannot be written ({error.strerror}); choose another") from error
-        return claim
-
-    def _warn_of_poor_mixing(self) -> None:
-        if warning := mixing_warning(self.config.stream, len(self.stream.languages)):
-            print(f"unibert: {warning}", file=sys.stderr)
-
-    def _build_model(self) -> UniBERT:
-        config = self.config
-        torch.manual_seed(config.seed)
-        longest = max(phase.sequence_length for phase in self.timeline.phases())
-        return UniBERT(
-            build_masked_lm(config.model, self.manifest.vocab_size, longest),
-            len(self.stream.languages),
-            mlm=config.mlm,
-            adversary=config.adversary,
-            distillation=config.distillation,
-            teacher=self._load_teacher(),
-            attention=config.model.attention,
-        )
-
-    def _load_teacher(self) -> PreTrainedModel | None:
-        if self.config.distillation is None:
-            return None
-        folder = self.config.distillation.teacher
-        teacher = load_masked_lm(folder, "distillation.teacher")
-        own = AutoTokenizer.from_pretrained(Path(self.config.corpus) / "tokenizer").get_vocab()
-        try:
-            same = AutoTokenizer.from_pretrained(folder).get_vocab() == own
-        except (OSError, ValueError) as error:
-            raise UserError(f"distillation.teacher: {folder} has no tokenizer that can be loaded") from error
-        if not same:
-            raise UserError(
-                f"distillation.teacher: {folder} has another vocabulary than {self.config.corpus}/tokenizer; build the "
-                "corpus with the teacher's tokenizer or train a teacher on this corpus"
-            )
-        device = self.placement.device
-        return freeze(teacher, device, torch.bfloat16 if device.type == "cuda" else torch.float32)
+            prepared = prepare(self.config, self.placement, self.timeline)
+        except UserError as error:
+            mistake = error
+        agree(mistake)
+        assert prepared is not None
+        return prepared
 
     def _micro_batch_size(self, step: Step) -> int:
-        """The most rows per micro-batch that divide this rank's share of the step evenly."""
-        rows = step.num_sequences // self.placement.world_size
-        limit = min(self.config.training.micro_batch_size, rows)
-        return next(size for size in range(limit, 0, -1) if rows % size == 0)
+        """The largest micro-batch, up to the configured size, that divides this rank's share of the step evenly."""
+        share = step.num_sequences // self.placement.world_size
+        limit = min(self.config.training.micro_batch_size, share)
+        return next(size for size in range(limit, 0, -1) if share % size == 0)
 
-    def _rows(self, first_step: int, state: dict[str, Any] | None) -> Iterator[StepBatch]:
+    def _step_batches(self, first_step: int, state: dict[str, Any] | None) -> Iterator[StepBatch]:
         try:
             yield from self.stream.steps(first_step, state)
         except UserError as error:
             self.mistake = error
-            # The others come to this exchange with the counts of the step that this rank cannot read.
-            self._exchange([0.0] * len(fields(StepCounts)))
+            # The other ranks exchange the counts of the step that this rank cannot read.
+            self._exchange(StepCounts())
 
     def _restore(self) -> tuple[int, dict[str, Any] | None]:
-        """The step to go on from, with the stream's state; the engine gets its weights back."""
+        """Load the newest checkpoint into the engine; return the step to continue from and the stream's state."""
         checkpoint = self.checkpoints.load_newest(self.engine)
         state = checkpoint["state"] if checkpoint else None
         if state and state["corpus"] != self.manifest.fingerprint:
             raise AgreedError(
                 f"{self.config.corpus} is not the corpus that {self.run_dir} was trained on (its manifest differs); "
-                "give the run its corpus back or choose another run_dir"
+                "restore that corpus or choose another run_dir"
             )
         step = checkpoint["step"] if checkpoint else 0
         if self.is_main:
-            self.metrics.keep_until(step)
             self.skipped.update(state["skipped_blocks"] if state else {})
         self.damage = state["damage"] if state else {}
         return step, state["stream"] if state else None
 
     def _begin_checkpoint(self, step: Step, lanes: dict[str, Any], heldout_mlm_loss: float | None) -> None:
-        # No checkpoint may be ahead of metrics.jsonl.
+        # A checkpoint must not be ahead of metrics.jsonl.
         agree(self.mistake)
         merged = {lane: state for part in gather_objects(lanes) for lane, state in part.items()}
-        skipped = sum(gather_objects(self.skipped), Counter())
         state = {
             "stream": merged,
             "corpus": self.manifest.fingerprint,
-            "skipped_blocks": dict(skipped),
+            "skipped_blocks": self._skipped_by_all_ranks(),
             "damage": self.damage,
         }
         self.checkpoints.begin(
@@ -389,10 +256,55 @@ class Pretraining:
             heldout_mlm_loss=heldout_mlm_loss,
         )
 
-    # ---- one step ----------------------------------------------------------------------------------------------
+    # ---- one step ------------------------------------------------------------------------------------------------
+
+    def _exchange_counts(self, step_batch: StepBatch, batches: list[Batch]) -> StepCounts:
+        """Counts of the whole global batch."""
+        adversary = self.config.adversary
+        weights = class_weights(adversary, self.stream, step_batch.step.progress)
+        masked, tokens = count_tokens(batches)
+        return self._exchange(
+            StepCounts(
+                masked_tokens=masked,
+                tokens=tokens,
+                adversary_weight=adversary_weight(batches, adversary, weights),
+                stop_requests=int(self.stop.requested),
+                ranks_written=int(self.checkpoints.written),
+                damaged_blocks=sum(step_batch.skipped.values()),
+                checksum=step_batch.sequences.checksum(),
+                mistakes=int(self.mistake is not None),
+            )
+        )
+
+    def _exchange(self, counts: StepCounts) -> StepCounts:
+        """``counts`` summed over all ranks.
+
+        Raises:
+            AgreedError: if a rank has met a mistake since the last exchange.
+        """
+        sums = counts.summed(self.placement.device)
+        if sums.mistakes:
+            agree(self.mistake)
+        return sums
+
+    def _step_weights(self, step: Step, batches: list[Batch], counts: StepCounts) -> StepWeights:
+        """The divisors that turn sums into means, and the schedules' values."""
+        config, device = self.config, self.placement.device
+        weights = class_weights(config.adversary, self.stream, step.progress)
+        reversal = config.adversary.lambda_at(step.progress) if config.adversary else 0.0
+        return StepWeights(
+            replicas=self.placement.world_size * len(batches),
+            masked_tokens=max(counts.masked_tokens, 1.0),
+            tokens=counts.tokens,
+            adversary_weight=counts.adversary_weight,
+            mlm=value_at(config.mlm.weight, step.progress),
+            distillation=config.distillation.weight_at(step.progress) if config.distillation else 0.0,
+            reversal_lambda=torch.tensor(reversal, device=device),
+            class_weights=None if weights is None else weights.to(device),
+        )
 
     def _optimizer_step(self, step: Step, batches: list[Batch], weights: StepWeights) -> tuple[Sums, float]:
-        """One update of the weights: the step's sums, and the norm of the gradient before clipping."""
+        """Update the weights once; return the step's sums and the norm of the gradient before clipping."""
         config, placement = self.config, self.placement
         # Dropout becomes a function of seed, step and rank, so that a resumed run repeats it.
         torch.manual_seed((config.seed * 1_000_003 + step.index) * 4099 + placement.rank)
@@ -406,7 +318,7 @@ class Pretraining:
         sums = Sums()
         losses = []
         for batch in batches:
-            with collectives.one():
+            with counted_collective():
                 objectives = self.engine(batch.to(placement.device), weights)
                 self.engine.backward(objectives.total)
             losses.append(objectives.total.detach())
@@ -414,84 +326,24 @@ class Pretraining:
             if len(losses) < len(batches):
                 self.engine.step()
         self._raise_if_not_finite(step, torch.stack(losses), batches)
-        own_norm = None if self._engine_measures_norm() else self._gradient_norm()
-        self.engine.step()
-        grad_norm = float(self.engine.get_global_grad_norm() if own_norm is None else own_norm)
+        grad_norm = update_weights(self.engine)
         if not math.isfinite(grad_norm) and not self.engine.fp16_enabled():
             raise AgreedError(
-                f"step {step.index + 1}: the gradient is not a number or infinite; the newest checkpoint "
-                f"is kept; lower optimizer.learning_rate (now {config.optimizer.learning_rate}) or adversary.max_lambda"
+                f"step {step.index + 1}: the gradient is infinite or not a number; the newest checkpoint is kept; "
+                f"lower optimizer.learning_rate (now {config.optimizer.learning_rate}) or adversary.max_lambda"
             )
         return sums, grad_norm
 
     def _learning_rate_factor(self, step: Step) -> float:
         optimizer = self.config.optimizer
-        # The middle of the step: neither the first nor the last step is wasted at a rate of 0.
+        # The middle of the step, so that neither the first nor the last step is wasted at a rate of 0.
         progress = step.progress + 0.5 * step.num_tokens / self.timeline.total_tokens
         return learning_rate_factor(
             progress, warmup=optimizer.warmup, decay=optimizer.decay, shape=optimizer.decay_shape
         )
 
-    def _count(self, rows: StepBatch, batches: list[Batch]) -> StepCounts:
-        """Sums over the whole global batch, all in one exchange; whether to stop travels along."""
-        config = self.config
-        class_weights = self._class_weights(rows.step.progress)
-        masked = num_tokens = 0
-        adversary_weight = 0.0
-        for batch in batches:
-            tokens = batch.document_ids >= 0
-            masked += batch.masked_positions.numel()
-            num_tokens += int(tokens.sum())
-            classified = batch.document_languages
-            if config.adversary is not None and config.adversary.level == "token":
-                classified = classified[batch.document_ids[tokens]]
-            adversary_weight += (
-                classified.numel() if class_weights is None else float(class_weights[classified].sum().double())
-            )
-        # Checksums of 32 bits add up exactly in float64 for two million rows.
-        own = [
-            masked,
-            num_tokens,
-            adversary_weight,
-            self.stop.requested,
-            self.checkpoints.written,
-            sum(rows.skipped.values()),
-            rows.sequences.checksum(),
-        ]
-        sums = self._exchange(own)
-        written = sums[4] == self.placement.world_size
-        return StepCounts(sums[0], sums[1], sums[2], sums[3] > 0, written, int(sums[5]), int(sums[6]))
-
-    def _exchange(self, counts: list[float]) -> list[float]:
-        """``counts`` summed over the ranks.
-
-        Raises:
-            AgreedError: where a rank has met a mistake since the last exchange.
-        """
-        own = torch.tensor([*counts, self.mistake is not None], dtype=torch.float64, device=self.placement.device)
-        *sums, mistakes = sum_over_ranks(own).tolist()
-        if mistakes:
-            agree(self.mistake)
-        return sums
-
-    def _step_weights(self, step: Step, batches: list[Batch], counts: StepCounts) -> StepWeights:
-        """What turns sums into means, and the schedules' values."""
-        config, device = self.config, self.placement.device
-        class_weights = self._class_weights(step.progress)
-        reversal = config.adversary.lambda_at(step.progress) if config.adversary else 0.0
-        return StepWeights(
-            replicas=self.placement.world_size * len(batches),
-            masked_tokens=max(counts.masked_tokens, 1.0),
-            tokens=counts.tokens,
-            adversary_weight=counts.adversary_weight,
-            mlm=value_at(config.mlm.weight, step.progress),
-            distillation=config.distillation.weight_at(step.progress) if config.distillation else 0.0,
-            reversal_lambda=torch.tensor(reversal, device=device),
-            class_weights=None if class_weights is None else class_weights.to(device),
-        )
-
     def _raise_if_damaged_beyond_limit(self, step: Step, skipped: dict[str, int]) -> None:
-        """``skipped`` counts a shard's damage each time it is read, the limit counts it once."""
+        """``skipped`` counts a shard's damage each time it is read; the limit counts it once."""
         blocks = {shard.path: shard.blocks for shard in self.manifest.shards}
         met = sum(map(Counter, gather_objects(skipped)), Counter())
         for path, count in met.items():
@@ -504,42 +356,24 @@ class Pretraining:
                 "them with `unibert corpus verify` and copy them again"
             )
 
-    def _class_weights(self, progress: float) -> torch.Tensor | None:
-        """(L,) fp32: a language's weight in the discriminator's loss, the inverse of its share of the documents.
-
-        Capped, or a language of a handful of documents would rule the clipped gradient when one of them comes up.
-        """
-        if self.config.adversary is None or not self.config.adversary.class_balanced:
-            return None
-        shares = torch.from_numpy(self.stream.document_shares(progress)).float()
-        return torch.where(shares > 0, 1 / (len(shares) * shares), 0.0).clamp(max=MAX_CLASS_WEIGHT)
-
-    def _engine_measures_norm(self) -> bool:
-        return hasattr(self.engine.optimizer, "_global_grad_norm")
-
-    def _gradient_norm(self) -> float:
-        """2-norm over all parameters; plain data parallelism in fp32 has every gradient on every rank."""
-        norms = [p.grad.norm() for p in self.engine.module.parameters() if p.grad is not None]
-        return float(torch.stack(norms).norm())
-
     def _raise_if_not_finite(self, step: Step, losses: torch.Tensor, batches: list[Batch]) -> None:
-        bad = (~torch.isfinite(losses)).sum().double()
-        if not sum_over_ranks(bad.clone()).item():
+        num_bad = (~torch.isfinite(losses)).sum().double()
+        if not sum_over_ranks(num_bad).item():
             return
-        here = [
-            f"rank {self.placement.rank}: {', '.join(sorted({name for row in batch.origins for name in row})[:5])}"
+        bad_here = [
+            f"rank {self.placement.rank}: {', '.join(sorted({name for names in batch.origins for name in names})[:5])}"
             for batch, loss in zip(batches, losses.tolist(), strict=True)
-            if loss != loss or loss in (float("inf"), float("-inf"))
+            if not math.isfinite(loss)
         ]
-        found = [name for part in gather_objects(here) for name in part]
+        bad = [origin for part in gather_objects(bad_here) for origin in part]
         raise AgreedError(
-            f"step {step.index + 1}: the loss is not finite in the batch of {'; '.join(found)}; the newest checkpoint "
-            "is kept; look at these documents or lower optimizer.learning_rate"
+            f"step {step.index + 1}: the loss is not finite in the batch of {'; '.join(bad)}; the newest checkpoint "
+            "is kept; check these documents or lower optimizer.learning_rate"
         )
 
-    # ---- what is written down ------------------------------------------------------------------------------------
+    # ---- metrics -------------------------------------------------------------------------------------------------
 
-    def _log(self, step: Step, sums: Sums, grad_norm: float, checksum: int) -> None:
+    def _log_step(self, step: Step, sums: Sums, grad_norm: float, checksum: int) -> None:
         totals = sums.over_ranks()
         config = self.config
         done = step.tokens_before + step.num_tokens
@@ -555,7 +389,7 @@ class Pretraining:
             "learning_rate": config.optimizer.learning_rate * self._learning_rate_factor(step),
             "masking_rate": value_at(config.stream.masking_rate, step.progress),
             "padding_share": 1 - float(totals["tokens"]) / step.num_tokens,
-            "skipped_blocks": dict(sum(gather_objects(self.skipped), Counter())),
+            "skipped_blocks": self._skipped_by_all_ranks(),
         }
         if config.adversary is not None:
             line["adversary_chance"] = float(self.stream.document_shares(step.progress).max())
@@ -567,7 +401,7 @@ class Pretraining:
         self._write(line)
 
     def _log_heldout(self, done: int) -> float | None:
-        """Write the held-out losses; the MLM loss over all languages, in nats, if the corpus holds text out."""
+        """Log the held-out losses; return the MLM loss over all languages in nats, if the corpus has held-out text."""
         heldout_tokens = {code: self.manifest.tokens(code, "heldout") for code in self.stream.languages}
         if not any(heldout_tokens.values()):
             return None
@@ -585,38 +419,12 @@ class Pretraining:
         return metrics["heldout_mlm_loss"]
 
     def _write(self, line: dict[str, Any]) -> None:
-        if self.claim is None or self.mistake is not None:
+        if self.mistake is not None:
             return
         try:
-            self.claim.raise_if_superseded()
-            self.metrics.append(line)
+            self.log.write(line)
         except UserError as error:
             self.mistake = error
-        except OSError as error:
-            self.mistake = UserError(
-                f"{self.run_dir / 'metrics.jsonl'}: cannot be written ({error.strerror}); fix that, and the same "
-                "command continues from the newest checkpoint"
-            )
-        if self.config.training.monitors:
-            numbers = {key: value for key, value in line.items() if isinstance(value, int | float)}
-            self.engine.monitor.write_events([(f"unibert/{k}", v, line["step"]) for k, v in numbers.items()])
-        if "loss" in line:
-            self.progress_bar.set_postfix(loss=f"{line['loss']:.3f}", mlm=f"{line['mlm_loss']:.3f}", refresh=False)
-        if not os.isatty(2):
-            print(_summary(line, len(self.timeline)), file=sys.stderr, flush=True)
 
-
-def _summary(line: dict[str, Any], num_steps: int) -> str:
-    """A line of metrics for logs without a progress bar."""
-    shown = (
-        "loss",
-        "mlm_loss",
-        "adversary_accuracy",
-        "grad_norm",
-        "learning_rate",
-        "tokens_per_second",
-        "heldout_mlm_loss",
-        "unigram_entropy",
-    )
-    numbers = "  ".join(f"{key} {line[key]:.4g}" for key in shown if key in line)
-    return f"step {line['step']}/{num_steps}  {numbers}"
+    def _skipped_by_all_ranks(self) -> dict[str, int]:
+        return dict(sum(gather_objects(self.skipped), Counter()))

@@ -14,7 +14,7 @@ from tests.training.compare import lines_without_timing
 from tests.training.conftest import run_to_end, start
 from unibert.launcher import launcher_command
 from unibert.training.checkpoint.files import Copies, write
-from unibert.training.checkpoint.manager import complete_checkpoints, describe
+from unibert.training.checkpoint.folder import complete_checkpoints, describe
 from unibert.training.checkpoint.retention import RetentionPolicy
 
 TOKENS_PER_STEP = 8 * 64
@@ -199,7 +199,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_anew(two_checkpo
         status, output = unibert(*words, f"--run_dir={run_dir}", ranks=2)
         assert status == 1
         assert "unibert: error:" in output
-        assert "and no older checkpoint is whole; restore it from a copy, or remove" in output
+        assert "and no older checkpoint is intact; restore it from a copy, or remove" in output
         assert "Traceback" not in output
     assert steps(run_dir) == [20, 40, 50]
     assert (run_dir / "metrics.jsonl").read_text() == before
@@ -257,7 +257,7 @@ def on_a_disk(folder: Path, mount_options: str, words: list[str]) -> tuple[int, 
     ("options", "sentence"),
     [
         # At 16 bytes for each of the model's parameters.
-        ("size=1m", "MiB there and 1.0 MiB are free; make room, lower training.keep_checkpoints or choose another"),
+        ("size=1m", "MiB, but 1.0 MiB are free; make room, lower training.keep_checkpoints or choose another"),
         pytest.param("ro", "cannot be written (Read-only file system); choose another", marks=pytest.mark.slow),
     ],
 )

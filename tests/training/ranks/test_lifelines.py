@@ -1,4 +1,4 @@
-"""Who counts as dead; that a run ends by it is tested with the watchdog."""
+"""Which rank counts as lost. That a run ends with it is tested with the watchdog."""
 
 import queue
 import socket
@@ -26,14 +26,14 @@ def of_rank(store):
 
 def finding(lines: Lifelines) -> "queue.SimpleQueue[int | None]":
     found: queue.SimpleQueue[int | None] = queue.SimpleQueue()
-    threading.Thread(target=lambda: found.put(lines.lost_rank()), daemon=True).start()
+    threading.Thread(target=lambda: found.put(lines.wait_for_lost_rank()), daemon=True).start()
     return found
 
 
-def test_a_rank_without_a_farewell_is_lost_to_all_others(of_rank, store):
+def test_a_rank_that_ends_without_closing_is_reported_to_all_others(of_rank, store):
     found = {rank: finding(of_rank[rank]) for rank in (0, 1)}
     # One that is done, and one that never was a rank; their connections close as those of a process that ends.
-    of_rank[2].farewell()
+    of_rank[2].close()
     del of_rank[2]
     with socket.create_connection(("127.0.0.1", int(store.get("lifelines").split()[0]))) as stranger:
         stranger.sendall(b"GET / HTTP/1.0\r\n")
@@ -43,10 +43,10 @@ def test_a_rank_without_a_farewell_is_lost_to_all_others(of_rank, store):
     assert [found[rank].get(timeout=SOON_S) for rank in (0, 1)] == [3, 3]
 
 
-def test_the_farewell_of_rank_0(of_rank):
+def test_rank_0_may_close(of_rank):
     finding(of_rank[0])
     found = finding(of_rank[1])
     # Until it has accepted the lines.
     time.sleep(1)
-    of_rank[0].farewell()
+    of_rank[0].close()
     assert found.get(timeout=SOON_S) is None

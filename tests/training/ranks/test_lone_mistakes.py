@@ -8,7 +8,7 @@ import pytest
 
 from tests.training.compare import lines_without_timing
 from tests.training.processes import fork_ranks, start_without_launcher, statuses, wait_for_line
-from unibert.training.checkpoint.manager import complete_checkpoints, step_of
+from unibert.training.checkpoint.folder import complete_checkpoints, step_of
 
 LIMIT_BYTES = 2 << 30
 """A start of a rank takes 1.3 GiB of addresses."""

@@ -13,7 +13,7 @@ from unibert.bench.gpu.short_training import PATHS, speed_of
 from unibert.bench.gpu.turn import Outcome, Turn
 from unibert.errors import UserError
 from unibert.files import write_json
-from unibert.training.checkpoint.manager import complete_checkpoints
+from unibert.training.checkpoint.folder import complete_checkpoints
 from unibert.training.metrics import TIMING_KEYS, read_metrics
 
 TRAINER_PACKAGES = ("deepspeed", "webdataset")

@@ -1,5 +1,5 @@
-"""Checkpoints: `manager` writes, publishes and loads them, `claim` makes sure that one start alone does.
+"""Checkpoints: `manager` writes, publishes and loads them; `claim` ensures that only one start does.
 
-`files` writes copies while the run goes on, `retention` says what is kept and what room that takes, `universal` brings
-a checkpoint to another world size.
+`folder` describes a complete checkpoint, `files` writes copies while training continues, `retention` decides what is
+kept and estimates disk space, `universal` converts a checkpoint for another world size.
 """

@@ -1,4 +1,4 @@
-"""Whose a run folder is: of two starts of one run, the later one writes and the earlier one ends."""
+"""Ownership of a run folder: if a run is started twice, the later start writes and the earlier one ends."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _NAME = "start.json"
 
 
 class Claim:
-    """A start's claim to its run folder, made by rank 0 alone.
+    """The claim of one start to its run folder, made by rank 0 alone.
 
-    A node that Slurm believes dead may still train while the job has long been started again elsewhere, and a run may
-    be started twice by mistake.
+    A node that Slurm considers dead may still train after the job has been started again elsewhere, and a user may
+    start a run twice by mistake.
 
     Args:
-        run_dir: exists.
+        run_dir: run folder, which must exist.
 
     Raises:
-        OSError: where it cannot be written.
+        OSError: if the folder cannot be written.
     """
 
     def __init__(self, run_dir: Path) -> None:
@@ -34,15 +34,15 @@ class Claim:
         write_atomically(self._path, self._content)
 
     def raise_if_superseded(self) -> None:
-        """To be called before anything is written.
+        """Check the claim. Call this before writing anything.
 
         Raises:
-            UserError: if another start has claimed the folder since.
+            UserError: if a later start has claimed the folder.
         """
         content = self._path.read_text(encoding="utf-8")
         if content != self._content:
             later = json.loads(content)
             raise UserError(
-                f"{self._path.parent}: process {later['pid']} on {later['host']} has started this run again and goes "
-                "on with it; this one ends and writes nothing more"
+                f"{self._path.parent}: process {later['pid']} on {later['host']} has started this run again and "
+                "continues it; this process ends and writes nothing more"
             )

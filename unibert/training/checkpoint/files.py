@@ -23,7 +23,7 @@ _SLACK = 1 << 20
 
 @dataclass(frozen=True)
 class Written:
-    """What one rank's writing came to."""
+    """Result of one rank's writing."""
 
     files: dict[str, str]
     """SHA-256 by file name."""
@@ -32,18 +32,18 @@ class Written:
 
 @dataclass(frozen=True)
 class Copied:
-    """What goes into one file."""
+    """Content of one file."""
 
     path: Path
     structure: bytes
-    """Pickled, with numbers in the place of tensors."""
+    """Pickle in which indices into ``tensors`` stand for the tensors."""
     tensors: list[torch.Tensor]
 
 
 class Copies:
-    """Copies of what ``torch.save`` would write, for :func:`write` to write while the originals change.
+    """Copies of what ``torch.save`` would write. :func:`write` writes them while the originals change.
 
-    Their memory, page-locked for tensors of a GPU, serves again after the next :meth:`take`.
+    Their memory, page-locked for tensors of a GPU, is used again after the next :meth:`take`.
     """
 
     def __init__(self) -> None:
@@ -54,30 +54,30 @@ class Copies:
         self._files: list[Copied] = []
 
     def reserve(self, num_bytes: int, *, pinned: bool) -> None:
-        """Have memory ready for the first copies, which else wait for the system to find it.
+        """Allocate memory for the first copies, which would otherwise wait for the operating system.
 
         Args:
-            num_bytes: of the copies; what does not fit is asked for when it is wanted.
-            pinned: page-locked, as copies from a GPU want it.
+            num_bytes: size of the copies. Memory for what does not fit is allocated when it is copied.
+            pinned: whether to page-lock the memory, for fast copies from a GPU.
         """
         memory = torch.empty(num_bytes + _SLACK, dtype=torch.uint8, pin_memory=pinned)
-        # The system finds memory when it is first written to.
+        # The operating system provides the pages when they are first written.
         self._reserve = memory.zero_().untyped_storage()
 
     @property
     def num_bytes(self) -> int:
-        """Of the copies that were not taken yet."""
+        """Size of the copies that have not been taken yet."""
         return sum(len(file.structure) + sum(t.nbytes for t in file.tensors) for file in self._files)
 
     def copy(self, state_dict: Any, path: str) -> None:
-        """Take over anything that ``torch.save`` can write to ``path``; stands in for DeepSpeed's engine's ``save``."""
+        """Copy what ``torch.save`` would write to ``path``. Replaces ``save`` of DeepSpeed's checkpoint engine."""
         structure = io.BytesIO()
         copier = _Copier(structure, self, Path(path).name)
         copier.dump(state_dict)
         self._files.append(Copied(Path(path), structure.getvalue(), copier.tensors))
 
     def buffer_like(self, tensor: torch.Tensor, *key: Any) -> torch.Tensor:
-        """CPU memory for a copy of ``tensor``, the same one for the same ``key``, shape and dtype."""
+        """CPU memory for a copy of ``tensor``; the same memory for the same ``key``, shape and dtype."""
         key = (*key, tensor.shape, tensor.dtype)
         buffer = self._buffers.get(key)
         if buffer is None:
@@ -90,16 +90,16 @@ class Copies:
     def _reserved_like(self, tensor: torch.Tensor) -> torch.Tensor | None:
         start = self._reserve_used
         end = start + tensor.nbytes
-        # An empty tensor would lie where the next one begins, which torch.save takes for one memory of two dtypes.
+        # An empty tensor would start where the next one starts, which torch.save rejects as one storage of two dtypes.
         if start == end or end > self._reserve.nbytes():
             return None
         self._reserve_used = -(-end // _ALIGNMENT) * _ALIGNMENT
-        # A storage of its own: torch.save writes the whole storage of a tensor.
+        # A storage of its own, because torch.save writes a tensor's whole storage.
         storage: torch.UntypedStorage = self._reserve[start:end]
         return torch.empty(0, dtype=tensor.dtype).set_(storage).view(tensor.shape)
 
     def take(self) -> list[Copied]:
-        """The copies made since the last call, which must have been written by the time that :meth:`copy` is called."""
+        """Return the copies made since the last call. They must be written before :meth:`copy` is called again."""
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         files, self._files = self._files, []
@@ -108,7 +108,7 @@ class Copies:
 
 
 class _Copier(pickle.Pickler):
-    """Puts numbers in the place of tensors, each of which is copied once however often it occurs."""
+    """Replaces tensors by indices. A tensor that occurs several times is copied once."""
 
     def __init__(self, structure: io.BytesIO, copies: Copies, name: str) -> None:
         super().__init__(structure, pickle.HIGHEST_PROTOCOL)
@@ -119,7 +119,7 @@ class _Copier(pickle.Pickler):
     def persistent_id(self, item: Any) -> int | None:
         if not isinstance(item, torch.Tensor):
             return None
-        # Tied weights are two tensors in one place. Empty ones have no place.
+        # Tied weights are two tensors at one address. Empty tensors have no address.
         place = (item.data_ptr() or id(item), item.shape, item.stride(), item.dtype)
         if place not in self._numbers:
             self._numbers[place] = len(self.tensors)
@@ -139,10 +139,10 @@ class _Restorer(pickle.Unpickler):
 
 
 def write(files: list[Copied]) -> Written:
-    """Write the files and flush them to the disk.
+    """Write the files and flush them to disk.
 
     Raises:
-        OSError, RuntimeError: where one cannot be written.
+        OSError, RuntimeError: if one cannot be written.
     """
     started = time.perf_counter()
     digests = {}
@@ -154,7 +154,7 @@ def write(files: list[Copied]) -> Written:
 
 
 def flush_to_disk(path: Path) -> None:
-    """Have a file's content, or a folder's entries, survive a loss of power."""
+    """Make a file's content, or a folder's entries, survive a power failure."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

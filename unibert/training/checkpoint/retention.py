@@ -1,4 +1,4 @@
-"""Which checkpoints are kept, and the room that they take."""
+"""Which checkpoints are kept, and how much disk space they need."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import Any
 
 from unibert.errors import UserError
 
-SPARE = 1.05
-"""A checkpoint is begun only where it and this share more would fit: metrics and logs go to the same disk."""
+SPACE_MARGIN = 1.05
+"""A checkpoint is begun only if this multiple of its size is free: metrics and logs go to the same disk."""
 
 MAX_BYTES_PER_PARAMETER = 16
-"""Weights (2 or 4 bytes), fp32 weights and AdamW's two moments, whatever the ZeRO stage."""
+"""Weights (2 or 4 bytes), fp32 weights and AdamW's two moments, under any ZeRO stage."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetentionPolicy:
-    """A checkpoint is kept for as long as one of these wants it; see :class:`unibert.training.config.TrainingConfig`.
+    """A checkpoint is kept while one of these rules keeps it; see :class:`unibert.training.config.TrainingConfig`.
 
     Attributes:
-        last: how many of the newest.
-        every_tokens: the first checkpoint at or after each multiple of so many tokens.
-        best: the one with the lowest held-out MLM loss.
+        last: number of newest checkpoints to keep.
+        every_tokens: keep the first checkpoint at or after each multiple of this number of tokens.
+        best: whether to keep the checkpoint with the lowest held-out MLM loss.
     """
 
     last: int
@@ -32,44 +32,45 @@ class RetentionPolicy:
     best: bool = False
 
     def is_milestone(self, tokens: int, tokens_before: int) -> bool:
-        """Whether a checkpoint after ``tokens`` tokens is the first past a multiple, the one before it being after
-        ``tokens_before``."""
+        """Whether the checkpoint after ``tokens`` tokens is the first at or after a multiple, if the previous one was
+        saved after ``tokens_before``."""
         return self.every_tokens is not None and tokens // self.every_tokens > tokens_before // self.every_tokens
 
     def superseded(self, descriptions: Sequence[dict[str, Any]]) -> list[int]:
-        """Places of the checkpoints that nothing wants; ``descriptions`` are of all there are, oldest first."""
-        wanted = set(range(len(descriptions))[-self.last :])
-        wanted.update(place for place, one in enumerate(descriptions) if one["milestone"])
-        losses = [(one["heldout_mlm_loss"], place) for place, one in enumerate(descriptions)]
+        """Indices of the checkpoints that no rule keeps, given the descriptions of all checkpoints, oldest first."""
+        kept = set(range(len(descriptions))[-self.last :])
+        kept.update(index for index, one in enumerate(descriptions) if one["milestone"])
+        losses = [(one["heldout_mlm_loss"], index) for index, one in enumerate(descriptions)]
         measured = [pair for pair in losses if pair[0] is not None]
         if self.best and measured:
-            wanted.add(min(measured)[1])
-        return [place for place in range(len(descriptions)) if place not in wanted]
+            kept.add(min(measured)[1])
+        return [index for index in range(len(descriptions)) if index not in kept]
 
 
 def checkpoint_bytes(stage: int, parameters: int, itemsize: int) -> int:
-    """Of all files of one checkpoint: AdamW's two moments and the fp32 weights, and the model's own weights.
+    """Size of all files of one checkpoint: AdamW's two moments, the fp32 weights, and the model's own weights.
 
-    ZeRO 3 saves no weights but the fp32 ones, and ZeRO 0 in fp32 has no others.
+    ZeRO 3 saves only the fp32 weights, and under ZeRO 0 in fp32 there are no others.
     """
     return (12 if stage == 3 or (stage == 0 and itemsize == 4) else 12 + itemsize) * parameters
 
 
 def rank_checkpoint_bytes(stage: int, parameters: int, itemsize: int, *, rank: int, world_size: int) -> int:
-    """Of :func:`checkpoint_bytes`, what ``rank`` writes: its share from ZeRO 1 on; rank 0 all that is not shared."""
-    shared = 12 * parameters if stage else 0
-    alone = checkpoint_bytes(stage, parameters, itemsize) - shared if rank == 0 else 0
-    return alone + shared // world_size
+    """The part of :func:`checkpoint_bytes` that ``rank`` writes: its shard from ZeRO 1 on; on rank 0, all that is not
+    sharded."""
+    sharded = 12 * parameters if stage else 0
+    unsharded = checkpoint_bytes(stage, parameters, itemsize) - sharded if rank == 0 else 0
+    return unsharded + sharded // world_size
 
 
 def raise_if_no_room(folder: Path, num_bytes: int) -> None:
-    """Raise a UserError where the disk of ``folder``, or of its nearest parent, has no room for a checkpoint."""
+    """Raise a UserError if the disk of ``folder``, or of its nearest existing parent, has no room for a checkpoint."""
     while not folder.exists():
         folder = folder.parent
-    needed, free = SPARE * num_bytes, shutil.disk_usage(folder).free
+    needed, free = SPACE_MARGIN * num_bytes, shutil.disk_usage(folder).free
     if free < needed:
         raise UserError(
-            f"{folder}: a checkpoint needs {_size(needed)} there and {_size(free)} are free; make room, lower "
+            f"{folder}: a checkpoint needs {_size(needed)}, but {_size(free)} are free; make room, lower "
             "training.keep_checkpoints or choose another run_dir, and the same command continues"
         )
 

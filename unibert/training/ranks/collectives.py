@@ -1,4 +1,4 @@
-"""Joining the other ranks, and what all of them do together."""
+"""Joining the other ranks, and operations that all ranks carry out together."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import torch
 import torch.distributed as dist
 
 from unibert.errors import AgreedError, UserError
+from unibert.training.ranks.collective_counter import counted_collective
 from unibert.training.ranks.failures import raise_if_ranks_lost
 from unibert.training.ranks.placement import Placement, place_from_environment
-from unibert.training.ranks.watchdog import collectives
 
 Object = TypeVar("Object")
 COLLECTIVE_TIMEOUT = timedelta(minutes=15)
@@ -26,11 +26,11 @@ def join(timeout: timedelta = COLLECTIVE_TIMEOUT) -> Placement:
     """Join the other ranks: those of the ``deepspeed`` launcher, of ``srun``, or none.
 
     Args:
-        timeout: after which a collective, or the meeting of the ranks, fails.
+        timeout: time after which a collective, or joining itself, fails.
 
     Raises:
-        UserError: if the launcher's variables make no sense or this machine has fewer GPUs than ranks.
-        LostRanksError: if not all ranks come.
+        UserError: if the launcher's variables are inconsistent or this machine has fewer GPUs than ranks.
+        LostRanksError: if not all ranks join.
     """
     rank, local_rank, world_size, local_world_size = place_from_environment()
     if torch.cuda.is_available():
@@ -61,11 +61,11 @@ def _initialise_deepspeed(device: torch.device, timeout: timedelta) -> None:
     from deepspeed.utils import logger
 
     logger.setLevel("WARNING")
-    # DeepSpeed calls some collectives by names that torch deprecates, which no user can fix.
+    # DeepSpeed calls some collectives by names that torch deprecates. No user can fix that.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     if device.type == "cpu":
-        # DeepSpeed would compile this shared-memory all-reduce at the first start, with a compiler that may not be
-        # there and a lock that a killed job leaves behind; gloo does the same work.
+        # At the first start DeepSpeed would compile this shared-memory all-reduce, with a compiler that may be missing
+        # and a lock that a killed job leaves behind. gloo does the same work.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(
         dist_backend="nccl" if device.type == "cuda" else "gloo",
@@ -76,43 +76,45 @@ def _initialise_deepspeed(device: torch.device, timeout: timedelta) -> None:
 
 
 def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
-    """``values`` added up over all ranks, in place."""
-    with collectives.one():
+    """Sum ``values`` over all ranks, in place."""
+    with counted_collective():
         dist.all_reduce(values)
     return values
 
 
 def gather_objects(value: Object) -> list[Object]:
-    """Every rank's ``value``, in order of rank, on every rank."""
+    """Return every rank's ``value``, in order of rank, on every rank."""
     gathered: list[Any] = [None] * dist.get_world_size()
-    with collectives.one():
+    with counted_collective():
         dist.all_gather_object(gathered, value)
     return gathered
 
 
 def agree(error: UserError | None) -> None:
-    """Tell every rank of the others' errors, so that none goes on to wait for a rank that has given up.
+    """Raise on all ranks if any rank has an error, so that no rank waits for one that has given up.
 
     Raises:
-        AgreedError: on all ranks if any has an error; equal sentences are said once, with the ranks they come from.
+        AgreedError: on all ranks, with each distinct sentence once and the ranks that it comes from.
     """
-    ranks: dict[str, list[int]] = {}
+    ranks_by_sentence: dict[str, list[int]] = {}
     for rank, sentence in enumerate(gather_objects(None if error is None else str(error))):
         if sentence is not None:
-            ranks.setdefault(sentence, []).append(rank)
-    if not ranks:
+            ranks_by_sentence.setdefault(sentence, []).append(rank)
+    if not ranks_by_sentence:
         return
-    if len(ranks) == 1 and len(next(iter(ranks.values()))) == dist.get_world_size():
-        raise AgreedError(next(iter(ranks)))
-    raise AgreedError("; ".join(f"rank {', '.join(map(str, who))}: {what}" for what, who in ranks.items()))
+    if len(ranks_by_sentence) == 1 and len(next(iter(ranks_by_sentence.values()))) == dist.get_world_size():
+        raise AgreedError(next(iter(ranks_by_sentence)))
+    raise AgreedError(
+        "; ".join(f"rank {', '.join(map(str, ranks))}: {sentence}" for sentence, ranks in ranks_by_sentence.items())
+    )
 
 
 def wait_together(running: Future[Any] | None, *, heartbeat: float = 5.0) -> None:
-    """Wait until what runs in a thread of any rank has ended, for longer than a collective's time-out if need be.
+    """Wait until the background work of every rank has ended, even if it takes longer than a collective's time-out.
 
     Args:
-        running: this rank's; it must not use collectives. Its errors are left in it.
-        heartbeat: seconds after which the ranks meet, again and again; well below the time-out.
+        running: work of this rank, if any. It must not use collectives. Its errors stay in the future.
+        heartbeat: seconds between two collectives while the ranks wait; well below the time-out.
     """
     done = False
     while not done:
@@ -125,7 +127,7 @@ def run_on_rank_0(work: Callable[[], Object], *, heartbeat: float = 5.0) -> Obje
     """Run ``work`` in a thread of rank 0 while the others wait; see :func:`wait_together`.
 
     Returns:
-        What ``work`` returned on rank 0, None on the others.
+        The result of ``work`` on rank 0, None on the other ranks.
 
     Raises:
         AgreedError: on all ranks, if ``work`` raised a UserError.

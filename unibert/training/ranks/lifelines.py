@@ -1,7 +1,7 @@
-"""Lifelines: a connection from every rank to rank 0, which the system closes when a process dies.
+"""Lifelines: a connection from every rank to rank 0, which the operating system closes when a process dies.
 
-The collectives do not always notice. Where a rank is killed in the middle of a message, gloo's reader waits on until
-its time-out: Pair::signalException of its TCP transport wakes those that wait for a message, not the one that reads it.
+Collectives do not always notice a death. If a rank is killed in the middle of a message, gloo's reader waits until its
+time-out: Pair::signalException of its TCP transport wakes those that wait for a message, not the one that reads it.
 """
 
 from __future__ import annotations
@@ -14,77 +14,78 @@ from contextlib import suppress
 from typing import Any
 
 _KEY = "lifelines"
-_FAREWELL = b"farewell"
+_CLOSING = b"closing"
+"""Message of a rank whose end is no reason for the others to end."""
 _CONNECT_SECONDS = 10.0
 
 
 class Lifelines:
-    """This process's end of the lines.
+    """This process's ends of the connections.
 
     Args:
-        rank: of this process.
-        world_size: number of ranks, all of which make one of these.
-        store: of the ranks, with ``get`` and ``set``; MASTER_ADDR is where rank 0 is.
+        rank: rank of this process.
+        world_size: number of ranks. Every rank makes one of these.
+        store: store shared by the ranks, with ``get`` and ``set``. MASTER_ADDR is the address of rank 0.
     """
 
     def __init__(self, rank: int, world_size: int, store: Any) -> None:
         self._listener: socket.socket | None = None
-        self._lines: list[socket.socket] = []
+        self._connections: list[socket.socket] = []
         if rank == 0:
-            # Whoever else connects, a port scan for one, does not know the word.
-            self._word = secrets.token_hex(16).encode()
+            # Strangers may connect, a port scan for one; they do not know the token.
+            self._token = secrets.token_hex(16).encode()
             self._listener = _listen(world_size)
-            store.set(_KEY, f"{self._listener.getsockname()[1]} {self._word.decode()}")
+            store.set(_KEY, f"{self._listener.getsockname()[1]} {self._token.decode()}")
         else:
-            port, word = store.get(_KEY).decode().split()
-            # Without a line this rank is left to the watchdog's time-out.
+            port, token = store.get(_KEY).decode().split()
+            # Without a connection, only the watchdog's time-out covers this rank.
             with suppress(OSError):
-                line = socket.create_connection((os.environ["MASTER_ADDR"], int(port)), timeout=_CONNECT_SECONDS)
-                line.settimeout(None)
-                line.sendall(f"{word} {rank} ".encode())
-                self._lines.append(line)
+                connection = socket.create_connection((os.environ["MASTER_ADDR"], int(port)), timeout=_CONNECT_SECONDS)
+                connection.settimeout(None)
+                connection.sendall(f"{token} {rank} ".encode())
+                self._connections.append(connection)
 
-    def lost_rank(self) -> int | None:
-        """Wait until a rank has ended without a farewell, for ever if need be, and tell the others.
+    def wait_for_lost_rank(self) -> int | None:
+        """Block until a rank has ended without :meth:`close`; rank 0 passes the rank on to the others.
 
         Returns:
-            Its number; None where rank 0 has said farewell or this rank has no line.
+            The lost rank; None if rank 0 has closed its lifelines or this rank has no connection.
         """
         if self._listener is not None:
-            lost = self._lost_of_all(self._listener)
-            for line in list(self._lines):
-                _say(line, str(lost).encode())
+            lost = self._first_lost(self._listener)
+            for connection in list(self._connections):
+                _send(connection, str(lost).encode())
             return lost
-        for line in self._lines:
-            said = _hear(line)
-            return None if said == _FAREWELL else int(said or b"0")
+        for connection in self._connections:
+            message = _receive(connection)
+            return None if message == _CLOSING else int(message or b"0")
         return None
 
-    def farewell(self) -> None:
-        """To be said by a rank whose end is no reason for the others to end."""
-        for line in list(self._lines):
-            _say(line, _FAREWELL)
+    def close(self) -> None:
+        """Announce that the end of this rank is no reason for the others to end."""
+        for connection in list(self._connections):
+            _send(connection, _CLOSING)
 
-    def _lost_of_all(self, listener: socket.socket) -> int:
+    def _first_lost(self, listener: socket.socket) -> int:
         selector = selectors.DefaultSelector()
         selector.register(listener, selectors.EVENT_READ)
         while True:
             for key, _ in selector.select():
                 if key.fileobj is listener:
-                    line, _ = listener.accept()
-                    self._lines.append(line)
-                    selector.register(line, selectors.EVENT_READ, bytearray())
+                    connection, _ = listener.accept()
+                    self._connections.append(connection)
+                    selector.register(connection, selectors.EVENT_READ, bytearray())
                     continue
-                line = key.fileobj  # type: ignore[assignment]
-                said = _hear(line)
-                key.data.extend(said)
-                if said:
+                connection = key.fileobj  # type: ignore[assignment]
+                message = _receive(connection)
+                key.data.extend(message)
+                if message:
                     continue
-                selector.unregister(line)
-                self._lines.remove(line)
-                line.close()
-                word, _, rest = bytes(key.data).partition(b" ")
-                if word == self._word and not rest.endswith(_FAREWELL):
+                selector.unregister(connection)
+                self._connections.remove(connection)
+                connection.close()
+                token, _, rest = bytes(key.data).partition(b" ")
+                if token == self._token and not rest.endswith(_CLOSING):
                     return int(rest)
 
 
@@ -95,14 +96,14 @@ def _listen(backlog: int) -> socket.socket:
     return socket.create_server(("", 0), backlog=backlog)
 
 
-def _say(line: socket.socket, words: bytes) -> None:
+def _send(connection: socket.socket, message: bytes) -> None:
     with suppress(OSError):
-        line.sendall(words)
+        connection.sendall(message)
 
 
-def _hear(line: socket.socket) -> bytes:
-    """What was said; nothing once the other process has ended."""
+def _receive(connection: socket.socket) -> bytes:
+    """The next bytes; empty once the other process has ended."""
     try:
-        return line.recv(256)
+        return connection.recv(256)
     except OSError:
         return b""

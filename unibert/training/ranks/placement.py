@@ -1,6 +1,6 @@
-"""This process's place among the ranks, as the environment says it: that of the ``deepspeed`` launcher, or of ``srun``.
+"""This process's place among the ranks, read from the environment that the ``deepspeed`` launcher or ``srun`` sets.
 
-Imports no torch: the command line asks too.
+The module does not import torch, because the command line uses it too.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class Placement:
 
 
 def place_from_environment() -> tuple[int, int, int, int]:
-    """Rank, local rank, world size and local world size; where to meet is put into the environment too.
+    """Return rank, local rank, world size and local world size, and complete the environment variables of torch.
 
     Raises:
-        UserError: if the launcher's variables make no sense.
+        UserError: if the launcher's variables are inconsistent.
     """
     environment = os.environ
     if "RANK" in environment:
@@ -54,13 +54,13 @@ def place_from_environment() -> tuple[int, int, int, int]:
     else:
         place = (0, 0, 1, 1)
         environment["MASTER_ADDR"], environment["MASTER_PORT"] = "127.0.0.1", str(free_port())
-    # DeepSpeed goes looking for MPI where it doesn't find these.
+    # Without these, DeepSpeed searches for MPI.
     environment["RANK"], environment["LOCAL_RANK"], environment["WORLD_SIZE"] = map(str, place[:3])
     return place
 
 
 def hosts_of_ranks(world_size: int) -> list[str]:
-    """The host of every rank as Slurm places them, of all nodes the same number; elsewhere all are here."""
+    """Host of every rank. Slurm places the same number on each node; without Slurm, all ranks are on this machine."""
     hosts = _hosts(os.environ["SLURM_STEP_NODELIST"]) if "SLURM_STEP_NODELIST" in os.environ else [socket.gethostname()]
     return [hosts[rank * len(hosts) // world_size] for rank in range(world_size)]
 
@@ -72,19 +72,18 @@ def _hosts(nodelist: str) -> list[str]:
         )
     except (OSError, subprocess.SubprocessError) as error:
         raise UserError(
-            f"the hosts of {nodelist} could not be read with 'scontrol show hostnames' ({error}); "
-            "set MASTER_ADDR in the job script"
+            f"'scontrol show hostnames {nodelist}' failed ({error}); set MASTER_ADDR in the job script"
         ) from error
     return listed.stdout.split()
 
 
 def is_first_rank() -> bool:
-    """Whether this is rank 0, as far as the environment says, whose mistakes are no matter here."""
+    """Whether this is rank 0 according to the environment. Inconsistent variables are not reported here."""
     return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
 
 
 def is_first_of_machine() -> bool:
-    """The same of the ranks of this machine."""
+    """Whether this is local rank 0 according to the environment."""
     return os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0"
 
 

@@ -1,4 +1,4 @@
-"""Signals that ask a run to end soon: remembered, and acted upon between steps."""
+"""Signals that ask a run to stop. They are recorded, and the run acts on them between steps."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from types import FrameType
 EXIT_PREEMPTED = 75
 """Exit status of a run that was asked to stop and can be continued (EX_TEMPFAIL)."""
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
 
 class StopRequest:
-    """Set by SIGTERM, SIGINT or SIGUSR1; a second signal of the kind has its usual effect."""
+    """Records the first SIGTERM, SIGINT or SIGUSR1. A second signal of the same kind has its default effect."""
 
     def __init__(self) -> None:
         self.requested = False
         self.name = "a signal to another rank"
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        for number in STOP_SIGNALS:
             signal.signal(number, self._receive)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
@@ -23,11 +25,11 @@ class StopRequest:
         signal.signal(number, signal.SIG_DFL)
 
 
-def leave_in_peace() -> None:
-    """Ignore signals on the way out: srun sends SIGTERM to all when the first ends with a status other than 0."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+def ignore_stop_signals() -> None:
+    """Ignore signals on the way out: srun sends SIGTERM to all ranks when the first ends with a status other than 0."""
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 class Preempted(Exception):
-    """The run stopped after a checkpoint because a signal asked it to; the same command continues it."""
+    """A signal has stopped the run after a checkpoint. The same command continues it."""

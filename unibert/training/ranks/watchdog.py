@@ -1,13 +1,13 @@
-"""A watchdog: where a rank hangs, the others end with a sentence that names it instead of waiting for ever.
+"""A watchdog: if a rank hangs, the others end with a sentence that names it instead of waiting for ever.
 
-Each rank tells the others in the store at which they met, every few seconds and from a thread of its own, to how many
-of our collectives it has come and where its main thread stands. A rank that gets no further for the whole of the
-time-out reads what the others tell, prints who is late, and ends its process; a launcher then ends the rest.
+A thread of each rank publishes two things every few seconds in the store at which the ranks met: how many collectives
+the rank has begun, and the line at which its main thread stands. A rank that makes no progress for the whole time-out
+reads what the others have published, prints which rank is late, and ends its process; the launcher then ends the rest.
 
-A rank that dies is noticed within seconds by its lifeline, should the collective in which the others are not notice it.
+If a rank dies and the collective in which the others wait does not notice, its lifeline reports it within seconds.
 
-A rank that has met a user's mistake alone says so in the store, and all end with the status of a mistake, which no
-launcher starts again.
+A rank that alone meets a user's mistake sets a flag in the store. All ranks then end with the status of a mistake,
+after which no launcher starts them again.
 """
 
 from __future__ import annotations
@@ -27,51 +27,36 @@ from typing import Any
 import torch.distributed as dist
 
 from unibert.errors import LostRanksError, RankError, UserError
+from unibert.training.ranks.collective_counter import counter
 from unibert.training.ranks.failures import EXIT_LOST_RANKS, EXIT_MISTAKE
 from unibert.training.ranks.lifelines import Lifelines
 from unibert.training.ranks.signals import Preempted
 
 _PACKAGE = Path(__file__).parents[2]
-_WAITING = tuple(str(Path(__file__).with_name(name)) for name in ("collectives.py", "watchdog.py"))
-_TICKS = 20
-"""Looks at the main thread within one time-out."""
+_COLLECTIVE_MODULES = tuple(
+    str(Path(__file__).with_name(name)) for name in ("collectives.py", "collective_counter.py", "watchdog.py")
+)
+_CHECKS_PER_TIMEOUT = 20
+"""Checks of this rank's progress within one time-out."""
 
-_MAX_TICK = 10.0
-"""Seconds between two signs of life, at most."""
+_MAX_INTERVAL = 10.0
+"""Maximum number of seconds between two checks, and between two heartbeats."""
 
 _MIN_WAIT = 5.0
-"""Seconds that another process gets at least to answer or to print, however short the time-out."""
+"""Minimum number of seconds that another process gets to answer or to print, however short the time-out."""
 
 _MISTAKE = "watchdog/mistake"
-_MISTAKE_TICK = 1.0
-"""Seconds between two looks for a mistake of another rank."""
-
-
-class Collectives:
-    """Counts this process's collectives, which are the same on all ranks."""
-
-    def __init__(self) -> None:
-        self.begun = 0
-        self.done = 0
-
-    @contextmanager
-    def one(self) -> Iterator[None]:
-        """Around one collective, or one micro-batch, in which there may be many."""
-        self.begun += 1
-        yield
-        self.done += 1
-
-
-collectives = Collectives()
+_MISTAKE_INTERVAL = 1.0
+"""Seconds between two polls for the mistake of another rank."""
 
 
 @contextmanager
 def watched(rank: int, world_size: int, timeout: timedelta) -> Iterator[None]:
-    """Watch over the ranks, which must all have joined, for as long as the context lasts.
+    """Watch the ranks, which must all have joined, while the context lasts.
 
     Args:
-        rank: of this process.
-        world_size: with one rank there is nothing to watch.
+        rank: rank of this process.
+        world_size: number of ranks. A single rank is not watched.
         timeout: how long no collective may begin or end.
     """
     if world_size == 1:
@@ -80,17 +65,17 @@ def watched(rank: int, world_size: int, timeout: timedelta) -> Iterator[None]:
     watchdog = _Watchdog(rank, world_size, timeout.total_seconds())
     try:
         yield
-        watchdog.lifelines.farewell()
+        watchdog.lifelines.close()
     except LostRanksError:
         watchdog.wait_for_mistake()
         raise
     except RankError:
-        watchdog.tell_mistake()
-        watchdog.lifelines.farewell()
+        watchdog.publish_mistake()
+        watchdog.lifelines.close()
         raise
     except (UserError, Preempted):
-        # Of all ranks together.
-        watchdog.lifelines.farewell()
+        # All ranks raise these together.
+        watchdog.lifelines.close()
         raise
     finally:
         watchdog.ended.set()
@@ -102,141 +87,144 @@ class _Watchdog:
         self.mistake = threading.Event()
         self._timed_out = threading.Event()
         self._rank, self._timeout = rank, timeout
-        self._tick = min(timeout / _TICKS, _MAX_TICK)
-        self._main = threading.main_thread().ident
-        # A connection of its own: the process group's is locked while a rank waits in it. Its first word from every
-        # rank comes before anyone reads.
-        met: Any = dist.distributed_c10d._get_default_store()
-        self._store = met.clone()
+        self._interval = min(timeout / _CHECKS_PER_TIMEOUT, _MAX_INTERVAL)
+        self._main_thread = threading.main_thread().ident
+        # A connection of its own: the process group's is locked while a rank waits in it.
+        default_store: Any = dist.distributed_c10d._get_default_store()
+        self._store = default_store.clone()
         self._keys = [f"watchdog/{other}" for other in range(world_size)]
         self._hosts: list[Any] = [None] * world_size
-        self._tell(0)
+        # Every key is set before any rank reads it, which the all-gather ensures.
+        self._publish_progress(0)
         self.lifelines = Lifelines(rank, world_size, self._store)
         dist.all_gather_object(self._hosts, socket.gethostname())
-        # Several threads, for the store is with rank 0 and telling blocks where that one hangs.
-        for work in (self._tell_on, self._watch, self._heed, self._notice_death):
+        # Several threads, because the store lives in rank 0, and publishing blocks if that rank hangs.
+        for work in (self._send_heartbeats, self._watch_progress, self._poll_for_mistake, self._watch_lifelines):
             threading.Thread(target=work, name=f"unibert{work.__name__}", daemon=True).start()
 
-    def _tell_on(self) -> None:
-        beat = 0
-        while not self.ended.wait(self._tick):
-            beat += 1
-            try:
-                self._tell(beat)
-            except RuntimeError:
-                # The store is gone with rank 0, which the watching thread or the next collective finds out.
-                return
-
-    def tell_mistake(self) -> None:
-        """Have the others end as after a mistake of their own."""
+    def publish_mistake(self) -> None:
+        """Make the other ranks end as after a mistake of their own."""
         self.ended.set()
         try:
             self._store.set(_MISTAKE, "")
         except RuntimeError:
             return
-        # They look for it in the store, which ends with rank 0.
-        time.sleep(2 * _MISTAKE_TICK)
+        # They poll the store, which ends with rank 0.
+        time.sleep(2 * _MISTAKE_INTERVAL)
 
     def wait_for_mistake(self) -> None:
-        """Of a rank that finds others gone: leave the end to the thread that looks for a mistake, if there is one."""
-        if self.mistake.wait(_MISTAKE_TICK):
+        """If another rank has published a mistake, leave the end of this process to the thread that polls for it.
+
+        Called by a rank that finds others gone.
+        """
+        if self.mistake.wait(_MISTAKE_INTERVAL):
             time.sleep(_MIN_WAIT)
 
-    def _heed(self) -> None:
-        while not self.ended.wait(_MISTAKE_TICK):
+    def _send_heartbeats(self) -> None:
+        heartbeat = 0
+        while not self.ended.wait(self._interval):
+            heartbeat += 1
             try:
-                found = self._store.check([_MISTAKE])
+                self._publish_progress(heartbeat)
+            except RuntimeError:
+                # The store is gone with rank 0. The watching thread or the next collective will notice.
+                return
+
+    def _publish_progress(self, heartbeat: int) -> None:
+        self._store.set(self._keys[self._rank], json.dumps([heartbeat, counter.begun, self._current_line()]))
+
+    def _read_progress(self) -> list[list[Any]]:
+        return [json.loads(value) for value in self._store.multi_get(self._keys)]
+
+    def _current_line(self) -> str:
+        """The line of this package at which the main thread stands; in a collective, the line that called it."""
+        frame = sys._current_frames().get(self._main_thread or 0)
+        while frame is not None:
+            file = frame.f_code.co_filename
+            if file.startswith(str(_PACKAGE)) and file not in _COLLECTIVE_MODULES:
+                return f"{frame.f_code.co_name} ({Path(file).relative_to(_PACKAGE.parent)}:{frame.f_lineno})"
+            frame = frame.f_back
+        return "Python"
+
+    def _poll_for_mistake(self) -> None:
+        while not self.ended.wait(_MISTAKE_INTERVAL):
+            try:
+                published = self._store.check([_MISTAKE])
             except RuntimeError:
                 return
-            if found:
+            if published:
                 self.mistake.set()
-                # The rank that has met it is to print it and to end first.
-                time.sleep(_MIN_WAIT - _MISTAKE_TICK)
+                # The rank that has met it prints it and ends first.
+                time.sleep(_MIN_WAIT - _MISTAKE_INTERVAL)
                 os._exit(EXIT_MISTAKE)
 
-    def _notice_death(self) -> None:
-        lost = self.lifelines.lost_rank()
-        # Most often the main thread finds it out in its collective, or it is the end of a mistake or a time-out.
+    def _watch_lifelines(self) -> None:
+        lost = self.lifelines.wait_for_lost_rank()
+        # Usually the main thread notices in its collective, or the end belongs to a mistake or a time-out.
         if lost is None or self.ended.wait(_MIN_WAIT) or self.mistake.is_set() or self._timed_out.is_set():
             return
         if self._rank == (1 if lost == 0 else 0):
             print(
-                f"unibert: error: rank {lost} ({self._hosts[lost]}) has ended; it says why, or its machine or the "
-                "system killed it; the same command continues",
+                f"unibert: error: rank {lost} ({self._hosts[lost]}) has ended; its own message says why, or the "
+                "system log if it was killed; the same command continues from the newest checkpoint",
                 file=sys.stderr,
                 flush=True,
             )
         os._exit(EXIT_LOST_RANKS)
 
-    def _tell(self, beat: int) -> None:
-        self._store.set(self._keys[self._rank], json.dumps([beat, collectives.begun, self._place()]))
-
-    def _place(self) -> str:
-        """The line of this package in which the main thread stands, a collective's caller's for a collective."""
-        frame = sys._current_frames().get(self._main or 0)
-        while frame is not None:
-            file = frame.f_code.co_filename
-            if file.startswith(str(_PACKAGE)) and file not in _WAITING:
-                return f"{frame.f_code.co_name} ({Path(file).relative_to(_PACKAGE.parent)}:{frame.f_lineno})"
-            frame = frame.f_back
-        return "Python"
-
-    def _watch(self) -> None:
-        # Ticks are counted instead of looking at a clock, so that a job that was suspended as a whole is not a hung
-        # one when it wakes up.
-        idle, seen = 0.0, (0, 0)
-        while not self.ended.wait(self._tick):
-            now = (collectives.begun, collectives.done)
-            idle, seen = (0.0 if now != seen else idle + self._tick), now
+    def _watch_progress(self) -> None:
+        # Intervals are counted instead of reading a clock, so that a job that was suspended as a whole does not count
+        # as hung when it wakes up.
+        idle, last = 0.0, (0, 0)
+        while not self.ended.wait(self._interval):
+            now = (counter.begun, counter.done)
+            idle, last = (0.0 if now != last else idle + self._interval), now
             if idle >= self._timeout:
-                self._end()
+                self._end_after_timeout()
 
-    def _end(self) -> None:
+    def _end_after_timeout(self) -> None:
         self._timed_out.set()
-        findings: list[str] = []
-        asking = threading.Thread(target=self._ask, args=(findings,), daemon=True)
-        asking.start()
-        asking.join(4 * self._tick + _MIN_WAIT)
-        if not findings:
-            # Without the store nobody can be appointed to speak; the first to end ends the others.
+        reports: list[str] = []
+        diagnosis = threading.Thread(target=self._diagnose, args=(reports,), daemon=True)
+        diagnosis.start()
+        diagnosis.join(4 * self._interval + _MIN_WAIT)
+        if not reports:
+            # Without the store, the ranks cannot choose one that prints; the first to end ends the others.
             self.ended.wait(min(self._rank, 20) / 4)
-            findings = [f"rank 0 ({self._hosts[0]}), which keeps the ranks' meeting point, gives no sign of life"]
-        if findings[0]:
+            reports = [f"rank 0 ({self._hosts[0]}), which holds the ranks' store, does not respond"]
+        if reports[0]:
             print(
-                f"unibert: error: no collective has ended for {self._timeout:g} s: {findings[0]}; the same command "
+                f"unibert: error: no collective has ended for {self._timeout:g} s: {reports[0]}; the same command "
                 "continues from the newest checkpoint",
                 file=sys.stderr,
                 flush=True,
             )
         os._exit(EXIT_LOST_RANKS)
 
-    def _ask(self, findings: list[str]) -> None:
-        """Append who is late, or nothing to say on all ranks but one; append nothing if the store is out of reach."""
+    def _diagnose(self, reports: list[str]) -> None:
+        """Append the late ranks on one rank and "" on all others. Append nothing if the store is unreachable."""
         try:
-            if self._store.add("watchdog/told", 1) == 1:
-                before = self._read()
-                self.ended.wait(2.5 * self._tick)
-                findings.append(self._late(before, self._read()))
+            if self._store.add("watchdog/diagnoses", 1) == 1:
+                before = self._read_progress()
+                self.ended.wait(2.5 * self._interval)
+                reports.append(self._late_ranks(before, self._read_progress()))
             else:
-                self.ended.wait(2.5 * self._tick + _MIN_WAIT / 2)
-                findings.append("")
+                self.ended.wait(2.5 * self._interval + _MIN_WAIT / 2)
+                reports.append("")
         except RuntimeError:
             return
 
-    def _read(self) -> list[list[Any]]:
-        return [json.loads(value) for value in self._store.multi_get(self._keys)]
-
-    def _late(self, before: list[list[Any]], after: list[list[Any]]) -> str:
+    def _late_ranks(self, before: list[list[Any]], after: list[list[Any]]) -> str:
         names = [f"rank {rank} ({host})" for rank, host in enumerate(self._hosts)]
-        first = max(begun for _, begun, _ in after)
+        furthest = max(begun for _, begun, _ in after)
         late = []
-        for name, (beat, _, _), (later_beat, begun, place) in zip(names, before, after, strict=True):
-            if beat == later_beat:
-                late.append(f"{name} gives no sign of life, last seen in {place}")
-            elif begun < first:
-                late.append(f"{name} is {first - begun} collectives behind, in {place}")
+        for name, (heartbeat, _, _), (next_heartbeat, begun, line) in zip(names, before, after, strict=True):
+            if heartbeat == next_heartbeat:
+                late.append(f"{name} does not respond, last seen in {line}")
+            elif begun < furthest:
+                late.append(f"{name} is {furthest - begun} collectives behind, in {line}")
         if not late:
-            places = sorted({f"{name} in {place}" for name, (_, _, place) in zip(names, after, strict=True)})
-            return f"no rank is late, the exchange itself hangs: {', '.join(places[:8])}"
+            lines = sorted({f"{name} in {line}" for name, (_, _, line) in zip(names, after, strict=True)})
+            return f"no rank is late, the collective itself hangs: {', '.join(lines[:8])}"
         others = len(names) - len(late)
         return f"{', '.join(late[:8])}{', …' if len(late) > 8 else ''}; the other {others} wait"

@@ -1,4 +1,4 @@
-"""Ranks that miss each other before training; what else preflight looks at is tested on a Slurm, in tests/slurm."""
+"""A rank that never starts is named. The other checks of preflight are tested under Slurm, in tests/slurm."""
 
 import os
 import re
@@ -14,7 +14,7 @@ IMPATIENT = """
 import sys
 from datetime import timedelta
 from unibert.cli import main
-from unibert.training.ranks import preflight
+from unibert.training import preflight
 preflight.MAX_START = timedelta(seconds=3)
 main(["preflight", *sys.argv[1:]])
 """
@@ -23,8 +23,8 @@ main(["preflight", *sys.argv[1:]])
 @pytest.mark.parametrize(
     ("rank", "sentence"),
     [
-        (0, r"preflight: nothing was heard for 3 s from rank 1 \(\S+\)"),
-        (1, r"preflight: \S+: no answer from rank 0 on 127.0.0.1; look at the network between the two"),
+        (0, r"preflight: no message for 3 s from rank 1 \(\S+\); check whether these nodes are up"),
+        (1, r"preflight: \S+: rank 0 on 127.0.0.1 does not respond; check the network between the two"),
     ],
 )
 def test_a_rank_that_never_comes_is_named(rank, sentence, run_file):

@@ -1,0 +1,82 @@
+"""The folder of one complete checkpoint: its description with digests, and what can be read from it without ranks."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unibert.errors import UserError
+from unibert.files import file_sha256
+
+DESCRIPTION = "checkpoint.json"
+TAG = "state"
+"""Subfolder that holds DeepSpeed's files."""
+
+
+def complete_checkpoints(folder: Path) -> list[Path]:
+    """The complete checkpoints in ``folder``, oldest first."""
+    return sorted(path for path in folder.glob("step-*") if (path / DESCRIPTION).is_file())
+
+
+def step_of(checkpoint: Path) -> int:
+    """Number of optimizer steps after which a checkpoint was saved."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def describe(checkpoint: Path) -> dict[str, Any]:
+    """Read a checkpoint's description: step, layout, files with digests, and the stream's state.
+
+    Raises:
+        UserError: if the description is damaged.
+    """
+    path = checkpoint / DESCRIPTION
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+        if sealed({key: value for key, value in description.items() if key != "sha256"}) != json.dumps(description):
+            raise ValueError
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: is damaged") from error
+    return description
+
+
+def sealed(description: dict[str, Any]) -> str:
+    """JSON text of a description that includes a digest of itself."""
+    content = json.dumps(description)
+    return json.dumps({**description, "sha256": hashlib.sha256(content.encode()).hexdigest()})
+
+
+def first_damage(folder: Path, files: dict[str, str]) -> str | None:
+    """Describe the first of ``files`` (SHA-256 by path within ``folder``) that is missing or altered, if any."""
+    for name, digest in files.items():
+        try:
+            if file_sha256(folder / name) != digest:
+                return f"{folder / name}: is damaged, its content differs from the digest"
+        except OSError as error:
+            return f"{folder / name}: cannot be read ({error.strerror})"
+    return None
+
+
+def full_state_dict(checkpoint: Path) -> dict[str, Any]:
+    """The trained module's fp32 weights, assembled from all ranks' files. Needs no GPU and no ranks.
+
+    Raises:
+        UserError: if the checkpoint is damaged.
+    """
+    description = describe(checkpoint)
+    if damage := first_damage(checkpoint, description["files"]):
+        raise UserError(f"{damage}; export another with --step")
+    if description["zero_stage"] == 0:
+        file = checkpoint / TAG / "mp_rank_00_model_states.pt"
+        state = torch.load(file, map_location="cpu", weights_only=False)["module"]
+        return {name: tensor.float() for name, tensor in state.items()}
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    # DeepSpeed prints its progress and shows a bar.
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        return get_fp32_state_dict_from_zero_checkpoint(str(checkpoint), tag=TAG)

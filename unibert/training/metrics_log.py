@@ -1,0 +1,87 @@
+"""Where a run's metrics go: metrics.jsonl, DeepSpeed's monitors and the terminal."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from unibert.errors import UserError
+from unibert.training.checkpoint.claim import Claim
+from unibert.training.metrics import MetricsFile
+
+_SHOWN = (
+    "loss",
+    "mlm_loss",
+    "adversary_accuracy",
+    "grad_norm",
+    "learning_rate",
+    "tokens_per_second",
+    "heldout_mlm_loss",
+    "unigram_entropy",
+)
+"""Metrics in the lines for logs without a progress bar."""
+
+
+class MetricsLog:
+    """Writes lines of metrics on rank 0; does nothing on other ranks.
+
+    Args:
+        run_dir: run folder, whose ``metrics.jsonl`` receives every line.
+        claim: claim of this start to the run folder; None on all ranks but 0.
+        monitor: DeepSpeed's monitor, if the run file asks for one.
+        num_steps: number of steps of the run.
+    """
+
+    def __init__(self, run_dir: Path, claim: Claim | None, monitor: Any | None, num_steps: int) -> None:
+        self._path = run_dir / "metrics.jsonl"
+        self._file = MetricsFile(self._path)
+        self._claim, self._monitor, self._num_steps = claim, monitor, num_steps
+
+    def start_after(self, step: int) -> None:
+        """Remove the lines of steps after ``step``, which the run repeats, and show the progress bar."""
+        if self._claim is not None:
+            self._file.keep_until(step)
+        self._bar = tqdm(
+            total=self._num_steps,
+            initial=step,
+            desc=self._path.parent.name,
+            unit="step",
+            disable=self._claim is None or not os.isatty(2),
+        )
+
+    def advance(self) -> None:
+        """Count one step on the progress bar."""
+        self._bar.update()
+
+    def close(self) -> None:
+        """Close the progress bar."""
+        self._bar.close()
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Write one line, which holds ``step``.
+
+        Raises:
+            UserError: if the file cannot be written or a later start has claimed the run.
+        """
+        if self._claim is None:
+            return
+        if self._monitor is not None:
+            numbers = {key: value for key, value in line.items() if isinstance(value, int | float)}
+            self._monitor.write_events([(f"unibert/{key}", value, line["step"]) for key, value in numbers.items()])
+        if "loss" in line:
+            self._bar.set_postfix(loss=f"{line['loss']:.3f}", mlm=f"{line['mlm_loss']:.3f}", refresh=False)
+        if not os.isatty(2):
+            numbers_shown = "  ".join(f"{key} {line[key]:.4g}" for key in _SHOWN if key in line)
+            print(f"step {line['step']}/{self._num_steps}  {numbers_shown}", file=sys.stderr, flush=True)
+        try:
+            self._claim.raise_if_superseded()
+            self._file.append(line)
+        except OSError as error:
+            raise UserError(
+                f"{self._path}: cannot be written ({error.strerror}); fix that, and the same command continues from "
+                "the newest checkpoint"
+            ) from error

@@ -1,0 +1,152 @@
+"""Preparation of a run on one rank: the steps that a user's mistake can spoil, before the ranks first wait."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from transformers import AutoTokenizer, PreTrainedModel
+
+from unibert.configuration import read_yaml, to_dict
+from unibert.corpus.manifest import Manifest, damaged_shards
+from unibert.errors import UserError
+from unibert.files import write_atomically
+from unibert.model.encoder import build_masked_lm, freeze, load_masked_lm
+from unibert.model.unibert import UniBERT
+from unibert.schedules import Timeline
+from unibert.stream import Stream
+from unibert.training.checkpoint.claim import Claim
+from unibert.training.checkpoint.folder import complete_checkpoints
+from unibert.training.checkpoint.retention import MAX_BYTES_PER_PARAMETER, raise_if_no_room
+from unibert.training.config import RunConfig, first_difference
+from unibert.training.engine import ds_config_path, read_ds_config, training_dtype
+from unibert.training.kernel_paths import check_kernel_paths
+from unibert.training.ranks.placement import Placement
+
+DIGESTS_UP_TO_BYTES = 1 << 30
+"""In corpora up to this size, every start checks the shards' digests, which takes seconds. In larger ones it checks
+only their sizes; ``unibert corpus verify`` checks the rest."""
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """Parts of a run that need no other rank."""
+
+    manifest: Manifest
+    stream: Stream
+    ds_config: dict[str, Any]
+    model: UniBERT
+    num_parameters: int
+    """Counted before DeepSpeed builds the engine: ZeRO 3 leaves only its shard on each rank."""
+
+
+def prepare(config: RunConfig, placement: Placement, timeline: Timeline) -> Preparation:
+    """Check the run and build its parts.
+
+    Raises:
+        UserError: for anything that the user can fix.
+    """
+    manifest = Manifest.load(config.corpus)
+    stream = Stream(
+        config.corpus,
+        config.stream,
+        seed=config.seed,
+        timeline=timeline,
+        rank=placement.rank,
+        world_size=placement.world_size,
+    )
+    if placement.rank == 0 and stream.shards_folder is not None:
+        _check_shards(manifest, stream, stream.shards_folder)
+    ds_config = read_ds_config(ds_config_path(config.training.ds_config), placement.device)
+    _check_run_dir(config)
+    model = _build_model(config, manifest, stream, timeline, placement.device)
+    check_kernel_paths(model, placement.device, training_dtype(ds_config))
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    raise_if_no_room(Path(config.run_dir), MAX_BYTES_PER_PARAMETER * num_parameters)
+    return Preparation(manifest, stream, ds_config, model, num_parameters)
+
+
+def claim_run_dir(config: RunConfig, model: UniBERT) -> Claim:
+    """Claim the run folder and write the resolved configuration, and the model's, which the export needs, into it.
+
+    Raises:
+        UserError: if the folder cannot be written.
+    """
+    run_dir = Path(config.run_dir)
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        claim = Claim(run_dir)
+        resolved = yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
+        write_atomically(run_dir / "config.yaml", resolved)
+        model.masked_lm.config.save_pretrained(run_dir / "model_config")
+    except OSError as error:
+        raise UserError(f"run_dir: {run_dir} cannot be written ({error.strerror}); choose another") from error
+    return claim
+
+
+def _check_shards(manifest: Manifest, stream: Stream, folder: Path) -> None:
+    """Raise if the damage exceeds the limit; damage below it is only reported."""
+    size = sum(shard.size_bytes for shard in manifest.shards)
+    damaged = damaged_shards(manifest, folder, digests=size <= DIGESTS_UP_TO_BYTES)
+    heldout_problems = [problem for shard, problem in damaged if shard.split == "heldout"]
+    limit, blocks = stream.damage_limit, sum(shard.blocks for shard, _ in damaged)
+    if heldout_problems:
+        raise UserError(f"{heldout_problems[0]}; held-out shards must be whole")
+    if blocks > limit:
+        raise UserError(
+            f"{damaged[0][1]}; in all, {len(damaged)} shards with {blocks} blocks are damaged, and "
+            f"stream.max_damaged_share allows {limit}"
+        )
+    for _, problem in damaged:
+        print(f"unibert: {problem}; its damaged blocks will be skipped", file=sys.stderr)
+
+
+def _check_run_dir(config: RunConfig) -> None:
+    """Raise if the run folder holds checkpoints of a run with another configuration."""
+    run_dir = Path(config.run_dir)
+    if not complete_checkpoints(run_dir / "checkpoints"):
+        return
+    difference = first_difference(read_yaml(run_dir / "config.yaml"), to_dict(config))
+    if difference is not None:
+        raise UserError(
+            f"{run_dir} belongs to a run of another configuration: {difference}; choose another run_dir or remove "
+            "this one"
+        )
+
+
+def _build_model(
+    config: RunConfig, manifest: Manifest, stream: Stream, timeline: Timeline, device: torch.device
+) -> UniBERT:
+    torch.manual_seed(config.seed)
+    max_sequence_length = max(phase.sequence_length for phase in timeline.phases())
+    return UniBERT(
+        build_masked_lm(config.model, manifest.vocab_size, max_sequence_length),
+        len(stream.languages),
+        mlm=config.mlm,
+        adversary=config.adversary,
+        distillation=config.distillation,
+        teacher=_load_teacher(config, device),
+        attention=config.model.attention,
+    )
+
+
+def _load_teacher(config: RunConfig, device: torch.device) -> PreTrainedModel | None:
+    if config.distillation is None:
+        return None
+    folder = config.distillation.teacher
+    teacher = load_masked_lm(folder, "distillation.teacher")
+    vocabulary = AutoTokenizer.from_pretrained(Path(config.corpus) / "tokenizer").get_vocab()
+    try:
+        equal = AutoTokenizer.from_pretrained(folder).get_vocab() == vocabulary
+    except (OSError, ValueError) as error:
+        raise UserError(f"distillation.teacher: {folder} has no tokenizer that can be loaded") from error
+    if not equal:
+        raise UserError(
+            f"distillation.teacher: the vocabulary of {folder} differs from that of {config.corpus}/tokenizer; build "
+            "the corpus with the teacher's tokenizer or train a teacher on this corpus"
+        )
+    return freeze(teacher, device, torch.bfloat16 if device.type == "cuda" else torch.float32)
