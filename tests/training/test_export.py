@@ -109,7 +109,7 @@ def test_a_checkpoint_that_is_not_there(run_dir, tmp_path, unibert):
     status, output = unibert("export", str(run_dir), "--step=41")
     assert (status, "has no checkpoint of step 41; it has 40, 50" in output) == (1, True)
     status, output = unibert("export", str(tmp_path))
-    assert (status, "is no run folder" in output) == (1, True)
+    assert (status, "is not a run folder" in output) == (1, True)
 
 
 def test_tensorboard_gets_the_metrics(module_run_file, tmp_path, unibert):

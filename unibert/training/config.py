@@ -1,4 +1,4 @@
-"""The run file: what ``unibert pretrain`` reads, one dataclass per component."""
+"""The run file that ``unibert pretrain`` reads, one dataclass per section."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from unibert.stream.config import DELIVERY_KEYS, StreamConfig
 
 @dataclass(kw_only=True)
 class OptimizerConfig:
-    """AdamW with a warm-up, stable, decay schedule. Norms and biases are not decayed."""
+    """AdamW with a warmup-stable-decay schedule. Norms and biases are not decayed."""
 
     learning_rate: float = 1e-3
     """Peak learning rate of the encoder."""
@@ -24,7 +24,7 @@ class OptimizerConfig:
     """AdamW's denominator term."""
 
     weight_decay: float = 0.01
-    """Decoupled weight decay of matrices."""
+    """Decoupled weight decay, of matrices only."""
 
     max_grad_norm: float = 1.0
     """Gradients are clipped to this global 2-norm."""
@@ -41,8 +41,8 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         if not (self.warmup >= 0 and self.decay >= 0 and self.warmup + self.decay <= 1):
             raise ValueError(
-                f"optimizer.warmup: warm-up {self.warmup} and decay {self.decay} are shares of the run and must "
-                "not be negative nor add up to more than 1"
+                f"optimizer.warmup: warmup {self.warmup} and decay {self.decay} are shares of the run; neither may be "
+                "negative, nor their sum exceed 1"
             )
         if self.learning_rate <= 0:
             raise ValueError(f"optimizer.learning_rate: must be positive, got {self.learning_rate}")
@@ -52,22 +52,22 @@ class OptimizerConfig:
 
 @dataclass(kw_only=True)
 class TrainingConfig:
-    """How long, how large, how often."""
+    """Length, batch size, checkpoints, monitoring."""
 
     tokens: int
     """Length of the run in tokens, padding included. The last step may exceed it by less than one step."""
 
     global_batch_size: IntegerSchedule = 256
-    """Sequences per optimizer step, over all ranks: a multiple of ``stream.lanes``. Points change it during the run."""
+    """Sequences per optimizer step over all ranks, a multiple of ``stream.lanes``. Points change it during the run."""
 
     micro_batch_size: int = 32
-    """Most sequences that a rank puts through the model at once. Gradient accumulation does the rest."""
+    """Maximum number of sequences in one forward pass of a rank. Gradient accumulation does the rest."""
 
     sequence_length: IntegerSchedule = 512
     """Tokens per sequence. Points change it during the run."""
 
     ds_config: str = "zero1"
-    """DeepSpeed JSON: a file, or the name of one in ``ds_configs`` (zero0 to zero3)."""
+    """DeepSpeed JSON file, or the name of one in ``ds_configs`` (zero0 to zero3)."""
 
     log_every: int = 10
     """Steps between lines of metrics.jsonl. Each line describes its own step."""
@@ -76,28 +76,28 @@ class TrainingConfig:
     """Steps between measurements of the held-out losses. 0 measures them after the last step only."""
 
     heldout_sequences: int = 64
-    """Most held-out sequences per language that are measured."""
+    """Maximum number of held-out sequences per language to measure."""
 
     checkpoint_every: int = 500
-    """Steps between checkpoints. There is always one at the end."""
+    """Steps between checkpoints. The last step always has one."""
 
     keep_checkpoints: int = 2
     """Number of newest checkpoints to keep."""
 
     keep_every_tokens: int | None = None
-    """Keep, for good, the first checkpoint at or after each multiple of this number of tokens."""
+    """Keep for ever the first checkpoint at or after each multiple of this number of tokens."""
 
     keep_best: bool = False
-    """Keep the checkpoint with the lowest held-out MLM loss too. Needs ``evaluate_every``."""
+    """Also keep the checkpoint with the lowest held-out MLM loss. Needs ``evaluate_every``."""
 
     collective_timeout_minutes: float = 15.0
-    """Minutes that ranks wait for one of them before the run names it and ends. Keep it well above 0.5."""
+    """Minutes that the ranks wait for a rank before the run names it and ends. Keep it well above 0.5."""
 
     restarts_without_progress: int = 3
-    """Times in a row that Slurm may start the run again without a newer checkpoint."""
+    """Consecutive times that Slurm may restart the run without a newer checkpoint."""
 
     monitors: list[Literal["tensorboard", "csv", "wandb"]] = field(default_factory=list)
-    """DeepSpeed monitors that receive the metrics besides metrics.jsonl. Their files lie in ``run_dir/monitor``."""
+    """DeepSpeed monitors that also receive the metrics. They write to ``run_dir/monitor``."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -114,8 +114,8 @@ class TrainingConfig:
             raise ValueError(f"training.keep_every_tokens: must be positive or null, got {self.keep_every_tokens}")
         if self.keep_best and (self.evaluate_every <= 0 or self.checkpoint_every % self.evaluate_every):
             raise ValueError(
-                f"training.keep_best: held-out losses are measured every {self.evaluate_every} steps (evaluate_every) "
-                f"and checkpoints written every {self.checkpoint_every}; make checkpoint_every a multiple"
+                f"training.keep_best: checkpoint_every ({self.checkpoint_every}) must be a multiple of evaluate_every "
+                f"({self.evaluate_every}), and both positive"
             )
         self.timeline()
 
@@ -187,11 +187,11 @@ FREE_KEYS = (
     "training.monitors",
     *(f"stream.{key}" for key in DELIVERY_KEYS),
 )
-"""What may change between the sittings of one run without changing its batches or its objective."""
+"""Keys that may change when a run is continued, because they change neither its batches nor its objective."""
 
 
 def first_difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> str | None:
-    """The first dotted key, besides :data:`FREE_KEYS`, whose values differ, with both; None if there is none."""
+    """Name the first dotted key, except :data:`FREE_KEYS`, whose values differ, with both values; None if all agree."""
     for key in {**old, **new}:
         dotted = f"{prefix}{key}"
         before, after = old.get(key), new.get(key)

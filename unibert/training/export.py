@@ -1,4 +1,4 @@
-"""From a run's checkpoint to a plain Hugging Face model folder."""
+"""Export of a run's checkpoint as a plain Hugging Face model."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from unibert.training.checkpoint.folder import complete_checkpoints, full_state_
 
 
 def export_run(run_dir: str | Path, *, step: int | None = None, output: str | Path | None = None) -> Path:
-    """Write the student of a run's checkpoint as a model that ``AutoModelForMaskedLM`` loads, with its tokenizer.
+    """Write the student of a checkpoint as a model that ``AutoModelForMaskedLM`` loads, with its tokenizer.
 
     Args:
         run_dir: the run folder.
-        step: which checkpoint; the newest by default.
-        output: where to; ``run_dir/model`` by default. An older export there is replaced.
+        step: optimizer step of the checkpoint; the newest by default.
+        output: model folder, ``run_dir/model`` by default. An older export there is replaced.
 
     Returns:
         The model folder.
 
     Raises:
-        UserError: if the folder is no run, or has no such checkpoint, or a damaged one.
+        UserError: if the folder is not a run folder, or the checkpoint is missing or damaged.
     """
     run_dir = Path(run_dir)
     if not (run_dir / "config.yaml").is_file():
-        raise UserError(f"{run_dir} is no run folder (it has no config.yaml)")
+        raise UserError(f"{run_dir} is not a run folder (it has no config.yaml)")
     checkpoints = {step_of(path): path for path in complete_checkpoints(run_dir / "checkpoints")}
     if not checkpoints:
         raise UserError(f"{run_dir} has no complete checkpoint yet")

@@ -1,4 +1,4 @@
-"""Which implementation of losses and attention a run takes: checked before it starts, said once it is chosen."""
+"""Implementations of the losses and of attention: checked before a run starts, logged once chosen."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from unibert.model.unibert import UniBERT
 
 
 def check_kernel_paths(model: UniBERT, device: torch.device, dtype: torch.dtype) -> None:
-    """See that every path that the configuration names can serve the model on ``device`` in ``dtype``.
+    """Check that every path that the configuration names supports the model on ``device`` in ``dtype``.
 
     Raises:
-        UserError: naming the key, what it lacks and what to take instead.
+        UserError: if one does not; names the key, the obstacle and an alternative.
     """
     width = model.masked_lm.config.hidden_size
     states = torch.empty(0, width, device=device, dtype=dtype)
@@ -44,7 +44,7 @@ def check_kernel_paths(model: UniBERT, device: torch.device, dtype: torch.dtype)
 
 
 def announce_kernel_paths() -> None:
-    """From now on print which path each loss and attention take, a line each, on stderr."""
+    """Print on stderr, from now on, the path that each loss and attention take, one line each."""
     for name in ("unibert_kernels", attention.__name__):
         logger = logging.getLogger(name)
         if not logger.handlers:

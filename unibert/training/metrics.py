@@ -1,4 +1,4 @@
-"""``metrics.jsonl`` and the numbers in it."""
+"""``metrics.jsonl`` and its numbers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from unibert.files import write_atomically
 from unibert.training.ranks.collectives import sum_over_ranks
 
 TIMING_KEYS = ("tokens_per_second", "memory_gib")
-"""What may differ between two identical runs."""
+"""Metrics that differ between two identical runs."""
 
 
 class MetricsFile:
@@ -48,10 +48,7 @@ def _whole_lines(path: Path) -> list[str]:
 
 
 class Sums:
-    """Adds up the objectives' sums over micro-batches and ranks.
-
-    All ranks must add the same keys with the same shapes.
-    """
+    """Sums of the objectives over micro-batches and ranks. All ranks must add the same keys with the same shapes."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
@@ -62,7 +59,7 @@ class Sums:
             self._sums[name] = self._sums[name] + value if name in self._sums else value
 
     def over_ranks(self) -> dict[str, Tensor]:
-        """The totals over all ranks, on the CPU, in float64, with one all-reduce."""
+        """The totals over all ranks by one all-reduce, in float64, on the CPU."""
         names = sorted(self._sums)
         flat = sum_over_ranks(torch.cat([self._sums[name].flatten() for name in names])).cpu()
         pieces = flat.split([self._sums[name].numel() for name in names])
@@ -80,9 +77,9 @@ def prediction_metrics(totals: dict[str, Tensor], languages: list[str]) -> dict[
 
 
 def heldout_metrics(totals: dict[str, Tensor], heldout_tokens: dict[str, int]) -> dict[str, Any]:
-    """The same of held-out text, each language weighted by its held-out tokens however few of them were looked at.
+    """MLM loss and accuracy on held-out text, each language weighted by its held-out tokens, measured or not.
 
-    So the loss is that of the corpus, and compares with the corpus's unigram entropy.
+    The loss thus describes the corpus and compares with the corpus's unigram entropy.
     """
     losses = _means_by_language(totals, list(heldout_tokens), column=0)
     hits = _means_by_language(totals, list(heldout_tokens), column=2)
@@ -100,7 +97,7 @@ def _means_by_language(totals: dict[str, Tensor], languages: list[str], column: 
 
 
 def objective_metrics(totals: dict[str, Tensor]) -> dict[str, float]:
-    """The adversary's and the distillation's losses and the discriminator's accuracy, where they are on."""
+    """Losses of the adversary and the distillation and the discriminator's accuracy, of those that are enabled."""
     metrics: dict[str, float] = {}
     if "adversary" in totals:
         metrics["adversary_loss"] = nine_digits(float(totals["adversary"] / totals["adversary_weight"]))
@@ -112,15 +109,15 @@ def objective_metrics(totals: dict[str, Tensor]) -> dict[str, float]:
 
 
 def nine_digits(value: float) -> float:
-    """``value`` at float32's nine significant digits: exact for what fp32 computed, and short to read."""
+    """``value`` to nine significant digits, which identify every float32 value and stay short."""
     return float(f"{value:.9g}")
 
 
 class Throughput:
-    """Tokens per second of training since the last time it was asked, held-out evaluation left out.
+    """Tokens per second of training between two log lines, without held-out evaluation.
 
     Args:
-        tokens: tokens of the run already consumed.
+        tokens: number of tokens that the run has already consumed.
     """
 
     def __init__(self, tokens: int) -> None:
@@ -134,12 +131,12 @@ class Throughput:
         return rate
 
     def skip(self) -> None:
-        """Leave out the time since the last answer."""
+        """Exclude the time since the last call of :meth:`since_last`."""
         self._time = time.perf_counter()
 
 
 def peak_memory_gib(device: torch.device) -> float:
-    """Most memory this process has held, in GiB: on its GPU, or resident where there is none."""
+    """Peak memory of this process in GiB: on its GPU, or resident if there is none."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

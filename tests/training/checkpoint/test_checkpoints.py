@@ -124,8 +124,14 @@ def test_a_run_keeps_what_its_file_asks_for(run_file, tmp_path, unibert):
     ("overrides", "sentence"),
     [
         (["--training.keep_every_tokens=0"], "training.keep_every_tokens: must be positive or null, got 0"),
-        (["--training.keep_best=true", "--training.evaluate_every=0"], "measured every 0 steps (evaluate_every)"),
-        (["--training.keep_best=true", "--training.evaluate_every=15"], "make checkpoint_every a multiple"),
+        (
+            ["--training.keep_best=true", "--training.evaluate_every=0"],
+            "(20) must be a multiple of evaluate_every (0), and both positive",
+        ),
+        (
+            ["--training.keep_best=true", "--training.evaluate_every=15"],
+            "(20) must be a multiple of evaluate_every (15)",
+        ),
     ],
 )
 def test_a_policy_that_cannot_be_followed_is_refused(overrides, sentence, run_file, unibert):
