@@ -1,13 +1,13 @@
-# Two front doors: `make demo` runs the main job on the embedded demo, `make test` runs the tests.
-# Each sets up its own virtual environment first; nothing else is needed on the machine but Python 3.11 or newer.
+# `make demo` runs the whole pipeline on the embedded demo corpus, `make test` runs the tests.
+# Both set up a virtual environment first; the machine needs nothing but Python 3.11 or newer.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 MARKS ?= not slow
-# Processes that share the tests, each of which starts up to four of its own and takes 1 GB.
+# Number of test processes. Each starts up to four processes and needs 1 GB.
 WORKERS ?= 2
 
-# What a GPU machine with torch, triton and transformers but no network may lack, for its Python.
+# Packages that a GPU machine with torch, triton and transformers but no network may lack, and its Python version.
 GPU_PACKAGES := .gpu-packages
 GPU_PYTHON_VERSION ?= 3.12
 GPU_PACKAGE_NAMES := webdataset braceexpand jsonargparse docstring_parser typeshed_client hjson einops msgpack ninja \
@@ -20,8 +20,8 @@ GPU_PACKAGES_MIB := 55
 demo: $(VENV)/installed
 	$(BIN)/unibert demo --output demo-run
 
-# Tests marked slow are left out: MARKS= runs all. mpirun stands beside Python in the environment; the tests that want
-# it look for it on the PATH.
+# Tests marked slow are left out; MARKS= runs all. mpirun is installed in the environment, and the tests that need it
+# search the PATH.
 test: $(VENV)/installed-tests $(VENV)/triton-3.6.0 lint
 	PATH="$(CURDIR)/$(BIN):$$PATH" pytest -m "$(MARKS)" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
@@ -37,7 +37,7 @@ gpu:
 	PYTHONPATH=$(GPU_PACKAGES):.:kernels $(PYTHON) -m unibert bench gpu --stage $(STAGE) \
 	    $(if $(GPU_OUTPUT),--output "$(GPU_OUTPUT)")
 
-# DeepSpeed comes as source alone, whose wheel without compiled operators serves every Python.
+# DeepSpeed is published only as source; its wheel without compiled operators works with every Python version.
 gpu-packages: $(VENV)/installed
 	rm -rf $(GPU_PACKAGES)
 	DS_BUILD_OPS=0 $(BIN)/python -m pip wheel --quiet --no-deps -c constraints.txt --no-build-isolation \
@@ -62,7 +62,7 @@ $(VENV)/installed-tests: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'
 	touch $@
 
-# Kernels are compiled with the Triton of torch 2.11 too, beside the pinned one.
+# The tests also compile the kernels with the Triton of torch 2.11, besides the pinned one.
 $(VENV)/triton-3.6.0: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --no-deps --target $@.partial triton==3.6.0
 	mv $@.partial $@

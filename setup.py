@@ -1,8 +1,8 @@
-"""Which packages there are; pyproject.toml has the rest and cannot say that a package lies elsewhere."""
+"""List of packages, since pyproject.toml, which has all other settings, cannot map a package to another folder."""
 
 from setuptools import find_namespace_packages, setup
 
-# Data that stands at the top level of the repository, for people to read, and inside the installed package.
+# Data at the top level of the repository, where readers find it, that belongs inside the installed package.
 FOLDERS_ELSEWHERE = {
     "unibert.ds_configs": "ds_configs",
     "unibert.slurm": "slurm",

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Pre-train several run files as an array, each task as a job of slurm/pretrain.sh with the nodes and GPUs given here:
+# Pre-train several run files as an array; each task runs slurm/pretrain.sh with the nodes and GPUs given here:
 #
 #   sbatch --array=0-2 [options] slurm/array.sh RUN_A.yaml RUN_B.yaml RUN_C.yaml [-- --dotted.override value …]
 #
-# Overrides are for all; run_dir stands in each file, since two runs cannot share one. --array=0-2%1: one at a time.
+# Overrides apply to all runs. Set run_dir in each file, since runs cannot share it. --array=0-2%1 runs one at a time.
 #SBATCH --job-name=unibert-array
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1

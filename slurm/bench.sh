@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Measure on one node, best one that nobody else uses:
+# Run a benchmark on one node, preferably exclusively:
 #
 #   sbatch --exclusive --gpus=1 slurm/bench.sh kernels|stream|gpu [--option value …]
 #SBATCH --job-name=unibert-bench

