@@ -26,7 +26,7 @@ def own_environment() -> Iterator[None]:
         ("--sead=1", "unknown key 'sead'; did you mean 'seed'?"),
         ("--training.tokens=many", "training.tokens: must be a whole number, got 'many'"),
         ("--training.global_batch_size=6", "training.global_batch_size: 6 is not a multiple of stream.lanes (4)"),
-        ("--optimizer.warmup=0.95", "optimizer.warmup: warm-up 0.95 and decay 0.1 are shares of the run"),
+        ("--optimizer.warmup=0.95", "optimizer.warmup: warmup 0.95 and decay 0.1 are shares of the run"),
         ("--training.sequence_length=[[0.5, 64]]", "the first point must be at progress 0"),
         ("--adversary.level=sentence", "adversary.level: must be mean, cls or token, got 'sentence'"),
         ("--mlm.workspace_gib=0", "mlm.workspace_gib: must be positive, got 0"),
