@@ -21,12 +21,17 @@ def test_content_is_written_as_given(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bytes", "json", "text"]
 
 
-def test_what_fails_leaves_the_old_file_and_nothing_else(tmp_path):
-    path = tmp_path / "scores.json"
-    write_atomically(path, "old")
-    with pytest.raises(KeyboardInterrupt), replacing(path) as unfinished:
+def _interrupted_write(path):
+    with replacing(path) as unfinished:
         unfinished.write_text("ne")
         raise KeyboardInterrupt
+
+
+def test_an_interrupted_write_leaves_only_the_old_file(tmp_path):
+    path = tmp_path / "scores.json"
+    write_atomically(path, "old")
+    with pytest.raises(KeyboardInterrupt):
+        _interrupted_write(path)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
