@@ -15,7 +15,7 @@ from unibert.errors import UserError
 from unibert.stream.batch import Batch
 from unibert.stream.config import StreamConfig
 from unibert.stream.masking import mask
-from unibert.stream.packing import pack
+from unibert.stream.packing import pack_shuffled
 from unibert.stream.plan import FRAME_TOKENS
 from unibert.stream.randomness import Purpose, permutation
 from unibert.stream.sequences import NOT_MASKED, MaskedSequences, Sequences
@@ -118,9 +118,12 @@ def _language_sequences(
             f"{source.place(damaged)}: {window.skipped[damaged.path]} damaged blocks; held-out shards must be whole: "
             "copy it again"
         )
-    pieces = window.documents().split(sequence_length - FRAME_TOKENS)
-    packing = pack(pieces, sequence_length, FRAME_TOKENS)
-    packing = packing.reordered(permutation(packing.num_sequences, seed, Purpose.HELDOUT_ORDER, language))
+    packing = pack_shuffled(
+        window.documents(),
+        sequence_length,
+        FRAME_TOKENS,
+        order_sequences=lambda count: permutation(count, seed, Purpose.HELDOUT_ORDER, language),
+    )
     return window.sequences(
         packing.sequences(0, min(packing.num_sequences, max_sequences or packing.num_sequences)), sequence_length
     )
