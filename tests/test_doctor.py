@@ -41,9 +41,9 @@ def corpus(tmp_path: Path) -> Path:
     """A shard of each of three languages."""
     shards = []
     for language in ("de", "en", "ru"):
-        with ShardWriter(tmp_path / "corpus", language, "train", vocab_size=300, tokens_per_shard=100) as writer:
+        with ShardWriter(tmp_path / "corpus", language, "train", vocab_size=300) as writer:
             writer.write("d0", np.arange(5, 95), 300)
-        shards += writer.shards
+        shards.append(writer.shard)
     Manifest(
         shards=tuple(shards),
         vocab_size=300,

@@ -53,13 +53,11 @@ def value_at(schedule: Schedule, progress: float) -> float:
     return low + (high - low) * (progress - left) / (right - left)
 
 
-def learning_rate_factor(
-    progress: float, *, warmup: float, decay: float, shape: DecayShape = "1-sqrt", final: float = 0.0
-) -> float:
+def learning_rate_factor(progress: float, *, warmup: float, decay: float, shape: DecayShape = "1-sqrt") -> float:
     """Warm-up, stable, decay (WSD): the factor on the peak learning rate at ``progress``.
 
-    Linear from 0 over the first ``warmup`` share of the run, 1 until the last ``decay`` share, then down to
-    ``final`` by ``shape``. ``decay = 1 - warmup`` with ``cosine`` is the classical cosine schedule.
+    Linear from 0 over the first ``warmup`` share of the run, 1 until the last ``decay`` share, then down to 0 by
+    ``shape``. ``decay = 1 - warmup`` with ``cosine`` is the classical cosine schedule.
     The 1-sqrt decay is that of Hägele et al. 2024 (arXiv 2405.18392).
     """
     if progress < warmup:
@@ -67,12 +65,11 @@ def learning_rate_factor(
     if decay == 0 or progress < 1 - decay:
         return 1.0
     through = 1 - (1 - min(progress, 1.0)) / decay
-    remaining = {
+    return {
         "1-sqrt": 1 - math.sqrt(through),
         "linear": 1 - through,
         "cosine": 0.5 * (1 + math.cos(math.pi * through)),
     }[shape]
-    return final + (1 - final) * remaining
 
 
 def dann_ramp(progress: float) -> float:

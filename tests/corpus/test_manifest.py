@@ -14,7 +14,7 @@ def corpus(tmp_path):
     for language, split in (("sv", "train"), ("af", "train"), ("af", "heldout")):
         with ShardWriter(tmp_path, language, split, vocab_size=100) as writer:
             writer.write("1", [5, 6, 7], text_bytes=9)
-        shards += writer.shards
+        shards.append(writer.shard)
     manifest = Manifest(
         shards=tuple(shards),
         vocab_size=100,

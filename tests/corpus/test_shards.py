@@ -10,16 +10,16 @@ from unibert.corpus.shards import Block, ShardWriter, decode_block, encode_block
 from unibert.files import file_sha256
 
 
-def _write(folder, documents, vocab_size=100, **limits):
-    with ShardWriter(folder, "af", "train", vocab_size=vocab_size, **limits) as writer:
+def _write(folder, documents, number=0, vocab_size=100, **limits):
+    with ShardWriter(folder, "af", "train", number, vocab_size=vocab_size, **limits) as writer:
         for document_id, tokens in documents:
             writer.write(document_id, tokens, text_bytes=2 * len(tokens))
-    return writer.shards
+    return writer.shard
 
 
-def _read(folder, shards):
-    paths = [str(folder / shard.path) for shard in shards]
-    return [decode_block(sample) for sample in webdataset.WebDataset(paths, shardshuffle=False)]
+def _read(folder, shard):
+    path = str(folder / shard.path)
+    return [decode_block(sample) for sample in webdataset.WebDataset(path, shardshuffle=False)]
 
 
 def _documents(count, longest=40):
@@ -29,21 +29,24 @@ def _documents(count, longest=40):
 
 def test_webdataset_reads_what_was_written(tmp_path):
     documents = _documents(300)
-    shards = _write(tmp_path, documents, tokens_per_shard=1000, tokens_per_block=200, documents_per_block=16)
-    assert [shard.path for shard in shards] == [f"af/train-{n:06d}.tar" for n in range(len(shards))]
-    assert len(shards) > 3
-    blocks = _read(tmp_path, shards)
+    shard = _write(tmp_path, documents, number=3, tokens_per_block=200)
+    assert shard.path == "af/train-000003.tar"
+    blocks = _read(tmp_path, shard)
     found = [(i, t.tolist()) for block in blocks for i, t in zip(block.ids, block.documents(), strict=True)]
     assert found == documents
-    assert all(len(block.tokens) <= 200 and len(block.ids) <= 16 for block in blocks)
-    assert sum(shard.tokens for shard in shards) == sum(len(tokens) for _, tokens in documents)
-    assert sum(shard.text_bytes for shard in shards) == 2 * sum(shard.tokens for shard in shards)
-    assert sum(shard.documents for shard in shards) == 300
-    assert sum(shard.blocks for shard in shards) == len(blocks)
-    for shard in shards:
-        assert shard.size_bytes == (tmp_path / shard.path).stat().st_size
-        assert shard.sha256 == file_sha256(tmp_path / shard.path)
+    assert all(len(block.tokens) <= 200 for block in blocks)
+    assert shard.tokens == sum(len(tokens) for _, tokens in documents)
+    assert shard.text_bytes == 2 * shard.tokens
+    assert shard.documents == 300
+    assert shard.blocks == len(blocks) > 3
+    assert shard.size_bytes == (tmp_path / shard.path).stat().st_size
+    assert shard.sha256 == file_sha256(tmp_path / shard.path)
     assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_a_block_holds_at_most_256_documents(tmp_path):
+    blocks = _read(tmp_path, _write(tmp_path, [(str(n), [5]) for n in range(300)]))
+    assert [len(block.ids) for block in blocks] == [256, 44]
 
 
 def test_equal_documents_give_equal_bytes(tmp_path):
@@ -59,7 +62,7 @@ def test_a_document_longer_than_a_block_has_a_block_alone(tmp_path):
 
 @pytest.mark.parametrize(("vocab_size", "dtype"), [(1 << 16, np.uint16), ((1 << 16) + 1, np.uint32)])
 def test_dtype_is_the_narrowest_that_holds_the_vocabulary(tmp_path, vocab_size, dtype):
-    (block,) = _read(tmp_path, _write(tmp_path, [("a", [vocab_size - 1])], vocab_size))
+    (block,) = _read(tmp_path, _write(tmp_path, [("a", [vocab_size - 1])], vocab_size=vocab_size))
     assert block.tokens.dtype == dtype
     assert block.tokens.tolist() == [vocab_size - 1]
 
@@ -69,7 +72,7 @@ def test_impossible_documents_are_refused(tmp_path):
         for tokens in ([], [-1], [1 << 16]):
             with pytest.raises(ValueError, match="document x"):
                 writer.write("x", tokens, 1)
-    assert writer.shards == []
+    assert writer.shard is None
 
 
 def _fail_between_blocks(folder):

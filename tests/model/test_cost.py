@@ -148,8 +148,8 @@ def test_flops_of_a_training_step(adversary, distillation):
 
 
 def test_a_shape_by_its_sizes_is_that_of_the_model():
-    sizes = {"hidden_size": 128, "num_attention_heads": 2, "local_attention": 16, "num_hidden_layers": 5}
-    assert EncoderShape.modernbert(128, 5, 96, VOCAB_SIZE, window=16) == EncoderShape.of(build("modernbert", **sizes))
+    sizes = {"hidden_size": 128, "num_attention_heads": 2, "local_attention": 128, "num_hidden_layers": 5}
+    assert EncoderShape.modernbert(128, 5, 96, VOCAB_SIZE) == EncoderShape.of(build("modernbert", **sizes))
 
 
 def test_an_untied_decoder_costs_parameters_and_no_flops():

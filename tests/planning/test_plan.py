@@ -307,7 +307,7 @@ def test_tables_fit_the_page(capsys):
         (["--gpus=1", "--gpu=h10", "--vocab_size=9"], "--gpu: 'h10' is not in the table; did you mean 'h100'?"),
         (["--gpus=1", "--gpu=tpu-v5", "--vocab_size=9"], "there are h200, h100, h100-pcie, a100-80"),
         (["--gpus=1", "--gpu=h100"], "corpus: {folder}/corpus is not there to take the vocabulary's size from; give"),
-        (["--gpus=3", *H100], "stream.lanes: 16 lanes cannot be shared by 1 × 3 = 3 ranks; take 1, 2, 4, 8, 16 ranks"),
+        (["--gpus=3", *H100], "stream.lanes: 16 lanes cannot be divided among 3 ranks; use 1, 2, 4, 8, 16 ranks"),
         (["--gpus=0", *H100], "--gpus: must be positive, got 0"),
         (["--gpus=1", "--nodes=-2", *H100], "--nodes: must be positive, got -2"),
         (["--gpus=1", "--network_gbit=.nan", *H100], "--network_gbit: must be positive, got nan"),

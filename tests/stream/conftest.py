@@ -4,8 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.corpus.shards import write_shards
 from unibert.corpus.manifest import Manifest
-from unibert.corpus.shards import ShardWriter
 
 VOCAB_SIZE = 1000
 
@@ -26,18 +26,19 @@ def write_corpus(
     shards = []
     for language, num_documents in documents.items():
         for split, number in (("train", num_documents), ("heldout", heldout_documents)):
-            with ShardWriter(
+            texts = []
+            for index in range(number):
+                length = int(np.clip(generator.lognormal(np.log(median_length), 1.1), 4, 4000))
+                texts.append((f"{language}{split[0]}{index}", generator.integers(5, vocab_size, length)))
+            shards += write_shards(
                 root,
                 language,
                 split,
+                texts,
                 vocab_size=vocab_size,
                 tokens_per_shard=tokens_per_shard,
                 tokens_per_block=tokens_per_block,
-            ) as writer:
-                for index in range(number):
-                    length = int(np.clip(generator.lognormal(np.log(median_length), 1.1), 4, 4000))
-                    writer.write(f"{language}{split[0]}{index}", generator.integers(5, vocab_size, length), length)
-            shards += writer.shards
+            )
     Manifest(
         shards=tuple(shards),
         vocab_size=vocab_size,

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests.corpus.shards import write_shards
 from unibert.corpus.manifest import Manifest
-from unibert.corpus.shards import ShardWriter
 from unibert.schedules import Timeline
 from unibert.stream import Batch, Stream, StreamConfig
 from unibert.stream.plan import Plan
@@ -151,12 +151,11 @@ def test_padding_on_real_articles(shared_data: Path, tmp_path: Path) -> None:
     """Lengths of real articles, at four characters a token."""
     with lzma.open(shared_data / "corpus" / "da.jsonl.xz", "rt", encoding="utf-8") as file:
         lengths = [1 + len(json.loads(line)["text"]) // 4 for line in islice(file, 1500)]
-    with ShardWriter(tmp_path, "da", "train", vocab_size=100, tokens_per_shard=100_000) as writer:
-        for index, length in enumerate(lengths):
-            writer.write(str(index), np.full(length, 7), length)
-    Manifest(
-        shards=tuple(writer.shards), vocab_size=100, token_dtype="uint16", tokenizer_sha256="", unigram_entropy={}
-    ).save(tmp_path)
+    documents = ((str(index), np.full(length, 7)) for index, length in enumerate(lengths))
+    shards = write_shards(tmp_path, "da", "train", documents, vocab_size=100, tokens_per_shard=100_000)
+    Manifest(shards=tuple(shards), vocab_size=100, token_dtype="uint16", tokenizer_sha256="", unigram_entropy={}).save(
+        tmp_path
+    )
     assert padding_share(tmp_path, 512) < 0.02
 
 

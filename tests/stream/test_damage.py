@@ -124,8 +124,8 @@ def test_shard_that_disappears_is_named(make_corpus: Callable[..., Path], num_wo
         (
             StreamConfig(lanes=8),
             {"world_size": 3},
-            "stream.lanes: 8 lanes cannot be shared by 3 ranks; start 1, 2, 4, 8 ranks, or a new run with other "
-            "stream.lanes",
+            "stream.lanes: 8 lanes cannot be divided among 3 ranks; use 1, 2, 4, 8 ranks, or start a new run with "
+            "stream.lanes a multiple of 3",
         ),
         (
             StreamConfig(lanes=3),

@@ -31,11 +31,11 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shards = []
     for index, language in enumerate(LANGUAGES):
         for split, documents in (("train", 60), ("heldout", 6)):
-            with ShardWriter(root, language, split, vocab_size=VOCAB_SIZE, tokens_per_shard=2000) as writer:
+            with ShardWriter(root, language, split, vocab_size=VOCAB_SIZE) as writer:
                 for document in range(documents):
                     steps = random.integers(0, 3, int(random.integers(10, 120)))
                     writer.write(f"{split}{document}", 5 + 90 * index + np.cumsum(steps) % 90, 3 * len(steps))
-            shards += writer.shards
+            shards.append(writer.shard)
     words = ["<pad>", "<unk>", "<s>", "</s>", "<mask>", *(f"w{i}" for i in range(VOCAB_SIZE - 5))]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()

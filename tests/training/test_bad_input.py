@@ -130,7 +130,7 @@ def test_no_corpus(run_file, tmp_path, unibert):
 def test_ranks_that_do_not_divide_the_lanes(run_file, unibert):
     status, output = unibert("pretrain", str(run_file), ranks=3)
     assert status != 0
-    assert "stream.lanes: 4 lanes cannot be shared by 3 ranks; start 1, 2, 4 ranks" in output
+    assert "stream.lanes: 4 lanes cannot be divided among 3 ranks; use 1, 2, 4 ranks" in output
 
 
 @pytest.mark.slow

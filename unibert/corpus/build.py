@@ -280,8 +280,8 @@ def _write_shard(task: _ShardTask) -> tuple[Shard, npt.NDArray[np.int64]]:
         task.corpus_dir,
         task.language,
         task.split,
+        task.number,
         vocab_size=len(counts),
-        first_shard=task.number,
         tokens_per_block=task.tokens_per_block,
     )
     with writer:
@@ -289,7 +289,8 @@ def _write_shard(task: _ShardTask) -> tuple[Shard, npt.NDArray[np.int64]]:
             tokens = np.array(encode(processor, text))
             counts += np.bincount(tokens, minlength=len(counts))
             writer.write(document_id, tokens, len(text.encode()))
-    return writer.shards[0], counts
+    assert writer.shard is not None
+    return writer.shard, counts
 
 
 @cache

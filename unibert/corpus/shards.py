@@ -30,6 +30,7 @@ from unibert.corpus.manifest import Shard, Split
 from unibert.files import file_sha256
 
 _MEMBERS = ("tokens.npy", "lengths.npy", "json")
+_DOCUMENTS_PER_BLOCK = 256
 
 
 @dataclass(frozen=True)
@@ -101,12 +102,13 @@ def _npy_bytes(array: npt.NDArray[Any]) -> bytes:
 
 
 class ShardWriter:
-    """Writes one language's split as ``<language>/<split>-000000.tar``, ``-000001.tar`` and so on.
+    """Context manager that writes one shard, ``<language>/<split>-<number>.tar`` with a number of six digits.
 
-    Numbers begin at ``first_shard``. A shard is closed at the first block that brings it to ``tokens_per_shard``
-    tokens, or never (None). A block holds at most ``tokens_per_block`` tokens, unless one document alone is longer.
-    Files carry the suffix ``.partial`` until they are complete. Use as a context manager; ``shards`` then lists what
-    was written.
+    A block holds at most 256 documents and at most ``tokens_per_block`` tokens, unless one document alone is longer.
+    The file has the suffix ``.partial`` until it is complete.
+
+    Attributes:
+        shard: the complete shard; None before, and if no document was written.
     """
 
     def __init__(
@@ -114,21 +116,19 @@ class ShardWriter:
         corpus_dir: str | os.PathLike[str],
         language: str,
         split: Split,
+        number: int = 0,
         *,
         vocab_size: int,
-        tokens_per_shard: int | None = None,
-        first_shard: int = 0,
-        documents_per_block: int = 256,
         tokens_per_block: int = 1 << 16,
     ) -> None:
-        self.shards: list[Shard] = []
+        self.shard: Shard | None = None
         self._dir = Path(corpus_dir)
         self._language, self._split = language, split
+        self._path = self._dir / language / f"{split}-{number:06d}.tar"
+        self._partial = self._path.with_suffix(".tar.partial")
         self._dtype = token_dtype(vocab_size)
-        self._tokens_per_shard, self._first_shard = tokens_per_shard, first_shard
-        self._documents_per_block, self._tokens_per_block = documents_per_block, tokens_per_block
+        self._tokens_per_block = tokens_per_block
         self._tar: tarfile.TarFile | None = None
-        self._path = self._partial = self._dir
         self._ids: list[str] = []
         self._documents: list[npt.NDArray[Any]] = []
         self._block_tokens = self._block_text_bytes = 0
@@ -159,15 +159,26 @@ class ShardWriter:
         self._documents.append(array.astype(self._dtype))
         self._block_tokens += array.size
         self._block_text_bytes += text_bytes
-        if len(self._ids) >= self._documents_per_block or self._block_tokens >= self._tokens_per_block:
+        if len(self._ids) >= _DOCUMENTS_PER_BLOCK or self._block_tokens >= self._tokens_per_block:
             self._flush_block()
 
     def close(self) -> None:
-        """Write what is left and complete the last shard."""
+        """Write the last block and complete the shard."""
         if self._ids:
             self._flush_block()
-        if self._tar is not None:
-            self._close_shard()
+        if self._tar is None:
+            return
+        self._tar.close()
+        self._tar = None
+        self._partial.replace(self._path)
+        self.shard = Shard(
+            path=self._path.relative_to(self._dir).as_posix(),
+            language=self._language,
+            split=self._split,
+            size_bytes=self._path.stat().st_size,
+            sha256=file_sha256(self._path),
+            **self._totals,
+        )
 
     def _flush_block(self) -> None:
         tar = self._tar or self._open_shard()
@@ -183,30 +194,8 @@ class ShardWriter:
         self._totals["blocks"] += 1
         self._ids, self._documents = [], []
         self._block_tokens = self._block_text_bytes = 0
-        if self._tokens_per_shard is not None and self._totals["tokens"] >= self._tokens_per_shard:
-            self._close_shard()
 
     def _open_shard(self) -> tarfile.TarFile:
-        number = self._first_shard + len(self.shards)
-        self._path = self._dir / self._language / f"{self._split}-{number:06d}.tar"
-        self._partial = self._path.with_suffix(".tar.partial")
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._tar = tarfile.open(self._partial, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115 (closed with the shard)
         return self._tar
-
-    def _close_shard(self) -> None:
-        assert self._tar is not None
-        self._tar.close()
-        self._tar = None
-        self._partial.replace(self._path)
-        self.shards.append(
-            Shard(
-                path=self._path.relative_to(self._dir).as_posix(),
-                language=self._language,
-                split=self._split,
-                size_bytes=self._path.stat().st_size,
-                sha256=file_sha256(self._path),
-                **self._totals,
-            )
-        )
-        self._totals = dict.fromkeys(self._totals, 0)

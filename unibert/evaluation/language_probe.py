@@ -64,11 +64,11 @@ def probe_sentences(sets: Sequence[AlignedSet], per_language: int, seed: int) ->
     return LabelledSentences(texts, np.array(labels), np.array(group_numbers), sorted(drawn))
 
 
-def split_by_group(groups: np.ndarray, seed: int, test_share: float = TEST_SHARE) -> tuple[np.ndarray, np.ndarray]:
-    """(train, test) row indices such that no group is on both sides; ``test_share`` of the groups are tested."""
+def split_by_group(groups: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(train, test) row indices such that no group is on both sides; `TEST_SHARE` of the groups are tested."""
     distinct = np.unique(groups)
     shuffled = np.random.default_rng([_SPLIT_STREAM, seed]).permutation(distinct)
-    tested = shuffled[: max(1, round(test_share * len(distinct)))]
+    tested = shuffled[: max(1, round(TEST_SHARE * len(distinct)))]
     in_test = np.isin(groups, tested)
     return np.flatnonzero(~in_test), np.flatnonzero(in_test)
 

@@ -38,24 +38,15 @@ class EncoderShape:
     attention_dropout: bool = False
 
     @classmethod
-    def modernbert(
-        cls,
-        hidden_size: int,
-        num_layers: int,
-        intermediate_size: int,
-        vocab_size: int,
-        *,
-        window: int = 128,
-        every: int = 3,
-    ) -> EncoderShape:
-        """A ModernBERT with global attention in the first and every ``every``-th layer, else in a ``window``."""
+    def modernbert(cls, hidden_size: int, num_layers: int, intermediate_size: int, vocab_size: int) -> EncoderShape:
+        """A ModernBERT with global attention in every third layer from the first on, else in a window of 128 tokens."""
         layer = 4 * hidden_size**2 + 3 * hidden_size * intermediate_size
         return cls(
             hidden_size=hidden_size,
             intermediate_size=intermediate_size,
             num_heads=hidden_size // 64,
             vocab_size=vocab_size,
-            windows=tuple(None if index % every == 0 else window + 1 for index in range(num_layers)),
+            windows=tuple(None if index % 3 == 0 else 128 + 1 for index in range(num_layers)),
             layer_weights=num_layers * layer,
             head_weights=hidden_size**2,
             gated=True,

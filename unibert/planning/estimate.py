@@ -179,21 +179,12 @@ class Planned:
         self.network_gbit = network_gbit
         self.timeline = config.training.timeline()
         self.phases = self.timeline.phases()
-        self._raise_if_world_size_does_not_fit()
+        config.stream.raise_if_world_size_does_not_fit(self.world_size)
         self.longest = max(phase.sequence_length for phase in self.phases)
         self._teacher = _teacher_on_meta(config) if config.distillation else None
         self.model = _model_on_meta(config, vocab_size, self.longest, num_languages, self._teacher)
         self.student = EncoderShape.of(self.model.masked_lm)
         self.teacher = EncoderShape.of(self._teacher) if self._teacher is not None else None
-
-    def _raise_if_world_size_does_not_fit(self) -> None:
-        lanes = self.config.stream.lanes
-        if lanes % self.world_size:
-            allowed = ", ".join(str(size) for size in range(1, lanes + 1) if lanes % size == 0)
-            raise UserError(
-                f"stream.lanes: {lanes} lanes cannot be shared by {self.nodes} × {self.gpus} = {self.world_size} ranks;"
-                f" take {allowed} ranks, or make lanes and training.global_batch_size multiples of {self.world_size}"
-            )
 
     # ---- the model ---------------------------------------------------------------------------------------------
 

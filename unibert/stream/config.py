@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from unibert.schedules import Schedule, check_points
+from unibert.errors import UserError
+from unibert.schedules import Schedule, Timeline, check_points
 
 DELIVERY_KEYS = (
     "num_workers",
@@ -98,6 +99,24 @@ class StreamConfig:
                     f"stream.language_starts.{code}: is a share of the run, from 0 to below 1, got {start}"
                 )
         self._check_delivery()
+
+    def raise_if_world_size_does_not_fit(self, world_size: int) -> None:
+        """Raise UserError if the lanes cannot be divided among ``world_size`` ranks."""
+        if self.lanes % world_size:
+            allowed = ", ".join(str(size) for size in range(1, self.lanes + 1) if self.lanes % size == 0)
+            raise UserError(
+                f"stream.lanes: {self.lanes} lanes cannot be divided among {world_size} ranks; use {allowed} ranks, or "
+                f"start a new run with stream.lanes a multiple of {world_size}"
+            )
+
+    def raise_if_batches_do_not_fit(self, timeline: Timeline) -> None:
+        """Raise UserError if the sequences of a step cannot be divided among the lanes."""
+        for phase in timeline.phases():
+            if phase.num_sequences % self.lanes:
+                raise UserError(
+                    f"training.global_batch_size: {phase.num_sequences} is not a multiple of stream.lanes "
+                    f"({self.lanes}); change one of them"
+                )
 
     def _check_delivery(self) -> None:
         if not 0 <= self.max_damaged_share <= 1:

@@ -18,7 +18,7 @@ from unibert.corpus.manifest import Manifest
 from unibert.errors import UserError
 from unibert.schedules import Schedule, Timeline, value_at
 from unibert.stream.config import StreamConfig
-from unibert.stream.plan import FRAME_TOKENS, Floats, plan_of
+from unibert.stream.plan import FRAME_TOKENS, Floats, plan_of, raise_if_no_room_for_text
 from unibert.stream.stream import chosen_languages
 
 WORTHWHILE_EPOCHS = 4.0
@@ -84,9 +84,7 @@ class Forecast:
         self._shard_counts = np.array([len(of_language) for of_language in shards])
         self._tokens = np.array([sum(shard.tokens for shard in of_language) for of_language in shards])
         self._documents = np.array([sum(shard.documents for shard in of_language) for of_language in shards])
-        shortest = min(phase.sequence_length for phase in timeline.phases())
-        if shortest <= FRAME_TOKENS:
-            raise UserError(f"training.sequence_length: {shortest} leaves no room between <s> and </s>; raise it")
+        raise_if_no_room_for_text(timeline)
         self._plan = plan_of(manifest, self.languages, config, seed=seed, run_tokens=self.run_tokens)
         self._draws, self._bounds = self._draw()
 

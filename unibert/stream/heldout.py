@@ -15,7 +15,7 @@ from unibert.errors import UserError
 from unibert.stream.batch import Batch
 from unibert.stream.config import StreamConfig
 from unibert.stream.masking import mask
-from unibert.stream.packing import pack
+from unibert.stream.packing import pack_shuffled
 from unibert.stream.plan import FRAME_TOKENS
 from unibert.stream.randomness import Purpose, permutation
 from unibert.stream.sequences import NOT_MASKED, MaskedSequences, Sequences
@@ -33,7 +33,6 @@ def heldout_batches(
     seed: int,
     sequence_length: int,
     micro_batch_size: int,
-    languages: Sequence[str] | None = None,
     max_sequences_per_language: int | None = None,
     rank: int = 0,
     world_size: int = 1,
@@ -50,26 +49,22 @@ def heldout_batches(
         seed: of the run.
         sequence_length: of the sequences.
         micro_batch_size: sequences per batch.
-        languages: codes to evaluate; None takes all that have held-out shards.
         max_sequences_per_language: of each language, drawn at random from its packed sequences; None takes all.
         rank: of this process.
         world_size: number of ranks.
 
     Raises:
-        UserError: if nothing is held out, a language asked for has nothing held out, or a shard cannot be read.
+        UserError: if nothing is held out, or a shard cannot be read.
     """
     root, manifest = Path(corpus_dir), Manifest.load(corpus_dir)
     indices = {code: index for index, code in enumerate(chosen_languages(manifest, config))}
     held_out = [code for code in indices if manifest.tokens(code, "heldout")]
-    for code in languages or ():
-        if code not in held_out:
-            raise UserError(f"{code}: the corpus {root} has no held-out documents of this language")
     if not held_out:
         raise UserError(f"{root}: the corpus has no held-out documents; build it with a held-out share")
     source = ShardSource(root, config)
     parts: list[MaskedSequences] = []
     num_sequences = 0
-    for code in held_out if languages is None else sorted(set(languages)):
+    for code in held_out:
         shards = manifest.of(code, "heldout")
         sequences = _language_sequences(
             source, manifest, shards, indices[code], seed, sequence_length, max_sequences_per_language
@@ -118,9 +113,12 @@ def _language_sequences(
             f"{source.place(damaged)}: {window.skipped[damaged.path]} damaged blocks; held-out shards must be whole: "
             "copy it again"
         )
-    pieces = window.documents().split(sequence_length - FRAME_TOKENS)
-    packing = pack(pieces, sequence_length, FRAME_TOKENS)
-    packing = packing.reordered(permutation(packing.num_sequences, seed, Purpose.HELDOUT_ORDER, language))
+    packing = pack_shuffled(
+        window.documents(),
+        sequence_length,
+        FRAME_TOKENS,
+        order_sequences=lambda count: permutation(count, seed, Purpose.HELDOUT_ORDER, language),
+    )
     return window.sequences(
         packing.sequences(0, min(packing.num_sequences, max_sequences or packing.num_sequences)), sequence_length
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from unibert.errors import UserError
-from unibert.stream.packing import Packing, Pieces, pack
+from unibert.stream.packing import Packing, Permutation, Pieces, pack_shuffled
 from unibert.stream.plan import FRAME_TOKENS, Draw, Plan
 from unibert.stream.randomness import Purpose, permutation
 from unibert.stream.sequences import Sequences
@@ -131,7 +131,15 @@ class Lane:
             self._window = load_window(self._source, shards, self._vocab_size)
             for path, count in self._window.skipped.items():
                 self._skipped[path] = self._skipped.get(path, 0) + count
-        self._packing, self._made = self._shuffled_packing(self._remaining(), sequence_length), None
+        decision = 2 * len(self._packs)
+        self._packing = pack_shuffled(
+            self._remaining(),
+            sequence_length,
+            FRAME_TOKENS,
+            order_documents=self._permutation(decision),
+            order_sequences=self._permutation(decision + 1),
+        )
+        self._made = None
         self._packs.append([sequence_length, 0])
 
     def _remaining(self) -> Pieces:
@@ -140,11 +148,6 @@ class Lane:
             return self._window.documents()
         return self._packing.sequences(self._packs[-1][1], self._packing.num_sequences).pieces.rejoin()
 
-    def _shuffled_packing(self, pieces: Pieces, sequence_length: int) -> Packing:
-        def order(count: int, decision: int) -> Any:
-            return permutation(count, self._seed, Purpose.WINDOW, self._index, self._window_index, decision)
-
-        decision = 2 * len(self._packs)
-        pieces = pieces[order(len(pieces), decision)].split(sequence_length - FRAME_TOKENS)
-        packing = pack(pieces, sequence_length, FRAME_TOKENS)
-        return packing.reordered(order(packing.num_sequences, decision + 1))
+    def _permutation(self, decision: int) -> Permutation:
+        indices = self._index, self._window_index, decision
+        return lambda count: permutation(count, self._seed, Purpose.WINDOW, *indices)

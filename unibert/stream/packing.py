@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 Integers = npt.NDArray[np.int64]
+Permutation = Callable[[int], Integers]
+"""Returns a permutation of ``range(count)``, (count,)."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,29 @@ class Packing:
         bounds = np.concatenate([[0], np.cumsum(counts)])
         pieces = np.arange(bounds[-1]) + np.repeat(self.bounds[order] - bounds[:-1], counts)
         return Packing(self.pieces[pieces], bounds)
+
+
+def pack_shuffled(
+    documents: Pieces,
+    sequence_length: int,
+    frame: int,
+    *,
+    order_sequences: Permutation,
+    order_documents: Permutation | None = None,
+) -> Packing:
+    """Cut documents to fit into sequences, pack the pieces as `pack` does, and put the sequences in random order.
+
+    Args:
+        documents: documents, or the rest of some.
+        sequence_length: tokens per sequence.
+        frame: tokens that frame every piece.
+        order_sequences: gives the order of the packed sequences.
+        order_documents: gives the order in which documents are packed; None leaves them in theirs.
+    """
+    if order_documents is not None:
+        documents = documents[order_documents(len(documents))]
+    packing = pack(documents.split(sequence_length - frame), sequence_length, frame)
+    return packing.reordered(order_sequences(packing.num_sequences))
 
 
 def pack(pieces: Pieces, sequence_length: int, frame: int) -> Packing:

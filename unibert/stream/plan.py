@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from unibert.corpus.manifest import Manifest, Shard
 from unibert.errors import UserError
-from unibert.schedules import Schedule, value_at
+from unibert.schedules import Schedule, Timeline, value_at
 from unibert.stream.config import StreamConfig
 from unibert.stream.randomness import Purpose, permutation, random_words
 
@@ -206,6 +206,13 @@ def plan_of(manifest: Manifest, languages: Sequence[str], config: StreamConfig, 
         starts=[config.language_starts.get(language, 0.0) for language in languages],
         max_epochs=config.max_epochs,
     )
+
+
+def raise_if_no_room_for_text(timeline: Timeline) -> None:
+    """Raise UserError if the shortest sequences of a run hold only ``<s>`` and ``</s>``."""
+    shortest = min(phase.sequence_length for phase in timeline.phases())
+    if shortest <= FRAME_TOKENS:
+        raise UserError(f"training.sequence_length: {shortest} leaves no room between <s> and </s>; raise it")
 
 
 def _framed_tokens(shard: Shard) -> int:

@@ -20,7 +20,7 @@ from unibert.stream.config import DELIVERY_KEYS, StreamConfig
 from unibert.stream.lane import Lane
 from unibert.stream.loader_processes import produce_in_processes
 from unibert.stream.masking import mask
-from unibert.stream.plan import FRAME_TOKENS, Floats, plan_of
+from unibert.stream.plan import Floats, plan_of, raise_if_no_room_for_text
 from unibert.stream.randomness import Purpose
 from unibert.stream.sequences import MaskedSequences, Sequences
 from unibert.stream.source import ShardSource, check_shards_exist
@@ -84,22 +84,9 @@ class Stream:
         self.manifest = Manifest.load(corpus_dir)
         self.vocab_size = self.manifest.vocab_size
         self.languages = chosen_languages(self.manifest, config)
-        if config.lanes % world_size:
-            allowed = ", ".join(str(size) for size in range(1, config.lanes + 1) if config.lanes % size == 0)
-            raise UserError(
-                f"stream.lanes: {config.lanes} lanes cannot be shared by {world_size} ranks; start {allowed} ranks, or "
-                "a new run with other stream.lanes"
-            )
-        for phase in timeline.phases():
-            if phase.num_sequences % config.lanes:
-                raise UserError(
-                    f"training.global_batch_size: {phase.num_sequences} is not a multiple of stream.lanes "
-                    f"({config.lanes}); change one of them"
-                )
-            if phase.sequence_length <= FRAME_TOKENS:
-                raise UserError(
-                    f"training.sequence_length: {phase.sequence_length} leaves no room between <s> and </s>; raise it"
-                )
+        config.raise_if_world_size_does_not_fit(world_size)
+        config.raise_if_batches_do_not_fit(timeline)
+        raise_if_no_room_for_text(timeline)
         train_shards = [shard for language in self.languages for shard in self.manifest.of(language)]
         self._train_blocks = sum(shard.blocks for shard in train_shards)
         self._source = ShardSource(self._corpus_dir, config)

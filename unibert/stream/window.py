@@ -11,6 +11,7 @@ import numpy.typing as npt
 from unibert.corpus.manifest import Shard
 from unibert.corpus.shards import Block
 from unibert.stream.packing import Packing, Pieces
+from unibert.stream.plan import FRAME_TOKENS
 from unibert.stream.reader import read_blocks
 from unibert.stream.sequences import CLS, PAD, SEP, Sequences
 from unibert.stream.source import ShardSource
@@ -38,7 +39,7 @@ class Window:
     def sequences(self, packing: Packing, sequence_length: int) -> Sequences:
         """The packing's sequences as tokens: every piece framed by ``<s>`` and ``</s>``, padding at the right."""
         pieces = packing.pieces
-        framed = pieces.length + 2
+        framed = pieces.length + FRAME_TOKENS
         pieces_per_sequence = np.diff(packing.bounds)
         piece_offset = np.cumsum(framed) - framed
         sequence_offset = np.arange(packing.num_sequences) * sequence_length

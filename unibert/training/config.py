@@ -162,13 +162,7 @@ class RunConfig:
     """Optimizer and learning rate."""
 
     def __post_init__(self) -> None:
-        phases = self.training.timeline().phases()
-        for phase in phases:
-            if phase.num_sequences % self.stream.lanes:
-                raise ValueError(
-                    f"training.global_batch_size: {phase.num_sequences} is not a multiple of stream.lanes "
-                    f"({self.stream.lanes}); change one of them"
-                )
+        self.stream.raise_if_batches_do_not_fit(self.training.timeline())
 
 
 FREE_KEYS = (

@@ -26,7 +26,7 @@ from unibert.files import write_json
 from unibert.model.attention import IMPLEMENTATIONS, PackedDocuments
 from unibert.model.config import ModelConfig
 from unibert.model.encoder import build_masked_lm, encode
-from unibert.stream.packing import Pieces, pack
+from unibert.stream.packing import Pieces, pack_shuffled
 
 PRESETS = ("small", "base")
 SEQUENCE_LENGTHS = (512, 2048)
@@ -89,9 +89,9 @@ def packed_sequences(sequences: int, sequence_length: int) -> tuple[Tensor, Tens
     # Packing leaves the loosest sequences for last, so sequences are drawn from four times as many.
     number = math.ceil(4 * sequences * sequence_length / MEDIAN_LENGTH)
     lengths = np.maximum(1, generator.lognormal(math.log(MEDIAN_LENGTH), SIGMA, number)).astype(np.int64)
-    pieces = Pieces(np.arange(number), np.zeros(number, dtype=np.int64), lengths).split(sequence_length)
-    packing = pack(pieces, sequence_length, 0)
-    packing = packing.reordered(generator.permutation(packing.num_sequences)).sequences(0, sequences)
+    documents = Pieces(np.arange(number), np.zeros(number, dtype=np.int64), lengths)
+    packing = pack_shuffled(documents, sequence_length, 0, order_sequences=generator.permutation)
+    packing = packing.sequences(0, sequences)
     document_ids = np.full((sequences, sequence_length), -1, dtype=np.int64)
     position_ids = np.zeros_like(document_ids)
     for sequence in range(sequences):

@@ -15,7 +15,7 @@ from unibert.schedules import Timeline
 from unibert.stream.batch import Batch
 from unibert.stream.config import StreamConfig
 from unibert.stream.masking import mask
-from unibert.stream.packing import pack
+from unibert.stream.packing import Permutation, pack_shuffled
 from unibert.stream.plan import FRAME_TOKENS
 from unibert.stream.randomness import Purpose, permutation
 from unibert.stream.sequences import MaskedSequences, Sequences
@@ -68,11 +68,17 @@ def _read(work: Work) -> Iterator[Window]:
 
 
 def _pack(work: Work, windows: Iterable[Window]) -> Iterator[Sequences]:
+    def order(*indices: int) -> Permutation:
+        return lambda count: permutation(count, work.seed, Purpose.WINDOW, *indices)
+
     for number, window in enumerate(windows):
-        pieces = window.documents()
-        pieces = pieces[permutation(len(pieces), work.seed, Purpose.WINDOW, number, 0)]
-        packing = pack(pieces.split(work.sequence_length - FRAME_TOKENS), work.sequence_length, FRAME_TOKENS)
-        packing = packing.reordered(permutation(packing.num_sequences, work.seed, Purpose.WINDOW, number, 1))
+        packing = pack_shuffled(
+            window.documents(),
+            work.sequence_length,
+            FRAME_TOKENS,
+            order_documents=order(number, 0),
+            order_sequences=order(number, 1),
+        )
         for first in range(0, packing.num_sequences, work.batch_size):
             taken = packing.sequences(first, min(first + work.batch_size, packing.num_sequences))
             yield window.sequences(taken, work.sequence_length)
