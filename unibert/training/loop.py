@@ -49,7 +49,6 @@ from unibert.training.export import export_run
 from unibert.training.heldout import heldout_totals
 from unibert.training.kernel_paths import announce_kernel_paths, check_kernel_paths
 from unibert.training.metrics import (
-    MetricsFile,
     Sums,
     Throughput,
     heldout_metrics,
@@ -58,6 +57,7 @@ from unibert.training.metrics import (
     peak_memory_gib,
     prediction_metrics,
 )
+from unibert.training.metrics_file import MetricsFile
 from unibert.training.ranks.collectives import agree, gather_objects, join, run_on_rank_0, sum_over_ranks
 from unibert.training.ranks.failures import explain
 from unibert.training.ranks.placement import Placement
