@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel
 from unibert_kernels.chunked import WORKSPACE
-from unibert_kernels.paths import MIN_STORED_ROWS, WORKSPACE_SHARE
+from unibert_kernels.paths import WORKSPACE_SHARE, best_head_path
 
 from unibert.errors import UserError
 from unibert.model.cost import EncoderShape, flops_by_part, parameters_by_part
@@ -240,8 +240,9 @@ class Planned:
         distillation = self.config.distillation
         taught = float(np.mean(_values(distillation.weight) > 0)) if distillation else 0.0
         # Every path of the distillation's head but the chunked one computes the student's logits twice.
-        recompute = 1.0 if self.head_path == "recompute" else 0.0
-        if distillation and distillation.logits and self.head_path == "exp-store":
+        head_path = self.configured_head_path
+        recompute = 1.0 if head_path == "recompute" else 0.0
+        if distillation and distillation.logits and head_path == "exp-store":
             recompute = taught
         total: dict[str, float] = {}
         for phase, tokens in self._tokens_by_phase():
@@ -280,16 +281,22 @@ class Planned:
         asked = self.config.mlm.max_workspace
         return asked if asked is not None else self.accelerator.memory_gib * GIB / WORKSPACE_SHARE
 
-    @property
-    def head_path(self) -> str:
-        """The MLM head's path, as `unibert_kernels.paths.choose_head_path` would choose it."""
+    def head_path(self, ds_config: Mapping[str, Any], micro_batch_size: int) -> str:
+        """The MLM head's path for the largest micro-batch: the longest sequences with the most masked tokens."""
         if self.accelerator.device_type == "cpu":
             return "chunked"
         if self.config.mlm.path != "auto":
             return self.config.mlm.path
-        precision = training_dtype(self.read_ds_config(self.config.training.ds_config))
-        enough = self.workspace >= MIN_STORED_ROWS * self.vocab_size * precision.itemsize
-        return "exp-store" if enough and precision != torch.float16 else "recompute"
+        rows = math.ceil(self.max_masked * micro_batch_size * self.longest)
+        return best_head_path(
+            "exp-store", rows, self.vocab_size, training_dtype(dict(ds_config)), max_workspace=self.workspace
+        )
+
+    @property
+    def configured_head_path(self) -> str:
+        """The MLM head's path with the run's own ds_config and micro-batch."""
+        ds_config = self.read_ds_config(self.config.training.ds_config)
+        return self.head_path(ds_config, self.as_configured.micro_batch_size)
 
     def read_ds_config(self, name: str) -> dict[str, Any]:
         """The ds_config that ``name`` means, on this accelerator."""
@@ -329,6 +336,7 @@ class Planned:
         itemsize = training_dtype(dict(ds_config)).itemsize
         tokens = micro_batch_size * self.longest
         rows = self.max_masked * tokens
+        head_path = self.head_path(ds_config, micro_batch_size)
         student, hidden = self.student, self.student.hidden_size
         kept = student.kept_elements(self.longest, masks=self.masks) + student.passing_elements()
         # The vocabulary's gradient comes in fp32, then in the weights' precision, beside that of the embedding.
@@ -344,15 +352,14 @@ class Planned:
         return MemoryBytes(
             states=states,
             activations=itemsize * tokens * kept,
-            head=rows * hidden * (5 * itemsize + 4) + vocabulary + self._head_workspace(rows, itemsize),
+            head=rows * hidden * (5 * itemsize + 4) + vocabulary + self._head_workspace(head_path, rows, itemsize),
             teacher=teacher,
             process=PROCESS_GIB * GIB + (copy if on_cpu else 0.0),
             host=0.0 if on_cpu else states.host + copy,
         )
 
-    def _head_workspace(self, rows: float, itemsize: int) -> float:
+    def _head_workspace(self, path: str, rows: float, itemsize: int) -> float:
         logits = rows * self.vocab_size
-        path = self.head_path
         if path == "exp-store":
             return min(self.workspace, logits * itemsize)
         return min(4 * logits, RECOMPUTE_GIB * GIB if path == "recompute" else 4.0 * WORKSPACE)

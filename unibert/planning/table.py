@@ -214,7 +214,7 @@ def _outcome(planned: Planned, recommended: Choice | None) -> dict[str, str]:
     attention = "all scores of a row" if planned.masks else "each token's own document, or window"
     lines["assumed"] = (
         f"rows of one document each, which cost most; attention computes {attention}; the MLM head by "
-        f"{planned.head_path}, {planned.masked:.1%} of the tokens masked"
+        f"{planned.configured_head_path}, {planned.masked:.1%} of the tokens masked"
     )
     return lines
 
