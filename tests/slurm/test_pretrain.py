@@ -19,21 +19,21 @@ def submit(lab: Lab, run_file: Path, run_dir: Path, *overrides: str, options: tu
     return lab.submit(*options, "-N2", "slurm/pretrain.sh", str(run_file), f"--run_dir={run_dir}", *overrides)
 
 
-def wait_for_step(lab: Lab, job: str, run_dir: Path, step: int, timeout: float = 120) -> None:
+def wait_for_step(lab: Lab, job: str, run_dir: Path, step: int) -> None:
     def reached() -> bool:
         path = run_dir / "metrics.jsonl"
         return path.exists() and any(line["step"] >= step for line in read_metrics(path).records[-1:])
 
-    wait_until(reached, timeout, lambda: f"step {step} of job {job} ({lab.state(job)}): {lab.log(job)[-2000:]}")
+    wait_until(reached, 120, lambda: f"step {step} of job {job} ({lab.state(job)}): {lab.log(job)[-2000:]}")
 
 
 def last_step(run_dir: Path) -> int:
     return read_metrics(run_dir / "metrics.jsonl").records[-1]["step"]
 
 
-def wait_for_restart(lab: Lab, job: str, number: int, timeout: float = 90) -> None:
+def wait_for_restart(lab: Lab, job: str, number: int) -> None:
     """Until the job waits in the queue for this start; it is then let go."""
-    wait_until(lambda: lab.restarts(job) >= number, timeout, lambda: f"{lab.state(job)}: {lab.log(job)[-2000:]}")
+    wait_until(lambda: lab.restarts(job) >= number, 90, lambda: f"{lab.state(job)}: {lab.log(job)[-2000:]}")
     lab.start_at_once(job)
 
 

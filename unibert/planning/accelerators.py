@@ -22,6 +22,9 @@ from unibert.errors import UserError
 from unibert.model.config import AdversaryConfig
 from unibert.model.cost import EncoderShape, flops_by_part
 
+PRODUCT_SIZE, PRODUCT_SECONDS = 1024, 1.0
+"""Rows of the square matrices, and the time, with which a CPU's peak is measured."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Accelerator:
@@ -235,12 +238,12 @@ def measured_cpu(num_ranks: int) -> Accelerator:
     )
 
 
-def _fastest_product(size: int = 1024, seconds: float = 1.0) -> float:
-    """TFLOP/s of a square fp32 product."""
-    left, right = torch.ones(size, size), torch.ones(size, size)
-    end, best = time.perf_counter() + seconds, math.inf
+def _fastest_product() -> float:
+    """TFLOP/s of a square fp32 product, the fastest within `PRODUCT_SECONDS`."""
+    left, right = torch.ones(PRODUCT_SIZE, PRODUCT_SIZE), torch.ones(PRODUCT_SIZE, PRODUCT_SIZE)
+    end, best = time.perf_counter() + PRODUCT_SECONDS, math.inf
     while time.perf_counter() < end:
         start = time.perf_counter()
         left @ right
         best = min(best, time.perf_counter() - start)
-    return 2e-12 * size**3 / best
+    return 2e-12 * PRODUCT_SIZE**3 / best

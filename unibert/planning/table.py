@@ -33,7 +33,7 @@ def plan_run(
     vocab_size: int | None,
     benchmarks: Path,
     network_gbit: float,
-    output: Path | None = None,
+    output: Path | None,
 ) -> None:
     """Print the plan of a run; with ``output``, write it to that JSON file too.
 
