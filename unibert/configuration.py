@@ -32,7 +32,6 @@ from unibert.options import (
     read_words,
     unknown_key,
 )
-from unibert.run_files import run_file as run_file
 
 _BOOL, _FLOAT, _TIMESTAMP = (f"tag:yaml.org,2002:{kind}" for kind in ("bool", "float", "timestamp"))
 Config = TypeVar("Config")

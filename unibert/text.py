@@ -3,33 +3,67 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 TEXT_WIDTH = 110
+
+
+def plain_table(rows: Iterable[Sequence[str]]) -> list[str]:
+    """Lines of aligned columns: the first column left-aligned, the others right-aligned."""
+    rows = list(rows)
+    widths = _column_widths(rows)
+    return ["  ".join(_padded(cells, widths)).rstrip() for cells in rows]
 
 
 def ruled_table(
     header: Sequence[str], rows: Iterable[Sequence[str]], groups: Sequence[tuple[str, int]] = ()
 ) -> list[str]:
-    """Lines under a ruled header, the first column left-aligned, the others right-aligned.
+    """Lines as in `plain_table` with a rule under the header.
 
     ``groups``: titles above that many columns each, from the left.
     """
-    rows = list(rows)
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    rows = [header, *rows]
+    widths = _column_widths(rows)
     titles, first = "", 0
     for title, number in groups:
         room = sum(widths[first : first + number]) + 2 * (number - 1)
         widths[first] += max(0, len(title) - room)
         titles += title.center(max(room, len(title)), "·" if title else " ") + "  "
         first += number
-    lines = [
-        "  ".join(
-            [cells[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True))]
-        ).rstrip()
-        for cells in (header, *rows)
-    ]
+    lines = ["  ".join(_padded(cells, widths)).rstrip() for cells in rows]
     return [*([titles.rstrip()] if titles else []), lines[0], "-" * max(map(len, lines)), *lines[1:]]
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table whose source is aligned as in `plain_table`."""
+    rows = [header, *rows]
+    widths = _column_widths(rows)
+    rule = "|".join("-" * (width + 1) + (":" if column else "-") for column, width in enumerate(widths))
+    lines = [f"| {' | '.join(_padded(cells, widths))} |" for cells in rows]
+    return [lines[0], f"|{rule}|", *lines[1:]]
+
+
+def compact_markdown_table(
+    header: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Container[str]
+) -> list[str]:
+    """Lines of a Markdown table whose source is not aligned, for cells of very different lengths.
+
+    ``numbers``: names of the columns that are right-aligned when rendered.
+    """
+    rule = ["---:" if name in numbers else "---" for name in header]
+    return [
+        "|" + "|".join(f" {escaped} " if (escaped := cell.replace("|", "\\|")) else " " for cell in cells) + "|"
+        for cells in (header, rule, *rows)
+    ]
+
+
+def _column_widths(rows: Sequence[Sequence[str]]) -> list[int]:
+    return [max(map(len, column)) for column in zip(*rows, strict=True)]
+
+
+def _padded(cells: Sequence[str], widths: Sequence[int]) -> list[str]:
+    pairs = zip(cells, widths, strict=True)
+    return [cell.rjust(width) if column else cell.ljust(width) for column, (cell, width) in enumerate(pairs)]
 
 
 def described_lines(entries: Mapping[str, str]) -> list[str]:

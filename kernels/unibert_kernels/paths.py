@@ -69,12 +69,26 @@ def choose_head_path(
         ValueError: also for ``storing`` with fp16 operands, whose range exponentials leave.
     """
     operands = operands or hidden.dtype
-    row_bytes = len(weights[0]) * operands.itemsize
-    enough = max_workspace >= min(MIN_STORED_ROWS, num_rows) * row_bytes
     if path == "exp-store" and operands == torch.float16:
         raise ValueError("path: exp-store needs bf16 or fp32, whose range holds exponentials; take recompute for fp16")
-    best = storing if enough and (operands != torch.float16 or storing != "exp-store") else "recompute"
+    best = best_head_path(storing, num_rows, len(weights[0]), operands, max_workspace)
     return choose_path(loss, path, best, hidden, *weights)
+
+
+def best_head_path(storing: str, num_rows: int, vocab_size: int, operands: torch.dtype, max_workspace: float) -> str:
+    """The path that ``auto`` takes on a GPU: ``storing`` or ``recompute``.
+
+    ``storing`` needs a buffer of `MIN_STORED_ROWS` rows, or of all if there are fewer; exp-store cannot use fp16.
+
+    Args:
+        storing: ``exp-store`` or ``store-teacher``.
+        num_rows: rows of the hidden states.
+        vocab_size: logits per row.
+        operands: dtype of the products' operands, and so of the buffer.
+        max_workspace: maximum bytes of the buffer.
+    """
+    fits = max_workspace >= min(MIN_STORED_ROWS, num_rows) * vocab_size * operands.itemsize
+    return storing if fits and (operands != torch.float16 or storing != "exp-store") else "recompute"
 
 
 def runs_triton(path: str, *tensors: Tensor) -> bool:

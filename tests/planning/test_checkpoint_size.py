@@ -1,4 +1,4 @@
-"""What `unibert plan` says of the disk is what a run then takes."""
+"""The checkpoint sizes that `unibert plan` estimates are those that a run writes."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from unibert.cli import main
 from unibert.training.engine import DS_CONFIGS
 
 STAGES = {"zero0": None, "zero1": "bf16", "zero3": None}
-"""ds_configs with the precision that is switched on, None for fp32: every rule by which a checkpoint's size follows."""
+"""ds_configs with the precision to enable, None for fp32. They cover every rule for the size of a checkpoint."""
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def ds_configs(tmp_path_factory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def checkpoints(module_run_file, ds_configs, tmp_path_factory) -> dict[str, Path]:  # noqa: F811
-    """Of runs of one step."""
+    """Checkpoints of runs of one step."""
     folder = tmp_path_factory.mktemp("runs")
     runs = [
         {
@@ -51,7 +51,7 @@ def test_size_of_a_checkpoint(name, checkpoints, ds_configs, module_run_file, tm
     main(["plan", *words, f"--output={tmp_path / 'plan.json'}"])
     plan = json.loads((tmp_path / "plan.json").read_text())
     planned = next(e["checkpoint_bytes"] for e in plan["memory"] if e["ds_config"] == str(ds_configs[name]))
-    found = sum(path.stat().st_size for path in checkpoints[name].rglob("*") if path.is_file())
-    # Scripts that DeepSpeed adds, 41 kB, and names and shapes of tensors; a byte a parameter too many is more.
-    assert 0 < found - planned < 80_000
+    actual = sum(path.stat().st_size for path in checkpoints[name].rglob("*") if path.is_file())
+    # The rest is DeepSpeed's scripts, 41 kB, and names and shapes of tensors. One byte per parameter would exceed it.
+    assert 0 < actual - planned < 80_000
     assert sum(plan["parameters"].values()) > 80_000

@@ -26,7 +26,7 @@ H100 = ("--gpu", "h100", "--vocab_size", "500")
 
 @pytest.fixture(autouse=True)
 def no_accelerator(monkeypatch):
-    """What the command sets for its own process, taken back after each test."""
+    """Undo after each test what the command sets for its own process."""
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
 
 
@@ -87,12 +87,12 @@ def test_parameters_are_those_of_the_model_that_is_built(run_file, teacher, tmp_
 
 
 def test_weights_gradients_and_optimizer_by_stage(run_file, tmp_path):
-    """Beside DeepSpeed's estimators, which are for bf16 and know stages 2 and 3."""
+    """Compare with DeepSpeed's estimators, which support bf16 and stages 2 and 3."""
     plan = figures(tmp_path, run_file, "--nodes", 2, "--gpus", 4, *H100)
     parameters, largest = sum(plan["parameters"].values()), 500 * 64
     entries = {entry["ds_config"]: entry for entry in plan["memory"]}
-    held = {name: entry["memory"]["states"] for name, entry in entries.items()}
-    on_device = {name: s["weights"] + s["gradients"] + s["optimizer"] for name, s in held.items()}
+    states = {name: entry["memory"]["states"] for name, entry in entries.items()}
+    on_device = {name: s["weights"] + s["gradients"] + s["optimizer"] for name, s in states.items()}
     shard = parameters / 8
 
     _, stage_2 = estimate_zero2_model_states_mem_needs(parameters, 4, 2, cpu_offload=False)
@@ -106,42 +106,42 @@ def test_weights_gradients_and_optimizer_by_stage(run_file, tmp_path):
             parameters, largest, 4, 2, cpu_offload=offload, cpu_offload_params=offload
         )
         assert entries[name]["deepspeed_estimate_gib"] * GIB == stage_3
-        # It counts two gathered copies of the largest parameter, in place of all weights, which stay gathered, and
-        # of a shard's gradients.
+        # It counts two gathered copies of the largest parameter instead of all weights, which stay gathered, and a
+        # shard's gradients.
         assert on_device[name] == pytest.approx(stage_3 - 4 * largest + 2 * parameters + 2 * shard, abs=1)
-    assert held["zero1_offload"]["optimizer"] == 0
-    assert held["zero1_offload"]["host"] == 16 * shard + 2 * parameters
-    assert held["zero3_offload"]["host"] == pytest.approx(16 * shard + 2 * shard + 2 * shard)
-    # Rank 0's copy of a checkpoint besides: the weights, and its share of the state where that is not everyone's.
-    hosts = {name: entry["memory"]["host"] - held[name]["host"] for name, entry in entries.items()}
-    written = 12 * parameters // 8
-    assert hosts["zero1"] == hosts["zero1_offload"] == written + 2 * parameters
-    assert hosts["zero3"] == written
-    # Two of the ds_config's 50 million elements, since it overlaps communication.
-    assert held["zero1"]["buffers"] == 2 * 2 * 50e6
+    assert states["zero1_offload"]["optimizer"] == 0
+    assert states["zero1_offload"]["host"] == 16 * shard + 2 * parameters
+    assert states["zero3_offload"]["host"] == pytest.approx(16 * shard + 2 * shard + 2 * shard)
+    # The rest is rank 0's copy of a checkpoint: its share of the state and, unless they are sharded, the weights.
+    copies = {name: entry["memory"]["host"] - states[name]["host"] for name, entry in entries.items()}
+    shard_of_state = 12 * parameters // 8
+    assert copies["zero1"] == copies["zero1_offload"] == shard_of_state + 2 * parameters
+    assert copies["zero3"] == shard_of_state
+    # Two buffers of the ds_config's 50 million elements, since it overlaps communication.
+    assert states["zero1"]["buffers"] == 2 * 2 * 50e6
 
 
-def test_what_is_recommended_and_where_figures_come_from(run_file, capsys):
+def test_recommendation_and_sources_of_the_figures(run_file, capsys):
     text = printed(capsys, run_file, "--gpus", 1, *H100)
     words = " ".join(text.split())
     assert "1 × 1 = 1 NVIDIA H100 80GB HBM3; each 989.4 TFLOP/s (dense bf16, data sheet), 79.6 GiB, 3.35 TB/s" in words
-    assert "500 pieces, 107 languages; as told; there is no corpus yet" in words
+    assert "500 pieces, 107 languages; as given; there is no corpus yet" in words
     assert "from other trainers' published speeds on H100s (Ettin, arXiv 2507.11412;" in words
     assert "not measured with UniBERT: run 'unibert bench gpu'" in words
     assert "20.0% of the tokens masked" in words
     assert row_of(text, "zero1")[-1] == "yours"
     flags = words.partition("recommended --training")[2].partition(":")[0].split()
     assert flags == [".ds_config", "zero1", "--training.micro_batch_size", "64"]
-    assert "8,192 tokens in a micro-batch; below 32,768 a GPU is likely slower" in words
+    assert "8,192 tokens per micro-batch; below 32,768 a GPU is likely slower" in words
     text = printed(capsys, run_file, "--gpus", 1, *H100, "--training.micro_batch_size", 64)
     assert row_of(text, "zero1")[-2:] == ["recommended,", "yours"]
-    # No larger than it need be: 256 of 1024 rows are 32,768 tokens.
+    # Not larger than necessary: 256 of 1024 sequences have 32,768 tokens.
     text = printed(capsys, run_file, "--gpus", 1, *H100, "--training.global_batch_size", 1024)
     assert "--training.micro_batch_size 256" in " ".join(text.split())
 
 
-def test_more_memory_is_found_where_it_is_needed(run_file, capsys):
-    """A model of 1.2 thousand million parameters, whose state alone fills a GPU that does not share it."""
+def test_sharding_or_offloading_is_recommended_where_it_is_needed(run_file, capsys):
+    """A model of 1.2e9 parameters, whose unsharded state alone fills a GPU."""
     sizes = {"hidden_size": 2048, "num_hidden_layers": 26, "num_attention_heads": 32, "intermediate_size": 3072}
     large = [f"--model.config.{key}={size}" for key, size in sizes.items()]
     words = [run_file, "--gpu", "rtx4090", "--vocab_size", 50_000, *large, "--training.micro_batch_size=16"]
@@ -155,7 +155,7 @@ def test_more_memory_is_found_where_it_is_needed(run_file, capsys):
     assert (
         "the run does not fit: with a micro-batch of one sequence of 128 tokens, zero3_offload still needs" in sentence
     )
-    assert "of a rtx4090's 24.0 GiB may be filled; take a larger GPU" in sentence
+    assert "of the 24.0 GiB of a rtx4090 may be used; choose a larger GPU" in sentence
     assert row_of(out, "zero3_offload")[-2:] == ["too", "large"]
 
 
@@ -170,47 +170,49 @@ def test_time_and_exchange(run_file, tmp_path):
     few, many = alone["seconds_from_to"]
     assert few < alone["seconds"] < many
     parameters = sum(alone["parameters"].values())
-    for where, bytes_a_second in (
+    for where, bytes_per_second in (
         (("--nodes", 1, "--gpus", 4), 450e9),
         (("--nodes", 2, "--gpus", 2), 25e9),
         (("--nodes", 2, "--gpus", 2, "--network_gbit", 8), 1e9),
     ):
         plan = figures(tmp_path, run_file, *where, *H100)
-        exchange = 3 * 2 * parameters * 3 / 4 / bytes_a_second
+        exchange = 3 * 2 * parameters * 3 / 4 / bytes_per_second
         assert plan["exchange_seconds_per_step"] == pytest.approx(exchange)
         assert plan["seconds"] == pytest.approx(alone["seconds"] / 4 + 123 * exchange)
 
 
-def test_checkpoints_that_stay(run_file, capsys):
+def test_number_of_kept_checkpoints(run_file, capsys):
     keeping = (
         "--training.keep_every_tokens=250_000",
         "--training.keep_best=true",
         "--training.evaluate_every=10",
         "--training.checkpoint_every=20",
     )
-    assert "for 2 checkpoints that are kept" in printed(capsys, run_file, "--gpus", 1, *H100)
-    assert "for 7 checkpoints that are kept" in printed(capsys, run_file, "--gpus", 1, *H100, *keeping)
+    assert "for 2 kept checkpoints" in printed(capsys, run_file, "--gpus", 1, *H100)
+    assert "for 7 kept checkpoints" in printed(capsys, run_file, "--gpus", 1, *H100, *keeping)
 
 
-def test_flops_are_a_mean_over_the_run(run_file, teacher, tmp_path):
+def test_flops_are_averaged_over_the_run(run_file, teacher, tmp_path):
     def flops(*words: str) -> dict[str, float]:
         return figures(tmp_path, run_file, "--gpus", 1, *H100, *words)["flops_per_token"]
 
     short, long = (flops(f"--training.sequence_length={length}") for length in (128, 256))
     both = flops("--training.sequence_length=[[0, 128], [0.5, 256]]")
-    # The change comes within a step of half, of which there are 124.
+    # The length changes within one of 124 steps of the middle.
     for part in ("attention scores", "adversary"):
         assert both[part] == pytest.approx((short[part] + long[part]) / 2, rel=2 / 124)
     assert both["layers"] == short["layers"]
     assert "MLM head, recomputed" not in short
-    assert flops("--mlm.workspace_gib=0.0001")["MLM head, recomputed"] == pytest.approx(2 * 0.2 * 64 * 500)
+    # Of 4 x 128 tokens at most 30 % are masked: 154 rows, whose bf16 exponentials are 0.000143 GiB.
+    assert flops("--mlm.workspace_gib=0.00014")["MLM head, recomputed"] == pytest.approx(2 * 0.2 * 64 * 500)
+    assert "MLM head, recomputed" not in flops("--mlm.workspace_gib=0.00015")
     taught = flops(f"--distillation.teacher={teacher}")
     half = flops(f"--distillation.teacher={teacher}", "--distillation.weight=[[0, 1], [0.5, 1], [0.5, 0], [1, 0]]")
     assert half["teacher"] == pytest.approx(taught["teacher"] / 2)
     assert half["MLM head, recomputed"] == pytest.approx(taught["MLM head, recomputed"] / 2)
 
 
-def test_the_corpus_says_vocabulary_and_languages(run_file, tmp_path, capsys):
+def test_vocabulary_and_languages_come_from_the_corpus(run_file, tmp_path, capsys):
     corpus = write_manifest(tmp_path / "another", {"da": [200], "fi": [500, 500], "sv": [900]})
     words = [run_file, "--gpus", 1, "--gpu", "a100-40", "--corpus", corpus]
     assert f"500 pieces, 3 languages; as in {corpus}" in " ".join(printed(capsys, *words).split())
@@ -223,10 +225,10 @@ def test_the_corpus_says_vocabulary_and_languages(run_file, tmp_path, capsys):
     ("hidden", "layers", "intermediate", "vocab_size", "published"),
     [(384, 10, 576, 50_368, 655e3), (768, 22, 1152, 50_368, 296e3), (768, 22, 1152, 256_000, 108e3)],
 )
-def test_a_training_like_a_published_one_is_as_fast(
+def test_a_training_like_a_published_one_has_its_speed(
     hidden, layers, intermediate, vocab_size, published, run_file, tmp_path
 ):
-    """Ettin's 32M and 150M, which make the curve, and mmBERT base, which lies farthest from it."""
+    """Ettin 32M and 150M define the curve; mmBERT base lies farthest from it."""
     alike = [
         f"--model.config.hidden_size={hidden}",
         f"--model.config.num_hidden_layers={layers}",
@@ -242,7 +244,7 @@ def test_a_training_like_a_published_one_is_as_fast(
 
 
 def test_a_measured_speed_replaces_published_ones(run_file, tmp_path, capsys):
-    """A run like the benchmark's: the speed of its short training comes out again."""
+    """For a run like the benchmark's short training the plan returns that training's speed."""
     size = TrainingSize()
     runs = {
         "chunked": {"tokens_per_second": 1000.0, "size": asdict(size)},
@@ -272,10 +274,11 @@ def test_a_measured_speed_replaces_published_ones(run_file, tmp_path, capsys):
     assert "othertrainers'" not in text
     assert "othertrainers'" in "".join(printed(capsys, *words, "--gpu", "a100-80").split())
     (folder / "training.json").write_text("{}")
-    assert "no results of 'unibert bench gpu' (KeyError: 'runs')" in refused(capsys, "plan", *words, "--gpu", "h100")[1]
+    sentence = refused(capsys, "plan", *words, "--gpu", "h100")[1]
+    assert "does not hold valid results of 'unibert bench gpu' (KeyError: 'runs')" in sentence
 
 
-def test_on_a_cpu_the_machine_is_measured(run_file, tmp_path, capsys):
+def test_a_cpu_is_measured(run_file, tmp_path, capsys):
     before = torch.get_num_threads()
     torch.set_num_threads(7)
     plan = figures(tmp_path, run_file, "--gpus", 2, "--gpu", "cpu", "--vocab_size", 500)
@@ -287,8 +290,8 @@ def test_on_a_cpu_the_machine_is_measured(run_file, tmp_path, capsys):
     assert plan["tokens_per_second"] == pytest.approx(2 * plan["efficiency"] * 1e12 * peak / flops)
     text = capsys.readouterr().out
     assert "fp32, measured just now" in " ".join(text.split())
-    assert "all scores of a row" in text
-    # fp32: weights, gradients, and the 16 bytes a parameter that two ranks share; DeepSpeed's estimators know 16 bits.
+    assert "all scores of a sequence" in " ".join(text.split())
+    # fp32 weights and gradients, and 16 bytes per parameter shared by two ranks. DeepSpeed's estimators need 16 bits.
     states = plan["memory"][0]["memory"]["states"]
     assert {entry["deepspeed_estimate_gib"] for entry in plan["memory"]} == {None}
     parameters = sum(plan["parameters"].values())
@@ -304,15 +307,15 @@ def test_tables_fit_the_page(capsys):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--gpus=1", "--gpu=h10", "--vocab_size=9"], "--gpu: 'h10' is not in the table; did you mean 'h100'?"),
-        (["--gpus=1", "--gpu=tpu-v5", "--vocab_size=9"], "there are h200, h100, h100-pcie, a100-80"),
-        (["--gpus=1", "--gpu=h100"], "corpus: {folder}/corpus is not there to take the vocabulary's size from; give"),
+        (["--gpus=1", "--gpu=h10", "--vocab_size=9"], "--gpu: 'h10' is unknown; did you mean 'h100'?"),
+        (["--gpus=1", "--gpu=tpu-v5", "--vocab_size=9"], "choose from h200, h100, h100-pcie, a100-80"),
+        (["--gpus=1", "--gpu=h100"], "corpus: {folder}/corpus does not exist, so the vocabulary size is unknown; give"),
         (["--gpus=3", *H100], "stream.lanes: 16 lanes cannot be divided among 3 ranks; use 1, 2, 4, 8, 16 ranks"),
         (["--gpus=0", *H100], "--gpus: must be positive, got 0"),
         (["--gpus=1", "--nodes=-2", *H100], "--nodes: must be positive, got -2"),
         (["--gpus=1", "--network_gbit=.nan", *H100], "--network_gbit: must be positive, got nan"),
         (["--gpus=1", "--gpu=h100", "--vocab_size=0"], "--vocab_size: must be positive, got 0"),
-        (["--gpus=1", *H100, "--distillation.teacher={folder}"], "distillation.teacher: {folder} is no Hugging Face"),
+        (["--gpus=1", *H100, "--distillation.teacher={folder}"], "distillation.teacher: {folder} is not a Hugging"),
         (["--gpus=1", *H100, "--training.ds_config=zero4"], "training.ds_config: zero4 is neither a file nor one of"),
         (["--gpus=1", *H100, "--training.token=5"], "did you mean 'training.tokens'?"),
         (["--gpus=1", *H100, "--output={folder}/run.yaml/plan.json"], "the plan cannot be written (File exists)"),

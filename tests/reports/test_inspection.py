@@ -21,15 +21,15 @@ stream: {{lanes: 4, window_shards: 1, sampling_exponent: [[0, 1], [0.5, 1], [0.5
 """
 
 
-def write_manifest(folder: Path, tokens: dict[str, list[int]], tokens_per_document: int = 50) -> Path:
-    """A corpus of which there is only the manifest: train shards of that many tokens, and one of held-out documents."""
+def write_manifest(folder: Path, tokens: dict[str, list[int]]) -> Path:
+    """A corpus of only a manifest: train shards of these sizes in documents of 50 tokens, and one held-out shard."""
     folder.mkdir()
     shards = [
         Shard(
             path=f"{language}/{split}-{number:06d}.tar",
             language=language,
             split=split,
-            documents=max(1, size // tokens_per_document),
+            documents=max(1, size // 50),
             blocks=1,
             tokens=size,
             text_bytes=4 * size,

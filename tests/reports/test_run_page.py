@@ -132,7 +132,7 @@ def test_a_discriminator_at_chance_beside_a_successful_probe_raises_an_alarm(eva
 
 def test_missing_parts_are_named(tmp_path):
     write_metrics(tmp_path, *(training_line(step) for step in range(1, 4)))
-    page = write_report(str(tmp_path)).read_text()
+    page = write_report(tmp_path).read_text()
     text = " ".join(missing(page))
     for part in ("adversary was off", "No held-out loss", "has not been evaluated", "config.yaml is missing"):
         assert part in text

@@ -91,8 +91,8 @@ class Lab:
         folder: for its configuration, state and logs; absolute and short, since it holds a socket.
     """
 
-    def __init__(self, folder: Path, nodes: int = 2) -> None:
-        self.folder, self.nodes = folder, [f"n{i + 1}" for i in range(nodes)]
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.nodes = folder, ["n1", "n2"]
         self._environment = {
             **{key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "SBATCH_"))},
             "SLURM_CONF": str(folder / "slurm.conf"),

@@ -9,7 +9,7 @@ import pytest
 
 from tests.slurm.lab import Lab, wait_until
 from tests.training.compare import lines_without_timing
-from unibert.training.metrics import read_metrics
+from unibert.training.metrics_file import read_metrics
 
 SHORT = "--training.tokens=81920"  # 40 steps
 RANKS = "-m unibert pretrain"
@@ -19,21 +19,21 @@ def submit(lab: Lab, run_file: Path, run_dir: Path, *overrides: str, options: tu
     return lab.submit(*options, "-N2", "slurm/pretrain.sh", str(run_file), f"--run_dir={run_dir}", *overrides)
 
 
-def wait_for_step(lab: Lab, job: str, run_dir: Path, step: int, timeout: float = 120) -> None:
+def wait_for_step(lab: Lab, job: str, run_dir: Path, step: int) -> None:
     def reached() -> bool:
         path = run_dir / "metrics.jsonl"
-        return path.exists() and any(line["step"] >= step for line in read_metrics(path)[-1:])
+        return path.exists() and any(line["step"] >= step for line in read_metrics(path).records[-1:])
 
-    wait_until(reached, timeout, lambda: f"step {step} of job {job} ({lab.state(job)}): {lab.log(job)[-2000:]}")
+    wait_until(reached, 120, lambda: f"step {step} of job {job} ({lab.state(job)}): {lab.log(job)[-2000:]}")
 
 
 def last_step(run_dir: Path) -> int:
-    return read_metrics(run_dir / "metrics.jsonl")[-1]["step"]
+    return read_metrics(run_dir / "metrics.jsonl").records[-1]["step"]
 
 
-def wait_for_restart(lab: Lab, job: str, number: int, timeout: float = 90) -> None:
+def wait_for_restart(lab: Lab, job: str, number: int) -> None:
     """Until the job waits in the queue for this start; it is then let go."""
-    wait_until(lambda: lab.restarts(job) >= number, timeout, lambda: f"{lab.state(job)}: {lab.log(job)[-2000:]}")
+    wait_until(lambda: lab.restarts(job) >= number, 90, lambda: f"{lab.state(job)}: {lab.log(job)[-2000:]}")
     lab.start_at_once(job)
 
 
@@ -177,7 +177,7 @@ def test_a_rank_that_hangs_is_named_and_the_run_goes_on(lab, run_file, tmp_path)
     lab.start_at_once(job)
     assert not lab.pids(RANKS)
     assert lab.wait(job) == "COMPLETED", lab.log(job)
-    assert [line["step"] for line in read_metrics(run_dir / "metrics.jsonl")] == [*range(1, 101), 100]
+    assert [line["step"] for line in read_metrics(run_dir / "metrics.jsonl").records] == [*range(1, 101), 100]
     print(f"took {took:.1f} s: {sentence}")
 
 

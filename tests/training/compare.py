@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from unibert.training.metrics import TIMING_KEYS, read_metrics
+from unibert.training.metrics_file import TIMING_KEYS, read_metrics
 
 
 def lines_without_timing(run_dir: Path) -> list[dict[str, Any]]:
     return [
         {key: value for key, value in line.items() if key not in TIMING_KEYS}
-        for line in read_metrics(run_dir / "metrics.jsonl")
+        for line in read_metrics(run_dir / "metrics.jsonl").records
     ]
 
 

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from unibert.stream import StreamConfig, heldout_batches
-from unibert.training.metrics import read_metrics
+from unibert.training.metrics_file import read_metrics
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def test_documents_alone_in_the_export_have_the_trainers_heldout_loss(run_dir, c
             losses.setdefault(language, []).extend(
                 torch.nn.functional.cross_entropy(logits[labels >= 0], labels[labels >= 0], reduction="none").tolist()
             )
-    last = next(line for line in reversed(read_metrics(run_dir / "metrics.jsonl")) if "heldout_mlm_loss" in line)
+    last = read_metrics(run_dir / "metrics.jsonl").heldout[-1]
     own = [sum(losses[language]) / len(losses[language]) for language in sorted(losses)]
     # Means of fp32 losses: 6e-8 a term, in another order and through another attention shape.
     assert own == pytest.approx(list(last["heldout_mlm_loss_by_language"].values()), rel=1e-5)
@@ -124,6 +124,6 @@ def test_tensorboard_gets_the_metrics(module_run_file, tmp_path, unibert):
     )
     assert status == 0, output
     events = EventAccumulator(str(next((tmp_path / "run" / "monitor").rglob("events*")).parent)).Reload()
-    logged = [line["loss"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if "loss" in line]
+    logged = [line["loss"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl").training]
     # TensorBoard keeps float32.
     assert [event.value for event in events.Scalars("unibert/loss")] == pytest.approx(logged, rel=1e-6)

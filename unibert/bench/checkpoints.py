@@ -22,7 +22,7 @@ from unibert.environment import describe_environment
 from unibert.errors import UserError
 from unibert.files import write_json
 from unibert.training.checkpoint.folder import complete_checkpoints, describe
-from unibert.training.metrics import read_metrics
+from unibert.training.metrics_file import read_metrics
 
 
 @dataclass(kw_only=True)
@@ -130,6 +130,6 @@ def _train(config: CheckpointBenchConfig, run_dir: Path, *, checkpoint_every: in
     if done.returncode:
         last = next((line for line in reversed(done.stdout.splitlines()) if line.strip()), "no output")
         raise UserError(f"the training ended with status {done.returncode}: {last}")
-    lines = [line for line in read_metrics(run_dir / "metrics.jsonl") if "loss" in line]
+    lines = read_metrics(run_dir / "metrics.jsonl").training
     tokens = config.sequences * 128
     return statistics.fmean(tokens / line["tokens_per_second"] for line in lines[config.checkpoint_every :])

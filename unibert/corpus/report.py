@@ -14,6 +14,7 @@ from unibert.corpus.manifest import Manifest, Shard
 from unibert.corpus.spool import Index
 from unibert.files import write_atomically, write_json
 from unibert.languages import language
+from unibert.text import compact_markdown_table
 
 REPORT_JSON, REPORT_MARKDOWN = "report.json", "report.md"
 
@@ -97,6 +98,18 @@ def _markdown(reports: Mapping[str, LanguageReport], manifest: Manifest) -> str:
         reasons += report.dropped
     num_bytes = sum(report.text_bytes for report in reports.values())
     num_tokens = sum(report.tokens for report in reports.values())
+    header = (
+        "language",
+        "read",
+        "kept",
+        "held out",
+        "bytes",
+        "tokens",
+        "tokens/word",
+        "characters/token",
+        "unigram loss",
+        "dropped",
+    )
     lines = [
         "# Corpus report",
         "",
@@ -106,16 +119,17 @@ def _markdown(reports: Mapping[str, LanguageReport], manifest: Manifest) -> str:
         "",
         "Tokens per word (fertility) means little in scripts without spaces; characters per token compares better.",
         "",
-        "| language | read | kept | held out | bytes | tokens | tokens/word | characters/token "
-        "| unigram loss | dropped |",
-        "| --- " + "| ---: " * 8 + "| --- |",
-        *(_row(code, report, manifest) for code, report in sorted(reports.items())),
+        *compact_markdown_table(
+            header, [_row(code, report, manifest) for code, report in sorted(reports.items())], numbers=header[1:-1]
+        ),
         "",
         "## Dropped, all languages",
         "",
-        "| reason | documents |",
-        "| --- | ---: |",
-        *(f"| {reason} | {count:,} |" for reason, count in sorted(reasons.items(), key=_by_count)),
+        *compact_markdown_table(
+            ("reason", "documents"),
+            [(reason, f"{count:,}") for reason, count in sorted(reasons.items(), key=_by_count)],
+            numbers={"documents"},
+        ),
     ]
     if empty := [code for code, report in sorted(reports.items()) if not report.tokens]:
         lines += ["", f"Skipped, nothing was left of them: {', '.join(empty)}."]
@@ -124,16 +138,17 @@ def _markdown(reports: Mapping[str, LanguageReport], manifest: Manifest) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _row(code: str, report: LanguageReport, manifest: Manifest) -> str:
-    name = f"{code} {language(code).name}"
-    sizes = (
-        f"{report.read:,} | {report.kept:,} | {report.heldout_documents:,} | {report.text_bytes:,} | {report.tokens:,}"
-    )
-    if not report.tokens:
-        return f"| {name} | {sizes} | | | | {report.reasons} |"
-    entropy = f"{manifest.unigram_entropy[code]:.2f}" if code in manifest.unigram_entropy else ""
-    ratios = f"{report.tokens / report.words:.2f} | {report.characters / report.tokens:.2f}"
-    return f"| {name} | {sizes} | {ratios} | {entropy} | {report.reasons} |"
+def _row(code: str, report: LanguageReport, manifest: Manifest) -> list[str]:
+    counts = (report.read, report.kept, report.heldout_documents, report.text_bytes, report.tokens)
+    ratios = ["", "", ""]
+    if report.tokens:
+        entropy = manifest.unigram_entropy.get(code)
+        ratios = [
+            f"{report.tokens / report.words:.2f}",
+            f"{report.characters / report.tokens:.2f}",
+            "" if entropy is None else f"{entropy:.2f}",
+        ]
+    return [f"{code} {language(code).name}", *(f"{count:,}" for count in counts), *ratios, report.reasons]
 
 
 def _by_count(entry: tuple[str, int]) -> tuple[int, str]:

@@ -137,7 +137,10 @@ def _written(subject: str, folder: Path, least: float) -> Iterator[Finding]:
 
 def _cache(subject: str, folder: Path) -> Iterator[Finding]:
     there = _nearest(folder)
-    fix = f"export {subject}=…, a folder on this machine's own disk; the job scripts in slurm set Triton's"
+    fix = (
+        f"export {subject}=…, a folder on this machine's own disk; the job scripts, which 'unibert slurm' writes, set "
+        "Triton's"
+    )
     if problems := not_writable(there) or too_full(there, MIN_TEMPORARY_GIB) or _without_locks(there):
         yield warn(subject, problems[0], fix)
     elif subject == "TRITON_CACHE_DIR" and _file_system_here(there)[1] == "shared":

@@ -36,8 +36,8 @@ def check_launcher() -> Iterator[Finding]:
     yield fail(
         "launcher",
         f"two ranks of the deepspeed launcher do not meet: {answer.reason}",
-        "fix that, or start with srun (slurm/pretrain.sh) or as one process; NCCL_SOCKET_IFNAME and "
-        "GLOO_SOCKET_IFNAME name a network",
+        "fix that, or start with srun (slurm/pretrain.sh, which 'unibert slurm' writes) or as one process; "
+        "NCCL_SOCKET_IFNAME and GLOO_SOCKET_IFNAME select the network",
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
+
+from unibert.text import markdown_table
 
 _NOTE = (
     "Retrieval: the nearest neighbour by cosine is the translation, % of sentences, mean over all directions. "
@@ -35,13 +37,13 @@ def format_scores(scores: Mapping[str, Any]) -> str:
         f"{len(data['languages'])} languages, {sum(data['sets'].values())} aligned lines of {data['folder']}. "
         f"The headline layer is {headline} of 0-{scores['num_layers'] - 1}: the middle, fixed beforehand.",
         "",
-        *_table(["", *evaluated, "chance"], _headline_rows(headline, evaluated, scores["chance"])),
+        *markdown_table(["", *evaluated, "chance"], _headline_rows(headline, evaluated, scores["chance"])),
         "",
         _NOTE,
     ]
     for name, part in evaluated.items():
         rows = [_layer_row(part, layer, headline) for layer in part["retrieval_mean"]]
-        lines += ["", f"## Every layer, {name}", "", *_table(_LAYER_HEADERS, rows)]
+        lines += ["", f"## Every layer, {name}", "", *markdown_table(_LAYER_HEADERS, rows)]
     by_language = [retrieval_by_language(part, headline) for part in evaluated.values()]
     lines += [
         "",
@@ -49,7 +51,7 @@ def format_scores(scores: Mapping[str, Any]) -> str:
         "",
         "Mean over all directions from and to the language, %.",
         "",
-        *_table(
+        *markdown_table(
             ["language", *(f"{name} {kind}" for name in evaluated for kind in ("raw", "centred"))],
             [
                 [language, *(percent(found[language][kind]) for found in by_language for kind in ("raw", "centred"))]
@@ -104,14 +106,3 @@ def _layer_row(part: Mapping[str, Any], layer: str, headline: str) -> list[str]:
         f"{geometry['mean_cosine']:.3f}",
         f"{geometry['language_share']:.3f}",
     ]
-
-
-def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(headers, *rows, strict=True)]
-
-    def line(cells: Sequence[str]) -> str:
-        label, *numbers = zip(cells, widths, strict=True)
-        return "| " + " | ".join([label[0].ljust(label[1]), *(cell.rjust(width) for cell, width in numbers)]) + " |"
-
-    rule = "|" + "|".join("-" * (width + 1) + (":" if column else "-") for column, width in enumerate(widths)) + "|"
-    return [line(headers), rule, *map(line, rows)]

@@ -1,4 +1,4 @@
-"""``unibert plan``: the memory, time and disk that a run will need, before it is started.
+"""``unibert plan``: estimate memory, time and disk of a run before it starts.
 
-`accelerators` holds what is known of GPUs, `estimate` computes, `table` is the command.
+`accelerators` has the data of GPUs and measured speeds, `estimate` computes, `table` is the command.
 """

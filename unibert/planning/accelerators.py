@@ -1,7 +1,7 @@
-"""Accelerators and the speeds that were measured on them, from which `unibert plan` takes what to expect.
+"""Accelerators and the training speeds measured on them, from which `unibert plan` estimates the speed of a run.
 
-Peaks are the vendors' data sheets' for dense bf16 products with fp32 sums, boost clock, no sparsity. What a training
-reaches of that is the share that others, or ``unibert bench gpu``, measured with models of about the same cost.
+Peaks come from the vendors' data sheets: dense bf16 products with fp32 sums, boost clock, no sparsity. The share of the
+peak that a training reaches is the one that others, or ``unibert bench gpu``, measured with models of similar cost.
 """
 
 from __future__ import annotations
@@ -22,26 +22,29 @@ from unibert.errors import UserError
 from unibert.model.config import AdversaryConfig
 from unibert.model.cost import EncoderShape, flops_by_part
 
+PRODUCT_SIZE, PRODUCT_SECONDS = 1024, 1.0
+"""Rows of the square matrices whose product measures a CPU's peak, and for how long."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Accelerator:
-    """One device; a rank has one to itself."""
+    """The device of one rank."""
 
     name: str
     product: str
-    """As in the vendor's data sheet, and in CUDA's name of the device."""
+    """Name in the vendor's data sheet, which is also CUDA's name of the device."""
     peak_tflops: float
-    """Dense products, bf16 on a GPU, fp32 on a CPU."""
+    """Peak of dense products, in bf16 on a GPU, in fp32 on a CPU."""
     memory_gib: float
-    """As nvidia-smi counts it; of a CPU, the machine's memory divided by its ranks."""
+    """Memory as nvidia-smi counts it; for a CPU, the machine's memory divided by its ranks."""
     bandwidth_tbs: float | None
-    """Of its memory, TB/s."""
+    """Memory bandwidth in TB/s."""
     link_gbs: float | None
-    """To the others of its node, GB/s each way: NVLink, else PCIe; None where it is not known to bound anything."""
+    """Bandwidth to the other devices of the node, GB/s each way: NVLink, else PCIe. None: no known limit."""
 
     @property
     def device_type(self) -> str:
-        """torch's."""
+        """The device type in torch."""
         return "cpu" if self.name == "cpu" else "cuda"
 
 
@@ -68,43 +71,43 @@ GPUS = {
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredSpeed:
-    """A training that somebody timed."""
+    """The speed of a training that was timed."""
 
     name: str
     tokens_per_second: float
-    """Of one device."""
+    """Throughput of one device."""
     flops_per_token: float
     peak_tflops: float
 
     @property
     def efficiency(self) -> float:
-        """Share of the device's peak, counted on the FLOPs that the hardware carries out."""
+        """Share of the device's peak, counting the FLOPs that the hardware executes."""
         return self.tokens_per_second * self.flops_per_token / (1e12 * self.peak_tflops)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Speeds:
-    """Measured speeds, and where they come from."""
+    """Measured speeds and their source."""
 
     source: str
     points: tuple[MeasuredSpeed, ...]
-    """Those through which the curve goes, cheapest model first."""
+    """Points that the curve interpolates, cheapest model first."""
     beside: tuple[MeasuredSpeed, ...] = ()
-    """Others, which say how far a training may be from the curve."""
+    """Further measurements, which show how far a training may be from the curve."""
 
     def efficiency(self, flops_per_token: float) -> float:
-        """Share of the peak to expect: between the two nearest in log cost, and the nearest one's outside them."""
+        """Expected share of the peak: interpolated over log cost, constant outside the points."""
         costs = [math.log(point.flops_per_token) for point in self.points]
         return float(np.interp(math.log(flops_per_token), costs, [point.efficiency for point in self.points]))
 
     def spread(self) -> tuple[float, float]:
-        """Lowest and highest of what was measured beside the curve, as a factor of what the curve says there."""
+        """Lowest and highest ratio of the further measurements to the curve, 1 included."""
         factors = [1.0, *(point.efficiency / self.efficiency(point.flops_per_token) for point in self.beside)]
         return min(factors), max(factors)
 
 
-def _published(name: str, speed: float, hidden: int, layers: int, intermediate: int, vocab: int) -> MeasuredSpeed:
-    # Rows of 1024 tokens, of which 30 % are masked; the head's logits are computed once.
+def _published_speed(name: str, speed: float, hidden: int, layers: int, intermediate: int, vocab: int) -> MeasuredSpeed:
+    # Sequences of 1024 tokens, of which 30 % are masked; the head's logits are computed once.
     shape = EncoderShape.modernbert(hidden, layers, intermediate, vocab)
     flops = flops_by_part(shape, length=1024, masked=0.3, masks=False, recompute=0.0)
     return MeasuredSpeed(
@@ -119,44 +122,44 @@ PUBLISHED = Speeds(
     source="from other trainers' published speeds on H100s (Ettin, arXiv 2507.11412; mmBERT, arXiv 2509.06888), not "
     "measured with UniBERT: run 'unibert bench gpu', whose result replaces them",
     points=(
-        _published("Ettin 17M", 985e3, 256, 7, 384, 50_368),
-        _published("Ettin 32M", 655e3, 384, 10, 576, 50_368),
-        _published("Ettin 68M", 463e3, 512, 19, 768, 50_368),
-        _published("Ettin 150M", 296e3, 768, 22, 1152, 50_368),
+        _published_speed("Ettin 17M", 985e3, 256, 7, 384, 50_368),
+        _published_speed("Ettin 32M", 655e3, 384, 10, 576, 50_368),
+        _published_speed("Ettin 68M", 463e3, 512, 19, 768, 50_368),
+        _published_speed("Ettin 150M", 296e3, 768, 22, 1152, 50_368),
     ),
     beside=(
-        _published("mmBERT small", 434e3, 384, 22, 1152, 256_000),
-        _published("mmBERT base", 108e3, 768, 22, 1152, 256_000),
+        _published_speed("mmBERT small", 434e3, 384, 22, 1152, 256_000),
+        _published_speed("mmBERT base", 108e3, 768, 22, 1152, 256_000),
     ),
 )
-"""Tokens per second and H100 that the authors report. That they belong to the main phase, with rows of 1024 tokens and
-30 % masked, is assumed; so is that other GPUs reach the same share of their peak."""
+"""Tokens per second and H100 as the authors report them. Two assumptions: they belong to the main phase, with sequences
+of 1024 tokens and 30 % masked, and other GPUs reach the same share of their peak."""
 
 CPU_SPEEDS = Speeds(
     source="measured with the demo's teacher of 2.5M parameters on 2 cores of an AMD EPYC "
     "(docs/benchmarks/planning-cpu.json)",
     points=(MeasuredSpeed(name="demo-teacher", tokens_per_second=4448, flops_per_token=10.84e6, peak_tflops=0.1),),
 )
-"""Of one of two ranks with a core each; the peak is the median of what `measured_cpu` found before and after."""
+"""Speed of one of two ranks with a core each; the peak is the median of `measure_cpu` before and after."""
 
 
 def speeds_for(accelerator: Accelerator, benchmarks: Path) -> Speeds:
-    """What to expect of ``accelerator``: what ``unibert bench gpu`` left of it under ``benchmarks``, else `PUBLISHED`.
+    """Return the results of ``unibert bench gpu`` on ``accelerator`` under ``benchmarks``, else `PUBLISHED`.
 
     Raises:
-        UserError: if a result is there and cannot be read.
+        UserError: if a result cannot be read.
     """
     if accelerator.device_type == "cpu":
         return CPU_SPEEDS
     for folder in sorted(benchmarks.glob("gpu-*")):
-        speeds = _benchmarked(folder, accelerator)
+        speeds = _benchmark_speeds(folder, accelerator)
         if speeds is not None:
             return speeds
     return PUBLISHED
 
 
-def _benchmarked(folder: Path, accelerator: Accelerator) -> Speeds | None:
-    """The short trainings in ``folder``, if they ran on ``accelerator`` and without fault."""
+def _benchmark_speeds(folder: Path, accelerator: Accelerator) -> Speeds | None:
+    """Return the fastest short training in ``folder``, None if none ran on ``accelerator`` without error."""
     summary, training = folder / "summary.json", folder / "training.json"
     if not summary.is_file() or not training.is_file():
         return None
@@ -165,21 +168,24 @@ def _benchmarked(folder: Path, accelerator: Accelerator) -> Speeds | None:
         runs = json.loads(training.read_text(encoding="utf-8"))["runs"]
         if device != accelerator.product:
             return None
-        points = [_short_training(name, run, accelerator) for name, run in runs.items() if _comparable(name, run)]
+        points = [_short_training_speed(name, run, accelerator) for name, run in runs.items() if _is_usable(name, run)]
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder}: no results of 'unibert bench gpu' ({type(error).__name__}: {error})") from error
+        raise UserError(
+            f"{folder}: does not hold valid results of 'unibert bench gpu' ({type(error).__name__}: {error}); run it "
+            "again or remove the folder"
+        ) from error
     if not points:
         return None
     fastest = max(points, key=lambda point: point.tokens_per_second)
     return Speeds(source=f"measured by 'unibert bench gpu' ({folder}: {fastest.name})", points=(fastest,))
 
 
-def _comparable(name: str, run: dict[str, Any]) -> bool:
+def _is_usable(name: str, run: dict[str, Any]) -> bool:
     return "failed" not in run and not name.startswith("distillation")
 
 
-def _short_training(name: str, run: dict[str, Any], accelerator: Accelerator) -> MeasuredSpeed:
-    """One of `unibert.bench.gpu.short_training`: four documents a row, sizes as in its result."""
+def _short_training_speed(name: str, run: dict[str, Any], accelerator: Accelerator) -> MeasuredSpeed:
+    """Speed of one of `unibert.bench.gpu.short_training`: four documents per sequence, sizes from its result."""
     size = run["size"]
     shape = EncoderShape.modernbert(size["hidden"], size["layers"], 3 * size["hidden"] // 2, size["vocab"])
     flops = flops_by_part(
@@ -200,23 +206,23 @@ def _short_training(name: str, run: dict[str, Any], accelerator: Accelerator) ->
     )
 
 
-def accelerator_named(name: str, ranks_per_node: int) -> Accelerator:
-    """The accelerator that ``--gpu`` means; ``cpu`` is measured, here and now, a second long.
+def find_accelerator(name: str, ranks_per_node: int) -> Accelerator:
+    """Return the accelerator of this name; ``cpu`` is this machine, which is measured for a second.
 
     Raises:
-        UserError: for a name that is not in the table.
+        UserError: for an unknown name.
     """
     if name == "cpu":
-        return measured_cpu(ranks_per_node)
+        return measure_cpu(ranks_per_node)
     if name not in GPUS:
         nearest = difflib.get_close_matches(name, [*GPUS, "cpu"], n=1)
-        hint = f"did you mean {nearest[0]!r}? There are" if nearest else "there are"
-        raise UserError(f"--gpu: {name!r} is not in the table; {hint} {', '.join(GPUS)} and cpu")
+        hint = f"did you mean {nearest[0]!r}? Choose from" if nearest else "choose from"
+        raise UserError(f"--gpu: {name!r} is unknown; {hint} {', '.join(GPUS)} or cpu")
     return GPUS[name]
 
 
-def measured_cpu(num_ranks: int) -> Accelerator:
-    """This machine's share for one of ``num_ranks`` ranks: the fastest of some fp32 products with its threads."""
+def measure_cpu(num_ranks: int) -> Accelerator:
+    """Measure what one of ``num_ranks`` ranks gets of this machine: fp32 products with its share of the threads."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     before = torch.get_num_threads()
     torch.set_num_threads(max(1, cores // num_ranks))
@@ -235,12 +241,12 @@ def measured_cpu(num_ranks: int) -> Accelerator:
     )
 
 
-def _fastest_product(size: int = 1024, seconds: float = 1.0) -> float:
-    """TFLOP/s of a square fp32 product."""
-    left, right = torch.ones(size, size), torch.ones(size, size)
-    end, best = time.perf_counter() + seconds, math.inf
+def _fastest_product() -> float:
+    """Return the TFLOP/s of the fastest square fp32 product within `PRODUCT_SECONDS`."""
+    left, right = torch.ones(PRODUCT_SIZE, PRODUCT_SIZE), torch.ones(PRODUCT_SIZE, PRODUCT_SIZE)
+    end, best = time.perf_counter() + PRODUCT_SECONDS, math.inf
     while time.perf_counter() < end:
         start = time.perf_counter()
         left @ right
         best = min(best, time.perf_counter() - start)
-    return 2e-12 * size**3 / best
+    return 2e-12 * PRODUCT_SIZE**3 / best

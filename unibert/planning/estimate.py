@@ -1,7 +1,7 @@
-"""What a run will need and how long it will take, estimated from its configuration before you ask for a GPU.
+"""Estimate what a run needs and how long it takes from its configuration, before you ask for a GPU.
 
-Nothing here starts ranks or touches a GPU. Memory is arithmetic over what DeepSpeed 0.19 and the losses hold; speed is
-what was measured elsewhere (`unibert.planning.accelerators`) at this run's FLOPs.
+Nothing here starts ranks or uses a GPU. Memory is computed from what DeepSpeed 0.19 and the losses allocate, speed from
+measurements (`unibert.planning.accelerators`) at this run's FLOPs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel
 from unibert_kernels.chunked import WORKSPACE
-from unibert_kernels.paths import MIN_STORED_ROWS, WORKSPACE_SHARE
+from unibert_kernels.paths import WORKSPACE_SHARE, best_head_path
 
 from unibert.errors import UserError
 from unibert.model.cost import EncoderShape, flops_by_part, parameters_by_part
@@ -31,60 +31,61 @@ from unibert.training.engine import ds_config_path, offloads_optimizer, read_ds_
 
 GIB = 2**30
 USABLE_SHARE = 0.9
-"""Of a device's memory; the rest is left to fragmentation, to libraries' workspaces and to error in these figures."""
+"""Share of a device's memory that a plan may fill. The rest is for fragmentation, libraries' workspaces and error."""
 PROCESS_GIB = 0.75
-"""Held besides what is estimated here. On a CPU, measured of the demo's teacher: Python and its packages, the stream,
-what the allocator keeps. On a GPU, assumed: the CUDA context and NCCL's buffers."""
+"""Memory of the process itself. On a CPU, measured with the demo's teacher: Python and its packages, the stream, what
+the allocator keeps. On a GPU, assumed: the CUDA context and NCCL's buffers."""
 RECOMPUTE_GIB = 0.5
-"""Most that the recompute path of the MLM head holds, which is a goal of its benchmark."""
-ENOUGH_TOKENS = 32_768
-"""Tokens in a micro-batch from which a larger one is taken to make a GPU no faster, while it needs more memory; for as
-many, a higher ZeRO stage is worth its communication."""
+"""Maximum workspace of the MLM head's recompute path, which is a goal of its benchmark."""
+SATURATING_TOKENS = 32_768
+"""Tokens per micro-batch above which a GPU is assumed to get no faster, while memory grows. To reach as many, a higher
+ZeRO stage is worth its communication."""
 CANDIDATES = ("zero1", "zero2", "zero3", "zero1_offload", "zero3_offload")
-"""ds_configs to recommend, the first that will do. ZeRO 1 holds less than ZeRO 0 for one more gathering a step."""
+"""ds_configs to recommend, in order of preference. ZeRO 1 saves memory over ZeRO 0 for one more gather per step."""
 MAX_LIVE_PARAMETERS = 1e9
 """DeepSpeed's default for ``stage3_max_live_parameters`` and ``stage3_max_reuse_distance``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StateBytes:
-    """Bytes of one rank that do not depend on the micro-batch."""
+    """Bytes of one rank's weights, gradients and optimizer state, which do not depend on the micro-batch."""
 
     weights: float
     gradients: float
     optimizer: float
     """fp32 weights, AdamW's moments, and the fp32 gradients of the update, on the device."""
     buffers: float
-    """DeepSpeed's, for communication."""
+    """DeepSpeed's communication buffers."""
     host: float
-    """Offloaded to the memory of the machine."""
+    """State offloaded to main memory."""
 
     @property
     def device(self) -> float:
-        """Together, on the device."""
+        """Total on the device."""
         return self.weights + self.gradients + self.optimizer + self.buffers
 
 
 def state_bytes(
     ds_config: Mapping[str, Any], *, parameters: int, largest: int, itemsize: int, world_size: int, on_cpu: bool
 ) -> StateBytes:
-    """What a rank holds of weights, gradients and AdamW's state.
+    """Estimate a rank's share of weights, gradients and AdamW's state.
 
-    DeepSpeed's estimators (`Planned.deepspeed_estimate`) know neither stage 0 nor 1, nor fp32, nor buffers, nor that
-    stage 3 keeps what it will need again within a thousand million parameters, which is all of a compact model.
+    DeepSpeed's estimators (`Plan.deepspeed_estimate`) support neither stages 0 and 1 nor fp32, and ignore buffers. They
+    also ignore that stage 3 keeps parameters that it reuses within the next 1e9 elements, which is all of a compact
+    model.
 
     Args:
-        ds_config: as `read_ds_config` gave it.
-        parameters: trained elements.
+        ds_config: result of `read_ds_config`.
+        parameters: number of trained elements.
         largest: elements of the largest parameter.
         itemsize: bytes of a weight in the model: 2 or 4.
-        world_size: ranks.
-        on_cpu: the ranks have no GPU, where memory that is asked for and not written to costs nothing.
+        world_size: number of ranks.
+        on_cpu: whether ranks run on the CPU, where memory that is allocated and not written costs nothing.
     """
     zero = ds_config.get("zero_optimization", {})
     stage, shard = zero_stage(dict(ds_config)), parameters / world_size
     if stage == 0:
-        # fp32 needs no copy of the weights in fp32.
+        # fp32 weights need no fp32 copy.
         whole, adam = float(itemsize * parameters), (8.0 if itemsize == 4 else 16.0) * parameters
         return StateBytes(weights=whole, gradients=whole, optimizer=adam, buffers=0.0, host=0.0)
     weights: float = itemsize * (min(parameters, MAX_LIVE_PARAMETERS) + shard if stage == 3 else parameters)
@@ -95,7 +96,7 @@ def state_bytes(
     if stage < 3 and zero.get("overlap_comm", False):
         buffers *= 2
     if offloads_optimizer(dict(ds_config)):
-        # Whole gradients wait in the machine's memory for the end of the accumulation.
+        # Unsharded gradients stay in main memory until the accumulation ends.
         optimizer, host = 0.0, 16 * shard + itemsize * (parameters if stage == 1 else shard)
         buffers += 2 * itemsize * largest
     if _offloads_weights(ds_config):
@@ -112,27 +113,27 @@ def _offloads_weights(ds_config: Mapping[str, Any]) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryBytes:
-    """Bytes of one rank with a micro-batch."""
+    """Bytes of one rank for a given micro-batch."""
 
     states: StateBytes
     activations: float
     head: float
-    """Masked rows, the vocabulary's gradient and the loss's workspace."""
+    """Hidden states of the masked positions, the vocabulary's gradient and the loss's workspace."""
     teacher: float
-    """Its weights and what its forward pass holds."""
+    """The teacher's weights and its activations in a forward pass."""
     process: float
     host: float
-    """In the memory of the machine: what is offloaded, and the copy from which rank 0 writes a checkpoint."""
+    """Main memory: offloaded state, and the copy from which rank 0 writes a checkpoint."""
 
     @property
     def device(self) -> float:
-        """Together, on the device."""
+        """Total on the device."""
         return self.states.device + self.activations + self.head + self.teacher + self.process
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """A ds_config with a micro-batch, and whether the device can hold them."""
+    """A ds_config with a micro-batch size, the memory that they need and whether it fits the device."""
 
     ds_config: str
     micro_batch_size: int
@@ -140,21 +141,21 @@ class Choice:
     fits: bool
 
 
-class Planned:
-    """The model of a run, on no device, and what follows from it.
+class Plan:
+    """Estimates for a run, from its model on torch's meta device.
 
     Args:
-        config: the run.
-        accelerator: what each rank has.
-        nodes, gpus: machines, and ranks on each.
-        vocab_size: of the tokenizer.
-        num_languages: the discriminator's classes.
-        speeds: measured elsewhere.
-        network_gbit: between nodes, Gbit/s and rank.
+        config: configuration of the run.
+        accelerator: device of each rank.
+        nodes, gpus: number of machines, and of ranks on each.
+        vocab_size: size of the tokenizer's vocabulary.
+        num_languages: number of the discriminator's classes.
+        speeds: measured speeds to estimate from.
+        network_gbit: network between nodes, Gbit/s per rank.
 
     Raises:
-        UserError: for a world size that the run cannot have, a model or teacher that cannot be built, a ds_config that
-            cannot be read.
+        UserError: if the run cannot have this world size, model or teacher cannot be built, or the ds_config cannot be
+            read.
     """
 
     def __init__(
@@ -180,9 +181,9 @@ class Planned:
         self.timeline = config.training.timeline()
         self.phases = self.timeline.phases()
         config.stream.raise_if_world_size_does_not_fit(self.world_size)
-        self.longest = max(phase.sequence_length for phase in self.phases)
+        self.max_sequence_length = max(phase.sequence_length for phase in self.phases)
         self._teacher = _teacher_on_meta(config) if config.distillation else None
-        self.model = _model_on_meta(config, vocab_size, self.longest, num_languages, self._teacher)
+        self.model = _model_on_meta(config, vocab_size, self.max_sequence_length, num_languages, self._teacher)
         self.student = EncoderShape.of(self.model.masked_lm)
         self.teacher = EncoderShape.of(self._teacher) if self._teacher is not None else None
 
@@ -190,57 +191,58 @@ class Planned:
 
     @cached_property
     def parameters_by_part(self) -> dict[str, int]:
-        """Trained elements."""
+        """Number of trained elements of each part."""
         return parameters_by_part(self.model)
 
     @property
     def parameters(self) -> int:
-        """Trained elements in all."""
+        """Number of trained elements."""
         return sum(self.parameters_by_part.values())
 
     @cached_property
     def largest_parameter(self) -> int:
-        """Elements."""
+        """Number of elements of the largest parameter."""
         return max(parameter.numel() for parameter in self.model.parameters())
 
     @property
     def teacher_parameters(self) -> int:
-        """Elements of the teacher, tied ones once."""
+        """Number of elements of the teacher, tied ones counted once."""
         return sum(p.numel() for p in self._teacher.parameters()) if self._teacher is not None else 0
 
     @property
-    def masks(self) -> bool:
-        """Whether attention goes by masks: not where varlen can serve."""
-        asked = self.config.model.attention
-        return asked == "sdpa" or self.accelerator.device_type == "cpu" or self.student.attention_dropout
+    def uses_attention_masks(self) -> bool:
+        """Whether attention computes all scores and masks some, because varlen attention is not available."""
+        path = self.config.model.attention
+        return path == "sdpa" or self.accelerator.device_type == "cpu" or self.student.attention_dropout
 
     @cached_property
-    def masked(self) -> float:
-        """Mean share of the tokens that is masked, over the run."""
-        return float(np.mean(_values(self.config.stream.masking_rate)))
+    def mean_masking_rate(self) -> float:
+        """Share of the tokens that is masked, mean over the run."""
+        return float(np.mean(_sampled(self.config.stream.masking_rate)))
 
     @cached_property
-    def max_masked(self) -> float:
-        """Largest share of the tokens that is masked."""
+    def max_masking_rate(self) -> float:
+        """Maximum share of the tokens that is masked."""
         schedule = self.config.stream.masking_rate
         return max(value for _, value in schedule) if isinstance(schedule, list) else schedule
 
     @cached_property
     def flops_by_part(self) -> dict[str, float]:
-        """FLOPs per token, mean over the run, documents as long as their rows."""
+        """FLOPs per token of each part, mean over the run, with one document per sequence."""
         distillation = self.config.distillation
-        taught = float(np.mean(_values(distillation.weight) > 0)) if distillation else 0.0
-        # Every path of the distillation's head but the chunked one computes the student's logits twice.
-        recompute = 1.0 if self.head_path == "recompute" else 0.0
-        if distillation and distillation.logits and self.head_path == "exp-store":
+        taught = float(np.mean(_sampled(distillation.weight) > 0)) if distillation else 0.0
+        # Every path of the distillation's head except the chunked one computes the student's logits twice.
+        head_path = self.configured_head_path
+        recompute = 1.0 if head_path == "recompute" else 0.0
+        if distillation and distillation.logits and head_path == "exp-store":
             recompute = taught
         total: dict[str, float] = {}
         for phase, tokens in self._tokens_by_phase():
             parts = flops_by_part(
                 self.student,
                 length=phase.sequence_length,
-                masked=self.masked,
-                masks=self.masks,
+                masked=self.mean_masking_rate,
+                masks=self.uses_attention_masks,
                 recompute=recompute,
                 adversary=self.config.adversary,
                 num_languages=self.num_languages,
@@ -255,7 +257,7 @@ class Planned:
 
     @property
     def flops_per_token(self) -> float:
-        """Of all parts."""
+        """FLOPs per token of all parts."""
         return sum(self.flops_by_part.values())
 
     def _tokens_by_phase(self) -> Iterator[tuple[Step, int]]:
@@ -267,27 +269,33 @@ class Planned:
 
     @property
     def workspace(self) -> float:
-        """Bytes that a storing path of the losses may use: `unibert_kernels.paths.default_workspace` of this device."""
-        asked = self.config.mlm.max_workspace
-        return asked if asked is not None else self.accelerator.memory_gib * GIB / WORKSPACE_SHARE
+        """Maximum bytes for a storing path of the losses, by default as `unibert_kernels.paths.default_workspace`."""
+        configured = self.config.mlm.max_workspace
+        return configured if configured is not None else self.accelerator.memory_gib * GIB / WORKSPACE_SHARE
 
-    @property
-    def head_path(self) -> str:
-        """The MLM head's path, as `unibert_kernels.paths.choose_head_path` would choose it."""
+    def head_path(self, ds_config: Mapping[str, Any], micro_batch_size: int) -> str:
+        """The MLM head's path for the largest micro-batch: the longest sequences with the most masked tokens."""
         if self.accelerator.device_type == "cpu":
             return "chunked"
         if self.config.mlm.path != "auto":
             return self.config.mlm.path
-        precision = training_dtype(self.read_ds_config(self.config.training.ds_config))
-        enough = self.workspace >= MIN_STORED_ROWS * self.vocab_size * precision.itemsize
-        return "exp-store" if enough and precision != torch.float16 else "recompute"
+        rows = math.ceil(self.max_masking_rate * micro_batch_size * self.max_sequence_length)
+        return best_head_path(
+            "exp-store", rows, self.vocab_size, training_dtype(dict(ds_config)), max_workspace=self.workspace
+        )
+
+    @property
+    def configured_head_path(self) -> str:
+        """The MLM head's path with the run's own ds_config and micro-batch."""
+        ds_config = self.read_ds_config(self.config.training.ds_config)
+        return self.head_path(ds_config, self.as_configured.micro_batch_size)
 
     def read_ds_config(self, name: str) -> dict[str, Any]:
-        """The ds_config that ``name`` means, on this accelerator."""
+        """Read the ds_config of this name or path, as it is for this accelerator."""
         return read_ds_config(ds_config_path(name), torch.device(self.accelerator.device_type))
 
     def states(self, ds_config: Mapping[str, Any]) -> StateBytes:
-        """Weights, gradients, optimizer and buffers of one rank."""
+        """Estimate weights, gradients, optimizer state and buffers of one rank."""
         return state_bytes(
             ds_config,
             parameters=self.parameters,
@@ -298,7 +306,7 @@ class Planned:
         )
 
     def deepspeed_estimate(self, name: str) -> float | None:
-        """GiB a GPU of weights, gradients and optimizer by DeepSpeed's own estimator, None where it has none."""
+        """Return GiB per GPU of weights, gradients and optimizer by DeepSpeed's estimator, None where it has none."""
         ds_config = self.read_ds_config(name)
         stage, offload = zero_stage(ds_config), offloads_optimizer(ds_config)
         if stage < 2 or training_dtype(ds_config) == torch.float32:
@@ -316,88 +324,89 @@ class Planned:
         return needed / GIB
 
     def memory(self, ds_config: Mapping[str, Any], micro_batch_size: int) -> MemoryBytes:
-        """Of one rank, at the longest rows and the most masked tokens."""
+        """Estimate the memory of one rank, with the longest sequences and the most masked tokens."""
         itemsize = training_dtype(dict(ds_config)).itemsize
-        tokens = micro_batch_size * self.longest
-        rows = self.max_masked * tokens
+        tokens = micro_batch_size * self.max_sequence_length
+        rows = self.max_masking_rate * tokens
+        head_path = self.head_path(ds_config, micro_batch_size)
         student, hidden = self.student, self.student.hidden_size
-        kept = student.kept_elements(self.longest, masks=self.masks) + student.passing_elements()
-        # The vocabulary's gradient comes in fp32, then in the weights' precision, beside that of the embedding.
+        kept = student.kept_elements(self.max_sequence_length, masks=self.uses_attention_masks)
+        # The vocabulary's gradient exists in fp32, then in the weights' precision, beside that of the embedding.
         vocabulary = (4 + 2 * itemsize) * student.vocab_size * hidden
         teacher = 0.0
         if self.teacher is not None:
-            held = self.teacher.passing_elements() + self.teacher.hidden_size
-            teacher = itemsize * (self.teacher_parameters + tokens * held) + self._relations(micro_batch_size)
+            elements = self.teacher.passing_elements() + self.teacher.hidden_size
+            teacher = itemsize * (self.teacher_parameters + tokens * elements) + self._relation_bytes(micro_batch_size)
         states, on_cpu = self.states(ds_config), self.accelerator.device_type == "cpu"
-        copy = rank_checkpoint_bytes(
+        checkpoint_copy = rank_checkpoint_bytes(
             zero_stage(dict(ds_config)), self.parameters, itemsize, rank=0, world_size=self.world_size
         )
         return MemoryBytes(
             states=states,
-            activations=itemsize * tokens * kept,
-            head=rows * hidden * (5 * itemsize + 4) + vocabulary + self._head_workspace(rows, itemsize),
+            activations=itemsize * tokens * (kept + student.passing_elements()),
+            head=rows * hidden * (5 * itemsize + 4) + vocabulary + self._head_workspace(head_path, rows, itemsize),
             teacher=teacher,
-            process=PROCESS_GIB * GIB + (copy if on_cpu else 0.0),
-            host=0.0 if on_cpu else states.host + copy,
+            process=PROCESS_GIB * GIB + (checkpoint_copy if on_cpu else 0.0),
+            host=0.0 if on_cpu else states.host + checkpoint_copy,
         )
 
-    def _head_workspace(self, rows: float, itemsize: int) -> float:
+    def _head_workspace(self, path: str, rows: float, itemsize: int) -> float:
         logits = rows * self.vocab_size
-        path = self.head_path
         if path == "exp-store":
             return min(self.workspace, logits * itemsize)
         return min(4 * logits, RECOMPUTE_GIB * GIB if path == "recompute" else 4.0 * WORKSPACE)
 
-    def _relations(self, micro_batch_size: int) -> float:
-        """Scores, log-probabilities and their differences of three relations, S x S of every head in fp32."""
+    def _relation_bytes(self, micro_batch_size: int) -> float:
+        """Bytes of three relations' scores, log-probabilities and their differences: S x S per head, in fp32."""
         config = self.config.distillation
         if config is None or not config.relations:
             return 0.0
         heads = config.relation_heads or self.student.num_heads
-        return 3 * 3 * 4.0 * micro_batch_size * heads * self.longest**2
+        return 3 * 3 * 4.0 * micro_batch_size * heads * self.max_sequence_length**2
 
     @property
-    def usable(self) -> float:
+    def usable_bytes(self) -> float:
         """Bytes of a device that a plan may fill."""
         return USABLE_SHARE * self.accelerator.memory_gib * GIB
 
     def best_micro_batch(self, name: str) -> Choice:
-        """Under a ds_config, the smallest micro-batch of `ENOUGH_TOKENS` that divides a rank's rows in every phase.
+        """Choose the micro-batch size to use with a ds_config; it divides a rank's sequences of a step in every phase.
 
-        Where there is none, or it does not fit, the largest that fits; one sequence if not even that does.
+        It is the smallest with `SATURATING_TOKENS`. If there is none, or it does not fit, it is the largest that fits,
+        or 1 if none does.
         """
         ds_config = self.read_ds_config(name)
-        rows = math.gcd(*self._rank_rows())
+        sequences = math.gcd(*self._sequences_per_rank())
         best = None
-        for size in (size for size in range(1, rows + 1) if rows % size == 0):
+        for size in (size for size in range(1, sequences + 1) if sequences % size == 0):
             choice = self._choice(name, ds_config, size)
             if best is not None and not choice.fits:
                 break
             best = choice
-            if size * self.longest >= ENOUGH_TOKENS:
+            if size * self.max_sequence_length >= SATURATING_TOKENS:
                 break
         assert best is not None
         return best
 
     def _choice(self, name: str, ds_config: Mapping[str, Any], micro_batch_size: int) -> Choice:
         memory = self.memory(ds_config, micro_batch_size)
-        fits = memory.device <= self.usable
+        fits = memory.device <= self.usable_bytes
         return Choice(ds_config=name, micro_batch_size=micro_batch_size, memory=memory, fits=fits)
 
-    def _rank_rows(self) -> list[int]:
+    def _sequences_per_rank(self) -> list[int]:
         """A rank's sequences of a step, by phase."""
         return [phase.num_sequences // self.world_size for phase in self.phases]
 
     @cached_property
     def as_configured(self) -> Choice:
-        """The run file's own ds_config and micro-batch, no larger than a rank's rows."""
+        """The run file's own ds_config and micro-batch size, capped at a rank's sequences."""
         name = self.config.training.ds_config
-        size = min(self.config.training.micro_batch_size, max(self._rank_rows()))
+        size = min(self.config.training.micro_batch_size, max(self._sequences_per_rank()))
         return self._choice(name, self.read_ds_config(name), size)
 
     @cached_property
     def recommended(self) -> Choice:
-        """The first of `CANDIDATES` that no other gives a larger micro-batch.
+        """The first of `CANDIDATES` with the largest micro-batch size that any of them allows.
 
         Raises:
             UserError: if not even one sequence fits.
@@ -405,34 +414,35 @@ class Planned:
         choices = [self.best_micro_batch(name) for name in CANDIDATES]
         fitting = [choice for choice in choices if choice.fits]
         if not fitting:
-            least = min(choices, key=lambda choice: choice.memory.device)
+            smallest = min(choices, key=lambda choice: choice.memory.device)
             raise UserError(
-                f"the run does not fit: with a micro-batch of one sequence of {self.longest} tokens, "
-                f"{least.ds_config} still needs {least.memory.device / GIB:.1f} GiB, while {self.usable / GIB:.1f} GiB "
-                f"of a {self.accelerator.name}'s {self.accelerator.memory_gib:.1f} GiB may be filled; take a larger "
-                "GPU, a shorter training.sequence_length or a smaller model"
+                f"the run does not fit: with a micro-batch of one sequence of {self.max_sequence_length} tokens, "
+                f"{smallest.ds_config} still needs {smallest.memory.device / GIB:.1f} GiB, but only "
+                f"{self.usable_bytes / GIB:.1f} of the {self.accelerator.memory_gib:.1f} GiB of a "
+                f"{self.accelerator.name} may be used; choose a larger GPU, a shorter training.sequence_length or a "
+                "smaller model"
             )
-        most = max(choice.micro_batch_size for choice in fitting)
-        return next(choice for choice in fitting if choice.micro_batch_size == most)
+        max_size = max(choice.micro_batch_size for choice in fitting)
+        return next(choice for choice in fitting if choice.micro_batch_size == max_size)
 
     # ---- time --------------------------------------------------------------------------------------------------
 
     @property
     def efficiency(self) -> float:
-        """Share of the device's peak to expect of a rank by itself."""
+        """Expected share of the device's peak, without the exchange of gradients."""
         return self.speeds.efficiency(self.flops_per_token)
 
     @property
-    def rank_speed(self) -> float:
-        """Tokens per second of one rank before gradients are exchanged."""
+    def rank_tokens_per_second(self) -> float:
+        """Tokens per second of one rank, without the exchange of gradients."""
         return self.efficiency * 1e12 * self.accelerator.peak_tflops / self.flops_per_token
 
     @property
     def exchange_seconds(self) -> float:
-        """Of a step, to reduce all gradients and gather all weights around a ring, none of it hidden.
+        """Seconds per step to all-reduce gradients and all-gather weights around a ring, with no overlap.
 
-        A ring moves (W - 1) / W of the parameters three times: twice for an all-reduce, as ZeRO 1 does it, once to
-        gather. The slower of link and network bounds it.
+        A ring moves (W - 1) / W of the parameters three times: twice for an all-reduce, as ZeRO 1 does it, once for an
+        all-gather. The slower of link and network is the bound.
         """
         if self.world_size == 1:
             return 0.0
@@ -445,31 +455,31 @@ class Planned:
         return 3 * itemsize * self.parameters * (1 - 1 / self.world_size) / min(bounds)
 
     def seconds(self, factor: float = 1.0) -> float:
-        """Of training, evaluation and checkpoints left out, at ``factor`` times the expected speed of a rank."""
-        computing = self.timeline.total_tokens / (self.world_size * self.rank_speed * factor)
+        """Seconds of training at ``factor`` times the expected speed of a rank, without evaluation and checkpoints."""
+        computing = self.timeline.total_tokens / (self.world_size * self.rank_tokens_per_second * factor)
         return computing + len(self.timeline) * self.exchange_seconds
 
     @property
     def tokens_per_second(self) -> float:
-        """Of all ranks, gradients exchanged."""
+        """Tokens per second of all ranks, with the exchange of gradients."""
         return self.timeline.total_tokens / self.seconds()
 
     # ---- on disk -----------------------------------------------------------------------------------------------
 
     @property
-    def kept_checkpoints(self) -> int:
-        """Those that are there when the run ends."""
+    def num_kept_checkpoints(self) -> int:
+        """Number of checkpoints that exist when the run ends."""
         training = self.config.training
         by_tokens = self.timeline.total_tokens // training.keep_every_tokens if training.keep_every_tokens else 0
         return training.keep_checkpoints + by_tokens + training.keep_best
 
-    def checkpoint(self, name: str) -> int:
-        """Bytes of one checkpoint under a ds_config."""
+    def checkpoint_bytes(self, name: str) -> int:
+        """Bytes of one checkpoint with a ds_config."""
         ds_config = self.read_ds_config(name)
         return checkpoint_bytes(zero_stage(ds_config), self.parameters, training_dtype(ds_config).itemsize)
 
     @property
-    def exported(self) -> int:
+    def exported_bytes(self) -> int:
         """Bytes of the exported model, in fp32, without its tokenizer."""
         return 4 * sum(p.numel() for p in self.model.masked_lm.parameters())
 
@@ -477,7 +487,7 @@ class Planned:
 def _model_on_meta(
     config: RunConfig, vocab_size: int, length: int, num_languages: int, teacher: PreTrainedModel | None
 ) -> UniBERT:
-    # Weights to start from are loaded and cut, which the meta device cannot do.
+    # Initial weights are loaded and sliced, which the meta device cannot do.
     with torch.device("meta" if config.model.initialize_from is None else "cpu"):
         student = build_masked_lm(config.model, vocab_size, length)
     with torch.device("meta"):
@@ -497,18 +507,18 @@ def _teacher_on_meta(config: RunConfig) -> PreTrainedModel:
     folder = config.distillation.teacher
     if not (Path(folder) / "config.json").is_file():
         raise UserError(
-            f"distillation.teacher: {folder} is no Hugging Face model folder (it has no config.json); name one that "
-            "is, if only its config.json, or plan without: --distillation null"
+            f"distillation.teacher: {folder} is not a Hugging Face model folder: it has no config.json; name a folder "
+            "with at least a config.json, or plan without a teacher: --distillation null"
         )
     try:
         settings = AutoConfig.from_pretrained(folder)
     except (OSError, ValueError) as error:
-        raise UserError(f"distillation.teacher: the config.json in {folder} cannot be read: {error}") from error
+        raise UserError(f"distillation.teacher: cannot read the config.json in {folder}: {error}") from error
     check_architecture(settings.model_type, f"distillation.teacher ({folder})")
     with torch.device("meta"):
         return AutoModelForMaskedLM.from_config(settings)
 
 
-def _values(schedule: Schedule) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Of a schedule, at the middle of every thousandth of the run."""
+def _sampled(schedule: Schedule) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Values of a schedule at the middle of each thousandth of the run."""
     return np.array([value_at(schedule, (step + 0.5) / 1000) for step in range(1000)])

@@ -1,4 +1,4 @@
-"""``unibert plan``: what a run will need and take, as text and data."""
+"""``unibert plan``: what a run needs and how long it takes, as text and data."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from unibert.environment import describe_environment
 from unibert.errors import UserError
 from unibert.files import write_json
 from unibert.languages import LANGUAGES
-from unibert.planning.accelerators import accelerator_named, speeds_for
-from unibert.planning.estimate import CANDIDATES, ENOUGH_TOKENS, GIB, USABLE_SHARE, Choice, Planned
+from unibert.planning.accelerators import find_accelerator, speeds_for
+from unibert.planning.estimate import CANDIDATES, GIB, SATURATING_TOKENS, USABLE_SHARE, Choice, Plan
 from unibert.text import described_lines, percent, ruled_table, short
 from unibert.training.config import RunConfig
 
 Record = dict[str, Any]
 
-LIKELY_LANGUAGES = sum(language.in_107 for language in LANGUAGES.values())
-"""Classes of the discriminator where there is no corpus yet."""
+DEFAULT_NUM_LANGUAGES = sum(language.in_107 for language in LANGUAGES.values())
+"""Number of the discriminator's classes if there is no corpus yet."""
 
 
 def plan_run(
@@ -33,20 +33,20 @@ def plan_run(
     vocab_size: int | None,
     benchmarks: Path,
     network_gbit: float,
-    output: Path | None = None,
+    output: Path | None,
 ) -> None:
-    """Print the plan of a run; with ``output``, write it to that JSON file too.
+    """Print the plan of a run and, with ``output``, write it to that JSON file.
 
     Raises:
-        UserError: for a world size or a device that cannot be, a model that cannot be built, no vocabulary to estimate
-            with, and, after all is printed and written, a run that fits nowhere.
+        UserError: for an impossible world size, an unknown device, a model that cannot be built, an unknown vocabulary
+            size and, after everything is printed and written, for a run that fits nowhere.
     """
     for name, value in (("nodes", nodes), ("gpus", gpus), ("network_gbit", network_gbit)):
         if not value > 0:
             raise UserError(f"--{name}: must be positive, got {value}")
-    vocabulary, languages, remark = _corpus_sizes(config, vocab_size)
-    accelerator = accelerator_named(gpu, gpus)
-    planned = Planned(
+    vocabulary, languages, source = _corpus_sizes(config, vocab_size)
+    accelerator = find_accelerator(gpu, gpus)
+    plan = Plan(
         config,
         accelerator,
         nodes=nodes,
@@ -57,22 +57,22 @@ def plan_run(
         network_gbit=network_gbit,
     )
     try:
-        recommended, complaint = planned.recommended, None
+        recommended, does_not_fit = plan.recommended, None
     except UserError as error:
-        recommended, complaint = None, error
-    print(format_plan(planned, recommended, remark))
+        recommended, does_not_fit = None, error
+    print(format_plan(plan, recommended, source))
     if output is not None:
-        _write(plan_record(planned, recommended), output)
-    if complaint is not None:
-        raise complaint
+        _write(plan_record(plan, recommended), output)
+    if does_not_fit is not None:
+        raise does_not_fit
 
 
 def _corpus_sizes(config: RunConfig, vocab_size: int | None) -> tuple[int, int, str]:
-    """Vocabulary, languages, and where they come from."""
+    """Return vocabulary size, number of languages, and the source of both."""
     if (Path(config.corpus) / "manifest.json").is_file():
         manifest = Manifest.load(config.corpus)
-        own = config.stream.languages
-        num_languages = len({shard.language for shard in manifest.shards}) if own is None else len(own)
+        chosen = config.stream.languages
+        num_languages = len({shard.language for shard in manifest.shards}) if chosen is None else len(chosen)
         if vocab_size not in (None, manifest.vocab_size):
             raise UserError(
                 f"--vocab_size: {config.corpus} has a vocabulary of {manifest.vocab_size}, not {vocab_size}; omit it"
@@ -80,72 +80,84 @@ def _corpus_sizes(config: RunConfig, vocab_size: int | None) -> tuple[int, int, 
         return manifest.vocab_size, num_languages, f"as in {config.corpus}"
     if vocab_size is None:
         raise UserError(
-            f"corpus: {config.corpus} is not there to take the vocabulary's size from; give --vocab_size, or a corpus "
-            "with --corpus"
+            f"corpus: {config.corpus} does not exist, so the vocabulary size is unknown; give --vocab_size or an "
+            "existing --corpus"
         )
     if vocab_size <= 0:
         raise UserError(f"--vocab_size: must be positive, got {vocab_size}")
-    num_languages = LIKELY_LANGUAGES if config.stream.languages is None else len(config.stream.languages)
-    return vocab_size, num_languages, "as told; there is no corpus yet"
+    num_languages = DEFAULT_NUM_LANGUAGES if config.stream.languages is None else len(config.stream.languages)
+    return vocab_size, num_languages, "as given; there is no corpus yet"
 
 
-def format_plan(planned: Planned, recommended: Choice | None, corpus_remark: str) -> str:
-    """The plan in a few lines and tables."""
+def format_plan(plan: Plan, recommended: Choice | None, source: str) -> str:
+    """Format the plan as a few lines and tables; ``source`` says where vocabulary and languages come from."""
     return "\n".join(
         [
-            *described_lines(_head(planned, corpus_remark)),
+            *described_lines(_inputs(plan, source)),
             "",
-            *_parts_table(planned),
+            *_parts_table(plan),
             "",
-            *_memory_table(planned, recommended),
+            *_memory_table(plan, recommended),
             "",
-            *described_lines(_outcome(planned, recommended)),
+            *described_lines(_estimates(plan, recommended)),
         ]
     )
 
 
-def _head(planned: Planned, corpus_remark: str) -> dict[str, str]:
-    accelerator, timeline = planned.accelerator, planned.timeline
+def _inputs(plan: Plan, source: str) -> dict[str, str]:
+    accelerator, timeline = plan.accelerator, plan.timeline
     bandwidth = "" if accelerator.bandwidth_tbs is None else f", {accelerator.bandwidth_tbs:g} TB/s"
     kind = "fp32, measured just now" if accelerator.name == "cpu" else "dense bf16, data sheet"
     batches = ", then ".join(
-        dict.fromkeys(f"{phase.num_sequences:,} × {phase.sequence_length:,}" for phase in planned.phases)
+        dict.fromkeys(f"{phase.num_sequences:,} × {phase.sequence_length:,}" for phase in plan.phases)
     )
     return {
-        "machine": f"{planned.nodes} × {planned.gpus} = {planned.world_size} {accelerator.product}; each "
+        "machine": f"{plan.nodes} × {plan.gpus} = {plan.world_size} {accelerator.product}; each "
         f"{accelerator.peak_tflops:.4g} TFLOP/s ({kind}), {accelerator.memory_gib:.1f} GiB{bandwidth}",
         "run": f"{short(timeline.total_tokens)} tokens in {len(timeline):,} steps of {batches} tokens",
-        "vocabulary": f"{planned.vocab_size:,} pieces, {planned.num_languages} languages; {corpus_remark}",
+        "vocabulary": f"{plan.vocab_size:,} pieces, {plan.num_languages} languages; {source}",
     }
 
 
-def _parts_table(planned: Planned) -> list[str]:
-    flops, parameters = planned.flops_by_part, planned.parameters_by_part
+def _parts_table(plan: Plan) -> list[str]:
+    flops, parameters = plan.flops_by_part, plan.parameters_by_part
     names = list(dict.fromkeys([*parameters, *flops]))
     rows = [
         [
             name,
             short(parameters[name]) if name in parameters else "",
-            percent(parameters[name] / planned.parameters) if name in parameters else "",
+            percent(parameters[name] / plan.parameters) if name in parameters else "",
             f"{flops[name] / 1e6:,.2f}" if name in flops else "",
-            percent(flops[name] / planned.flops_per_token) if name in flops else "",
+            percent(flops[name] / plan.flops_per_token) if name in flops else "",
         ]
         for name in names
     ]
-    total = ["together", short(planned.parameters), "", f"{planned.flops_per_token / 1e6:,.2f}", ""]
-    return ruled_table(["part", "parameters", "share", "MFLOPs a token", "share"], [*rows, total])
+    total = ["total", short(plan.parameters), "", f"{plan.flops_per_token / 1e6:,.2f}", ""]
+    return ruled_table(["part", "parameters", "share", "MFLOPs/token", "share"], [*rows, total])
 
 
-def _memory_table(planned: Planned, recommended: Choice | None) -> list[str]:
-    header = ["GiB a rank", "weights", "gradients", "AdamW", "buffers", "host", "DeepSpeed's", "micro-batch", "for it"]
+def _memory_table(plan: Plan, recommended: Choice | None) -> list[str]:
+    header = [
+        "GiB per rank",
+        "weights",
+        "gradients",
+        "AdamW",
+        "buffers",
+        "host",
+        "DeepSpeed",
+        "micro-batch",
+        "its GiB",
+        "total",
+        "",
+    ]
     rows = []
-    for choice in _choices(planned):
+    for choice in _choices(plan):
         memory, states = choice.memory, choice.memory.states
-        estimate = planned.deepspeed_estimate(choice.ds_config)
+        estimate = plan.deepspeed_estimate(choice.ds_config)
         marks = {
             "recommended": choice == recommended,
             "too large": not choice.fits,
-            "yours": choice == planned.as_configured,
+            "yours": choice == plan.as_configured,
         }
         rows.append(
             [
@@ -159,103 +171,104 @@ def _memory_table(planned: Planned, recommended: Choice | None) -> list[str]:
                 ", ".join(mark for mark, holds in marks.items() if holds),
             ]
         )
-    return ruled_table([*header, "in all", ""], rows)
+    return ruled_table(header, rows)
 
 
-def _choices(planned: Planned) -> list[Choice]:
-    """The run's own, unless that is among them, and the best micro-batch of every candidate."""
-    best = [planned.best_micro_batch(name) for name in CANDIDATES]
-    return [*([planned.as_configured] if planned.as_configured not in best else []), *best]
+def _choices(plan: Plan) -> list[Choice]:
+    """The configured choice, unless it is a candidate's, and the best micro-batch of every candidate."""
+    best = [plan.best_micro_batch(name) for name in CANDIDATES]
+    return [*([plan.as_configured] if plan.as_configured not in best else []), *best]
 
 
-def _outcome(planned: Planned, recommended: Choice | None) -> dict[str, str]:
-    speeds, seconds, steps = planned.speeds, planned.seconds(), len(planned.timeline)
+def _estimates(plan: Plan, recommended: Choice | None) -> dict[str, str]:
+    speeds, seconds, steps = plan.speeds, plan.seconds(), len(plan.timeline)
     low, high = speeds.spread()
-    shortest, longest = _duration(planned.seconds(high)), _duration(planned.seconds(low))
+    shortest, longest = _duration(plan.seconds(high)), _duration(plan.seconds(low))
     spread = "" if low == high else f", from {shortest} to {longest} over the spread of those speeds"
     lines = {
-        "speed": f"{short(planned.tokens_per_second)} tokens/s in all: {planned.efficiency:.1%} of the peak, "
-        f"{short(planned.rank_speed)} a rank, before gradients are exchanged; {speeds.source}",
-        "time": f"{_duration(seconds)}{spread}; {seconds / steps:.3g} s a step; evaluation, checkpoints and stops come "
-        "on top",
+        "speed": f"{short(plan.tokens_per_second)} tokens/s in total: {plan.efficiency:.1%} of the peak, "
+        f"{short(plan.rank_tokens_per_second)} per rank, without the exchange of gradients; {speeds.source}",
+        "time": f"{_duration(seconds)}{spread}; {seconds / steps:.3g} s per step; evaluation, checkpoints and stops "
+        "are not included",
     }
-    if planned.exchange_seconds:
-        where = f"the network's {planned.network_gbit:g} Gbit/s a rank" if planned.nodes > 1 else "the node's links"
+    if plan.exchange_seconds:
+        where = f"the network's {plan.network_gbit:g} Gbit/s per rank" if plan.nodes > 1 else "the node's links"
         lines["exchange"] = (
-            f"{planned.exchange_seconds * steps / seconds:.0%} of the time, {1e3 * planned.exchange_seconds:.3g} ms a "
-            f"step for gradients and weights over {where}, none of it hidden; a larger training.global_batch_size makes"
-            " it rarer"
+            f"{plan.exchange_seconds * steps / seconds:.0%} of the time, {1e3 * plan.exchange_seconds:.3g} ms per "
+            f"step for gradients and weights over {where}, without overlap; a larger training.global_batch_size makes "
+            "it rarer"
         )
-    chosen = recommended or planned.as_configured
-    keep, one = planned.kept_checkpoints, planned.checkpoint(chosen.ds_config)
+    chosen = recommended or plan.as_configured
+    keep, checkpoint = plan.num_kept_checkpoints, plan.checkpoint_bytes(chosen.ds_config)
     lines["disk"] = (
-        f"{_gib((keep + 1) * one)} GiB for {keep} checkpoints that are kept and one being written, {_gib(one)} GiB "
-        f"each; the exported model {_gib(planned.exported)} GiB"
+        f"{_gib((keep + 1) * checkpoint)} GiB for {keep} kept checkpoints and one being written, {_gib(checkpoint)} "
+        f"GiB each; {_gib(plan.exported_bytes)} GiB for the exported model"
     )
     if recommended is not None:
-        rows = max(phase.num_sequences for phase in planned.phases) // planned.world_size
+        sequences = max(phase.num_sequences for phase in plan.phases) // plan.world_size
         size = recommended.micro_batch_size
         lines["recommended"] = (
             f"--training.ds_config {recommended.ds_config} --training.micro_batch_size {size}: "
-            f"{_gib(recommended.memory.device)} of {planned.accelerator.memory_gib:.1f} GiB; {rows} sequences a rank "
-            f"and step, {rows // size} times {size}"
+            f"{_gib(recommended.memory.device)} of {plan.accelerator.memory_gib:.1f} GiB; {sequences} sequences per "
+            f"rank and step, {sequences // size} × {size}"
         )
-        if planned.accelerator.device_type == "cuda" and size * planned.longest < ENOUGH_TOKENS:
+        tokens = size * plan.max_sequence_length
+        if plan.accelerator.device_type == "cuda" and tokens < SATURATING_TOKENS:
             lines["small"] = (
-                f"{size * planned.longest:,} tokens in a micro-batch; below {ENOUGH_TOKENS:,} a GPU is likely slower "
-                "than this plan says"
+                f"{tokens:,} tokens per micro-batch; below {SATURATING_TOKENS:,} a GPU is likely slower than estimated "
+                "here"
             )
-    if not planned.as_configured.fits:
+    if not plan.as_configured.fits:
         lines["as configured"] = (
-            f"{planned.as_configured.ds_config} with a micro-batch of {planned.as_configured.micro_batch_size} does "
-            f"not fit: it needs {_gib(planned.as_configured.memory.device)} GiB of the {_gib(planned.usable)} GiB, "
-            f"{USABLE_SHARE:.0%}, that may be filled"
+            f"{plan.as_configured.ds_config} with a micro-batch of {plan.as_configured.micro_batch_size} does "
+            f"not fit: it needs {_gib(plan.as_configured.memory.device)} GiB, and {_gib(plan.usable_bytes)} GiB "
+            f"({USABLE_SHARE:.0%}) may be used"
         )
-    attention = "all scores of a row" if planned.masks else "each token's own document, or window"
+    attention = "all scores of a sequence" if plan.uses_attention_masks else "only scores within documents and windows"
     lines["assumed"] = (
-        f"rows of one document each, which cost most; attention computes {attention}; the MLM head by "
-        f"{planned.head_path}, {planned.masked:.1%} of the tokens masked"
+        f"one document per sequence, which costs most; attention computes {attention}; MLM head path "
+        f"{plan.configured_head_path}; {plan.mean_masking_rate:.1%} of the tokens masked"
     )
     return lines
 
 
-def plan_record(planned: Planned, recommended: Choice | None) -> Record:
-    """All figures, for JSON."""
-    low, high = planned.speeds.spread()
+def plan_record(plan: Plan, recommended: Choice | None) -> Record:
+    """Return all figures for the JSON file."""
+    low, high = plan.speeds.spread()
     return {
         "format": 1,
         "environment": describe_environment(),
         "command": " ".join(["unibert", *sys.argv[1:]]),
-        "run": to_dict(planned.config),
-        "nodes": planned.nodes,
-        "gpus": planned.gpus,
-        "network_gbit": planned.network_gbit,
-        "accelerator": asdict(planned.accelerator),
-        "vocab_size": planned.vocab_size,
-        "languages": planned.num_languages,
-        "tokens": planned.timeline.total_tokens,
-        "steps": len(planned.timeline),
-        "parameters": planned.parameters_by_part,
-        "teacher_parameters": planned.teacher_parameters,
-        "flops_per_token": planned.flops_by_part,
-        "memory": [_choice_record(planned, choice) for choice in _choices(planned)],
-        "recommended": None if recommended is None else _choice_record(planned, recommended),
-        "speeds": asdict(planned.speeds),
-        "efficiency": planned.efficiency,
-        "tokens_per_second": planned.tokens_per_second,
-        "exchange_seconds_per_step": planned.exchange_seconds,
-        "seconds": planned.seconds(),
-        "seconds_from_to": [planned.seconds(high), planned.seconds(low)],
-        "exported_bytes": planned.exported,
+        "run": to_dict(plan.config),
+        "nodes": plan.nodes,
+        "gpus": plan.gpus,
+        "network_gbit": plan.network_gbit,
+        "accelerator": asdict(plan.accelerator),
+        "vocab_size": plan.vocab_size,
+        "languages": plan.num_languages,
+        "tokens": plan.timeline.total_tokens,
+        "steps": len(plan.timeline),
+        "parameters": plan.parameters_by_part,
+        "teacher_parameters": plan.teacher_parameters,
+        "flops_per_token": plan.flops_by_part,
+        "memory": [_choice_record(plan, choice) for choice in _choices(plan)],
+        "recommended": None if recommended is None else _choice_record(plan, recommended),
+        "speeds": asdict(plan.speeds),
+        "efficiency": plan.efficiency,
+        "tokens_per_second": plan.tokens_per_second,
+        "exchange_seconds_per_step": plan.exchange_seconds,
+        "seconds": plan.seconds(),
+        "seconds_from_to": [plan.seconds(high), plan.seconds(low)],
+        "exported_bytes": plan.exported_bytes,
     }
 
 
-def _choice_record(planned: Planned, choice: Choice) -> Record:
+def _choice_record(plan: Plan, choice: Choice) -> Record:
     return {
         **asdict(choice),
         "device_bytes": choice.memory.device,
-        "deepspeed_estimate_gib": planned.deepspeed_estimate(choice.ds_config),
-        "checkpoint_bytes": planned.checkpoint(choice.ds_config),
+        "deepspeed_estimate_gib": plan.deepspeed_estimate(choice.ds_config),
+        "checkpoint_bytes": plan.checkpoint_bytes(choice.ds_config),
     }
 
 

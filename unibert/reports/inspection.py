@@ -29,7 +29,7 @@ NAMED_LANGUAGES = 12
 """Most that a line names; the table and inspect.csv have them all."""
 
 
-def inspect_corpus(corpus: str, config: RunConfig | None = None, output: Path | None = None) -> None:
+def inspect_corpus(corpus: str, config: RunConfig | None, output: Path | None) -> None:
     """Print what ``corpus`` holds and, with a run, what its mixture will do; with ``output``, write data and plots.
 
     Raises:

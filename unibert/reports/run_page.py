@@ -59,7 +59,7 @@ class Section:
     missing: str = ""
 
 
-def write_report(run_dir: Path | str) -> Path:
+def write_report(run_dir: Path) -> Path:
     """Write ``report/index.html`` and its figures as PNG files into a run folder.
 
     The page holds its figures inline, so that it can be sent as one file. Parts of the run that are not there, such
@@ -71,7 +71,6 @@ def write_report(run_dir: Path | str) -> Path:
     Raises:
         UserError: if the folder is no run folder, or its evaluation is damaged.
     """
-    run_dir = Path(run_dir)
     run = read_run(run_dir)
     folder = run_dir / "report"
     try:

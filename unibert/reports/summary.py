@@ -8,6 +8,7 @@ from typing import Any
 from unibert.environment import describe_environment
 from unibert.files import write_json
 from unibert.reports.run_records import Record, read_run
+from unibert.text import ruled_table
 
 
 def summarise(run_dir: Path) -> Record:
@@ -64,16 +65,12 @@ def format_summary(summary: Record) -> str:
 def _table(summary: Record) -> list[str]:
     questions = {"retrieval": "translation found, top-1", "probe": "language told by a fresh probe"}
     columns = list(summary["retrieval"]["raw"])
-    rows = [["", *columns]]
-    for key, question in questions.items():
-        for kind, shares in summary[key].items():
-            rows.append([f"{question}, {kind} vectors", *(f"{100 * shares[column]:.1f} %" for column in columns)])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = []
-    for name, *cells in rows:
-        aligned = (cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
-        lines.append("  ".join([name.ljust(widths[0]), *aligned]))
-    return [lines[0], "-" * len(lines[0]), *lines[1:]]
+    rows = [
+        [f"{question}, {kind} vectors", *(f"{100 * shares[column]:.1f} %" for column in columns)]
+        for key, question in questions.items()
+        for kind, shares in summary[key].items()
+    ]
+    return ruled_table(["", *columns], rows)
 
 
 def _retrieval(part: dict[str, Any], layer: str, kind: str) -> float:

@@ -1,50 +1,15 @@
-"""``metrics.jsonl`` and its numbers."""
+"""The numbers that a run logs in its ``metrics.jsonl``."""
 
 from __future__ import annotations
 
-import json
 import resource
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from unibert.files import write_atomically
 from unibert.training.ranks.collectives import sum_over_ranks
-
-TIMING_KEYS = ("tokens_per_second", "memory_gib")
-"""Metrics that differ between two identical runs."""
-
-
-class MetricsFile:
-    """One JSON object per line, append only; on resume the lines after the checkpoint go."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def keep_until(self, step: int) -> None:
-        """Drop lines of later steps and a last line cut short by a kill."""
-        if not self._path.exists():
-            return
-        kept = [line for line in _whole_lines(self._path) if json.loads(line)["step"] <= step]
-        write_atomically(self._path, "".join(f"{line}\n" for line in kept))
-
-    def append(self, line: dict[str, Any]) -> None:
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All whole lines of a ``metrics.jsonl``."""
-    return [json.loads(line) for line in _whole_lines(path)]
-
-
-def _whole_lines(path: Path) -> list[str]:
-    """The lines that hold an object; one cut short by a kill does not."""
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [line for line in lines if line.startswith("{") and line.endswith("}")]
 
 
 class Sums:

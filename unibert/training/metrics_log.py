@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from unibert.errors import UserError
 from unibert.training.checkpoint.claim import Claim
-from unibert.training.metrics import MetricsFile
+from unibert.training.metrics_file import MetricsFile
 
 _SHOWN = (
     "loss",

@@ -28,7 +28,7 @@ from unibert.bench.gpu.trainings import compare_curves
 from unibert.bench.gpu.turn import Outcome, Turn
 from unibert.cli import main
 from unibert.model.config import ModelConfig
-from unibert.training.metrics import read_metrics
+from unibert.training.metrics_file import LoggedMetrics, read_metrics
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -96,11 +96,13 @@ def test_a_run_that_resumes_is_told_from_one_that_does_not(corpus, tmp_path, mon
     turn = turn_of(tmp_path, 400, rehearsal=True)
     assert trainings.resumes_exactly(corpus, tmp_path, turn)
     assert len(list((tmp_path / "interrupted" / "checkpoints").glob("step-*"))) == 2
-    first, *others = read_metrics(tmp_path / "interrupted" / "metrics.jsonl")
+    first, *others = read_metrics(tmp_path / "interrupted" / "metrics.jsonl").records
     assert others
     altered = [first, *others[:-1], others[-1] | {"heldout_mlm_loss": 0.0}]
     monkeypatch.setattr(
-        trainings, "read_metrics", lambda file: altered if "interrupted" in str(file) else [first, *others]
+        trainings,
+        "read_metrics",
+        lambda file: LoggedMetrics(altered if "interrupted" in str(file) else [first, *others], damaged_lines=0),
     )
     shutil.rmtree(tmp_path / "interrupted")
     assert not trainings.resumes_exactly(corpus, tmp_path, turn)

@@ -25,7 +25,7 @@ from unibert.environment import describe_environment
 from unibert.training.checkpoint.retention import rank_checkpoint_bytes
 from unibert.training.checkpoint.universal import SPACE_FACTOR
 from unibert.training.engine import DS_CONFIGS
-from unibert.training.metrics import read_metrics
+from unibert.training.metrics_file import read_metrics
 
 # Every sum runs in fp32 (24-bit mantissa, 6e-8), over at most a few thousand terms in another order on other ranks; 12
 # steps of AdamW amplify that. A moment or a counter that is lost shows in the third digit.
@@ -111,7 +111,7 @@ def test_two_ranks_then_one_then_four(stage, precision, two_ranks, tmp_path, uni
         assert status == 0, output
         seconds += seconds_of_conversion(output)
 
-    runs = [read_metrics(run / "metrics.jsonl") for run in (undisturbed, moved)]
+    runs = [read_metrics(run / "metrics.jsonl").records for run in (undisturbed, moved)]
     batches = [[line["batch_checksum"] for line in lines if "loss" in line] for lines in runs]
     assert batches[0] == batches[1]
     assert len(set(batches[0])) == 12

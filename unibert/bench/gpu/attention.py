@@ -21,11 +21,12 @@ import torch
 from torch import Tensor
 
 from unibert.bench.losses.measure import DO_BENCH
-from unibert.configuration import read_yaml, run_file
+from unibert.configuration import read_yaml
 from unibert.files import write_json
 from unibert.model.attention import IMPLEMENTATIONS, PackedDocuments
 from unibert.model.config import ModelConfig
 from unibert.model.encoder import build_masked_lm, encode
+from unibert.run_files import run_file
 from unibert.stream.packing import Pieces, pack_shuffled
 
 PRESETS = ("small", "base")

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TextIO
@@ -26,6 +26,7 @@ from unibert.bench.gpu.turn import Outcome, Turn
 from unibert.environment import describe_environment
 from unibert.errors import UserError
 from unibert.files import write_json
+from unibert.text import compact_markdown_table
 
 SECONDS_AROUND = 16.0
 """To start Python and torch before a stage's clock runs, and to end after the last part."""
@@ -211,12 +212,9 @@ def _run_stage(
 
 def format_table(parts: dict[str, dict[str, Any]]) -> str:
     """Parts, verdicts, seconds and figures as a Markdown table."""
-    rows: list[Sequence[str]] = [("part", "verdict", "seconds", "figure against goal"), ("---", "---", "---:", "---")]
-    rows += [
-        (name, record["verdict"], f"{record['seconds']:.0f}", record["figure"].replace("|", "\\|"))
-        for name, record in parts.items()
-    ]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    rows = [(name, record["verdict"], f"{record['seconds']:.0f}", record["figure"]) for name, record in parts.items()]
+    header = ("part", "verdict", "seconds", "figure against goal")
+    return "\n".join(compact_markdown_table(header, rows, numbers={"seconds"}))
 
 
 def _earlier_parts(folder: Path) -> dict[str, Any]:

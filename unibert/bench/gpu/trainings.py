@@ -14,7 +14,7 @@ from unibert.bench.gpu.turn import Outcome, Turn
 from unibert.errors import UserError
 from unibert.files import write_json
 from unibert.training.checkpoint.folder import complete_checkpoints
-from unibert.training.metrics import TIMING_KEYS, read_metrics
+from unibert.training.metrics_file import TIMING_KEYS, read_metrics
 
 TRAINER_PACKAGES = ("deepspeed", "webdataset")
 CORPUS_PACKAGES = ("mwxml", "mwparserfromhell", "sentencepiece", "zstandard")
@@ -109,8 +109,7 @@ def trainer(turn: Turn) -> Outcome:
         if not metrics.is_file():
             return Outcome("FAILED", ended.last_line)
         (turn.folder / "trainer-metrics.jsonl").write_bytes(metrics.read_bytes())
-        records = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-    trained = [record for record in records if "mlm_loss" in record]
+        trained = read_metrics(metrics).training
     speed = max((record.get("tokens_per_second") or 0.0 for record in trained), default=0.0)
     losses = f"MLM loss {trained[0]['mlm_loss']:.3f} to {trained[-1]['mlm_loss']:.3f}" if trained else "no step"
     figure = f"{losses}, at most {speed:,.0f} tokens/s"
@@ -161,7 +160,7 @@ def resumes_exactly(corpus: Path, folder: Path, turn: Turn) -> bool:
         if ended.code != 0:
             raise UserError(f"unibert pretrain ended with status {ended.code}: {ended.last_line}")
     lines = [
-        [{key: value for key, value in line.items() if key not in TIMING_KEYS} for line in read_metrics(file)]
+        [{key: value for key, value in line.items() if key not in TIMING_KEYS} for line in read_metrics(file).records]
         for file in (run / "metrics.jsonl", interrupted / "metrics.jsonl")
     ]
     return lines[0] == lines[1]

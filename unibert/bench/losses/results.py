@@ -9,6 +9,7 @@ from typing import Any
 from unibert.bench.goals import format_verdict
 from unibert.bench.losses.goals import verdict
 from unibert.bench.result_files import label
+from unibert.text import plain_table
 
 Row = Mapping[str, Any]
 
@@ -57,17 +58,10 @@ def format_rows(results: Mapping[str, Any]) -> str:
         vocab = "" if first["loss"] == "adversary" else f", V {first['vocab']:,}"
         bias = ", bias" if first["bias"] else ""
         title = f"{first['loss']}: N {first['rows']:,}{vocab}, H {first['hidden']}, {first['dtype']}"
-        cells = [HEADERS, *(_cells(row) for row in rows if row["status"] == "ran")]
-        widths = [max(len(line[column]) for line in cells) for column in range(len(HEADERS))]
-        lines = [
-            "  ".join(
-                cell.rjust(width) if n else cell.ljust(width)
-                for n, (cell, width) in enumerate(zip(line, widths, strict=True))
-            )
-            for line in cells
-        ]
-        marks = ["", *("" if row["accurate"] else WRONG for row in rows if row["status"] == "ran")]
-        lines = [line.rstrip() + mark for line, mark in zip(lines, marks, strict=True)]
+        ran = [row for row in rows if row["status"] == "ran"]
+        lines = plain_table([HEADERS, *(_cells(row) for row in ran)])
+        marks = ["", *("" if row["accurate"] else WRONG for row in ran)]
+        lines = [line + mark for line, mark in zip(lines, marks, strict=True)]
         missing = [f"{row['provider']}: {row['status']}: {row['why']}" for row in rows if row["status"] != "ran"]
         sections.append("\n".join([f"{title}, {first['distribution']}{bias}", *lines, *missing]))
     return "\n\n".join(sections) + "\n"

@@ -9,6 +9,7 @@ from typing import Any
 from unibert.bench.goals import format_verdict
 from unibert.bench.result_files import label
 from unibert.bench.stream.goals import stream_verdict
+from unibert.text import plain_table
 
 Row = Mapping[str, Any]
 
@@ -40,15 +41,7 @@ def format_stream_rows(results: Mapping[str, Any]) -> str:
         f"{facts['tokens']:,} tokens, {facts['documents']:,} documents (median {facts['median_length']:.0f} tokens), "
         f"{facts['languages']} languages, {facts['shards']} shards"
     )
-    cells = [HEADERS, *(_cells(row) for row in results["rows"] if row["status"] == "ran")]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(HEADERS))]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if n else cell.ljust(width)
-            for n, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in cells
-    ]
+    lines = plain_table([HEADERS, *(_cells(row) for row in results["rows"] if row["status"] == "ran")])
     missing = [f"{row['provider']}: {row['status']}: {row['why']}" for row in results["rows"] if row["status"] != "ran"]
     resume = results.get("resume")
     after = [f"first batches after a resume in mid-run: {resume['seconds']:.2f} s"] if resume else []

@@ -1,0 +1,82 @@
+"""``metrics.jsonl``, in which a run logs one JSON object per line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unibert.files import write_atomically
+
+Record = dict[str, Any]
+
+TIMING_KEYS = ("tokens_per_second", "memory_gib")
+"""Keys that may differ between two identical runs."""
+
+
+class MetricsFile:
+    """The metrics file of a run that is training. Lines are only appended, except when the run resumes."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def keep_until(self, step: int) -> None:
+        """Drop lines of later steps and damaged lines, such as a last line cut short by a kill."""
+        if not self._path.exists():
+            return
+        kept = [
+            line for line, record in _parsed_lines(self._path) if record is not None and int(record["step"]) <= step
+        ]
+        write_atomically(self._path, "".join(f"{line}\n" for line in kept))
+
+    def append(self, record: Record) -> None:
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+
+@dataclass(frozen=True)
+class LoggedMetrics:
+    """The content of a metrics file."""
+
+    records: list[Record]
+    """The intact lines, in the order in which they were written."""
+    damaged_lines: int
+    """Number of lines that are not a JSON object with a step, such as a last line cut short."""
+
+    @property
+    def training(self) -> list[Record]:
+        """Records of training steps, sorted by step. Of a step that was logged twice, the later line counts."""
+        return _by_step(record for record in self.records if "heldout_mlm_loss" not in record)
+
+    @property
+    def heldout(self) -> list[Record]:
+        """Records of held-out evaluations, likewise."""
+        return _by_step(record for record in self.records if "heldout_mlm_loss" in record)
+
+
+def read_metrics(path: Path) -> LoggedMetrics:
+    """Read a metrics file, also while a run writes it."""
+    parsed = [record for _, record in _parsed_lines(path)]
+    records = [record for record in parsed if record is not None]
+    return LoggedMetrics(records, damaged_lines=len(parsed) - len(records))
+
+
+def _parsed_lines(path: Path) -> Iterator[tuple[str, Record | None]]:
+    """Each line that is not blank, with its record, or None if it is damaged."""
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+            int(record["step"])
+        except (ValueError, TypeError, KeyError):
+            yield line, None
+        else:
+            yield line, record
+
+
+def _by_step(records: Iterable[Record]) -> list[Record]:
+    latest = {int(record["step"]): record for record in records}
+    return [latest[step] for step in sorted(latest)]
