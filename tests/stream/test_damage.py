@@ -95,7 +95,7 @@ def test_no_sound_block_at_all(make_corpus: Callable[..., Path]) -> None:
     corpus = make_corpus({"da": 40})
     for shard in train_shards(corpus):
         (corpus / shard.path).write_bytes(b"")
-    with pytest.raises(UserError, match="no shard has a sound block"):
+    with pytest.raises(UserError, match="no shard has an intact block"):
         consume(corpus)
 
 
@@ -154,9 +154,9 @@ def test_caps_that_leave_too_little_are_refused(make_corpus: Callable[..., Path]
     corpus = make_corpus({"da": 120})
     tokens = sum(shard.tokens for shard in train_shards(corpus))
     config = StreamConfig(lanes=2, max_epochs=1.0)
-    with pytest.raises(UserError, match=r"stream.max_epochs: reading every language at most 1 times fills the"):
+    with pytest.raises(UserError, match=r"stream.max_epochs: with every language read at most 1 times, one of"):
         Stream(corpus, config, seed=0, timeline=Timeline(2 * tokens, 8, 64))
-    with pytest.raises(UserError, match=r"of the 64 lanes to 0% of what the run needs"):
+    with pytest.raises(UserError, match=r"of the 64 lanes gets only 0% of the tokens that it needs"):
         Stream(corpus, StreamConfig(lanes=64, max_epochs=1.0), seed=0, timeline=Timeline(tokens // 4, 64, 64))
     stream = Stream(corpus, config, seed=0, timeline=Timeline(tokens // 2, 8, 64))
     origins = [
@@ -192,14 +192,14 @@ def test_state_of_another_stream_is_refused(corpus: Path, other: dict[str, Any])
     step = next(Stream(corpus, CONFIG, seed=0, timeline=TIMELINE).steps())
     arguments = {"config": CONFIG, "seed": 0, "timeline": TIMELINE} | other
     stream = Stream(corpus, **arguments)
-    with pytest.raises(UserError, match="saved state is of another corpus, seed, stream configuration or schedule"):
+    with pytest.raises(UserError, match="saved state belongs to another corpus, seed, stream configuration or sched"):
         next(stream.steps(1, step.state))
 
 
 def test_state_of_another_corpus_is_refused(corpus: Path, make_corpus: Callable[..., Path]) -> None:
     step = next(Stream(corpus, CONFIG, seed=0, timeline=TIMELINE).steps())
     stream = Stream(make_corpus({"da": 640, "fi": 160, "is": 41}), CONFIG, seed=0, timeline=TIMELINE)
-    with pytest.raises(UserError, match="saved state is of another corpus"):
+    with pytest.raises(UserError, match="saved state belongs to another corpus"):
         next(stream.steps(1, step.state))
 
 
@@ -219,8 +219,8 @@ def test_delivery_may_change_between_sittings(corpus: Path) -> None:
 @pytest.mark.parametrize(
     ("starts", "sentence"),
     [
-        ({"dn": 0.5}, r"stream\.language_starts\.dn: the run does not train on it, but on da, fi, is"),
-        ({"da": 0.1, "fi": 0.5, "is": 0.9}, "no language is there from the start; let one begin at 0"),
+        ({"dn": 0.5}, r"stream\.language_starts\.dn: the run does not train on it, only on da, fi, is"),
+        ({"da": 0.1, "fi": 0.5, "is": 0.9}, "no language takes part from the start; let at least one start at 0"),
     ],
 )
 def test_languages_that_cannot_join(corpus: Path, starts: dict[str, float], sentence: str) -> None:

@@ -131,7 +131,7 @@ def test_what_is_read_often_or_never(make_corpus: Callable[..., Path]) -> None:
     run_tokens = 3 * sum(map(manifest.tokens, manifest.languages))
     smooth = StreamConfig(lanes=2, sampling_exponent=0.2)
     forecast = forecast_of(corpus, smooth, Timeline(run_tokens, 8, 64))
-    much = forecast.repeated_much
+    much = forecast.often_repeated
     assert list(much) == ["is", "fi"]
     assert much["is"] > much["fi"] > 4 > forecast.epochs[forecast.languages.index("da")]
     assert forecast.reached_cap == {}

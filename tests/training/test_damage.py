@@ -111,7 +111,7 @@ def test_a_vanished_server_ends_all_ranks(run_file, corpus, tmp_path):
     assert time.monotonic() - gone < 60
     assert output.count("unibert: error:") == 1
     assert f"{url}/" in output
-    assert "the server gave no whole shard in 2 s (the transfer failed: exit status 7)" in output
+    assert "the server did not deliver the shard within 2 s (the transfer failed: exit status 7)" in output
     assert "Traceback" not in output
 
 
@@ -133,7 +133,7 @@ def test_a_killed_loader_process_is_a_sentence_wherever_it_is_noticed(run_file, 
     output = printed.read_text()
     assert ended == [1, 1], output
     assert re.findall("unibert: error: .*", output) == [
-        "unibert: error: rank 1: a loader process was killed, most likely for memory; lower stream.num_workers or "
-        "stream.window_shards"
+        "unibert: error: rank 1: a loader process was killed, most likely because memory ran out; lower "
+        "stream.num_workers or stream.window_shards"
     ]
     assert "Traceback" not in output
