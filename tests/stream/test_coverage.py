@@ -43,7 +43,7 @@ def pieces(batch: Batch) -> list[tuple[str, list[int]]]:
 )
 def test_three_epochs_hold_every_document_three_times(make_corpus: Callable[..., Path], sequence_length: Any) -> None:
     corpus = make_corpus({"da": 120})
-    shards = Manifest.load(corpus).of("da")
+    shards = Manifest.load(corpus).shards_of("da")
     assert len(shards) > 2
     # One lane with windows of one epoch: what it gives before its fourth window is three epochs.
     config = StreamConfig(lanes=1, window_shards=len(shards))
@@ -191,7 +191,7 @@ def test_epochs_are_whole_permutations(corpus: Path) -> None:
         draw = plan[index]
         draws[draw.language, draw.epoch].append(draw.shard.path)
     for language, code in enumerate(manifest.languages):
-        paths = [shard.path for shard in manifest.of(code)]
+        paths = [shard.path for shard in manifest.shards_of(code)]
         epochs = [draws[language, epoch] for epoch in range(1 + max(e for l_, e in draws if l_ == language))]
         assert len(epochs) > 2
         for order in epochs[:-1]:
@@ -222,7 +222,7 @@ def test_languages_join_at_their_start(corpus: Path) -> None:
     assert plan.mixture(0.39)[1] == 0
     assert plan.epochs(0.4)[1] == 0
     # From then on it gets its share, and does not make up for what it missed.
-    tokens = sum(shard.tokens + 2 * shard.documents for shard in manifest.of("fi"))
+    tokens = sum(shard.tokens + 2 * shard.documents for shard in manifest.shards_of("fi"))
     drawn = (plan.epochs(1.0) - plan.epochs(0.4))[1] * tokens
     expected = plan.mixture(0.5)[1] * 0.6 * run_tokens
     largest = max(shard.tokens + 2 * shard.documents for shard in manifest.shards)

@@ -38,7 +38,7 @@ def test_the_stream_delivers_what_the_forecast_says(make_corpus: Callable[..., P
         (batch,) = step.micro_batches(8)
         pieces = np.bincount(batch.document_ids[batch.document_ids >= 0].numpy())
         delivered += np.bincount(batch.document_languages.numpy(), weights=pieces - 2, minlength=3)
-    shards = np.array([len(manifest.of(language)) for language in stream.languages])
+    shards = np.array([len(manifest.shards_of(language)) for language in stream.languages])
     tokens = np.array([manifest.tokens(language) for language in stream.languages])
     # In shards, the stream is off by what the lanes hold at the end. It is behind its plan by its padding and by the
     # frames of cut documents.

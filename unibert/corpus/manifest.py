@@ -65,13 +65,13 @@ class Manifest:
         """Sorted codes of the languages that have train shards."""
         return sorted({shard.language for shard in self.shards if shard.split == "train"})
 
-    def of(self, language: str, split: Split = "train") -> list[Shard]:
+    def shards_of(self, language: str, split: Split = "train") -> list[Shard]:
         """The language's shards of a split, in order of path."""
         return list(self._by_language.get((language, split), []))
 
     def tokens(self, language: str, split: Split = "train") -> int:
         """Tokens of a language's split, without special tokens."""
-        return sum(shard.tokens for shard in self.of(language, split))
+        return sum(shard.tokens for shard in self.shards_of(language, split))
 
     @cached_property
     def _by_language(self) -> dict[tuple[str, Split], list[Shard]]:

@@ -83,7 +83,7 @@ class Forecast:
         self.languages = chosen_languages(manifest, config)
         self.run_tokens = timeline.total_tokens
         self._config, self._timeline = config, timeline
-        shards = [manifest.of(language) for language in self.languages]
+        shards = [manifest.shards_of(language) for language in self.languages]
         self._shard_counts = np.array([len(of_language) for of_language in shards])
         self._tokens = np.array([sum(shard.tokens for shard in of_language) for of_language in shards])
         self._documents = np.array([sum(shard.documents for shard in of_language) for of_language in shards])

@@ -66,7 +66,7 @@ def heldout_batches(
     parts: list[MaskedSequences] = []
     num_sequences = 0
     for code in held_out:
-        shards = manifest.of(code, "heldout")
+        shards = manifest.shards_of(code, "heldout")
         sequences = _language_sequences(
             source, manifest, shards, indices[code], seed, sequence_length, max_sequences_per_language
         )

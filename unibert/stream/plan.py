@@ -63,7 +63,7 @@ class Plan:
         starts: Sequence[float] | None = None,
         max_epochs: float | None = None,
     ) -> None:
-        self._shards = [manifest.of(language) for language in languages]
+        self._shards = [manifest.shards_of(language) for language in languages]
         self._seed, self._run_tokens, self._exponent, self._max_epochs = seed, run_tokens, exponent, max_epochs
         self._tokens = np.array([sum(shard.tokens for shard in shards) for shards in self._shards], dtype=np.float64)
         self._documents = np.array([sum(shard.documents for shard in shards) for shards in self._shards], dtype=float)

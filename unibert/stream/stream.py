@@ -87,7 +87,7 @@ class Stream:
         config.raise_if_world_size_does_not_fit(world_size)
         config.raise_if_batches_do_not_fit(timeline)
         raise_if_no_room_for_text(timeline)
-        train_shards = [shard for language in self.languages for shard in self.manifest.of(language)]
+        train_shards = [shard for language in self.languages for shard in self.manifest.shards_of(language)]
         self._train_blocks = sum(shard.blocks for shard in train_shards)
         self._source = ShardSource(self._corpus_dir, config)
         check_shards_exist(self._source, train_shards)
