@@ -222,7 +222,7 @@ def test_excluded_titles_and_ids(config, tmp_path):
 
 def test_an_error_in_a_worker_reaches_the_user(config, tmp_path):
     path = write_jsonl(tmp_path / "sv.jsonl", [{"txt": "x"}])
-    with pytest.raises(UserError, match="line 1 is no JSON object"):
+    with pytest.raises(UserError, match="line 1 is not a JSON object"):
         build_corpus(replace(config, inputs=[*config.inputs, str(path)], workers=2))
     assert not (Path(config.output) / "manifest.json").exists()
 
