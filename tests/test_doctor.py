@@ -179,7 +179,7 @@ def test_a_machine_with_faults(run_file, corpus, tmp_path):
     assert said(lines, "warn", "HF_HOME")[0].startswith(f"{tmp_path} has no file locks (Function not implemented)|")
     assert said(lines, "warn", "TRITON_CACHE_DIR")[0].startswith("/proc cannot be written")
     assert said(lines, "FAIL", "corpus") == [
-        f"{missing}: missing, although manifest.json lists it|copy it there or build again"
+        f"{missing}: missing, but listed in manifest.json|copy it there or build the corpus again"
     ]
     assert f"{tmp_path}/nowhere/config.json: no such file|" in said(lines, "FAIL", "teacher")[0]
     assert all(after.startswith(" ") for line, after in pairwise(lines) if line[:4] in ("warn", "FAIL"))

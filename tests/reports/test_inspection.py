@@ -176,6 +176,6 @@ def test_a_shortage_comes_after_the_tables(run_file, tmp_path, capsys):
     printed, sentence = refused(
         capsys, "corpus", "inspect", "--run", run_file, "--stream.max_epochs=2", "--output", tmp_path / "out"
     )
-    assert "stream.max_epochs: reading every language at most 2 times fills the emptiest of the 4 lanes" in sentence
+    assert "stream.max_epochs: with every language read at most 2 times, one of the 4 lanes gets only" in sentence
     assert "epochs by the end of phase" in printed
     assert json.loads((tmp_path / "out" / "inspect.json").read_text())["run"]["shortage"] in sentence

@@ -142,8 +142,8 @@ def test_a_mistake_of_one_rank_alone_is_not_tried_again(lab, run_file, tmp_path)
     assert lab.wait(job) == "FAILED"
     assert (lab.job(job)["ExitCode"], lab.restarts(job)) == ("1:0", 0), lab.log(job)
     assert re.findall("unibert: error: .*", lab.log(job)) == [
-        "unibert: error: rank 1: a loader process was killed, most likely for memory; lower stream.num_workers or "
-        "stream.window_shards"
+        "unibert: error: rank 1: a loader process was killed, most likely because memory ran out; lower "
+        "stream.num_workers or stream.window_shards"
     ]
 
 

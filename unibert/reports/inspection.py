@@ -214,7 +214,7 @@ def _run_record(forecast: Forecast, config: RunConfig) -> Record:
         "languages_at_a_time": {"fewest": few, "median": middle, "most": many},
         "max_epochs": config.stream.max_epochs,
         "reached_max_epochs": forecast.reached_cap,
-        "epochs_above_4": forecast.repeated_much,
+        "epochs_above_4": forecast.often_repeated,
         "never_read": _never_read(forecast),
         "shortage": forecast.shortage,
         "phases": [
@@ -238,7 +238,7 @@ def _remarks(forecast: Forecast, config: RunConfig) -> dict[str, str]:
     remarks = {}
     if warning := mixing_warning(config.stream, len(forecast.languages)):
         remarks["mixing"] = warning
-    if much := forecast.repeated_much:
+    if much := forecast.often_repeated:
         named = _named([f"{code} {three_digits(times)}" for code, times in much.items()])
         remarks["repeats"] = (
             f"{_languages(len(much))} read more than {WORTHWHILE_EPOCHS:g} times, marked *: {named}. Up to about 4 "
