@@ -124,4 +124,4 @@ def test_the_doctor_hears_the_controller(lab):
     script = "from unibert.doctor.cluster import check_slurm; print(*check_slurm())"
     said = lab.run(sys.executable, "-c", script)
     assert "mark='ok'" in said
-    assert re.search(r"found='slurm\S* \d+\.\S+, 2 nodes, the controller answers'", said), said
+    assert re.search(r"message='slurm\S* \d+\.\S+, 2 nodes, the controller answers'", said), said
