@@ -153,7 +153,7 @@ def test_tables_of_107_languages_fit_the_page(tmp_path, capsys):
     [
         (["{corpus}/nowhere"], "manifest.json: no such file; build the corpus with `unibert corpus build` first"),
         ([], "corpus inspect needs a corpus folder, or a run file that names one"),
-        (["{corpus}", "--seed", "3"], "--seed: overrides belong to a run; name its file or preset with --run"),
+        (["{corpus}", "--seed", "3"], "--seed: this overrides a run; name its file or preset with --run"),
         (["{corpus}", "--run", "nothing"], "nothing: no such run file, and no preset of that name"),
         (["--run", "{run}", "--stream.lane=2"], "unknown key 'stream.lane'; did you mean 'stream.lanes'?"),
         (["--run", "{run}", "--output", "{run}"], "run.yaml: the inspection cannot be written (File exists)"),
