@@ -247,7 +247,7 @@ class Planned:
                 documents_per_token=1 / phase.sequence_length,
                 distillation=distillation,
                 teacher=self.teacher,
-                taught=taught,
+                distilled=taught,
             )
             for part, flops in parts.items():
                 total[part] = total.get(part, 0.0) + flops * tokens / self.timeline.total_tokens
@@ -321,12 +321,12 @@ class Planned:
         tokens = micro_batch_size * self.longest
         rows = self.max_masked * tokens
         student, hidden = self.student, self.student.hidden_size
-        kept = student.kept_elements(self.longest, masks=self.masks) + student.passing_elements()
+        kept = student.saved_activations(self.longest, masks=self.masks) + student.backward_activations()
         # The vocabulary's gradient comes in fp32, then in the weights' precision, beside that of the embedding.
         vocabulary = (4 + 2 * itemsize) * student.vocab_size * hidden
         teacher = 0.0
         if self.teacher is not None:
-            held = self.teacher.passing_elements() + self.teacher.hidden_size
+            held = self.teacher.backward_activations() + self.teacher.hidden_size
             teacher = itemsize * (self.teacher_parameters + tokens * held) + self._relations(micro_batch_size)
         states, on_cpu = self.states(ds_config), self.accelerator.device_type == "cpu"
         copy = rank_checkpoint_bytes(
