@@ -1,4 +1,4 @@
-"""The process of the command line, which the deepspeed launcher starts as ``python -m unibert``."""
+"""Entry point of the command line, which the deepspeed launcher starts as ``python -m unibert``."""
 
 import atexit
 import os
@@ -10,12 +10,12 @@ _JOIN_RANKS = {"unibert.training.ranks.collectives", "unibert.training.ranks.pre
 
 
 def program() -> None:
-    """:func:`unibert.cli.main`, and an end that keeps its exit status.
+    """Run :func:`unibert.cli.main` and exit with its status.
 
-    The threads of a gloo process group live on after ``destroy_process_group`` as long as anything, DeepSpeed's globals
-    for one, refers to the group. One that lets go of its last tensor while the interpreter goes down aborts the process
-    with "terminate called without an active exception" (pytorch/pytorch#179291), and a run that is complete would count
-    as failed. So a process that had to do with ranks ends after its exit handlers, of which this one is the last.
+    The threads of a gloo process group survive ``destroy_process_group`` while anything refers to the group, such as
+    DeepSpeed's globals. A thread that releases its last tensor while the interpreter shuts down aborts the process with
+    "terminate called without an active exception" (pytorch/pytorch#179291), and a complete run would count as failed.
+    So a process that has joined ranks exits right after its exit handlers, of which this one is the last.
     """
     status = 1
 
