@@ -330,7 +330,10 @@ class Plan:
         rows = self.max_masking_rate * tokens
         head_path = self.head_path(ds_config, micro_batch_size)
         student, hidden = self.student, self.student.hidden_size
-        kept = student.saved_activations(self.max_sequence_length, masks=self.uses_attention_masks) + student.backward_activations()
+        kept = (
+            student.saved_activations(self.max_sequence_length, masks=self.uses_attention_masks)
+            + student.backward_activations()
+        )
         # The vocabulary's gradient exists in fp32, then in the weights' precision, beside that of the embedding.
         vocabulary = (4 + 2 * itemsize) * student.vocab_size * hidden
         teacher = 0.0
@@ -343,7 +346,7 @@ class Plan:
         )
         return MemoryBytes(
             states=states,
-            activations=itemsize * tokens * (kept + student.passing_elements()),
+            activations=itemsize * tokens * (saved + student.backward_activations()),
             head=rows * hidden * (5 * itemsize + 4) + vocabulary + self._head_workspace(head_path, rows, itemsize),
             teacher=teacher,
             process=PROCESS_GIB * GIB + (checkpoint_copy if on_cpu else 0.0),
