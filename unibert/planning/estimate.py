@@ -330,10 +330,7 @@ class Plan:
         rows = self.max_masking_rate * tokens
         head_path = self.head_path(ds_config, micro_batch_size)
         student, hidden = self.student, self.student.hidden_size
-        kept = (
-            student.saved_activations(self.max_sequence_length, masks=self.uses_attention_masks)
-            + student.backward_activations()
-        )
+        saved = student.saved_activations(self.max_sequence_length, masks=self.uses_attention_masks)
         # The vocabulary's gradient exists in fp32, then in the weights' precision, beside that of the embedding.
         vocabulary = (4 + 2 * itemsize) * student.vocab_size * hidden
         teacher = 0.0
