@@ -224,7 +224,7 @@ def test_s3_goes_through_the_aws_command(
 
 
 def test_an_unsupported_scheme(remote: tuple[Path, Path]) -> None:
-    with pytest.raises(UserError, match=r"stream\.shards_url: gopher: is not supported; use one of ais, .*https"):
+    with pytest.raises(UserError, match=r"stream\.shards_url: scheme gopher is not supported; use one of ais, .*https"):
         consume(remote[0], shards_url="gopher://host/corpus")
 
 

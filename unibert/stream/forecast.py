@@ -117,12 +117,12 @@ class Forecast:
         return self.epochs_at(1.0)
 
     def tokens_between(self, start: float, end: float) -> Integers:
-        """Tokens of each language drawn from progress ``start`` to ``end``, (L,)."""
+        """Return the tokens of each language drawn from progress ``start`` to ``end``, (L,)."""
         sizes = np.diff(self._bounds.clip(round(start * self.run_tokens), round(end * self.run_tokens)))
         return np.bincount(self._draws, weights=sizes, minlength=len(self.languages)).astype(np.int64)
 
     def epochs_at(self, progress: float) -> Floats:
-        """Times each language has been drawn when the plan is at ``progress``, (L,); whole numbers are whole epochs."""
+        """Return how often each language has been drawn at ``progress``, (L,); whole numbers are whole epochs."""
         end = int(np.searchsorted(self._bounds[:-1], progress * self.run_tokens))
         return np.bincount(self._draws[:end], minlength=len(self.languages)) / self._shard_counts
 

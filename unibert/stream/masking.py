@@ -102,8 +102,7 @@ def _share_within_words(
 ) -> npt.NDArray[np.uint64]:
     """Give every position the number of its word's first position, (R, S).
 
-    The first token of a document may begin a word or count to the special token before it: both give it a number that
-    no other word has.
+    Whether the first token of a document begins a word or belongs to the special token before it makes no difference.
     """
     begins = word_starts[input_ids] | ~maskable
     begins[:, 0] = True

@@ -93,7 +93,7 @@ class Plan:
         return int(self._shard_counts.sum())
 
     def mixture(self, progress: float) -> Floats:
-        """Share of each language in the tokens drawn at ``progress``, caps ignored, (L,); 0 before it joins."""
+        """Return each language's share of the tokens drawn at ``progress``, caps ignored, (L,); 0 before it joins."""
         weights = self._tokens ** value_at(self._exponent, progress) * (self._starts <= progress)
         return weights / weights.sum()
 
@@ -181,7 +181,7 @@ class Plan:
 
     def _retire(self, language: int) -> None:
         self._in_mixture[language] = False
-        # Lags must add up to 0 over the mixture, so that one is never negative: the others take over this one's lag.
+        # Lags must add up to 0 over the mixture, so that one of them is positive: the others take over this lag.
         shares = self._capped_mixture()
         if shares.any():
             self._lag += self._lag[language] * shares / shares.sum()

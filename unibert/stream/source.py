@@ -63,7 +63,7 @@ class ShardSource:
             self._folder = Path(url2pathname(urlsplit(self._url).path)) if scheme in _LOCAL_SCHEMES else None
             if self._folder is None and scheme not in ("s3", *gopen_schemes):
                 supported = ", ".join(sorted({"s3", *gopen_schemes} - {"__default__"}))
-                raise UserError(f"stream.shards_url: {scheme}: is not supported; use one of {supported}")
+                raise UserError(f"stream.shards_url: scheme {scheme} is not supported; use one of {supported}")
         self._cache = None if config.cache_dir is None else Path(config.cache_dir)
         limit = config.cache_gib
         self._cleanup = None if limit is None else LRUCleanup(config.cache_dir, int(limit * 2**30), interval=None)

@@ -50,8 +50,8 @@ class Window:
         flat = np.full(packing.num_sequences * sequence_length, PAD, dtype=np.int32)
         flat[begin], flat[end - 1] = CLS, SEP
         spans = zip(begin.tolist(), end.tolist(), pieces.start.tolist(), pieces.length.tolist(), strict=True)
-        for sequence_begin, sequence_end, start, length in spans:
-            flat[sequence_begin + 1 : sequence_end - 1] = self.tokens[start : start + length]
+        for flat_begin, flat_end, start, length in spans:
+            flat[flat_begin + 1 : flat_end - 1] = self.tokens[start : start + length]
         return Sequences(
             input_ids=flat.reshape(packing.num_sequences, sequence_length),
             documents_per_sequence=pieces_per_sequence,
