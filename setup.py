@@ -1,9 +1,9 @@
-"""List of packages, since pyproject.toml, which has all other settings, cannot map a package to another folder."""
+"""List the packages and their folders; everything else is in pyproject.toml, which cannot map packages to folders."""
 
 from setuptools import find_namespace_packages, setup
 
-# Data at the top level of the repository, where readers find it, that belongs inside the installed package.
-FOLDERS_ELSEWHERE = {
+# Data folders at the top level of the repository, where users find them, which are installed inside the package.
+DATA_PACKAGES = {
     "unibert.ds_configs": "ds_configs",
     "unibert.slurm": "slurm",
 }
@@ -12,7 +12,7 @@ setup(
     packages=[
         *find_namespace_packages(include=["unibert", "unibert.*"]),
         *find_namespace_packages("kernels"),
-        *FOLDERS_ELSEWHERE,
+        *DATA_PACKAGES,
     ],
-    package_dir={"unibert_kernels": "kernels/unibert_kernels", **FOLDERS_ELSEWHERE},
+    package_dir={"unibert_kernels": "kernels/unibert_kernels", **DATA_PACKAGES},
 )

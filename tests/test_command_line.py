@@ -1,4 +1,4 @@
-"""The command line as a person meets it: help, options, mistakes, completion."""
+"""The command line: help, options, error sentences, completion."""
 
 import os
 import shutil
@@ -16,11 +16,11 @@ from unibert.options import sections
 from unibert.training.config import RunConfig
 
 WITH_TORCH = ("bench kernels", "bench checkpoints", "bench gpu")
-"""Commands whose configuration lies beside what it configures."""
+"""Commands whose configuration is defined in a module that imports torch."""
 
 
 def printed(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    """What a command that ends well prints."""
+    """Return the output of a command that succeeds."""
     status = 0
     try:
         main(list(words))
@@ -39,11 +39,11 @@ def command(*words: str, **environment: str) -> subprocess.CompletedProcess[str]
 # ---- help --------------------------------------------------------------------------------------------------------
 
 
-def test_the_overview_names_every_command_with_its_arguments(capsys):
+def test_overview_lists_every_command_with_its_arguments(capsys):
     text = printed(capsys, "--help")
     assert text == printed(capsys, "help")
-    for name, one in COMMANDS.items():
-        assert f"\n  {name} {one.arguments}" in text
+    for name, entry in COMMANDS.items():
+        assert f"\n  {name} {entry.arguments}" in text
     assert max(map(len, text.splitlines())) <= 120
     assert "corpus verify DIR" in printed(capsys, "help", "corpus")
     assert "pretrain" not in printed(capsys, "corpus", "--help")
@@ -51,15 +51,15 @@ def test_the_overview_names_every_command_with_its_arguments(capsys):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_describes_every_option_of_a_command_once(name, capsys):
-    one = COMMANDS[name]
+    entry = COMMANDS[name]
     text = printed(capsys, "help", *name.split())
     assert text == printed(capsys, *name.split(), "--help")
-    assert text.startswith(f"usage: unibert {name} {one.arguments}".rstrip() + "\n")
-    own = one.own_class()
+    assert text.startswith(f"usage: unibert {name} {entry.arguments}".rstrip() + "\n")
+    own = entry.options_class()
     for section in sections(own) if own is not None else []:
         for option in section.options:
             assert option.description, f"{option.key} has no docstring"
-            shown = one.label if option.key == one.positional else f"--{option.key} "
+            shown = entry.label if option.key == entry.positional else f"--{option.key} "
             assert text.count(f"\n  {shown}") == 1
     assert ("--training.tokens" in text) == (name == "pretrain")
     assert max(map(len, text.splitlines())) <= 100
@@ -75,7 +75,7 @@ def test_help_of_a_run_describes_nested_sections_with_types_and_defaults(capsys)
     assert "\n  --adversary.level mean|cls|token\n" in text
     assert "\n  --training.keep_best [true|false]\n" in text
     assert "\n  --training.global_batch_size N or [[progress, N], …]\n" in text
-    assert "adversary: The language adversary. Off (null) unless the run file or an option gives one of its keys." in (
+    assert "adversary: The language adversary. Off (null) unless the run file or an option sets one of its keys." in (
         " ".join(text.split())
     )
     assert "Default: 0.98" not in text
@@ -83,7 +83,7 @@ def test_help_of_a_run_describes_nested_sections_with_types_and_defaults(capsys)
     assert "RUN.yaml\n      Run file, or a preset: base, demo, demo-teacher, small, tiny." in text
 
 
-def test_help_of_the_doctor_is_its_own(capsys):
+def test_help_of_the_doctor_does_not_list_run_keys(capsys):
     text = printed(capsys, "doctor", "--help")
     assert len(text.splitlines()) < 25
     assert "`unibert help pretrain` lists them" in " ".join(text.split())
@@ -92,7 +92,7 @@ def test_help_of_the_doctor_is_its_own(capsys):
 @pytest.mark.parametrize(
     "words", [["--help"], *(["help", *name.split()] for name in COMMANDS if name not in WITH_TORCH)]
 )
-def test_help_comes_without_torch(words):
+def test_help_does_not_import_torch(words):
     program = (
         "import atexit, sys; from unibert.cli import main\n"
         "atexit.register(lambda: print('torch' in sys.modules))\n"
@@ -103,7 +103,7 @@ def test_help_comes_without_torch(words):
     assert done.stdout.splitlines()[-1] == "False"
 
 
-# ---- what may be written -----------------------------------------------------------------------------------------
+# ---- accepted forms ----------------------------------------------------------------------------------------------
 
 RUN = ["--run_dir=r", "--corpus=c", "--training.tokens=2048"]
 
@@ -125,7 +125,7 @@ def test_switches_need_no_value():
     assert parse(RunConfig, [*RUN, "--stream.whole_words", "false"]).stream.whole_words is False
 
 
-def test_values_may_begin_with_a_dash_and_sections_be_added():
+def test_values_that_begin_with_a_dash_and_sections_set_by_one_key():
     assert parse(RunConfig, [*RUN, "--adversary.layer", "-2"]).adversary.layer == -2
     config = parse(RunConfig, [*RUN, "--distillation.teacher", "t", "--stream.sampling_exponent=[[0, 1], [1, 0.5]]"])
     assert config.distillation.teacher == "t"
@@ -133,7 +133,7 @@ def test_values_may_begin_with_a_dash_and_sections_be_added():
 
 
 @pytest.mark.parametrize("place", [0, 1, 2, 3])
-def test_words_without_an_option_may_stand_anywhere(place, capsys, tmp_path, monkeypatch):
+def test_positional_words_may_be_anywhere(place, capsys, tmp_path, monkeypatch):
     options = [["--corpus=c"], ["--run_dir", str(tmp_path)], ["--stream.whole_words"]]
     words = [word for option in [*options[:place], ["tiny"], *options[place:]] for word in option]
     text = printed(capsys, "pretrain", *words, "--print_config")
@@ -151,16 +151,16 @@ def test_a_preset_as_config(capsys):
 # ---- mistakes ----------------------------------------------------------------------------------------------------
 
 SMALL = ["pretrain", "small", "--run_dir=r", "--corpus=c"]
-NAMES_NO_COMMAND = [
+UNKNOWN_COMMAND = [
     (["trian"], "there is no command 'trian'; did you mean 'pretrain'?"),
     (["corpus", "biuld"], "there is no command 'corpus biuld'; did you mean 'corpus build'?"),
     (["corpsu", "build", "x"], "there is no command 'corpsu'; did you mean 'corpus build'?"),
     (["verify", "c"], "there is no command 'verify'; did you mean 'corpus verify'?"),
     (["help", "exprot"], "there is no command 'exprot'; did you mean 'export'?"),
-    (["corpus"], "corpus is followed by what to do: corpus build, corpus verify, corpus inspect"),
+    (["corpus"], "corpus needs a subcommand; the commands are corpus build, corpus verify, corpus inspect"),
     (["xylophone"], "there is no command 'xylophone'; the commands are corpus build, corpus verify,"),
 ]
-NAMES_NO_OPTION = [
+UNKNOWN_OPTION = [
     ([*SMALL, "--training.tokns=3"], "--training.tokns: unknown key 'training.tokns'; did you mean 'training.tokens'?"),
     (
         [*SMALL, "--adversary.help"],
@@ -172,7 +172,7 @@ NAMES_NO_OPTION = [
     (["export", "r", "--stepp=3"], "unknown key 'stepp'; did you mean 'step'?"),
     ([*SMALL, "-x", "3"], "-x: options are written --key value"),
 ]
-LACKS_SOMETHING = [
+MISSING_WORD = [
     (["pretrain"], "pretrain needs a run file or a preset; usage: unibert pretrain RUN.yaml"),
     (["preflight"], "preflight needs a run file or a preset"),
     (["plan", "small"], "--gpus and --gpu are missing; `unibert plan --help` describes them"),
@@ -190,12 +190,12 @@ LACKS_SOMETHING = [
     ([*SMALL, "--seed"], "--seed: needs a value: a whole number"),
     (["export", "--run_dir"], "--run_dir: needs a value: a path"),
 ]
-SAYS_TOO_MUCH = [
+TOO_MANY_WORDS = [
     (["export", "a", "b"], "export takes one RUN_DIR, got a b; usage: unibert export RUN_DIR [--step N]"),
     (["slurm", "a", "b"], "slurm takes one DIR, got a b"),
-    (["pretrain", "small", "tiny"], "pretrain takes one run file, got small tiny; overrides are --key value"),
+    (["pretrain", "small", "tiny"], "pretrain takes one run file, got small tiny; overrides are written --key value"),
 ]
-IS_OF_ANOTHER_TYPE = [
+WRONG_TYPE = [
     ([*SMALL, "--training.tokens=many"], "training.tokens: must be a whole number, got 'many'"),
     ([*SMALL, "--optimizer.eps=small"], "optimizer.eps: must be a number, got 'small'"),
     ([*SMALL, "--adversary.level=sentence"], "adversary.level: must be mean, cls or token, got 'sentence'"),
@@ -226,7 +226,7 @@ IS_OF_ANOTHER_TYPE = [
     (["bench", "gpu", "--stage", "3"], "stage: must be 1, 2 or null, got 3"),
     (["bench", "kernels", "fast"], "preset: must be auto, cpu, goals, headline, widths or rehearsal, got 'fast'"),
 ]
-IS_REFUSED_BY_ITS_SECTION = [
+REJECTED_BY_SECTION = [
     ([*SMALL, "--adversary.warmup=2"], "adversary.warmup: must be at least 0 and below 1, got 2.0"),
     (
         [*SMALL, "--distillation.teacher=t", "--distillation.temperature=0"],
@@ -239,16 +239,11 @@ INTERNALS = ("NestedArg", "Union", "typing.", "<class", "Namespace", "argument -
 
 @pytest.mark.parametrize(
     ("words", "sentence"),
-    NAMES_NO_COMMAND
-    + NAMES_NO_OPTION
-    + LACKS_SOMETHING
-    + SAYS_TOO_MUCH
-    + IS_OF_ANOTHER_TYPE
-    + IS_REFUSED_BY_ITS_SECTION,
+    UNKNOWN_COMMAND + UNKNOWN_OPTION + MISSING_WORD + TOO_MANY_WORDS + WRONG_TYPE + REJECTED_BY_SECTION,
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_a_mistake_ends_with_status_1_and_one_sentence(words, sentence, capsys, monkeypatch):
-    # As on a machine with the packages that `bench gpu` asks for.
+    # As if the packages that `bench gpu` requires were installed.
     monkeypatch.setattr("unibert.bench.gpu.machine.PACKAGES", ())
     printed_line, error = refused(capsys, *words)
     assert sentence in error
@@ -278,7 +273,7 @@ def test_a_mistake_in_a_run_file(content, sentence, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("words", [["trian"], ["export"], ["plan", "small", "--gpus", "x"]])
-def test_the_real_command_ends_so_too(words):
+def test_the_process_ends_with_status_1_and_one_sentence(words):
     done = command(*words)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     assert done.stderr.startswith("unibert: error: ")
@@ -288,7 +283,7 @@ def test_the_real_command_ends_so_too(words):
 
 
 def completions(script: Path, *words: str) -> list[str]:
-    """What bash offers for the last of ``words``."""
+    """Return bash's completions for the last of ``words``."""
     program = f"""
         source {script}
         COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=()
@@ -300,7 +295,7 @@ def completions(script: Path, *words: str) -> list[str]:
         capture_output=True,
         text=True,
         check=True,
-        cwd=script.parent,  # whose files it offers too
+        cwd=script.parent,  # bash also completes files of this folder
     )
     return done.stdout.split()
 
@@ -331,11 +326,11 @@ def test_bash_completes(words, offered, bash_script):
     assert completions(bash_script, *words) == offered
 
 
-def test_bash_completes_without_python(bash_script):
+def test_bash_completion_does_not_start_python(bash_script):
     assert "python" not in bash_script.read_text()
 
 
-@pytest.mark.skipif(shutil.which("zsh") is None, reason="wants zsh")
-def test_zsh_reads_its_script(capsys):
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="needs zsh")
+def test_zsh_accepts_its_script(capsys):
     script = printed(capsys, "completion", "zsh")
     subprocess.run(["zsh", "-n"], input=script, text=True, check=True)

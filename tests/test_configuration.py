@@ -1,4 +1,4 @@
-"""What a run file says is what the run gets."""
+"""Values of a run file and of the command line reach the configuration unchanged."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ optimizer: {learning_rate: 1e-3, eps: .5, weight_decay: 1E2}
 
 
 @pytest.mark.parametrize("given", ["in the file", "on the command line"])
-def test_names_stay_names_and_numbers_numbers(tmp_path: Path, given: str) -> None:
+def test_strings_and_numbers_keep_their_types(tmp_path: Path, given: str) -> None:
     path = tmp_path / "run.yaml"
     path.write_text(RUN if given == "in the file" else "run_dir: a\ncorpus: corpus\ntraining: {tokens: 1}\n")
     overrides = [
@@ -44,7 +44,7 @@ def test_names_stay_names_and_numbers_numbers(tmp_path: Path, given: str) -> Non
     assert (optimizer.learning_rate, optimizer.eps, optimizer.weight_decay) == (1e-3, 0.5, 100.0)
 
 
-def test_files_are_read_as_options_are(tmp_path: Path) -> None:
+def test_files_are_parsed_like_options(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text(RUN)
     content = read_yaml(path)

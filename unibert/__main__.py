@@ -1,4 +1,4 @@
-"""The process of the command line, which the deepspeed launcher starts as ``python -m unibert``."""
+"""Entry point of the command line, also as ``python -m unibert``, which the deepspeed launcher starts."""
 
 import atexit
 import os
@@ -6,31 +6,33 @@ import sys
 
 from unibert.cli import main
 
-_JOIN_RANKS = {"unibert.training.ranks.collectives", "unibert.training.preflight"}
+_PROCESS_GROUP_MODULES = {"unibert.training.ranks.collectives", "unibert.training.preflight"}
+"""Modules that create process groups."""
 
 
 def program() -> None:
-    """:func:`unibert.cli.main`, and an end that keeps its exit status.
+    """Run :func:`unibert.cli.main` and exit with its status, even if threads would abort the process.
 
-    The threads of a gloo process group live on after ``destroy_process_group`` as long as anything, DeepSpeed's globals
-    for one, refers to the group. One that lets go of its last tensor while the interpreter goes down aborts the process
-    with "terminate called without an active exception" (pytorch/pytorch#179291), and a run that is complete would count
-    as failed. So a process that had to do with ranks ends after its exit handlers, of which this one is the last.
+    The threads of a gloo process group live on after ``destroy_process_group`` as long as anything refers to the group,
+    such as DeepSpeed's globals. A thread that releases its last tensor while the interpreter shuts down aborts the
+    process with "terminate called without an active exception" (pytorch/pytorch#179291), and a completed run would
+    count as failed. Therefore a process that may have a process group exits after its exit handlers, of which this is
+    the last.
     """
     status = 1
 
-    def end() -> None:
-        if _JOIN_RANKS & sys.modules.keys():
+    def exit_at_once() -> None:
+        if _PROCESS_GROUP_MODULES & sys.modules.keys():
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)
 
-    atexit.register(end)
+    atexit.register(exit_at_once)
     try:
         main()
         status = 0
-    except SystemExit as leaving:
-        status = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else int(error.code is not None)
         raise
 
 

@@ -1,4 +1,4 @@
-"""The command line: one thin command per verb, which imports its room when called."""
+"""The command line: one function per command, which imports what it needs when it is called."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ SECONDS_FOR_SLOWER_RANKS = 3
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command and exit: 0 done, 1 the user's mistake (one sentence on stderr), 75 or 76 to be continued."""
+    """Run one command; exit with 1 after a user's mistake (one sentence on stderr), with 75 or 76 to be continued."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    # The deepspeed launcher puts this in front; the rank comes from the environment.
+    # The deepspeed launcher prepends this option; the rank is read from the environment.
     words = [word for word in words if not word.startswith("--local_rank")]
     try:
         _run(words)
@@ -31,16 +31,17 @@ def _run(words: list[str]) -> None:
 
         print(f"unibert {unibert_version()}")
         sys.exit(0)
-    wants_help = bool({"-h", "--help"} & set(words)) or words[:1] == ["help"] or not words
-    named = [word for word in words[words[:1] == ["help"] :] if word not in ("-h", "--help")]
-    if wants_help and (not named or (named[0] in GROUPS and len(named) == 1)):
+    help_requested = bool({"-h", "--help"} & set(words)) or words[:1] == ["help"] or not words
+    command_words = [word for word in words[words[:1] == ["help"] :] if word not in ("-h", "--help")]
+    count = len(command_words)
+    if help_requested and (count == 0 or (count == 1 and command_words[0] in GROUPS)):
         from unibert.command_help import overview
 
-        print(overview([command for command in COMMANDS.values() if command.name.split()[: len(named)] == named]))
+        print(overview([command for command in COMMANDS.values() if command.name.split()[:count] == command_words]))
         sys.exit(0 if words else 1)
-    command, rest = find_command(named)
-    if not wants_help:
-        command.run(Call(command, rest))
+    command, arguments = find_command(command_words)
+    if not help_requested:
+        command.run(Call(command, arguments))
         return
     from unibert.command_help import command_help
 
@@ -49,37 +50,40 @@ def _run(words: list[str]) -> None:
 
 
 def find_command(words: list[str]) -> tuple[Command, list[str]]:
-    """The command that ``words`` begin with, and the words behind it.
+    """Return the command that ``words`` begin with, and the remaining words.
 
     Raises:
-        UserError: if there is none, with the nearest.
+        UserError: if there is no such command; the message names the nearest one.
     """
     for count in (2, 1):
         if (name := " ".join(words[:count])) in COMMANDS:
             return COMMANDS[name], words[count:]
     first, group = words[0], [name for name in COMMANDS if name.split()[0] == words[0]]
     if group and (len(words) == 1 or words[1].startswith("-")):
-        raise UserError(f"{first} is followed by what to do: {', '.join(group)}")
-    written = " ".join(words[:2]) if group else first
+        raise UserError(f"{first} needs a subcommand; the commands are {', '.join(group)}")
+    unknown = " ".join(words[:2]) if group else first
     by_last_word = {name.split()[-1]: name for name in COMMANDS}
-    near = [
+    nearest = [
         *difflib.get_close_matches(" ".join(words[:2]), COMMANDS, n=1, cutoff=0.75),
         *difflib.get_close_matches(words[-1] if group and len(words) < 3 else first, COMMANDS, n=1),
         *(by_last_word[word] for word in difflib.get_close_matches(first, by_last_word, n=1)),
     ]
-    hint = f"did you mean {near[0]!r}?" if near else f"the commands are {', '.join(group or COMMANDS)}"
-    raise UserError(f"there is no command {written!r}; {hint}")
+    hint = f"did you mean {nearest[0]!r}?" if nearest else f"the commands are {', '.join(group or COMMANDS)}"
+    raise UserError(f"there is no command {unknown!r}; {hint}")
 
 
 def _exit_with(error: UserError) -> None:
-    """Print the sentence once for all ranks that say it: of agreed errors rank 0, before ranks meet one a machine."""
+    """Print the sentence and exit with 1.
+
+    Rank 0 prints an error that ranks agreed on. Before ranks connect, one process per machine prints for all.
+    """
     from unibert.training.ranks.placement import is_first_of_machine, is_first_rank, is_one_of_srun
 
-    alone = is_first_rank() if isinstance(error, AgreedError) else is_first_of_machine()
-    if alone or isinstance(error, RankError):
+    prints_for_all = is_first_rank() if isinstance(error, AgreedError) else is_first_of_machine()
+    if prints_for_all or isinstance(error, RankError):
         print(f"unibert: error: {error}", file=sys.stderr, flush=True)
     if is_one_of_srun() and not isinstance(error, RankError):
-        # All ranks end alike, and srun must not kill the slower ones when the first ends: that would look like a crash.
+        # All ranks exit alike. If srun killed the slower ones after the first exit, that would look like a crash.
         from unibert.training.ranks.signals import ignore_stop_signals
 
         ignore_stop_signals()
@@ -98,7 +102,7 @@ def _corpus_verify(call: Call) -> None:
     corpus = call.options().corpus
     from unibert.corpus.manifest import verify
 
-    print(f"{corpus}: {len(verify(corpus).shards)} shards are as the manifest says")
+    print(f"{corpus}: {len(verify(corpus).shards)} shards match the manifest")
 
 
 def _corpus_inspect(call: Call) -> None:
@@ -108,7 +112,7 @@ def _corpus_inspect(call: Call) -> None:
         config = call.run_config(options.run, *([] if corpus is None else [f"--corpus={corpus}"]))
         corpus = config.corpus
     elif call.run_keys:
-        raise UserError(f"--{call.run_keys[0]}: overrides belong to a run; name its file or preset with --run")
+        raise UserError(f"--{call.run_keys[0]}: this overrides a run; name its file or preset with --run")
     if corpus is None:
         raise UserError("corpus inspect needs a corpus folder, or a run file that names one: --run RUN.yaml")
     from unibert.reports.inspection import inspect_corpus
@@ -118,7 +122,7 @@ def _corpus_inspect(call: Call) -> None:
 
 def _plan(call: Call) -> None:
     config, options = call.run_config(), call.options()
-    # DeepSpeed would look for an accelerator here and warn that there is none; the one that counts is --gpu.
+    # DeepSpeed would warn that this machine has no accelerator, but the plan is for --gpu.
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     from unibert.planning.table import plan_run
 
@@ -162,7 +166,7 @@ def _preflight(call: Call) -> None:
 def _doctor(call: Call) -> None:
     from unibert.doctor.examine import examine
 
-    # The run file is read when the packages that it wants have been looked at.
+    # The run file is read after the check of the packages that it needs.
     if not examine(call.run_config if call.words else None):
         sys.exit(1)
 
@@ -176,7 +180,7 @@ def _evaluate(call: Call) -> None:
 
 def _export(call: Call) -> None:
     options = call.options()
-    # It needs no accelerator, and DeepSpeed would warn where it finds none.
+    # The export needs no accelerator, and DeepSpeed would warn that there is none.
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     from unibert.training.export import export_run
 
@@ -262,7 +266,7 @@ _ROWS = (
         _corpus_build,
         "unibert.corpus.config:CorpusConfig",
         "inputs",
-        about="Under mpirun or srun all ranks work on it together.",
+        about="Under mpirun or srun, all ranks share the work.",
     ),
     Command(
         "corpus verify",
@@ -275,12 +279,12 @@ _ROWS = (
     Command(
         "corpus inspect",
         "[DIR] [--run RUN.yaml]",
-        "show what a corpus holds, and what a run would read of it",
+        "show the content of a corpus, and what a run would read of it",
         _corpus_inspect,
         "unibert.command_options:InspectOptions",
         "corpus",
         run_file="option",
-        about="With a run file or a preset, the tables have tokens, share and epochs of each language in each phase.",
+        about="With a run file or a preset, the tables show tokens, share and epochs of each language in each phase.",
     ),
     Command(
         "plan",
@@ -289,17 +293,18 @@ _ROWS = (
         _plan,
         "unibert.command_options:PlanOptions",
         run_file="required",
-        about="It also recommends a ds_config and a micro-batch size. Nothing is started, and no GPU is needed.",
+        about="It also recommends a ds_config and a micro-batch size. It starts nothing and needs no GPU.",
     ),
     Command(
         "pretrain",
         "RUN.yaml [--key value …]",
-        "train a run file or a preset; the same command continues it",
+        "train a run file or a preset; the same command resumes it",
         _pretrain,
         run_file="required",
         about="Every key of the run file is an option, and an option overrides the file. A list may be written as "
         "en,de or as [en, de]. Points [[progress, value], …] change a value during the run. `deepspeed --num_gpus N "
-        "--module unibert pretrain …` starts N ranks on one machine, slurm/pretrain.sh (`unibert slurm`) on many.",
+        "--module unibert pretrain …` starts N ranks on one machine. slurm/pretrain.sh, which `unibert slurm` writes, "
+        "starts ranks on several machines.",
     ),
     Command(
         "preflight",
@@ -307,16 +312,16 @@ _ROWS = (
         "check the nodes of a Slurm job before it trains",
         _preflight,
         run_file="required",
-        about="The job scripts start it with srun, on every rank of the job.",
+        about="The job scripts run it with srun, on every rank of the job.",
     ),
     Command(
         "doctor",
         "[RUN.yaml [--key value …]]",
-        "check this machine, and what a run needs of it",
+        "check this machine, and what a run needs",
         _doctor,
         run_file="optional",
-        about="It prints a line for everything that it looks at, and how to fix what is wrong. With a run file or a "
-        "preset it also looks at the corpus, models and folders of the run. The exit status is 1 if a line says FAIL.",
+        about="It prints a line for each check, and how to fix what is wrong. With a run file or a preset, it also "
+        "checks the corpus, models and folders of the run. The exit status is 1 if a line says FAIL.",
     ),
     Command(
         "export",
@@ -349,8 +354,8 @@ _ROWS = (
         _demo,
         "unibert.demo.config:DemoConfig",
         "output",
-        about="It builds a corpus, trains a teacher and a student, scores the student and writes a report. It takes "
-        "about 5 minutes on 2 CPU cores.",
+        about="It builds a corpus, trains a teacher and a student, scores the student and writes a report, in about 5 "
+        "minutes on 2 CPU cores.",
     ),
     Command(
         "slurm",
@@ -363,7 +368,7 @@ _ROWS = (
     Command(
         "bench kernels",
         "[PRESET]",
-        "measure the losses beside their peers: time, memory, error",
+        "measure the losses and alternatives: time, memory, error",
         _bench_kernels,
         "unibert.bench.losses.config:KernelBenchConfig",
         "preset",
@@ -371,7 +376,7 @@ _ROWS = (
     Command(
         "bench stream",
         "CORPUS",
-        "measure the stream beside other loaders: tokens/s, memory",
+        "measure the stream and other loaders: tokens/s, memory",
         _bench_stream,
         "unibert.bench.stream.config:StreamBenchConfig",
         "corpus",
@@ -379,7 +384,7 @@ _ROWS = (
     Command(
         "bench checkpoints",
         "CORPUS",
-        "measure how long a run waits for its checkpoints",
+        "measure how long training stalls for checkpoints",
         _bench_checkpoints,
         "unibert.bench.checkpoints:CheckpointBenchConfig",
         "corpus",
@@ -387,7 +392,7 @@ _ROWS = (
     Command(
         "bench show",
         "DIR",
-        "print table and goals of a benchmark's results, and plot them",
+        "print a benchmark's results and goals, and plot them",
         _bench_show,
         "unibert.command_options:ShowOptions",
         "folder",
@@ -408,9 +413,9 @@ _ROWS = (
         "unibert.command_options:CompletionOptions",
         "shell",
         about="For bash: `unibert completion bash > ~/.local/share/bash-completion/completions/unibert`. For zsh: "
-        "`unibert completion zsh > _unibert`, in a folder of your $fpath. A new shell then completes.",
+        "`unibert completion zsh > _unibert`, in a folder of your $fpath. Then start a new shell.",
     ),
 )
 COMMANDS: dict[str, Command] = {command.name: command for command in _ROWS}
 GROUPS = {name.split()[0] for name in COMMANDS if " " in name}
-"""First words of the commands that have two."""
+"""First words of the commands with two words."""

@@ -1,4 +1,4 @@
-"""What a command is, and how it gets its configuration from the words behind it."""
+"""A command, and how its configuration follows from the words after it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from unibert.errors import UserError
 
 if TYPE_CHECKING:
-    from unibert.options import Given
+    from unibert.options import ParsedWords
     from unibert.training.config import RunConfig
 
 RUN_CONFIG = "unibert.training.config:RunConfig"
@@ -20,76 +20,76 @@ RUN_CONFIG = "unibert.training.config:RunConfig"
 
 @dataclass(frozen=True)
 class Command:
-    """One row of the table of commands."""
+    """One command of the command line."""
 
     name: str
     arguments: str
-    """As people type them, without the name."""
+    """The arguments in the usage line."""
     summary: str
     run: Callable[[Call], None]
     options: str | None = None
-    """``module:class`` of its own configuration, imported when it is needed."""
+    """``module:class`` of the command's own configuration, imported on demand."""
     positional: str | None = None
-    """The field of that class that words without an option belong to."""
+    """The field of that class that takes the positional words."""
     run_file: Literal["no", "required", "optional", "option"] = "no"
-    """Whether it takes a run file and its keys; "option" is one named with --run."""
+    """Whether the command takes a run file and its keys. With "option", the run file is given with --run."""
     about: str = ""
-    """Sentences for its help, beyond the summary."""
+    """Further sentences for the command's help."""
 
     @property
     def usage(self) -> str:
-        """The whole line as people type it."""
+        """The usage line."""
         return f"unibert {self.name} {self.arguments}".rstrip()
 
     @property
     def label(self) -> str:
-        """What stands for a word without an option in :attr:`arguments`."""
+        """Placeholder of the positional words in :attr:`arguments`."""
         return self.arguments.partition(" ")[0].strip("[]")
 
-    def own_class(self) -> type | None:
-        """Its own configuration."""
-        return None if self.options is None else imported(self.options)
+    def options_class(self) -> type | None:
+        """Return the class of the command's own configuration."""
+        return None if self.options is None else import_object(self.options)
 
     def config_classes(self) -> list[type]:
-        """All whose fields are its options: its own, and that of a run."""
+        """Return the classes whose fields are options of the command: its own, and that of a run."""
         return [
-            *([] if (own := self.own_class()) is None else [own]),
-            *([] if self.run_file == "no" else [imported(RUN_CONFIG)]),
+            *([] if (own := self.options_class()) is None else [own]),
+            *([] if self.run_file == "no" else [import_object(RUN_CONFIG)]),
         ]
 
 
-def imported(name: str) -> Any:
-    """What ``module:name`` means."""
+def import_object(name: str) -> Any:
+    """Import the object with the name ``module:name``."""
     module, _, attribute = name.partition(":")
     return getattr(import_module(module), attribute)
 
 
 class Call:
-    """A command and the words behind it, which are looked at when the command asks what they mean."""
+    """A command and the words after it, which are parsed on demand."""
 
     def __init__(self, command: Command, words: list[str]) -> None:
         self.command = command
         self.words = words
 
     def options(self) -> Any:
-        """The command's own configuration.
+        """Return the command's own configuration.
 
         Raises:
             UserError: for a mistake in the words.
         """
         from unibert.configuration import parse
 
-        command, own = self.command, self.command.own_class()
+        command, own = self.command, self.command.options_class()
         assert own is not None
         words = [*self._positional_words(own), *self._option_words(own)]
         return parse(own, words, prog=f"unibert {command.name}")
 
     def run_config(self, name: str | None = None, *overrides: str) -> RunConfig:
-        """The run that the words describe.
+        """Return the configuration of the run that the words describe.
 
         Args:
-            name: the run file, where it is no word of its own.
-            overrides: that go before those of the words.
+            name: the run file, if it is not a positional word.
+            overrides: options that come before those among the words.
 
         Raises:
             UserError: for a mistake in the words or in the run file.
@@ -97,69 +97,71 @@ class Call:
         from unibert.configuration import parse
         from unibert.run_files import run_file
 
-        command, bare = self.command, self._given.bare
-        if name is None and len(bare) > 1:
-            raise UserError(f"{command.name} takes one run file, got {' '.join(bare)}; overrides are --key value")
-        if name is None and bare:
-            name = bare[0]
+        command, positionals = self.command, self._parsed.positionals
+        if name is None and len(positionals) > 1:
+            got = " ".join(positionals)
+            raise UserError(f"{command.name} takes one run file, got {got}; overrides are written --key value")
+        if name is None and positionals:
+            name = positionals[0]
         if name is None and command.run_file == "required" and not self.option_keys & {"config", "run_dir"}:
             raise UserError(f"{command.name} needs a run file or a preset; usage: {command.usage}")
         words = [] if name is None else [f"--config={run_file(name)}"]
         config: RunConfig = parse(
-            imported(RUN_CONFIG),
-            [*words, *overrides, *self._option_words(imported(RUN_CONFIG))],
+            import_object(RUN_CONFIG),
+            [*words, *overrides, *self._option_words(import_object(RUN_CONFIG))],
             prog=f"unibert {'pretrain' if command.options is None else command.name}",
         )
         return config
 
     @property
     def option_keys(self) -> set[str]:
-        """The dotted keys that the words give."""
-        return {key for key, _ in self._given.options}
+        """The dotted keys of the options among the words."""
+        return {key for key, _ in self._parsed.options}
 
     @property
     def run_keys(self) -> list[str]:
-        """Those of them that belong to a run file."""
-        return [key for key, _ in self._given.options if self._owner(key) is imported(RUN_CONFIG)]
+        """The dotted keys among the words that belong to a run file."""
+        return [key for key, _ in self._parsed.options if self._owner(key) is import_object(RUN_CONFIG)]
 
     @cached_property
-    def _given(self) -> Given:
-        from unibert.options import read_words
+    def _parsed(self) -> ParsedWords:
+        from unibert.options import parse_words
 
-        return read_words(self.words, *self.command.config_classes())
+        return parse_words(self.words, *self.command.config_classes())
 
     def _positional_words(self, own: type) -> list[str]:
         from unibert.options import field_types, is_list, missing_keys
 
-        command, bare = self.command, list(self._given.bare)
+        command, positionals = self.command, list(self._parsed.positionals)
         if command.run_file in ("required", "optional"):
             return []
         key = command.positional
-        if key is None and bare:
-            raise UserError(f"{bare[0]}: {command.name} takes options only; usage: {command.usage}")
+        if key is None and positionals:
+            raise UserError(f"{positionals[0]}: {command.name} takes options only; usage: {command.usage}")
         if key is None:
             return []
-        if not bare and key in missing_keys(own, sorted(self.option_keys)) and "config" not in self.option_keys:
+        if not positionals and key in missing_keys(own, sorted(self.option_keys)) and "config" not in self.option_keys:
             raise UserError(f"{command.name} needs {command.label}; usage: {command.usage}")
-        if bare and is_list(field_types(own)[key]):
-            return [f"--{key}={json.dumps(bare, ensure_ascii=False)}"]
-        if len(bare) > 1:
-            raise UserError(f"{command.name} takes one {command.label}, got {' '.join(bare)}; usage: {command.usage}")
-        return [f"--{key}={bare[0]}"] if bare else []
+        if positionals and is_list(field_types(own)[key]):
+            return [f"--{key}={json.dumps(positionals, ensure_ascii=False)}"]
+        if len(positionals) > 1:
+            got = " ".join(positionals)
+            raise UserError(f"{command.name} takes one {command.label}, got {got}; usage: {command.usage}")
+        return [f"--{key}={positionals[0]}"] if positionals else []
 
     def _option_words(self, owner: type) -> list[str]:
-        from unibert.options import as_word
+        from unibert.options import option_word
         from unibert.run_files import run_file
 
         words = []
-        for key, value in self._given.options:
+        for key, value in self._parsed.options:
             if self._owner(key) is owner:
                 is_run_file = key == "config" and self.command.run_file != "no"
-                words.append(as_word(key, str(run_file(value)) if is_run_file else value))
+                words.append(option_word(key, str(run_file(value)) if is_run_file else value))
         return words
 
     def _owner(self, key: str) -> type:
-        """The class that an option belongs to: the first that has the key; what is special goes to the last."""
+        """Return the class that an option belongs to: the first that has the key; for special keys the last class."""
         from unibert.options import SPECIAL_KEYS, field_types
 
         classes = self.command.config_classes()

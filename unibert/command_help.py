@@ -1,4 +1,4 @@
-"""What ``unibert --help`` and ``unibert COMMAND --help`` print, made of the table of commands and the docstrings."""
+"""The output of ``unibert --help`` and ``unibert COMMAND --help``, from the table of commands and docstrings."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from unibert.command import RUN_CONFIG, Command, imported
+from unibert.command import RUN_CONFIG, Command, import_object
 from unibert.options import Option, Section, is_bool, metavar, sections
 from unibert.run_files import preset_names
 
-LISTED_IN = "pretrain"
+RUN_KEYS_COMMAND = "pretrain"
 """The command whose help lists the keys of a run file."""
-WIDEST = 100
-NAME_COLUMN = 40
-FEW_OPTIONS = 3
-"""Up to so many, nobody keeps them in a file."""
+MAX_WIDTH = 100
+NAME_WIDTH = 40
+MAX_OPTIONS_WITHOUT_FILE = 3
+"""Maximum number of options for which the help does not mention a file with options."""
 
 
 def overview(commands: Sequence[Command]) -> str:
-    """All commands, a line each."""
-    rows = [f"  {f'{command.name} {command.arguments}':<{NAME_COLUMN}}{command.summary}" for command in commands]
+    """List all commands, one per line."""
+    rows = [f"  {f'{command.name} {command.arguments}':<{NAME_WIDTH}}{command.summary}" for command in commands]
     return "\n".join(
         [
             "usage: unibert COMMAND …",
@@ -34,8 +34,8 @@ def overview(commands: Sequence[Command]) -> str:
 
 
 def command_help(command: Command) -> str:
-    """Usage, what the command does, and its options with their descriptions."""
-    width = min(WIDEST, shutil.get_terminal_size((WIDEST, 0)).columns)
+    """Return usage and description of a command, and its options with their descriptions."""
+    width = min(MAX_WIDTH, shutil.get_terminal_size((MAX_WIDTH, 0)).columns)
     return "\n".join(_lines(command, width)).rstrip()
 
 
@@ -49,27 +49,28 @@ def _lines(command: Command, width: int) -> Iterator[str]:
         yield "  RUN.yaml"
         yield from _indented(f"Run file, or a preset: {', '.join(preset_names())}.", width)
         yield ""
-    own = command.own_class()
+    own = command.options_class()
     listed = [] if own is None else sections(own)
-    if command.name == LISTED_IN:
-        listed += sections(imported(RUN_CONFIG))
+    if command.name == RUN_KEYS_COMMAND:
+        listed += sections(import_object(RUN_CONFIG))
     for section in listed:
         yield from _section(section, command, width)
-    if command.run_file != "no" and command.name != LISTED_IN:
+    if command.run_file != "no" and command.name != RUN_KEYS_COMMAND:
         text = "The keys of a run file are options too, as in --training.micro_batch_size 16."
-        yield from _wrapped(f"{text} `unibert help {LISTED_IN}` lists them.", width)
+        yield from _wrapped(f"{text} `unibert help {RUN_KEYS_COMMAND}` lists them.", width)
         yield ""
-    if command.run_file != "no" or sum(len(section.options) for section in listed) > FEW_OPTIONS:
+    num_options = sum(len(section.options) for section in listed)
+    if command.run_file != "no" or num_options > MAX_OPTIONS_WITHOUT_FILE:
         yield "  --config FILE.yaml"
-        yield from _indented("Take options from a YAML file. Options on the command line override it.", width)
+        yield from _indented("Read options from a YAML file. Options on the command line override it.", width)
         yield "  --print_config"
         yield from _indented("Print the resulting configuration as YAML and exit.", width)
 
 
 def _section(section: Section, command: Command, width: int) -> Iterator[str]:
     if section.key:
-        aside = " Off (null) unless the run file or an option gives one of its keys." if section.optional else ""
-        yield from _wrapped(f"{section.key}: {section.description}{aside}", width)
+        note = " Off (null) unless the run file or an option sets one of its keys." if section.optional else ""
+        yield from _wrapped(f"{section.key}: {section.description}{note}", width)
         yield ""
     options = sorted(section.options, key=lambda option: option.key != command.positional)
     for option in options:
@@ -91,14 +92,14 @@ def _description(option: Option, *, positional: bool) -> str:
     default = option.default
     if default is None or default == [] or default == {} or "Default:" in text:
         return text
-    return f"{text} Default: {_shown(default)}."
+    return f"{text} Default: {_format_value(default)}."
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple | list):
-        return ",".join(map(_shown, value))
+        return ",".join(map(_format_value, value))
     if isinstance(value, float):
         return f"{value:g}"
     return f"{value:_}" if isinstance(value, int) and value >= 10_000 else str(value)

@@ -1,4 +1,4 @@
-"""The options of commands whose components have no configuration of their own."""
+"""The options of commands whose modules have no configuration class."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 
 @dataclass(kw_only=True)
 class VerifyOptions:
-    """Which corpus."""
+    """Options of ``unibert corpus verify``."""
 
     corpus: Path
     """Corpus folder made by `unibert corpus build`."""
@@ -17,10 +17,10 @@ class VerifyOptions:
 
 @dataclass(kw_only=True)
 class InspectOptions:
-    """Which corpus, for which run."""
+    """Options of ``unibert corpus inspect``."""
 
     corpus: Path | None = None
-    """Corpus folder made by `unibert corpus build`. Default: the one that the run file names."""
+    """Corpus folder made by `unibert corpus build`. Default: the one in the run file."""
 
     run: str | None = None
     """Run file or preset whose mixture to forecast. Its keys are options too,
@@ -32,19 +32,19 @@ class InspectOptions:
 
 @dataclass(kw_only=True)
 class PlanOptions:
-    """Which machines."""
+    """Options of ``unibert plan``."""
 
     gpus: int
-    """GPUs of each machine, and so ranks."""
+    """Number of GPUs, and so of ranks, on each machine."""
 
     gpu: str
     """Model of the GPU: h100, h200, a100-80 and others. `cpu` is this machine, which is measured."""
 
     nodes: int = 1
-    """Machines."""
+    """Number of machines."""
 
     vocab_size: int | None = None
-    """Pieces of the tokenizer. Needed only if there is no corpus yet."""
+    """Size of the tokenizer's vocabulary. Needed only if there is no corpus yet."""
 
     benchmarks: Path = Path("docs/benchmarks")
     """Folder with the results of `unibert bench gpu`."""
@@ -58,7 +58,7 @@ class PlanOptions:
 
 @dataclass(kw_only=True)
 class ExportOptions:
-    """Which checkpoint, and where to."""
+    """Options of ``unibert export``."""
 
     run_dir: Path
     """Folder of the run."""
@@ -67,12 +67,12 @@ class ExportOptions:
     """Step of the checkpoint. Default: the newest."""
 
     output: Path | None = None
-    """Model folder to write; an older export there is replaced. Default: RUN_DIR/model."""
+    """Model folder to write. An older export there is replaced. Default: RUN_DIR/model."""
 
 
 @dataclass(kw_only=True)
 class ReportOptions:
-    """Which run."""
+    """Options of ``unibert report``."""
 
     run_dir: Path
     """Folder of the run."""
@@ -80,7 +80,7 @@ class ReportOptions:
 
 @dataclass(kw_only=True)
 class ShowOptions:
-    """Which results."""
+    """Options of ``unibert bench show``."""
 
     folder: Path
     """Folder with the results.json of `unibert bench kernels` or `unibert bench stream`."""
@@ -88,7 +88,7 @@ class ShowOptions:
 
 @dataclass(kw_only=True)
 class CompletionOptions:
-    """For which shell."""
+    """Options of ``unibert completion``."""
 
     shell: Literal["bash", "zsh"]
     """The shell."""

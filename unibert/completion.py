@@ -1,4 +1,4 @@
-"""``unibert completion``: a script for the shell, made once, so that pressing tab starts no Python."""
+"""``unibert completion``: a script for the shell, generated once, so that completion does not start Python."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ _PREAMBLE = {
 
 
 def completion_script(shell: str, commands: Sequence[Command]) -> str:
-    """What ``shell``, bash or zsh, has to read to complete commands, options, their values and files.
+    """Return the script with which ``shell``, bash or zsh, completes commands, options, their values and files.
 
     Raises:
-        UserError: without the package shtab.
+        UserError: if the package shtab is not installed.
     """
     try:
         import shtab
     except ImportError as error:
         raise UserError("completion needs the package shtab; install it with `pip install shtab`") from error
     preamble = {name: text.format(presets=" ".join(preset_names())) for name, text in _PREAMBLE.items()}
-    # Its annotation knows of one preamble for all shells only.
-    script: str = shtab.complete(_tree(commands, shtab.FILE), shell, preamble=cast(Any, preamble))
+    # shtab's annotation allows only one preamble for all shells.
+    script: str = shtab.complete(_parser(commands, shtab.FILE), shell, preamble=cast(Any, preamble))
     return script
 
 
-def _tree(commands: Sequence[Command], files: Any) -> argparse.ArgumentParser:
-    """The commands as argparse has them, from which shtab makes its scripts."""
+def _parser(commands: Sequence[Command], files: Any) -> argparse.ArgumentParser:
+    """Build an argparse parser of the commands, from which shtab generates its scripts."""
     root = argparse.ArgumentParser(prog="unibert")
     root.add_argument("--version", action="store_true", help="print the version")
     subcommands = root.add_subparsers()
@@ -47,34 +47,35 @@ def _tree(commands: Sequence[Command], files: Any) -> argparse.ArgumentParser:
         parent = groups[first] if second else subcommands
         parser = parent.add_parser(second or first, help=command.summary, description=command.summary)
         if command.run_file in ("required", "optional"):
-            _complete(parser.add_argument("run", nargs="?"), _RUN_FILES)
+            _set_completer(parser.add_argument("run", nargs="?"), _RUN_FILES)
         for option in _options(command):
-            _add(parser, option, command, files)
-        _complete(parser.add_argument("--config", help="YAML file with options"), files)
+            _add_option(parser, option, command, files)
+        _set_completer(parser.add_argument("--config", help="YAML file with options"), files)
         parser.add_argument("--print_config", action="store_true", help="print the resulting configuration")
-    named = subcommands.add_parser("help", help="describe a command and its options")
-    named.add_argument("command", nargs="*", choices=sorted({word for one in commands for word in one.name.split()}))
+    help_parser = subcommands.add_parser("help", help="describe a command and its options")
+    words = sorted({word for command in commands for word in command.name.split()})
+    help_parser.add_argument("command", nargs="*", choices=words)
     return root
 
 
 def _options(command: Command) -> list[Option]:
-    return [option for one in command.config_classes() for section in sections(one) for option in section.options]
+    return [option for cls in command.config_classes() for section in sections(cls) for option in section.options]
 
 
-def _add(parser: argparse.ArgumentParser, option: Option, command: Command, files: Any) -> None:
-    known = choices(option.annotation) or None
-    # Sentences of the help are too long for a line beside an option.
-    about = option.description.partition(". ")[0].replace("`", "").replace("%", "%%")
+def _add_option(parser: argparse.ArgumentParser, option: Option, command: Command, files: Any) -> None:
+    values = choices(option.annotation) or None
+    # The full description is too long for a line beside an option.
+    text = option.description.partition(". ")[0].replace("`", "").replace("%", "%%")
     if option.key == command.positional:
         action = parser.add_argument(
-            option.key, nargs="*" if is_list(option.annotation) else "?", choices=known, help=about
+            option.key, nargs="*" if is_list(option.annotation) else "?", choices=values, help=text
         )
     else:
-        action = parser.add_argument(f"--{option.key}", choices=known, help=about)
-    if known is None and is_text(option.annotation):
-        _complete(action, _RUN_FILES if command.run_file == "option" and option.key == "run" else files)
+        action = parser.add_argument(f"--{option.key}", choices=values, help=text)
+    if values is None and is_text(option.annotation):
+        _set_completer(action, _RUN_FILES if command.run_file == "option" and option.key == "run" else files)
 
 
-def _complete(action: Any, completer: Any) -> None:
-    """How shtab is told what completes an argument."""
+def _set_completer(action: Any, completer: Any) -> None:
+    """Set the attribute from which shtab takes the completion of an argument."""
     action.complete = completer

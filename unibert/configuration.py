@@ -1,6 +1,6 @@
-"""From YAML files and dotted command-line overrides to typed, checked configuration dataclasses.
+"""Parse YAML files and dotted command-line overrides into typed and validated configuration dataclasses.
 
-jsonargparse does the parsing and the typing; this module adds one-sentence errors that name the key and what it may be.
+jsonargparse parses and converts; this module adds one-sentence errors that name the key and its allowed values.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ import yaml
 from unibert.errors import UserError
 from unibert.options import (
     SPECIAL_KEYS,
-    Given,
-    allowed,
+    ParsedWords,
+    allowed_values,
     annotation_of,
-    as_word,
     choices,
     field_types,
-    fits,
-    joined,
+    join_words,
+    matches_type,
     missing_keys,
     nested_dataclass,
-    read_words,
+    option_word,
+    parse_words,
     unknown_key,
 )
 
@@ -38,7 +38,7 @@ Config = TypeVar("Config")
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which ``no`` is a language, ``1e-3`` a number and ``2026-11-22`` a name, as they are in YAML 1.2."""
+    """YAML in which ``no`` is a string, ``1e-3`` a number and ``2026-11-22`` a string, as in YAML 1.2."""
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -61,36 +61,40 @@ jsonargparse.set_loader("yaml", lambda text: yaml.load(text, Loader=_Loader), ex
 
 
 def parse(config_class: type[Config], words: Sequence[str], *, prog: str = "unibert") -> Config:
-    """The configuration that ``words`` describe; files first, later ones and dotted options override.
+    """Return the configuration that ``words`` describe. Dotted options override files, and later ones earlier ones.
 
     Args:
-        config_class: a dataclass; each of its fields is an option, and those of nested dataclasses are dotted ones.
+        config_class: a dataclass; each of its fields is an option, and fields of nested dataclasses are dotted options.
         words: ``--config FILE`` and options.
-        prog: the command, for a sentence about what is missing.
+        prog: the command, for the message about missing keys.
 
     Raises:
-        UserError: for an unknown key (with the nearest right one), a mistyped value, a missing key, a combination that
-            a dataclass refuses.
+        UserError: for an unknown key (with the nearest known one), a value of the wrong type, a missing key, or a
+            combination that a dataclass rejects.
     """
-    given = read_words(words, config_class)
-    if given.bare:
-        raise UserError(f"{given.bare[0]}: belongs to no option; options are written --key value")
-    for path in _config_files(given):
+    parsed = parse_words(words, config_class)
+    if parsed.positionals:
+        raise UserError(f"{parsed.positionals[0]}: belongs to no option; options are written --key value")
+    for path in _config_files(parsed):
         check_keys(config_class, read_yaml(path), source=str(path))
     parser = jsonargparse.ArgumentParser(prog=prog, add_help=False, exit_on_error=False)
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(config_class, as_group=False)
     names = {field.name for field in dataclasses.fields(config_class)}  # type: ignore[arg-type]
     try:
-        values = vars(parser.instantiate(parser.parse_args([as_word(*option) for option in given.options])))
+        values = vars(parser.instantiate(parser.parse_args([option_word(*option) for option in parsed.options])))
         return config_class(**{name: value for name, value in values.items() if name in names})
     except (argparse.ArgumentError, jsonargparse.ArgumentError, ValueError, TypeError) as error:
-        mistake = next(_mistakes(config_class, given, prog), None) or _sentence(error)
+        mistake = next(_mistakes(config_class, parsed, prog), None) or _message(error)
         raise UserError(mistake) from error
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file."""
+    """Return the mapping in a YAML file.
+
+    Raises:
+        UserError: if the file does not exist, is not valid YAML or holds no mapping.
+    """
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError as error:
@@ -98,12 +102,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path}: must hold keys and values, as in 'seed: 1'")
+        raise UserError(f"{path}: must contain keys and values, as in 'seed: 1'")
     return content
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """A dataclass as plain YAML-able values (tuples become lists)."""
+    """Convert a dataclass to plain values that YAML can represent (tuples become lists)."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
@@ -114,7 +118,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def check_keys(config_class: type, values: dict[str, Any], *, source: str, prefix: str = "") -> None:
-    """Refuse keys in ``values`` that ``config_class`` doesn't have, naming the nearest that it has."""
+    """Raise UserError for a key in ``values`` that ``config_class`` does not have, with the nearest known key."""
     fields = field_types(config_class)
     for key, value in values.items():
         if key not in fields:
@@ -124,22 +128,22 @@ def check_keys(config_class: type, values: dict[str, Any], *, source: str, prefi
             check_keys(nested, value, source=source, prefix=f"{prefix}{key}.")
 
 
-def _config_files(given: Given) -> list[Path]:
-    return [Path(value) for key, value in given.options if key == "config"]
+def _config_files(parsed: ParsedWords) -> list[Path]:
+    return [Path(value) for key, value in parsed.options if key == "config"]
 
 
-def _mistakes(config_class: type, given: Given, prog: str) -> Iterator[str]:
-    """A sentence for each value that is not of its key's type, and one for the keys that are missing."""
+def _mistakes(config_class: type, parsed: ParsedWords, prog: str) -> Iterator[str]:
+    """Yield a sentence for each value of the wrong type, and one for the missing keys."""
     keys = []
-    for path in _config_files(given):
+    for path in _config_files(parsed):
         content = read_yaml(path)
         keys += list(_leaves(content))
         yield from (f"{path}: {mistake}" for mistake in _mistyped_keys(config_class, content))
-    for key, text in given.options:
+    for key, text in parsed.options:
         if key in SPECIAL_KEYS:
             continue
         keys.append(key)
-        annotation = annotation_of(key, (config_class,), shown=f"--{key}")
+        annotation = annotation_of(key, (config_class,), written=f"--{key}")
         try:
             value = yaml.load(text, Loader=_Loader)
         except yaml.YAMLError:
@@ -151,11 +155,11 @@ def _mistakes(config_class: type, given: Given, prog: str) -> Iterator[str]:
             check_keys(section, value, source=f"--{key}", prefix=f"{key}.")
             keys += list(_leaves(value, f"{key}."))
             yield from _mistyped_keys(section, value, f"{key}.")
-        elif not fits(annotation, value) and not fits(annotation, text) and not key.endswith("+"):
+        elif not matches_type(annotation, value) and not matches_type(annotation, text) and not key.endswith("+"):
             yield _mistyped(key, annotation, value)
     if missing := [f"--{key}" for key in missing_keys(config_class, keys)]:
         is_missing, them = ("is missing", "it") if len(missing) == 1 else ("are missing", "them")
-        yield f"{joined(missing, 'and')} {is_missing}; `{prog} --help` describes {them}"
+        yield f"{join_words(missing, 'and')} {is_missing}; `{prog} --help` describes {them}"
 
 
 def _mistyped_keys(config_class: type, values: dict[str, Any], prefix: str = "") -> Iterator[str]:
@@ -165,15 +169,15 @@ def _mistyped_keys(config_class: type, values: dict[str, Any], prefix: str = "")
         section = nested_dataclass(annotation)
         if section is not None and isinstance(values[name], dict):
             yield from _mistyped_keys(section, values[name], f"{prefix}{name}.")
-        elif not fits(annotation, values[name]):
+        elif not matches_type(annotation, values[name]):
             yield _mistyped(prefix + name, annotation, values[name])
 
 
 def _mistyped(key: str, annotation: Any, value: Any) -> str:
-    quotes = "; put it in quotes" if fits(annotation, "") and not isinstance(value, str | list | dict) else ""
-    near = difflib.get_close_matches(str(value), choices(annotation), n=1)
-    return f"{key}: must be {allowed(annotation)}, got {value!r}{quotes}" + (
-        f"; did you mean {near[0]!r}?" if near else ""
+    quotes = "; put it in quotes" if matches_type(annotation, "") and not isinstance(value, str | list | dict) else ""
+    nearest = difflib.get_close_matches(str(value), choices(annotation), n=1)
+    return f"{key}: must be {allowed_values(annotation)}, got {value!r}{quotes}" + (
+        f"; did you mean {nearest[0]!r}?" if nearest else ""
     )
 
 
@@ -184,8 +188,8 @@ def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
             yield from _leaves(value, f"{prefix}{key}.")
 
 
-def _sentence(error: Exception) -> str:
-    """What the dataclass said, out of what jsonargparse makes of it where a section may be null."""
+def _message(error: Exception) -> str:
+    """Return the message of the dataclass; for optional sections jsonargparse embeds it in a list of failed types."""
     lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
-    said = [line.removeprefix("- ") for line in lines if line.startswith("- ") and "Expected a <class" not in line]
-    return said[0] if said else " ".join(lines).replace('Parser key "', "").replace('":', ":", 1)
+    messages = [line.removeprefix("- ") for line in lines if line.startswith("- ") and "Expected a <class" not in line]
+    return messages[0] if messages else " ".join(lines).replace('Parser key "', "").replace('":', ":", 1)

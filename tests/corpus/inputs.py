@@ -1,4 +1,4 @@
-"""Input files that the tests write: MediaWiki exports and JSONL, and made-up text that passes the filters."""
+"""Input files for the tests: MediaWiki exports, JSONL, and made-up text that passes the filters."""
 
 import bz2
 import json
@@ -39,7 +39,7 @@ def write_jsonl(path: Path, records: list[dict[str, object]]) -> Path:
 
 
 def read(path: Path | str) -> tuple[list[Document], dict[str, int]]:
-    """The documents of a file and the reader's counts."""
+    """Return the documents of a file and the reader's counts."""
     (file,) = find_inputs([str(path)])
     reader = DocumentReader(file)
     documents = list(reader)
@@ -47,7 +47,7 @@ def read(path: Path | str) -> tuple[list[Document], dict[str, int]]:
 
 
 def sentences(count: int, seed: int = 0, alphabet: str = "abcdefghijklmnoprstuvz") -> list[str]:
-    """Different lines of made-up words, the same for a seed."""
+    """Return different lines of made-up words, the same for the same seed."""
     generator = random.Random(seed)
     words = ["".join(generator.choices(alphabet, k=generator.randint(2, 9))) for _ in range(300)]
     return [" ".join(generator.choices(words, k=generator.randint(12, 24))) + "." for _ in range(count)]

@@ -1,4 +1,4 @@
-"""Splits of several shards, for tests that need no more of a build than this."""
+"""Writing of several shards without a corpus build."""
 
 from collections.abc import Iterable
 from pathlib import Path

@@ -54,7 +54,7 @@ def _documents(corpus, manifest, split):
     """(language, id) → tokens of all documents of a split."""
     found = {}
     for language in manifest.languages:
-        for shard in manifest.of(language, split):
+        for shard in manifest.shards_of(language, split):
             for sample in webdataset.WebDataset(str(Path(corpus) / shard.path), shardshuffle=False):
                 block = decode_block(sample)
                 for document_id, tokens in zip(block.ids, block.documents(), strict=True):
@@ -77,7 +77,7 @@ def test_a_corpus_from_end_to_end(config, inputs, capsys):
     ]
     assert manifest.languages == ["af", "de"]
     assert manifest.vocab_size == 400
-    assert len(manifest.of("de")) > 2
+    assert len(manifest.shards_of("de")) > 2
 
     train, heldout = (_documents(corpus, manifest, split) for split in ("train", "heldout"))
     assert not train.keys() & heldout.keys()
@@ -135,7 +135,7 @@ def test_an_existing_tokenizer_is_shared(config, tmp_path):
             replace(config, output=str(tmp_path / "second"), tokenizer=given, languages=["af"], overwrite=True)
         )
         assert second.tokenizer_sha256 == first.tokenizer_sha256
-        assert [s.sha256 for s in second.of("af")] == [s.sha256 for s in first.of("af")]
+        assert [s.sha256 for s in second.shards_of("af")] == [s.sha256 for s in first.shards_of("af")]
         assert second.languages == ["af"]
     again = build_corpus(replace(config, tokenizer=config.output, overwrite=True))  # its own, while it is replaced
     assert again == first
@@ -222,7 +222,7 @@ def test_excluded_titles_and_ids(config, tmp_path):
 
 def test_an_error_in_a_worker_reaches_the_user(config, tmp_path):
     path = write_jsonl(tmp_path / "sv.jsonl", [{"txt": "x"}])
-    with pytest.raises(UserError, match="line 1 is no JSON object"):
+    with pytest.raises(UserError, match="line 1 is not a JSON object"):
         build_corpus(replace(config, inputs=[*config.inputs, str(path)], workers=2))
     assert not (Path(config.output) / "manifest.json").exists()
 

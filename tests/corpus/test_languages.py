@@ -6,7 +6,7 @@ from unibert.errors import UserError
 from unibert.languages import LANGUAGES, language
 
 
-def test_107_languages_are_mberts_and_four_more():
+def test_the_107_languages_are_those_of_mbert_and_four_more():
     codes = {code for code, entry in LANGUAGES.items() if entry.in_107}
     assert len(codes) == 107
     assert {"eo", "am", "si", "km"} <= codes

@@ -30,8 +30,8 @@ def test_round_trip_and_queries(corpus):
     manifest = verify(corpus)
     assert manifest == Manifest.load(corpus)
     assert manifest.languages == ["af", "sv"]
-    assert [shard.path for shard in manifest.of("af", "heldout")] == ["af/heldout-000000.tar"]
-    assert manifest.of("sv", "heldout") == []
+    assert [shard.path for shard in manifest.shards_of("af", "heldout")] == ["af/heldout-000000.tar"]
+    assert manifest.shards_of("sv", "heldout") == []
     assert manifest.tokens("af") == 3
 
 

@@ -71,7 +71,7 @@ def test_a_dump_without_siteinfo_and_with_several_revisions(tmp_path):
     assert [d.text for d in read(path)[0]] == ["neu"]
 
 
-def test_malformed_and_hopeless_pages_are_counted(tmp_path):
+def test_malformed_and_too_complex_pages_are_counted(tmp_path):
     path = write_dump(
         tmp_path / "dewiki.xml.bz2",
         page_xml(1, "A", "gut").replace("<id>1</id>", "<id>eins</id>"),
@@ -184,7 +184,7 @@ def test_an_equals_sign_in_a_path(tmp_path):
     assert file.language == "sv"
 
 
-def test_inputs_that_do_not_work_are_named(tmp_path):
+def test_invalid_inputs_are_named(tmp_path):
     for name in ("notes.txt", "data.csv"):
         (tmp_path / name).touch()
     (tmp_path / "empty").mkdir()
@@ -256,8 +256,8 @@ BOMB = '<!DOCTYPE m [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;&a;&a;"
         ),
         ("dewiki.xml", dump_xml(page_xml(1, "A", "x"), "</page>").encode(), "broken XML.*line 6"),
         ("dewiki.xml", b"<html><body/></html>", "root is <html>"),
-        ("dewiki.xml", b"no markup at all", "no XML of a MediaWiki export"),
-        ("dewiki.xml", b"", "no XML of a MediaWiki export"),
+        ("dewiki.xml", b"no markup at all", "not the XML of a MediaWiki export"),
+        ("dewiki.xml", b"", "not the XML of a MediaWiki export"),
         ("dewiki.xml", dump_xml(page_xml(1, "A", "Käse")).encode("utf-16"), "not UTF-8"),
         ("dewiki.xml", dump_xml(page_xml(1, "A", "x"), page_xml(2, "B", "Käse")).encode("latin-1"), "not UTF-8"),
         ("dewiki.xml.bz2", b"<mediawiki>", "cannot be read"),
@@ -265,15 +265,15 @@ BOMB = '<!DOCTYPE m [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;&a;&a;"
         ("dewiki.xml.xz", b"<mediawiki>", "cannot be read"),
         ("dewiki.xml.zst", b"<mediawiki>", "cannot be read"),
         ("af.jsonl", "één".encode("latin-1"), "not UTF-8"),
-        ("af.jsonl", b'{"text": "x"}\nno json\n{"text": "x"}\n', "line 2 is no JSON object"),
-        ("af.jsonl", b'{"txt": "x"}\n', "line 1 is no JSON object"),
-        ("af.jsonl", b'{"text": 3}\n', "line 1 is no JSON object"),
-        ("af.jsonl", b"[1]\n", "line 1 is no JSON object"),
-        ("af.jsonl", b"[" * 100_000 + b"\n", "line 1 is no JSON object"),
+        ("af.jsonl", b'{"text": "x"}\nno json\n{"text": "x"}\n', "line 2 is not a JSON object"),
+        ("af.jsonl", b'{"txt": "x"}\n', "line 1 is not a JSON object"),
+        ("af.jsonl", b'{"text": 3}\n', "line 1 is not a JSON object"),
+        ("af.jsonl", b"[1]\n", "line 1 is not a JSON object"),
+        ("af.jsonl", b"[" * 100_000 + b"\n", "line 1 is not a JSON object"),
         ("af.txt", b"\xff\xfe\x00", "not UTF-8"),
     ],
 )
-def test_damaged_files_get_one_clear_sentence(tmp_path, name, content, message):
+def test_damaged_files_raise_one_clear_sentence(tmp_path, name, content, message):
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(UserError, match=message) as caught:

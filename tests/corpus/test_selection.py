@@ -26,13 +26,13 @@ def test_spools_are_read_in_any_order(tmp_path):
     assert index["text_bytes"][0] == len("één 0\nreël".encode())
 
 
-def test_the_first_of_equal_texts_stays(tmp_path):
+def test_the_first_of_equal_texts_is_kept(tmp_path):
     path, index = _index(tmp_path, ["a", "b", "a", "c", "b"])
     kept = selection.without_duplicates(index)
     assert [i for i, _ in read_documents([path], kept)] == ["0", "1", "3"]
 
 
-def test_the_split_follows_the_id_alone(tmp_path):
+def test_the_split_depends_on_the_id_alone(tmp_path):
     ids = [str(n) for n in range(2000)]
     one, first = _index(tmp_path, [f"a {n}" for n in ids], ids, "one")
     other, second = _index(tmp_path, [f"b {n}" for n in ids[::-1]], ids[::-1], "other")
@@ -47,7 +47,7 @@ def test_the_split_follows_the_id_alone(tmp_path):
 
 
 @pytest.mark.parametrize(("count", "share", "expected"), [(1, 0.5, 0), (2, 0.001, 1), (2, 0.999, 1), (5, 0.0, 0)])
-def test_small_languages_keep_something_on_both_sides(tmp_path, count, share, expected):
+def test_small_languages_have_documents_on_both_sides(tmp_path, count, share, expected):
     _, index = _index(tmp_path, [f"a {n}" for n in range(count)])
     train, heldout = selection.split_heldout(index, share)
     assert len(heldout) == expected
@@ -81,7 +81,7 @@ def test_shards_are_equally_large_and_lose_nothing(tmp_path):
     assert selection.cut_into_shards(index[:0], 0.5, 1000) == []
 
 
-def test_quotas_follow_the_exponent_and_what_there_is():
+def test_quotas_follow_the_exponent_and_the_available_lines():
     sizes = {"en": 1_000_000, "sv": 10_000}
     lines = {"en": 10_000, "sv": 10_000}
     assert selection.sample_quotas(sizes, lines, 1100, 0.5) == {"en": 1000, "sv": 100}

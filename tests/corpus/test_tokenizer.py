@@ -104,7 +104,7 @@ def test_fast_tokenizer_normalises_as_sentencepiece_does(folder, text):
     assert fast(text, add_special_tokens=False).input_ids == load_tokenizer(folder).Encode(text)
 
 
-def test_words_given_apart_are_segmented_as_in_a_sentence(folder):
+def test_separate_words_are_segmented_as_in_a_sentence(folder):
     fast = AutoTokenizer.from_pretrained(folder)
     words = sentences(1)[0].split()
     assert fast(words, is_split_into_words=True).input_ids == fast(" ".join(words)).input_ids

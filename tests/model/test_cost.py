@@ -88,7 +88,7 @@ def test_parameters_by_part(architecture):
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_flops_of_the_encoder(architecture):
     model = build(architecture)
-    shape, rows = EncoderShape.of(model), batch()
+    shape, rows = EncoderShape.from_model(model), batch()
     documents = PackedDocuments.from_ids(rows.document_ids)
     flops = counted(
         lambda: encode(model, rows.input_ids, rows.position_ids, documents, hidden_states=False, attention="sdpa")
@@ -99,7 +99,7 @@ def test_flops_of_the_encoder(architecture):
 
 
 def test_windows_are_those_of_the_masks():
-    shape, documents = EncoderShape.of(build("modernbert")), PackedDocuments.from_ids(batch().document_ids)
+    shape, documents = EncoderShape.from_model(build("modernbert")), PackedDocuments.from_ids(batch().document_ids)
     for window, reach in zip(shape.windows, (None, 4, 4, None), strict=True):
         keys = documents.mask(reach).sum(-1)
         assert (window or LENGTH) == keys.max() == keys[0, 0, LENGTH // 2]
@@ -131,7 +131,7 @@ def test_flops_of_a_training_step(adversary, distillation):
         attention="sdpa",
     )
     parts = flops_by_part(
-        EncoderShape.of(student),
+        EncoderShape.from_model(student),
         length=LENGTH,
         masked=MASKED / LENGTH,
         masks=True,
@@ -140,7 +140,7 @@ def test_flops_of_a_training_step(adversary, distillation):
         num_languages=NUM_LANGUAGES,
         documents_per_token=1 / LENGTH,
         distillation=distillation,
-        teacher=EncoderShape.of(teacher) if teacher else None,
+        teacher=EncoderShape.from_model(teacher) if teacher else None,
     )
     # Losses, counts and hits by language are a product too, which the parts leave out.
     by_language = 2 * 3 * NUM_LANGUAGES * MASKED / LENGTH
@@ -149,12 +149,12 @@ def test_flops_of_a_training_step(adversary, distillation):
 
 def test_a_shape_by_its_sizes_is_that_of_the_model():
     sizes = {"hidden_size": 128, "num_attention_heads": 2, "local_attention": 128, "num_hidden_layers": 5}
-    assert EncoderShape.modernbert(128, 5, 96, VOCAB_SIZE) == EncoderShape.of(build("modernbert", **sizes))
+    assert EncoderShape.modernbert(128, 5, 96, VOCAB_SIZE) == EncoderShape.from_model(build("modernbert", **sizes))
 
 
 def test_an_untied_decoder_costs_parameters_and_no_flops():
     tied, untied = (build("modernbert", tie_word_embeddings=tie) for tie in (True, False))
-    assert EncoderShape.of(untied) == EncoderShape.of(tied)
+    assert EncoderShape.from_model(untied) == EncoderShape.from_model(tied)
     parts = parameters_by_part(UniBERT(untied, NUM_LANGUAGES, mlm=MLMConfig()))
     assert parts["MLM head"] == 64 * 64 + 64 + 64 * VOCAB_SIZE + VOCAB_SIZE
 
@@ -167,7 +167,7 @@ def test_values_kept_for_the_backward_pass(architecture, dropout):
     for depth in (2, 5):
         model = build(architecture, num_hidden_layers=depth, **dropouts)
         kept.append(_kept_elements(model) / TOKENS)
-        shapes.append(EncoderShape.of(model).kept_elements(LENGTH, masks=True))
+        shapes.append(EncoderShape.from_model(model).kept_elements(LENGTH, masks=True))
     # Besides, a mean and a deviation of both norms, and of each head the logarithm of the sum.
     assert 0 <= kept[1] - kept[0] - (shapes[1] - shapes[0]) <= 3 * (4 + 2)
 

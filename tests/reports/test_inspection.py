@@ -22,7 +22,7 @@ stream: {{lanes: 4, window_shards: 1, sampling_exponent: [[0, 1], [0.5, 1], [0.5
 
 
 def write_manifest(folder: Path, tokens: dict[str, list[int]]) -> Path:
-    """A corpus of only a manifest: train shards of these sizes in documents of 50 tokens, and one held-out shard."""
+    """Write only a manifest: train shards of these sizes in documents of 50 tokens, and one held-out shard."""
     folder.mkdir()
     shards = [
         Shard(
@@ -63,26 +63,26 @@ def inspect(capsys: pytest.CaptureFixture[str], *words: Any) -> str:
 
 
 def row_of(text: str, language: str) -> list[str]:
-    """The words of a language's last line."""
+    """Return the words of a language's last line."""
     return [line.split() for line in text.splitlines() if line.startswith(f"{language} ")][-1]
 
 
-def test_what_a_manifest_holds(corpus, capsys):
+def test_content_of_a_corpus(corpus, capsys):
     text = inspect(capsys, corpus)
     words = " ".join(text.split())
     assert "languages 3, 3 of them among UniBERT's 107" in words
     assert "documents 104, and 6 held out (5.45% of all)" in words
     assert "tokens 5,200, and 300 held out (5.45% of all)" in words
-    assert "shards 7, and 3 of held-out documents; 21.2 kB in all" in words
+    assert "shards 7, and 3 of held-out documents; 21.2 kB in total" in words
     assert "train shards 200 to 1,100 tokens, median 900" in words
     assert "vocabulary 500 pieces, stored as uint16" in words
     assert "smallest da 200, fi 1,000, sv 4,000 tokens" in words
-    assert "1 language is read as a whole each time: da" in words
+    assert "1 language is always read completely: da" in words
     assert row_of(text, "sv") == ["sv", "Swedish", "80", "4,000", "76.9%", "50", "4.00", "4", "900/1,000/1,100", "2"]
     assert "epochs" not in text
 
 
-def test_what_a_run_does(corpus, run_file, tmp_path, capsys):
+def test_forecast_of_a_run(corpus, run_file, tmp_path, capsys):
     text = inspect(capsys, "--run", run_file, "--output", tmp_path / "out", "--stream.max_epochs", "15")
     assert text == inspect(
         capsys, corpus, "--run", run_file, "--stream.max_epochs", "15", "--output", tmp_path / "again"
@@ -116,19 +116,19 @@ def test_what_a_run_does(corpus, run_file, tmp_path, capsys):
     assert (imread(tmp_path / "out" / "inspect.png").std(axis=(0, 1))[:3] > 0.1).all()
 
 
-def test_corpus_and_overrides_replace_the_run_file_s(run_file, tmp_path, capsys):
+def test_corpus_and_overrides_replace_those_of_the_run_file(run_file, tmp_path, capsys):
     other = write_manifest(tmp_path / "other", {"sv": [400] * 9, "nn": [300] * 9})
     text = inspect(
         capsys, other, "--run", run_file, "--stream.languages=[sv]", "--stream.lanes=1", "--training.tokens", "1000"
     )
     assert row_of(text, "sv")[0:4] == ["sv", "Swedish", "1,024", "100.0%"]
     assert "* " not in text
-    assert text.count("nn Norwegian Nynorsk") == 1, "in the table of the corpus alone"
+    assert text.count("nn Norwegian Nynorsk") == 1, "only in the table of the corpus"
     text = inspect(capsys, other, "--run", "demo", "--stream.lanes=1", "--stream.window_shards=1")
     assert "1 lanes of 1 shards mix at most 1 of the corpus's 2 languages at a time" in " ".join(text.split())
 
 
-def test_the_107_languages_fit_the_page(tmp_path, capsys):
+def test_tables_of_107_languages_fit_the_page(tmp_path, capsys):
     known = [code for code, language in LANGUAGES.items() if language.in_107]
     sizes = {code: [10_000_000 // (1 + rank) ** 2] * (1 + rank % 3) for rank, code in enumerate(known)}
     sizes[known[-1]] = [7]
@@ -153,7 +153,7 @@ def test_the_107_languages_fit_the_page(tmp_path, capsys):
     [
         (["{corpus}/nowhere"], "manifest.json: no such file; build the corpus with `unibert corpus build` first"),
         ([], "corpus inspect needs a corpus folder, or a run file that names one"),
-        (["{corpus}", "--seed", "3"], "--seed: overrides belong to a run; name its file or preset with --run"),
+        (["{corpus}", "--seed", "3"], "--seed: this overrides a run; name its file or preset with --run"),
         (["{corpus}", "--run", "nothing"], "nothing: no such run file, and no preset of that name"),
         (["--run", "{run}", "--stream.lane=2"], "unknown key 'stream.lane'; did you mean 'stream.lanes'?"),
         (["--run", "{run}", "--output", "{run}"], "run.yaml: the inspection cannot be written (File exists)"),
@@ -166,16 +166,16 @@ def test_mistakes(corpus, run_file, capsys, words, sentence):
     )
 
 
-def test_a_language_that_the_corpus_lacks(run_file, capsys):
+def test_a_language_missing_from_the_corpus(run_file, capsys):
     printed, sentence = refused(capsys, "corpus", "inspect", "--run", run_file, "--stream.languages=[da, nn]")
     assert "stream.languages: the corpus has no train shards of 'nn'; it has da, fi, sv" in sentence
     assert row_of(printed, "da")[1] == "Danish"
 
 
-def test_a_shortage_comes_after_the_tables(run_file, tmp_path, capsys):
+def test_a_shortage_is_reported_after_the_tables(run_file, tmp_path, capsys):
     printed, sentence = refused(
         capsys, "corpus", "inspect", "--run", run_file, "--stream.max_epochs=2", "--output", tmp_path / "out"
     )
-    assert "stream.max_epochs: reading every language at most 2 times fills the emptiest of the 4 lanes" in sentence
+    assert "stream.max_epochs: with every language read at most 2 times, one of the 4 lanes gets only" in sentence
     assert "epochs by the end of phase" in printed
     assert json.loads((tmp_path / "out" / "inspect.json").read_text())["run"]["shortage"] in sentence

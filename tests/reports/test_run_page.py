@@ -17,11 +17,11 @@ SECTIONS = (
     "Held-out loss",
     "Loss by language",
     "Language discriminator",
-    "Course of the training",
+    "Training diagnostics",
     "Retrieval of translations, layer 2",
     "Retrieval at every layer",
     "Language probe at every layer",
-    "Sentence vectors in the plane, layer 2",
+    "Sentence vectors in two dimensions, layer 2",
     "Configuration",
 )
 
@@ -92,11 +92,11 @@ def evaluated_run(tmp_path_factory):
     return run
 
 
-def test_the_page_of_a_full_run_has_every_section_with_its_figure(evaluated_run):
+def test_page_of_a_complete_run_has_all_sections_with_figures(evaluated_run):
     page_path = write_report(evaluated_run)
     page = page_path.read_text()
     assert page_path == evaluated_run / "report" / "index.html"
-    assert tuple(re.findall(r"<h2>(.*?)</h2>", page)) == ("At first sight", *SECTIONS)
+    assert tuple(re.findall(r"<h2>(.*?)</h2>", page)) == ("At a glance", *SECTIONS)
     assert missing(page) == []
     images = [base64.b64decode(data) for data in re.findall(r'src="data:image/png;base64,([^"]+)"', page)]
     files = sorted(page_path.parent.glob("*.png"))
@@ -106,14 +106,14 @@ def test_the_page_of_a_full_run_has_every_section_with_its_figure(evaluated_run)
     assert [path.name for path in page_path.parent.iterdir() if path.suffix not in (".png", ".html")] == []
 
 
-def test_the_page_needs_no_other_file_and_escapes_names(evaluated_run):
+def test_page_is_self_contained_and_escapes_names(evaluated_run):
     page = write_report(evaluated_run).read_text()
     assert not re.search(r'(src|href)="(?!data:)', page)
     assert "demo &lt;1&gt;" in page
     assert "demo <1>" not in page
 
 
-def test_the_numbers_are_on_the_page(evaluated_run):
+def test_page_shows_the_numbers(evaluated_run):
     page = write_report(evaluated_run).read_text()
     assert "819,200 tokens" in page
     assert "The held-out MLM loss is 2.25 nats below the unigram entropy" in page
@@ -124,8 +124,8 @@ def test_the_numbers_are_on_the_page(evaluated_run):
     assert f"{100 * scores['model']['retrieval_mean']['2']['centred']:.1f} %" in page
 
 
-def test_a_discriminator_at_chance_beside_a_successful_probe_raises_an_alarm(evaluated_run):
-    # Every sentence of the fixture ends in a word that names its language, so that any probe finds it.
+def test_a_discriminator_at_chance_with_a_successful_probe_raises_an_alarm(evaluated_run):
+    # Every sentence of the fixture ends in a word that names its language, so that any probe succeeds.
     text = " ".join(alarms(write_report(evaluated_run).read_text()))
     assert "hidden from that discriminator, not gone" in text
 
@@ -139,12 +139,12 @@ def test_missing_parts_are_named(tmp_path):
     assert page.count("<img") == 3
 
 
-def test_a_run_that_only_has_its_config_gets_a_page(tmp_path):
+def test_page_of_a_run_with_only_a_config(tmp_path):
     (tmp_path / "config.yaml").write_text("seed: 1\n")
     assert "no training steps" in " ".join(missing(write_report(tmp_path).read_text()))
 
 
-def test_alarms_of_a_run_that_went_wrong(tmp_path):
+def test_alarms_of_a_failed_run(tmp_path):
     steps = [training_line(step, adversary_accuracy=0.99, adversary_chance=0.3) for step in range(1, 50)]
     write_metrics(tmp_path, *steps, training_line(50, loss=float("nan")), heldout_line(50, 6.5))
     text = " ".join(alarms(write_report(tmp_path).read_text()))
@@ -153,17 +153,17 @@ def test_alarms_of_a_run_that_went_wrong(tmp_path):
     assert "99.0 % at the end" in text
 
 
-def test_of_a_step_logged_twice_the_later_line_holds_and_a_cut_line_is_counted(tmp_path):
+def test_the_later_line_of_a_step_counts_and_a_truncated_line_is_reported(tmp_path):
     write_metrics(tmp_path, training_line(1), training_line(2, loss=9.0), training_line(3), training_line(2, loss=1.0))
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "lo')
     run = read_run(tmp_path)
     assert [(record["step"], record["loss"]) for record in run.training] == [(1, 5.99), (2, 1.0), (3, 5.97)]
     assert run.damaged_lines == 1
-    assert "left out of this page: 1." in " ".join(alarms(write_report(tmp_path).read_text()))
+    assert "not shown on this page: 1." in " ".join(alarms(write_report(tmp_path).read_text()))
 
 
-def test_a_users_mistake_gets_a_sentence(tmp_path):
+def test_error_sentences(tmp_path):
     with pytest.raises(UserError, match="no such run folder"):
         write_report(tmp_path / "absent")
     with pytest.raises(UserError, match="is not a run folder"):
@@ -177,7 +177,7 @@ def test_a_users_mistake_gets_a_sentence(tmp_path):
             write_report(tmp_path)
 
 
-def test_the_summary_is_the_last_heldout_loss_and_the_headline_layers_scores(evaluated_run):
+def test_summary_has_the_last_heldout_loss_and_the_scores_of_the_headline_layer(evaluated_run):
     summary = write_summary(evaluated_run)
     assert json.loads((evaluated_run / "report" / "summary.json").read_text()) == summary
     scores = json.loads((evaluated_run / "evaluation" / "scores.json").read_text())
@@ -186,5 +186,5 @@ def test_the_summary_is_the_last_heldout_loss_and_the_headline_layers_scores(eva
     assert summary["probe"]["raw"]["chance"] == scores["chance"]["probe"]
     assert summary["environment"]["versions"]["torch"]
     text = format_summary(summary)
-    assert f"{summary['heldout_mlm_loss']:.2f} nats a token" in text
+    assert f"{summary['heldout_mlm_loss']:.2f} nats per token" in text
     assert f"{100 * summary['retrieval']['raw']['trained']:.1f} %" in text

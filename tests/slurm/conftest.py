@@ -1,4 +1,4 @@
-"""A Slurm of two nodes, or one line that says why there is none; and runs on the demo's corpus for it."""
+"""A Slurm of two nodes, or a reason to skip the tests; and a corpus and a run file for its jobs."""
 
 import os
 import subprocess
@@ -16,31 +16,31 @@ from tests.slurm.lab import REPOSITORY, Lab, missing_commands, wait_until
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
     if missing := missing_commands():
-        refuse(f"no Slurm here ({', '.join(missing)} missing): apt-get install munge slurmctld slurmd slurm-client")
+        skip(f"no Slurm here ({', '.join(missing)} missing): apt-get install munge slurmctld slurmd slurm-client")
     if os.geteuid() != 0:
-        refuse("a Slurm of our own needs root")
-    # Not pytest's folder: a socket's path may have 107 characters.
+        skip("starting Slurm needs root")
+    # pytest's folder may be too long: the path of a socket has at most 107 characters.
     with tempfile.TemporaryDirectory(prefix="slurm-", ignore_cleanup_errors=True) as folder:
         lab = Lab(Path(folder))
         try:
             try:
                 lab.up()
             except (RuntimeError, OSError) as error:
-                refuse(f"Slurm is installed but does not start here: {error}")
+                skip(f"Slurm is installed but does not start here: {error}")
             yield lab
         finally:
             lab.down()
 
 
 @pytest.fixture(autouse=True)
-def no_job_is_left(lab: Lab) -> Iterator[None]:
+def cancel_jobs(lab: Lab) -> Iterator[None]:
     yield
     lab.run("scancel", "--user=root")
     wait_until(lambda: not lab.run("squeue", "--noheader"), 60)
 
 
-def refuse(reason: str) -> None:
-    """Skip, unless whoever starts the tests has installed Slurm for them."""
+def skip(reason: str) -> None:
+    """Skip the test, or fail it if UNIBERT_SLURM_TESTS requires Slurm."""
     if os.environ.get("UNIBERT_SLURM_TESTS") == "required":
         pytest.fail(reason)
     pytest.skip(reason)
@@ -61,9 +61,9 @@ def demo_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def run_file(demo_corpus: Path) -> Path:
-    """A tiny model on the demo's corpus, 1200 steps of about 50 ms; the run folder is to be given."""
+    """A tiny model on the demo's corpus, 1200 steps of about 50 ms; each test overrides the run folder."""
     run = {
-        "run_dir": "to be given",
+        "run_dir": "overridden",
         "corpus": str(demo_corpus),
         "training": {
             "tokens": 1200 * 16 * 128,

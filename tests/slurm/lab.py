@@ -1,7 +1,7 @@
-"""A real Slurm of several nodes on one machine, thrown away afterwards.
+"""A real but temporary Slurm of two nodes on one machine.
 
-Every node is a network and UTS namespace with an address of its own; all of them lie within one process and mount
-namespace, so that nothing outside is touched and everything ends with its first process.
+Every node is a network and UTS namespace with its own address. All nodes are in one PID and mount namespace, so that
+nothing outside is affected and everything ends with the first process.
 """
 
 import os
@@ -17,7 +17,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).parents[2]
 COMMANDS = ("munged", "slurmctld", "slurmd", "sbatch", "ip", "tc", "nsenter", "unshare", "pgrep")
 CPUS, GPUS = 8, 2
-"""What every node claims to have."""
+"""CPUs and GPUs that every node claims to have."""
 
 FINAL = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY")
 
@@ -28,7 +28,7 @@ SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
 AuthInfo=socket={folder}/munge.sock,cred_expire=5
-# There are no cgroups; nodes may claim more than the machine has.
+# No cgroups are used, and nodes may claim more than the machine has.
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
@@ -61,7 +61,7 @@ PartitionName=main Nodes=ALL Default=YES State=UP MaxTime=INFINITE PriorityTier=
 PartitionName=high Nodes=ALL State=UP MaxTime=INFINITE PriorityTier=10 PreemptMode=OFF
 """
 
-# The first process of the lab. Nodes get their /etc/hosts by a mount, and their slurmd from start_node.
+# The first process of the lab. Nodes get /etc/hosts by a mount, and their slurmd from start_node.
 START = """
 set -eu
 cd {folder}
@@ -85,10 +85,10 @@ exec sleep infinity
 
 
 class Lab:
-    """Two nodes, n1 and n2. ``up`` starts it, ``down`` ends every process in it.
+    """A Slurm of two nodes, n1 and n2. ``up`` starts it, ``down`` ends all its processes.
 
     Args:
-        folder: for its configuration, state and logs; absolute and short, since it holds a socket.
+        folder: for configuration, state and logs; absolute and short, because it holds a socket.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -102,9 +102,9 @@ class Lab:
         self._first: subprocess.Popen[bytes] | None = None
 
     def up(self) -> None:
-        """Raises RuntimeError with the last words of what failed."""
+        """Start controller and nodes; raise RuntimeError with the last line of what failed."""
         folder, count = self.folder, len(self.nodes)
-        folder.chmod(0o755)  # munge wants every user to reach its socket
+        folder.chmod(0o755)  # munge requires that every user can reach its socket
         for name in ("state", *(f"spool/{node}" for node in self.nodes)):
             (folder / name).mkdir(parents=True)
         key = folder / "munge.key"
@@ -120,14 +120,18 @@ class Lab:
         (folder / "slurm.conf").write_text(CONFIGURATION.format(folder=folder, nodes="\n".join(lines)))
         (folder / "gres.conf").write_text(f"Name=gpu File={folder}/gpu[0-{GPUS - 1}]\n")
         script = START.format(folder=folder, nodes=count, gpus=GPUS)
-        own = ("unshare", "--net", "--uts", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child")
+        unshare = ("unshare", "--net", "--uts", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child")
         with (folder / "start.log").open("wb") as log:
             self._first = subprocess.Popen(
-                [*own, "bash", "-c", script], env=self._environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+                [*unshare, "bash", "-c", script],
+                env=self._environment,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
             )
         wait_until(lambda: (folder / "up").exists() or self._first.poll() is not None, 20)
         if not (folder / "up").exists():
-            raise RuntimeError(["nothing was said", *(folder / "start.log").read_text().strip().splitlines()][-1])
+            raise RuntimeError(["no output", *(folder / "start.log").read_text().strip().splitlines()][-1])
         for node in self.nodes:
             self.start_node(node)
         wait_until(lambda: self.idle_nodes() == count, 30)
@@ -137,38 +141,38 @@ class Lab:
             self._first.kill()
             self._first.wait()
 
-    def _inside(self) -> int:
-        """The process whose namespaces are the lab's: the child of unshare."""
+    def _namespace_pid(self) -> int:
+        """Return the process in the lab's namespaces: the child of unshare."""
         first = self._first.pid
         return int(Path(f"/proc/{first}/task/{first}/children").read_text().split()[0])
 
     def run(self, *words: str, check: bool = True) -> str:
-        """What a command prints when it is run on the machine that has the controller."""
-        command = ["nsenter", "-t", str(self._inside()), "--net", "--uts", "--mount", "--pid", *words]
+        """Run a command on the controller's machine and return its output."""
+        command = ["nsenter", "-t", str(self._namespace_pid()), "--net", "--uts", "--mount", "--pid", *words]
         done = subprocess.run(command, env=self._environment, capture_output=True, text=True)
         if check and done.returncode:
             raise RuntimeError(f"{shlex.join(words)}: {done.stderr.strip() or done.stdout.strip()}")
         return done.stdout.strip()
 
     def on_node(self, node: str, script: str) -> str:
-        """What a line of shell prints when it is run on a node."""
+        """Run a line of shell on a node and return its output."""
         slurmd = (self.folder / f"slurmd-{node}.pid").read_text().strip()
         return self.run("nsenter", "-t", slurmd, "--net", "--uts", "--mount", "sh", "-c", script)
 
     def start_node(self, node: str) -> None:
-        # nsenter, since `ip netns exec` mounts /sys anew and slurmd misses its cgroups then.
-        own = ("nsenter", f"--net=/run/netns/{node}", "unshare", "--uts", "--mount")
-        self.run(*own, "sh", "-c", f"hostname {node} && slurmd -N {node}")
+        # nsenter, because `ip netns exec` remounts /sys, and slurmd then misses its cgroups.
+        namespaces = ("nsenter", f"--net=/run/netns/{node}", "unshare", "--uts", "--mount")
+        self.run(*namespaces, "sh", "-c", f"hostname {node} && slurmd -N {node}")
 
     def kill_node(self, node: str) -> None:
-        """Kill a node's slurmd; what it had started goes on, as on a machine that has lost its network."""
+        """Kill a node's slurmd. Its jobs' processes go on, as on a machine that has lost its network."""
         self.run("kill", "-9", (self.folder / f"slurmd-{node}.pid").read_text().strip())
 
     def idle_nodes(self) -> int:
         return len(self.run("sinfo", "-h", "-N", "-p", "main", "-t", "idle", "-o", "%N", check=False).split())
 
     def submit(self, *words: str, folder: Path = REPOSITORY) -> str:
-        """The id of a batch job submitted in ``folder``; it logs into the lab's."""
+        """Submit a batch job from ``folder`` and return its id; its log is in the lab's folder."""
         line = shlex.join(["sbatch", "--parsable", f"--output={self.folder}/%j.log", *words])
         return self.run("sh", "-c", f"cd {shlex.quote(str(folder))} && {line}")
 
@@ -184,7 +188,7 @@ class Lab:
         return self.job(job)["JobState"]
 
     def wait(self, job: str, timeout: float = 120) -> str:
-        """The final state of a job."""
+        """Wait for a job to end and return its final state."""
         wait_until(lambda: self.state(job) in FINAL, timeout, lambda: f"job {job} is {self.state(job)}")
         return self.state(job)
 
@@ -192,12 +196,12 @@ class Lab:
         return int(self.job(job)["Restarts"])
 
     def start_at_once(self, job: str) -> None:
-        """Let a requeued job start as soon as its old credential has run out, not when the scheduler looks again."""
+        """Let a requeued job start once its old credential has expired, without waiting for the scheduler."""
         wait_until(lambda: self.state(job) == "PENDING", 60, lambda: f"job {job} is {self.state(job)}")
         self.run("scontrol", "update", f"JobId={job}", "StartTime=now+6")
 
     def pids(self, pattern: str) -> list[int]:
-        """Processes in the lab whose command line matches, as numbered within it."""
+        """Return the lab's processes whose command line matches, by their ids in its namespace."""
         return [int(pid) for pid in self.run("pgrep", "-f", "--", pattern, check=False).split()]
 
     def kill(self, pid: int, number: signal.Signals) -> None:
@@ -209,9 +213,9 @@ def missing_commands() -> list[str]:
 
 
 def wait_until(condition, timeout: float, describe=lambda: "") -> None:
-    """Raises RuntimeError if ``condition()`` is not true within ``timeout`` seconds."""
+    """Raise RuntimeError if ``condition()`` does not become true within ``timeout`` seconds."""
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > deadline:
-            raise RuntimeError(f"not so after {timeout:g} s: {describe()}")
+            raise RuntimeError(f"still false after {timeout:g} s: {describe()}")
         time.sleep(0.3)

@@ -1,4 +1,4 @@
-"""A job with a bad node does not start, and says which and why."""
+"""A job with a bad node does not start, and its log names the node and the problem."""
 
 import re
 from pathlib import Path
@@ -15,12 +15,12 @@ if socket.gethostname() == "n2":
     time.time = lambda: true_time() + 60
 """
 
-# Of two clocks none is the right one.
-OFF = {"n1": -30, "n2": 30}
+# With two clocks, neither is known to be right.
+OFFSETS = {"n1": -30, "n2": 30}
 
 
-def refusal(lab: Lab, job: str) -> str:
-    """The sentence with which a job ended that never trained."""
+def preflight_error(lab: Lab, job: str) -> str:
+    """Return the sentence with which a job ended before it trained."""
     assert lab.wait(job) == "FAILED", lab.log(job)
     assert lab.restarts(job) == 0
     assert "step 1/" not in lab.log(job)
@@ -35,7 +35,7 @@ def test_disk_and_run_folder(lab, run_file, tmp_path):
     lab.on_node("n2", f"mount -t tmpfs -o size=1m tmpfs {temporary}; mount -t tmpfs -o ro tmpfs {tmp_path / 'run'}")
     try:
         job = submit(lab, run_file, tmp_path / "run", options=(f"--export=ALL,TMPDIR={temporary}",))
-        problems = refusal(lab, job).split("; ")
+        problems = preflight_error(lab, job).split("; ")
     finally:
         lab.on_node("n2", f"umount {temporary} {tmp_path / 'run'}")
     assert problems == [
@@ -47,17 +47,18 @@ def test_disk_and_run_folder(lab, run_file, tmp_path):
 def test_gpus_and_clock(lab, run_file, tmp_path):
     (tmp_path / "sitecustomize.py").write_text(CLOCK_AHEAD)
     options = ("--gpus-per-node=2", f"--export=ALL,PYTHONPATH={tmp_path}")
-    sentence = refusal(lab, submit(lab, run_file, tmp_path / "run", options=options))
+    sentence = preflight_error(lab, submit(lab, run_file, tmp_path / "run", options=options))
     no_gpus = "Slurm allocated 2 GPUs but torch sees 0, run nvidia-smi there"
     clocks = [
-        f"{node}: its clock differs by {seconds:+d} s from the others, set it (NTP)" for node, seconds in OFF.items()
+        f"{node}: its clock differs by {seconds:+d} s from the others, set it (NTP)"
+        for node, seconds in OFFSETS.items()
     ]
     assert sentence.split("; ") == [f"n1: {no_gpus}", f"n2: {no_gpus}", *clocks]
 
 
 @pytest.fixture
 def slow_network(lab: Lab):
-    # The loopback is left alone: between two ranks of one node all stays fast.
+    # The loopback device is not slowed down, so two ranks of one node stay fast.
     lab.on_node("n2", "tc qdisc add dev eth0 root tbf rate 40mbit burst 64k latency 400ms")
     yield
     lab.on_node("n2", "tc qdisc del dev eth0 root")
@@ -65,5 +66,5 @@ def slow_network(lab: Lab):
 
 @pytest.mark.slow
 def test_a_slow_network(lab, run_file, tmp_path: Path, slow_network):
-    sentence = refusal(lab, submit(lab, run_file, tmp_path / "run"))
+    sentence = preflight_error(lab, submit(lab, run_file, tmp_path / "run"))
     assert re.fullmatch(r"n1, n2: all-reduce at 0\.00\d+ GB/s, at least 0\.01 expected", sentence)

@@ -1,4 +1,4 @@
-"""``sbatch slurm/pretrain.sh`` on two nodes: to the end, through everything that a cluster does to a job."""
+"""``sbatch slurm/pretrain.sh`` on two nodes completes despite everything that a cluster does to a job."""
 
 import re
 import signal
@@ -32,13 +32,13 @@ def last_step(run_dir: Path) -> int:
 
 
 def wait_for_restart(lab: Lab, job: str, number: int) -> None:
-    """Until the job waits in the queue for this start; it is then let go."""
+    """Wait until the job is requeued for this restart, then let it start."""
     wait_until(lambda: lab.restarts(job) >= number, 90, lambda: f"{lab.state(job)}: {lab.log(job)[-2000:]}")
     lab.start_at_once(job)
 
 
 def rank_pid(lab: Lab, job: str, node: str) -> int:
-    """The one rank of a job on a node, as the lab numbers it."""
+    """Return the process id, in the lab's namespace, of a job's only rank on a node."""
 
     def pids() -> list[int]:
         variables = {pid: lab.run("cat", f"/proc/{pid}/environ", check=False) for pid in lab.pids(RANKS)}
@@ -46,13 +46,13 @@ def rank_pid(lab: Lab, job: str, node: str) -> int:
         return [pid for pid, text in variables.items() if all(mark in text for mark in marks)]
 
     wait_until(pids, 60)
-    # Its loaders come after it and look the same.
+    # Its loader processes have the same command line and larger ids.
     return min(pids())
 
 
 @pytest.fixture(scope="session")
 def undisturbed(lab: Lab, run_file: Path) -> Path:
-    """The run folder of a job that nothing happened to."""
+    """The run folder of a job without interruptions."""
     run_dir = run_file.with_name("undisturbed")
     job = submit(lab, run_file, run_dir)
     assert lab.wait(job, 600) == "COMPLETED", lab.log(job)
@@ -62,9 +62,7 @@ def undisturbed(lab: Lab, run_file: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_preempted_cut_by_the_time_limit_killed_and_without_a_node_it_is_the_same_run(
-    lab, run_file, undisturbed, tmp_path
-):
+def test_preemption_time_limit_kill_and_lost_node_do_not_change_the_run(lab, run_file, undisturbed, tmp_path):
     run_dir = tmp_path / "run"
     job = submit(lab, run_file, run_dir, options=("--time=30", "--signal=B:USR1@20"))
     log = lab.folder / f"{job}.log"
@@ -94,17 +92,17 @@ def test_preempted_cut_by_the_time_limit_killed_and_without_a_node_it_is_the_sam
     lab.kill_node("n2")
     wait_until(lambda: lab.restarts(job) >= 4, 90, lambda: lab.log(job)[-2000:])
     assert last_step(run_dir) < 1200
-    # The lost node's rank goes when it notices that it is alone.
+    # The lost node's rank exits when it notices that the others are gone.
     wait_until(lambda: not lab.pids(RANKS), 60)
     lab.start_node("n2")
     lab.start_at_once(job)
 
     assert lab.wait(job, 600) == "COMPLETED", lab.log(job)
     assert lines_without_timing(run_dir) == lines_without_timing(undisturbed)
-    print(f"cut at {at_preemption}, {at_limit}, {at_kill} and by the node; {lab.restarts(job)} restarts")
+    print(f"interrupted at {at_preemption}, {at_limit}, {at_kill} and by the node; {lab.restarts(job)} restarts")
 
 
-def test_a_short_run_ends_and_leaves_no_cache(lab, run_file, tmp_path):
+def test_a_short_run_completes_and_removes_its_cache(lab, run_file, tmp_path):
     job = submit(lab, run_file, tmp_path / "run", SHORT)
     assert lab.wait(job) == "COMPLETED", lab.log(job)
     assert "unibert: preflight: 2 nodes, 2 ranks" in lab.log(job)
@@ -118,11 +116,11 @@ def test_a_short_run_ends_and_leaves_no_cache(lab, run_file, tmp_path):
 @pytest.mark.parametrize(
     "mistake",
     [
-        pytest.param("--stream.lanes=3", id="found by every rank alone"),
+        pytest.param("--stream.lanes=3", id="found by each rank on its own"),
         pytest.param("--optimizer.learning_rate=1e30", id="found by all ranks together"),
     ],
 )
-def test_a_mistake_is_not_tried_again(mistake, lab, run_file, tmp_path):
+def test_a_mistake_is_not_retried(mistake, lab, run_file, tmp_path):
     job = submit(lab, run_file, tmp_path / "run", mistake)
     assert lab.wait(job) == "FAILED"
     assert lab.job(job)["ExitCode"] == "1:0"
@@ -131,7 +129,7 @@ def test_a_mistake_is_not_tried_again(mistake, lab, run_file, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_mistake_of_one_rank_alone_is_not_tried_again(lab, run_file, tmp_path):
+def test_a_mistake_of_a_single_rank_is_not_retried(lab, run_file, tmp_path):
     run_dir = tmp_path / "run"
     job = submit(lab, run_file, run_dir, "--stream.num_workers=1", "--training.tokens=2000000")
     wait_for_step(lab, job, run_dir, 5)
@@ -142,8 +140,8 @@ def test_a_mistake_of_one_rank_alone_is_not_tried_again(lab, run_file, tmp_path)
     assert lab.wait(job) == "FAILED"
     assert (lab.job(job)["ExitCode"], lab.restarts(job)) == ("1:0", 0), lab.log(job)
     assert re.findall("unibert: error: .*", lab.log(job)) == [
-        "unibert: error: rank 1: a loader process was killed, most likely for memory; lower stream.num_workers or "
-        "stream.window_shards"
+        "unibert: error: rank 1: a loader process was killed, most likely because memory ran out; lower "
+        "stream.num_workers or stream.window_shards"
     ]
 
 
@@ -161,7 +159,7 @@ def test_scancel_saves_a_checkpoint_and_ends_the_job(lab, run_file, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_rank_that_hangs_is_named_and_the_run_goes_on(lab, run_file, tmp_path):
+def test_a_hanging_rank_is_named_and_the_run_continues(lab, run_file, tmp_path):
     run_dir = tmp_path / "run"
     job = submit(lab, run_file, run_dir, "--training.collective_timeout_minutes=0.1", "--training.tokens=204800")
     wait_for_step(lab, job, run_dir, 5)
@@ -169,10 +167,10 @@ def test_a_rank_that_hangs_is_named_and_the_run_goes_on(lab, run_file, tmp_path)
     stopped = time.monotonic()
     wait_until(lambda: lab.restarts(job) >= 1, 60, lambda: lab.log(job)[-2000:])
     took = time.monotonic() - stopped
-    # Slurm wakes the stopped rank to end it, and it may notice that it is alone.
+    # Slurm wakes the stopped rank to end it, and it may notice that the others are gone.
     sentence, *_ = re.findall("unibert: error: .*", lab.log(job))
     assert "no collective has ended for 6 s: rank 1 (n2) does not respond" in sentence
-    # Six seconds, the question to the others, and Slurm's KillWait of ten.
+    # The timeout of 6 s, the query of the other ranks, and Slurm's KillWait of 10 s.
     assert took < 6 + 10 + 20
     lab.start_at_once(job)
     assert not lab.pids(RANKS)
@@ -182,7 +180,7 @@ def test_a_rank_that_hangs_is_named_and_the_run_goes_on(lab, run_file, tmp_path)
 
 
 @pytest.mark.slow
-def test_restarts_that_lead_nowhere_come_to_an_end(lab, run_file, tmp_path):
+def test_restarts_without_progress_are_limited(lab, run_file, tmp_path):
     job = submit(lab, run_file, tmp_path / "run", "--training.restarts_without_progress=1")
     for number in (1, 2):
         lab.kill(rank_pid(lab, job, "n2"), signal.SIGKILL)

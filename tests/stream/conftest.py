@@ -20,7 +20,7 @@ def write_corpus(
     median_length: float = 80,
     vocab_size: int = VOCAB_SIZE,
 ) -> Path:
-    """A corpus of random tokens whose document lengths are spread like Wikipedia's, with shards of all sizes."""
+    """Write a corpus of random tokens, with document lengths distributed as in Wikipedia and shards of all sizes."""
     generator = np.random.default_rng(len(documents))
     root.mkdir(parents=True, exist_ok=True)
     shards = []
@@ -56,6 +56,6 @@ def make_corpus(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three languages, about 16:4:1 in size; not to be altered."""
+    """Three languages, about 16:4:1 in size; must not be altered."""
     folder = tmp_path_factory.mktemp("shared") / "corpus"
     return write_corpus(folder, {"da": 640, "fi": 160, "is": 40}, heldout_documents=30)

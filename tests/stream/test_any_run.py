@@ -1,4 +1,4 @@
-"""Whatever the corpus and the configuration: neither ranks nor processes nor interruptions change a bit of a batch."""
+"""For any corpus and configuration, ranks, processes and interruptions leave every bit of every batch unchanged."""
 
 import json
 import tempfile
@@ -15,7 +15,7 @@ from tests.stream.conftest import write_corpus
 from unibert.schedules import Timeline
 from unibert.stream import Stream, StreamConfig
 
-# More processes than cores are slow, which is no matter here.
+# More processes than cores are slow, which does not matter here.
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 
 LANES = 8
@@ -23,11 +23,11 @@ State = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Sitting:
-    """One start of a run."""
+class RunPart:
+    """A part of a run between two interruptions."""
 
     end: float
-    """Share of the run's steps after which it is interrupted."""
+    """Share of the run's steps at which it is interrupted."""
     world_size: int
     num_workers: int
 
@@ -40,7 +40,7 @@ class Case:
     config: dict[str, Any]
     timeline: Timeline
     seed: int
-    sittings: tuple[Sitting, ...]
+    run_parts: tuple[RunPart, ...]
 
 
 def points(values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
@@ -77,10 +77,10 @@ def cases(draw: st.DrawFn) -> Case:
         },
         timeline=Timeline(draw(st.integers(2_000, 20_000)), batch, length),
         seed=draw(st.integers(0, 2**63)),
-        sittings=tuple(
+        run_parts=tuple(
             draw(
                 st.lists(
-                    st.builds(Sitting, st.floats(0, 1), st.sampled_from([1, 2, 4, 8]), st.sampled_from([0, 1, 3])),
+                    st.builds(RunPart, st.floats(0, 1), st.sampled_from([1, 2, 4, 8]), st.sampled_from([0, 1, 3])),
                     min_size=1,
                     max_size=4,
                 )
@@ -89,10 +89,10 @@ def cases(draw: st.DrawFn) -> Case:
     )
 
 
-def sit(
+def run_steps(
     corpus: Path, case: Case, first: int, end: int, state: State | None, world_size: int, num_workers: int
 ) -> tuple[dict[int, list[str]], State]:
-    """Digests of every sequence of steps ``first`` to ``end``, and the ranks' merged state after them."""
+    """Return digests of every sequence of steps ``first`` to ``end``, and the ranks' merged state after them."""
     digests: dict[int, list[str]] = {}
     merged: State = {}
     config = StreamConfig(**case.config, num_workers=num_workers)
@@ -108,18 +108,18 @@ def sit(
     return digests, merged
 
 
-def batches(corpus: Path, case: Case, spoil: Callable[[State], Any] = lambda state: None) -> dict[int, list[str]]:
-    """Digests of the run in its sittings; ``spoil`` may change what is saved between them."""
+def run_in_parts(corpus: Path, case: Case, alter: Callable[[State], Any] = lambda state: None) -> dict[int, list[str]]:
+    """Return digests of the interrupted run; ``alter`` may change the state saved at each interruption."""
     num_steps = len(case.timeline)
     digests: dict[int, list[str]] = {}
     state, first = None, 0
-    ends = [(max(1, round(sitting.end * num_steps)), sitting) for sitting in case.sittings]
-    for end, sitting in [*sorted(ends, key=lambda pair: pair[0]), (num_steps, case.sittings[0])]:
+    ends = [(max(1, round(part.end * num_steps)), part) for part in case.run_parts]
+    for end, part in [*sorted(ends, key=lambda pair: pair[0]), (num_steps, case.run_parts[0])]:
         if end <= first:
             continue
-        part, state = sit(corpus, case, first, end, state, sitting.world_size, sitting.num_workers)
-        spoil(state)
-        digests |= part
+        new_digests, state = run_steps(corpus, case, first, end, state, part.world_size, part.num_workers)
+        alter(state)
+        digests |= new_digests
         first = end
     return digests
 
@@ -137,9 +137,9 @@ def corpus_of(case: Case, folder: Path) -> Path:
 def check(case: Case) -> None:
     with tempfile.TemporaryDirectory() as folder:
         corpus = corpus_of(case, Path(folder))
-        undisturbed, _ = sit(corpus, case, 0, len(case.timeline), None, world_size=1, num_workers=0)
-        assert [len(sequences) for sequences in undisturbed.values()] == [step.num_sequences for step in case.timeline]
-        assert batches(corpus, case) == undisturbed
+        uninterrupted, _ = run_steps(corpus, case, 0, len(case.timeline), None, world_size=1, num_workers=0)
+        assert [len(digests) for digests in uninterrupted.values()] == [step.num_sequences for step in case.timeline]
+        assert run_in_parts(corpus, case) == uninterrupted
 
 
 SETTINGS = settings(deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
@@ -147,14 +147,14 @@ SETTINGS = settings(deadline=None, derandomize=True, database=None, suppress_hea
 
 @settings(SETTINGS, max_examples=15)
 @given(cases())
-def test_any_run_is_one_function_of_seed_config_and_manifest(case: Case) -> None:
+def test_batches_depend_on_seed_config_and_manifest_alone(case: Case) -> None:
     check(case)
 
 
 @pytest.mark.slow
 @settings(SETTINGS, max_examples=150, derandomize=False)
 @given(cases())
-def test_many_runs_are_functions_of_seed_config_and_manifest(case: Case) -> None:
+def test_batches_of_many_runs_depend_on_seed_config_and_manifest_alone(case: Case) -> None:
     check(case)
 
 
@@ -183,11 +183,11 @@ def test_no_part_of_the_state_can_be_left_out(tmp_path: Path, forget: Callable[[
         # The sequence length changes in the second or third window of a lane, and the run is interrupted soon after.
         timeline=Timeline(60_000, 8, [(0.0, 48), (0.6, 64)]),
         seed=1,
-        sittings=(Sitting(0.68, 2, 0),),
+        run_parts=(RunPart(0.68, 2, 0),),
     )
     corpus = corpus_of(case, tmp_path)
-    undisturbed, _ = sit(corpus, case, 0, len(case.timeline), None, world_size=1, num_workers=0)
-    assert batches(corpus, case) == undisturbed
-    spoilt = batches(corpus, case, forget)
-    assert spoilt.keys() == undisturbed.keys()
-    assert spoilt != undisturbed
+    uninterrupted, _ = run_steps(corpus, case, 0, len(case.timeline), None, world_size=1, num_workers=0)
+    assert run_in_parts(corpus, case) == uninterrupted
+    altered = run_in_parts(corpus, case, forget)
+    assert altered.keys() == uninterrupted.keys()
+    assert altered != uninterrupted

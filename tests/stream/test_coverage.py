@@ -1,4 +1,4 @@
-"""Nothing is lost, nothing is seen twice by accident, and what the sequences hold is what the shards held."""
+"""An epoch holds every document exactly once, and sequences hold the documents of the shards unchanged."""
 
 import json
 import lzma
@@ -32,10 +32,10 @@ def corpus_tokens(corpus: Path) -> dict[str, list[int]]:
 
 
 def pieces(batch: Batch) -> list[tuple[str, list[int]]]:
-    """Origin and unmasked tokens, frame included, of every document of the batch."""
-    own = torch.where(batch.labels == -100, batch.input_ids, batch.labels)
+    """Return origin and unmasked tokens, frame included, of every document of the batch."""
+    unmasked = torch.where(batch.labels == -100, batch.input_ids, batch.labels)
     origins = [origin for sequence in batch.origins for origin in sequence]
-    return [(origin, own[batch.document_ids == document].tolist()) for document, origin in enumerate(origins)]
+    return [(origin, unmasked[batch.document_ids == document].tolist()) for document, origin in enumerate(origins)]
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def pieces(batch: Batch) -> list[tuple[str, list[int]]]:
 )
 def test_three_epochs_hold_every_document_three_times(make_corpus: Callable[..., Path], sequence_length: Any) -> None:
     corpus = make_corpus({"da": 120})
-    shards = Manifest.load(corpus).of("da")
+    shards = Manifest.load(corpus).shards_of("da")
     assert len(shards) > 2
     # One lane with windows of one epoch: what it gives before its fourth window is three epochs.
     config = StreamConfig(lanes=1, window_shards=len(shards))
@@ -92,7 +92,7 @@ def test_lanes_share_an_epoch(make_corpus: Callable[..., Path]) -> None:
     assert min(touched[shard.path] for shard in manifest.shards) >= 1
 
 
-def test_sequences_hold_whole_stretches_of_the_documents(corpus: Path) -> None:
+def test_sequences_hold_contiguous_pieces_of_the_documents(corpus: Path) -> None:
     documents = corpus_tokens(corpus)
     stream = Stream(corpus, StreamConfig(lanes=4), seed=5, timeline=Timeline(4096, 16, 128))
     for step in stream.steps():
@@ -110,7 +110,7 @@ def test_sequences_hold_whole_stretches_of_the_documents(corpus: Path) -> None:
             ]
             assert positions.tolist() == expected + [0] * (len(sequence) - filled)
         assert (batch.input_ids[batch.document_ids < 0] == 0).all()
-        # One stretch a document, and one for the padding of each sequence that has some.
+        # One entry per document, and one for the padding of each sequence that has any.
         sequences = [sequence.unique_consecutive(return_counts=True)[1].tolist() for sequence in batch.document_ids]
         lengths = [length for sequence in sequences for length in sequence]
         assert batch.cu_seqlens.dtype == torch.int32
@@ -131,7 +131,7 @@ def test_windows_are_mixed(corpus: Path) -> None:
 
 
 def padding_share(corpus: Path, sequence_length: int) -> float:
-    """Over one epoch or a little more."""
+    """Return the share of padding over one epoch or slightly more."""
     tokens = sum(shard.tokens for shard in Manifest.load(corpus).shards)
     padding = total = 0
     for step in Stream(corpus, StreamConfig(lanes=2), seed=0, timeline=Timeline(tokens, 8, sequence_length)).steps():
@@ -174,7 +174,7 @@ def test_mixture_is_followed(corpus: Path, exponent: Any) -> None:
         tokens = draw.shard.tokens + 2 * draw.shard.documents
         target += shares * tokens
         drawn[draw.language] += tokens
-        # A language never runs ahead by more than a shard and what was still missing when it was drawn.
+        # A language is ahead by less than one shard and what it lacked when it was drawn.
         assert (drawn - target).max() < 2 * largest
         assert (target - drawn).max() < 6 * largest
         index += 1
@@ -191,7 +191,7 @@ def test_epochs_are_whole_permutations(corpus: Path) -> None:
         draw = plan[index]
         draws[draw.language, draw.epoch].append(draw.shard.path)
     for language, code in enumerate(manifest.languages):
-        paths = [shard.path for shard in manifest.of(code)]
+        paths = [shard.path for shard in manifest.shards_of(code)]
         epochs = [draws[language, epoch] for epoch in range(1 + max(e for l_, e in draws if l_ == language))]
         assert len(epochs) > 2
         for order in epochs[:-1]:
@@ -214,15 +214,15 @@ def test_capped_languages_leave_the_mixture(corpus: Path) -> None:
     assert plan.epochs(1.0).max() <= 1
 
 
-def test_languages_join_when_they_are_told_to(corpus: Path) -> None:
+def test_languages_join_at_their_start(corpus: Path) -> None:
     manifest = Manifest.load(corpus)
     run_tokens = 1_000_000
     starts = [0.0, 0.4, 0.0]
     plan = Plan(manifest, manifest.languages, seed=3, run_tokens=run_tokens, exponent=0.3, starts=starts)
     assert plan.mixture(0.39)[1] == 0
     assert plan.epochs(0.4)[1] == 0
-    # From there on it has its share, and does not make up for what it missed.
-    tokens = sum(shard.tokens + 2 * shard.documents for shard in manifest.of("fi"))
+    # From then on it gets its share, and does not make up for what it missed.
+    tokens = sum(shard.tokens + 2 * shard.documents for shard in manifest.shards_of("fi"))
     drawn = (plan.epochs(1.0) - plan.epochs(0.4))[1] * tokens
     expected = plan.mixture(0.5)[1] * 0.6 * run_tokens
     largest = max(shard.tokens + 2 * shard.documents for shard in manifest.shards)

@@ -1,4 +1,4 @@
-"""Bad input is a sentence or a counted skip."""
+"""Bad input raises an error of one sentence or is skipped and counted."""
 
 import os
 import signal
@@ -47,7 +47,7 @@ def damage_payload(raw: bytes) -> bytes:
 
 
 def damage_header(raw: bytes) -> bytes:
-    # The tar header of the second block, which a reader can only take for the end.
+    # The tar header of the second block, which a reader must take for the end of the file.
     at = raw.index(b"000001.tokens.npy")
     return raw[:at] + b"X" + raw[at + 1 :]
 
@@ -76,7 +76,7 @@ def test_damaged_shards_are_counted_and_skipped(
     assert len(digests) == sum(step.num_sequences for step in TIMELINE) // 4
 
 
-def test_skips_are_told_once_over_interruptions(make_corpus: Callable[..., Path]) -> None:
+def test_skips_are_reported_once_over_interruptions(make_corpus: Callable[..., Path]) -> None:
     corpus = make_corpus({"da": 120})
     path = corpus / train_shards(corpus)[0].path
     path.write_bytes(damage_truncate(path.read_bytes()))
@@ -91,11 +91,11 @@ def test_skips_are_told_once_over_interruptions(make_corpus: Callable[..., Path]
     assert total == expected
 
 
-def test_no_sound_block_at_all(make_corpus: Callable[..., Path]) -> None:
+def test_no_intact_block(make_corpus: Callable[..., Path]) -> None:
     corpus = make_corpus({"da": 40})
     for shard in train_shards(corpus):
         (corpus / shard.path).write_bytes(b"")
-    with pytest.raises(UserError, match="no shard has a sound block"):
+    with pytest.raises(UserError, match="no shard has an intact block"):
         consume(corpus)
 
 
@@ -144,7 +144,7 @@ def test_shard_that_disappears_is_named(make_corpus: Callable[..., Path], num_wo
         ),
     ],
 )
-def test_sentences(corpus: Path, config: StreamConfig, arguments: dict[str, Any], sentence: str) -> None:
+def test_error_sentences(corpus: Path, config: StreamConfig, arguments: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UserError) as caught:
         Stream(corpus, config, **{"seed": 0, "timeline": TIMELINE} | arguments)
     assert str(caught.value) == sentence
@@ -154,15 +154,12 @@ def test_caps_that_leave_too_little_are_refused(make_corpus: Callable[..., Path]
     corpus = make_corpus({"da": 120})
     tokens = sum(shard.tokens for shard in train_shards(corpus))
     config = StreamConfig(lanes=2, max_epochs=1.0)
-    with pytest.raises(UserError, match=r"stream.max_epochs: reading every language at most 1 times fills the"):
+    with pytest.raises(UserError, match=r"stream.max_epochs: with every language read at most 1 times, one of"):
         Stream(corpus, config, seed=0, timeline=Timeline(2 * tokens, 8, 64))
-    with pytest.raises(UserError, match=r"of the 64 lanes to 0% of what the run needs"):
+    with pytest.raises(UserError, match=r"of the 64 lanes gets only 0% of the tokens that it needs"):
         Stream(corpus, StreamConfig(lanes=64, max_epochs=1.0), seed=0, timeline=Timeline(tokens // 4, 64, 64))
     stream = Stream(corpus, config, seed=0, timeline=Timeline(tokens // 2, 8, 64))
-    origins = [
-        origin for step in stream.steps() for batch in step.micro_batches(8) for row in batch.origins for origin in row
-    ]
-    assert origins
+    assert [batch for step in stream.steps() for batch in step.micro_batches(8) if any(batch.origins)]
     assert stream.epochs(1.0).max() <= 1
 
 
@@ -192,14 +189,14 @@ def test_state_of_another_stream_is_refused(corpus: Path, other: dict[str, Any])
     step = next(Stream(corpus, CONFIG, seed=0, timeline=TIMELINE).steps())
     arguments = {"config": CONFIG, "seed": 0, "timeline": TIMELINE} | other
     stream = Stream(corpus, **arguments)
-    with pytest.raises(UserError, match="saved state is of another corpus, seed, stream configuration or schedule"):
+    with pytest.raises(UserError, match="saved state belongs to another corpus, seed, stream configuration or sched"):
         next(stream.steps(1, step.state))
 
 
 def test_state_of_another_corpus_is_refused(corpus: Path, make_corpus: Callable[..., Path]) -> None:
     step = next(Stream(corpus, CONFIG, seed=0, timeline=TIMELINE).steps())
     stream = Stream(make_corpus({"da": 640, "fi": 160, "is": 41}), CONFIG, seed=0, timeline=TIMELINE)
-    with pytest.raises(UserError, match="saved state is of another corpus"):
+    with pytest.raises(UserError, match="saved state belongs to another corpus"):
         next(stream.steps(1, step.state))
 
 
@@ -210,7 +207,7 @@ def test_state_without_the_lanes_of_another_rank_is_refused(corpus: Path) -> Non
         next(stream.steps(1, step.state))
 
 
-def test_delivery_may_change_between_sittings(corpus: Path) -> None:
+def test_delivery_may_change_when_a_run_is_resumed(corpus: Path) -> None:
     step = next(Stream(corpus, CONFIG, seed=0, timeline=TIMELINE).steps())
     moved = StreamConfig(lanes=2, window_shards=2, shards_url=str(corpus), retry_seconds=1, num_workers=1)
     assert next(Stream(corpus, moved, seed=0, timeline=TIMELINE).steps(1, step.state)).step.index == 1
@@ -219,8 +216,8 @@ def test_delivery_may_change_between_sittings(corpus: Path) -> None:
 @pytest.mark.parametrize(
     ("starts", "sentence"),
     [
-        ({"dn": 0.5}, r"stream\.language_starts\.dn: the run does not train on it, but on da, fi, is"),
-        ({"da": 0.1, "fi": 0.5, "is": 0.9}, "no language is there from the start; let one begin at 0"),
+        ({"dn": 0.5}, r"stream\.language_starts\.dn: the run does not train on it, only on da, fi, is"),
+        ({"da": 0.1, "fi": 0.5, "is": 0.9}, "no language takes part from the start; let at least one start at 0"),
     ],
 )
 def test_languages_that_cannot_join(corpus: Path, starts: dict[str, float], sentence: str) -> None:
@@ -254,7 +251,7 @@ def test_caps_that_leave_nothing_before_others_join_are_refused(corpus: Path) ->
         ("stream.shards_url", {"shards_url": "pipe:cat /data/corpus", "allow_pipe": True}),
     ],
 )
-def test_config_refuses(key: str, fields: dict[str, Any]) -> None:
+def test_invalid_values_are_refused(key: str, fields: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"^{key}: "):
         StreamConfig(**fields)
 
@@ -281,7 +278,7 @@ SCRIPT = """
     import sys, time
     from unibert.schedules import Timeline
     from unibert.stream import Stream, StreamConfig
-    # Rows larger than a pipe's buffer, so that the loader processes are caught in the middle of sending.
+    # Sequences larger than a pipe's buffer, so that the loader processes are caught in the middle of sending.
     timeline = Timeline(10_000_000, 512, 64)
     steps = Stream(sys.argv[1], StreamConfig(lanes=2, num_workers=2), seed=0, timeline=timeline).steps()
     next(steps)
@@ -326,11 +323,11 @@ def test_loader_processes_die_with_their_parent(consumer: Consumer) -> None:
 
 
 @linux_only
-def test_signals_of_a_scheduler_are_left_to_the_parent_which_may_stop_early(consumer: Consumer) -> None:
+def test_loader_processes_ignore_signals_of_a_scheduler_and_may_be_stopped_early(consumer: Consumer) -> None:
     process, workers = consumer
     for worker in workers:
-        for announcement in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-            os.kill(worker, announcement)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            os.kill(worker, number)
     time.sleep(0.3)
     output, errors = process.communicate("go\n", timeout=30)
     assert output == "done\n", errors
@@ -339,7 +336,7 @@ def test_signals_of_a_scheduler_are_left_to_the_parent_which_may_stop_early(cons
 
 
 @linux_only
-def test_killed_loader_process_is_a_sentence(consumer: Consumer) -> None:
+def test_killed_loader_process_raises_an_error(consumer: Consumer) -> None:
     process, workers = consumer
     os.kill(workers[1], signal.SIGKILL)
     output, errors = process.communicate("go\n", timeout=30)

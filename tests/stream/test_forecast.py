@@ -1,4 +1,4 @@
-"""What is foretold of a run is what its stream then delivers."""
+"""The forecast of a run agrees with what its stream delivers."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -38,10 +38,10 @@ def test_the_stream_delivers_what_the_forecast_says(make_corpus: Callable[..., P
         (batch,) = step.micro_batches(8)
         pieces = np.bincount(batch.document_ids[batch.document_ids >= 0].numpy())
         delivered += np.bincount(batch.document_languages.numpy(), weights=pieces - 2, minlength=3)
-    shards = np.array([len(manifest.of(language)) for language in stream.languages])
+    shards = np.array([len(manifest.shards_of(language)) for language in stream.languages])
     tokens = np.array([manifest.tokens(language) for language in stream.languages])
-    # In shards, the stream is off by what the lanes hold at the end; padding and the frames of cut documents leave it
-    # behind its plan by what they take.
+    # In shards, the stream is off by what the lanes hold at the end. It is behind its plan by its padding and by the
+    # frames of cut documents.
     planned = (forecast.epochs * tokens).sum()
     behind = (planned - delivered.sum()) / tokens.sum() * shards.sum()
     assert 0 < behind < 0.05 * forecast.num_draws + 4
@@ -50,8 +50,8 @@ def test_the_stream_delivers_what_the_forecast_says(make_corpus: Callable[..., P
 
 
 @pytest.mark.parametrize("config", [LATE, replace(LATE, max_epochs=2.0)], ids=["free", "capped"])
-def test_epochs_are_the_plan_s(make_corpus: Callable[..., Path], config: StreamConfig) -> None:
-    # Of short documents, whose frames weigh.
+def test_epochs_agree_with_the_plan(make_corpus: Callable[..., Path], config: StreamConfig) -> None:
+    # Frames matter most with short documents.
     corpus = make_corpus({"da": 640, "fi": 160, "is": 40}, tokens_per_shard=200, median_length=8)
     timeline = Timeline(20_000, 8, 64)
     stream = Stream(corpus, config, seed=4, timeline=timeline)
@@ -120,20 +120,20 @@ def test_documents_per_batch(corpus: Path) -> None:
     for step in Stream(corpus, config, seed=2, timeline=timeline).steps():
         counts += np.bincount(step.micro_batches(8)[0].document_languages.numpy(), minlength=3)
     (phase,) = forecast_of(corpus, config, timeline).phases
-    # Lengths are taken for exponential, which they nearly are, and the lanes hold whole shards.
+    # The forecast assumes exponential lengths, which is nearly right, and the lanes hold whole shards.
     np.testing.assert_allclose(phase.documents_per_batch, counts / len(timeline), rtol=0.25)
     assert phase.documents_per_batch.sum() == pytest.approx(counts.sum() / len(timeline), rel=0.1)
 
 
-def test_what_is_read_often_or_never(make_corpus: Callable[..., Path]) -> None:
+def test_languages_read_often_or_never(make_corpus: Callable[..., Path]) -> None:
     corpus = make_corpus({"da": 640, "fi": 160, "is": 20})
     manifest = Manifest.load(corpus)
     run_tokens = 3 * sum(map(manifest.tokens, manifest.languages))
     smooth = StreamConfig(lanes=2, sampling_exponent=0.2)
     forecast = forecast_of(corpus, smooth, Timeline(run_tokens, 8, 64))
-    much = forecast.repeated_much
-    assert list(much) == ["is", "fi"]
-    assert much["is"] > much["fi"] > 4 > forecast.epochs[forecast.languages.index("da")]
+    repeated = forecast.often_repeated
+    assert list(repeated) == ["is", "fi"]
+    assert repeated["is"] > repeated["fi"] > 4 > forecast.epochs[forecast.languages.index("da")]
     assert forecast.reached_cap == {}
     natural = forecast_of(corpus, StreamConfig(lanes=2, sampling_exponent=3.0), Timeline(20_000, 8, 64))
     assert set(natural.first_read) == {"da"}
@@ -148,7 +148,7 @@ def test_when_a_language_reaches_its_cap(corpus: Path) -> None:
     for language, progress in forecast.reached_cap.items():
         index = forecast.languages.index(language)
         assert forecast.epochs_at(progress)[index] == 4 == forecast.epochs[index]
-        # Drawn anew until then: the last draw before has not ended.
+        # Its last draw ends only then.
         assert forecast.tokens_between(progress - 1e-4, progress)[index] > 0
         assert forecast.tokens_between(progress, 1.0)[index] == 0
 
@@ -166,7 +166,7 @@ def test_languages_at_a_time(corpus: Path) -> None:
     assert forecast_of(corpus, wide, Timeline(1024, 8, 64), seed=5).languages_at_a_time[2] == 1
 
 
-def test_a_shortage_is_told_in_the_stream_s_words(corpus: Path) -> None:
+def test_shortage_is_the_error_of_the_stream(corpus: Path) -> None:
     config, timeline = StreamConfig(lanes=2, max_epochs=1.0), Timeline(1_000_000, 8, 64)
     with pytest.raises(UserError, match=r"stream\.max_epochs") as refused:
         Stream(corpus, config, seed=4, timeline=timeline)
@@ -184,6 +184,6 @@ def test_a_shortage_is_told_in_the_stream_s_words(corpus: Path) -> None:
         (StreamConfig(), 2, r"training\.sequence_length: 2 leaves no room"),
     ],
 )
-def test_what_a_stream_would_refuse(corpus: Path, config: StreamConfig, length: int, sentence: str) -> None:
+def test_a_forecast_refuses_what_streams_refuse(corpus: Path, config: StreamConfig, length: int, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         forecast_of(corpus, config, Timeline(10_000, 8, length))

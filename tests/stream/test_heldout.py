@@ -81,9 +81,9 @@ def test_a_corpus_without_held_out_documents_is_refused(make_corpus: Callable[..
 
 def test_damaged_held_out_shard_is_refused(make_corpus: Callable[..., Path]) -> None:
     corpus = make_corpus({"da": 20}, heldout_documents=30)
-    shard = Manifest.load(corpus).of("da", "heldout")[0]
+    shard = Manifest.load(corpus).shards_of("da", "heldout")[0]
     path = corpus / shard.path
     raw = path.read_bytes()
     path.write_bytes(raw[: raw.rindex(b".tokens.npy") + 700])
-    with pytest.raises(UserError, match="damaged blocks; held-out shards must be whole"):
+    with pytest.raises(UserError, match="damaged blocks, but held-out shards must be intact"):
         batches(corpus)

@@ -44,11 +44,11 @@ def test_rates(rate: float) -> None:
     assert chosen[ordinary].mean() == pytest.approx(rate, abs=0.005)
     assert (result.labels[chosen] == sequences.input_ids[chosen]).all()
     assert (result.input_ids[~chosen] == sequences.input_ids[~chosen]).all()
-    shown, own = result.input_ids[chosen], result.labels[chosen]
+    shown, original = result.input_ids[chosen], result.labels[chosen]
     # At least 37,000 masked tokens: five standard deviations are below 0.011.
     assert (shown == 4).mean() == pytest.approx(0.8, abs=0.011)
-    assert ((shown != 4) & (shown != own)).mean() == pytest.approx(0.1, abs=0.011)
-    assert (shown == own).mean() == pytest.approx(0.1, abs=0.011)
+    assert ((shown != 4) & (shown != original)).mean() == pytest.approx(0.1, abs=0.011)
+    assert (shown == original).mean() == pytest.approx(0.1, abs=0.011)
 
 
 def test_special_tokens_are_never_masked() -> None:
@@ -83,7 +83,7 @@ def test_every_sequence_with_ordinary_tokens_has_a_masked_one() -> None:
     assert set(positions) >= {1, 2, 3, 5, 6, 7, 8}, "the forced position is not spread over the sequence"
 
 
-def test_masks_belong_to_the_sequence_not_to_the_call() -> None:
+def test_masks_depend_on_the_sequence_not_on_the_call() -> None:
     sequences = packed(64, 30)
     whole = masked(sequences, first_sequence=1000)
     for sequence in (0, 17, 63):

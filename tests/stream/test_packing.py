@@ -3,7 +3,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from unibert.stream.packing import Pieces, pack
+from unibert.stream.packing import Pieces, pack, pack_shuffled
 
 
 def whole_documents(lengths: list[int]) -> Pieces:
@@ -61,6 +61,17 @@ def test_best_fit_takes_the_tightest_sequence() -> None:
     packing = pack(whole_documents([5, 4, 6]), 10, 0)
     sequences = [packing.pieces.length[start:end].tolist() for start, end in pairwise(packing.bounds)]
     assert sequences == [[6, 4], [5]]
+
+
+def test_shuffled_packing_applies_both_orders() -> None:
+    def reverse(count: int) -> np.ndarray:
+        return np.arange(count)[::-1]
+
+    shuffled = pack_shuffled(DOCUMENTS, 32, 2, order_documents=reverse, order_sequences=reverse)
+    packing = pack(DOCUMENTS[::-1].split(30), 32, 2)
+    assert tokens_of(shuffled.pieces) == tokens_of(packing.reordered(reverse(packing.num_sequences)).pieces)
+    unshuffled = pack_shuffled(DOCUMENTS, 32, 2, order_sequences=np.arange)
+    assert tokens_of(unshuffled.pieces) == tokens_of(pack(DOCUMENTS.split(30), 32, 2).pieces)
 
 
 def test_nothing_to_pack() -> None:

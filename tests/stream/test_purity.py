@@ -13,11 +13,11 @@ from unibert.schedules import Timeline
 from unibert.stream import Stream, StreamConfig
 from unibert.stream.sequences import MaskedSequences
 
-# Batch size and sequence length change in mid-run, and so in mid-window of every lane.
+# Batch size and sequence length change during the run, and so within a window of every lane.
 TIMELINE = Timeline(48_000, [(0.0, 16), (0.6, 24)], [(0.0, 64), (0.35, 128), (0.8, 64)])
 SAMPLING: Any = [(0.0, 0.7), (1.0, 0.3)]
 
-# More processes than cores are slow, which is no matter here.
+# More processes than cores are slow, which does not matter here.
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 
 Global = dict[int, list[str]]
@@ -36,7 +36,7 @@ def run(
     end_step: int | None = None,
     state: dict[str, Any] | None = None,
 ) -> tuple[Global, dict[str, Any]]:
-    """Digests of every sequence of the global batches, and the merged state after the last step."""
+    """Return digests of every sequence of the global batches, and the merged state after the last step."""
     digests: Global = {}
     merged: dict[str, Any] = {}
     for rank in range(world_size):
@@ -65,7 +65,7 @@ def uninterrupted(corpus: Path) -> Global:
 def test_world_size_and_workers_do_not_matter(
     corpus: Path, uninterrupted: Global, world_size: int, num_workers: int
 ) -> None:
-    # Loader processes cost a second each to start and stop; one rank out of four shows as much with them.
+    # Loader processes take a second each to start and stop; with them, one rank of four is tested.
     if num_workers and world_size == 4:
         stream = Stream(corpus, config(num_workers=num_workers), seed=7, timeline=TIMELINE, rank=2, world_size=4)
         for step in stream.steps():
@@ -100,7 +100,7 @@ def test_resuming_with_loader_processes(corpus: Path, uninterrupted: Global) -> 
     assert rest == {index: digest for index, digest in uninterrupted.items() if index >= stop}
 
 
-def test_checksums_add_up_over_ranks_and_tell_batches_apart(corpus: Path) -> None:
+def test_checksums_add_up_over_ranks_and_distinguish_batches(corpus: Path) -> None:
     def sequences(rank: int, world_size: int, **changes: Any) -> MaskedSequences:
         stream = Stream(corpus, config(**changes), seed=7, timeline=TIMELINE, rank=rank, world_size=world_size)
         return next(stream.steps()).sequences
@@ -146,7 +146,7 @@ def test_other_seeds_give_other_batches(corpus: Path, uninterrupted: Global) -> 
     assert not {batch.digest() for batch in step.micro_batches(1)} & set(uninterrupted[0])
 
 
-def test_global_random_state_is_left_alone(corpus: Path) -> None:
+def test_global_random_state_is_unchanged(corpus: Path) -> None:
     before = torch.get_rng_state()
     steps = Stream(corpus, config(num_workers=1), seed=7, timeline=TIMELINE).steps()
     next(steps)

@@ -1,4 +1,4 @@
-"""Shards from a server give the batches that files give, and a server that fails is asked again, then named."""
+"""Shards from a server give the same batches as files; a server that fails is retried, then named in an error."""
 
 import threading
 import time
@@ -21,7 +21,7 @@ TIMELINE = Timeline(30_000, 8, 64)
 
 
 class Handler(SimpleHTTPRequestHandler):
-    """Serves files, unless ``fault`` takes the request over by returning True."""
+    """Serves files, unless ``fault`` handles the request itself and returns True."""
 
     fault: Callable[["Handler"], bool] = staticmethod(lambda handler: False)
 
@@ -36,7 +36,7 @@ class Handler(SimpleHTTPRequestHandler):
 @contextmanager
 def server(folder: Path, fault: Callable[[Handler], bool] | None = None, port: int = 0) -> Iterator[int]:
     kind = type("FaultyHandler", (Handler,), {"fault": staticmethod(fault or Handler.fault)})
-    # The port must be free again at once for a server that returns.
+    # A server that returns needs its port to be free at once.
     with ThreadingHTTPServer(("127.0.0.1", port), partial(kind, directory=str(folder))) as running:
         thread = threading.Thread(target=running.serve_forever, args=(0.02,))
         thread.start()
@@ -49,7 +49,7 @@ def server(folder: Path, fault: Callable[[Handler], bool] | None = None, port: i
 
 @pytest.fixture
 def remote(make_corpus: Callable[..., Path], tmp_path: Path) -> tuple[Path, Path]:
-    """A folder with the manifest alone, and the one with the shards."""
+    """A folder with only the manifest, and the folder with the shards."""
     shards = make_corpus({"da": 120, "fi": 60}, heldout_documents=10)
     local = tmp_path / "manifest-only"
     local.mkdir()
@@ -71,7 +71,7 @@ def consume(corpus: Path, pause: Callable[[int], None] = lambda index: None, **c
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_http_gives_what_files_give(remote: tuple[Path, Path], num_workers: int) -> None:
+def test_http_gives_the_same_batches_as_files(remote: tuple[Path, Path], num_workers: int) -> None:
     local, shards = remote
     with server(shards) as port:
         url = f"http://127.0.0.1:{port}"
@@ -109,8 +109,8 @@ def test_a_server_that_dies_and_returns(remote: tuple[Path, Path]) -> None:
     returned[0].__exit__(None, None, None)
 
 
-@pytest.mark.parametrize("announced", [True, False], ids=["of known length", "that seems to end in order"])
-def test_a_transfer_that_breaks_is_not_damage(remote: tuple[Path, Path], announced: bool) -> None:
+@pytest.mark.parametrize("announced", [True, False], ids=["of known length", "that seems to end normally"])
+def test_a_broken_transfer_does_not_count_as_damage(remote: tuple[Path, Path], announced: bool) -> None:
     local, shards = remote
     asked: set[str] = set()
 
@@ -149,7 +149,8 @@ def test_a_vanished_server_is_named_in_time(remote: tuple[Path, Path]) -> None:
         url = f"http://127.0.0.1:{port}"
     start = time.monotonic()
     sentence = (
-        rf"^{url}/\w\w/train-\d+\.tar: the server gave no whole shard in 2 s \(the transfer failed: exit status 7\)"
+        rf"^{url}/\w\w/train-\d+\.tar: the server did not deliver the shard within 2 s "
+        r"\(the transfer failed: exit status 7\)"
     )
     with pytest.raises(UserError, match=sentence):
         consume(local, shards_url=url, retry_seconds=2.0)
@@ -164,7 +165,7 @@ def test_a_shard_that_the_server_lacks_is_named_before_the_time_is_up(remote: tu
     assert time.monotonic() - start < 30
 
 
-def test_a_server_that_stalls_is_broken_off(remote: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stalled_transfer_is_aborted(remote: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     local, shards = remote
     monkeypatch.setattr(source, "STALL_SECONDS", 0.5)
     over = threading.Event()
@@ -189,7 +190,7 @@ def test_pipe_runs_where_the_config_allows_it(remote: tuple[Path, Path], monkeyp
     with pytest.raises(ValueError, match=r"stream\.shards_url: runs a shell command; set stream\.allow_pipe"):
         config(shards_url=command)
     assert consume(local, shards_url=command, allow_pipe=True) == consume(shards)
-    # A part of a pipeline that stalls must go with the rest of it.
+    # All processes of a stalled pipeline must be killed.
     monkeypatch.setattr(source, "STALL_SECONDS", 0.5)
     with pytest.raises(UserError, match=r"no byte for 0\.5 s"):
         consume(local, shards_url="pipe:sleep 600 | cat # {path}", allow_pipe=True, retry_seconds=0.1)
@@ -200,7 +201,7 @@ def test_a_path_in_the_manifest_runs_nothing(remote: tuple[Path, Path]) -> None:
     manifest = local / "manifest.json"
     manifest.write_text(manifest.read_text().replace('.tar"', '.tar;touch pwned;$(touch pwned)"'))
     assert Manifest.load(local)
-    with pytest.raises(UserError, match="no whole shard"):
+    with pytest.raises(UserError, match="did not deliver the shard"):
         consume(local, shards_url=f"pipe:cd {local}; cat {{path}}", allow_pipe=True, retry_seconds=0.1)
     assert not (local / "pwned").exists()
 
@@ -208,7 +209,7 @@ def test_a_path_in_the_manifest_runs_nothing(remote: tuple[Path, Path]) -> None:
 def test_s3_goes_through_the_aws_command(
     remote: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The command itself needs an account; what stands in for it takes the same words."""
+    """The command itself needs an account; its substitute takes the same arguments."""
     local, shards = remote
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     with pytest.raises(UserError, match="aws is needed to fetch it; install it"):
@@ -222,8 +223,8 @@ def test_s3_goes_through_the_aws_command(
     assert consume(local, shards_url="s3://bucket/corpus/") == consume(shards)
 
 
-def test_an_address_that_nothing_opens(remote: tuple[Path, Path]) -> None:
-    with pytest.raises(UserError, match=r"stream\.shards_url: nothing opens gopher: addresses; known are ais, .*https"):
+def test_an_unsupported_scheme(remote: tuple[Path, Path]) -> None:
+    with pytest.raises(UserError, match=r"stream\.shards_url: gopher: is not supported; use one of ais, .*https"):
         consume(remote[0], shards_url="gopher://host/corpus")
 
 
@@ -236,13 +237,13 @@ def test_the_cache_serves_when_the_server_is_gone(remote: tuple[Path, Path], tmp
     assert expected == consume(local, shards_url=url, cache_dir=str(cache), retry_seconds=0.0) == consume(shards)
     files = sorted(path for path in cache.rglob("*") if path.is_file())
     assert {path.suffix for path in files} == {".tar"}
-    # A file that is not whole is not used.
+    # A truncated file is not used.
     files[0].write_bytes(files[0].read_bytes()[:1000])
-    with pytest.raises(UserError, match="no whole shard"):
+    with pytest.raises(UserError, match="did not deliver the shard"):
         consume(local, shards_url=url, cache_dir=str(cache), retry_seconds=0.0)
 
 
-def test_the_cache_keeps_to_its_size(remote: tuple[Path, Path], tmp_path: Path) -> None:
+def test_the_cache_keeps_its_size_limit(remote: tuple[Path, Path], tmp_path: Path) -> None:
     local, shards = remote
     cache = tmp_path / "cache"
     sizes = [shard.size_bytes for shard in Manifest.load(local).shards if shard.split == "train"]

@@ -15,7 +15,7 @@ from unibert.stream.randomness import Purpose
 from unibert.stream.sequences import MaskedSequences, Sequences
 from unibert.stream.words import word_starts
 
-# "in" follows a space or not; 3 pieces of one word, 2 words, and so on.
+# Every third ordinary piece begins a word.
 STARTS = np.array([True] * 5 + [True, False, False] * 100)
 VOCAB_SIZE = len(STARTS)
 
@@ -72,19 +72,19 @@ def test_the_rate_is_of_tokens_and_the_shares_are_per_token() -> None:
     assert (result.input_ids[chosen] == 4).mean() == pytest.approx(0.8, abs=0.015)
 
 
-def test_a_sequence_that_would_go_without_gets_one_word() -> None:
+def test_a_sequence_without_any_mask_gets_one_word() -> None:
     ids = random_ids(200, 30)
     chosen = masked(ids, 1e-9).labels != -100
     for sequence, picked in zip(ids, chosen, strict=True):
         (positions,) = np.nonzero(picked)
         assert len(positions) >= 1
-        assert (np.diff(positions) == 1).all(), "more than one stretch"
+        assert (np.diff(positions) == 1).all(), "more than one range"
         assert not STARTS[sequence[positions[1:]]].any(), "more than one word"
         after = positions[-1] + 1
         assert sequence[after] < 5 or STARTS[sequence[after]], "a word without its end"
 
 
-def test_plain_masking_is_what_one_piece_words_give() -> None:
+def test_words_of_one_piece_give_plain_masking() -> None:
     ids = random_ids(50)
     every = np.ones(VOCAB_SIZE, bool)
     assert (masked(ids, 0.3, every).labels == masked(ids, 0.3, None).labels).all()
@@ -92,7 +92,7 @@ def test_plain_masking_is_what_one_piece_words_give() -> None:
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of a corpus whose texts write with and without spaces."""
+    """A corpus folder with a tokenizer for text with and without spaces."""
     corpus = tmp_path_factory.mktemp("words") / "corpus"
     (corpus / "tokenizer").mkdir(parents=True)
     lines = [

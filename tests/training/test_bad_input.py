@@ -59,7 +59,7 @@ def test_keys_of_the_file(run_file, tmp_path, capsys):
     sentence = f"{run_file}: unknown key 'training.log_evry'; did you mean 'training.log_every'?"
     assert sentence in refused(capsys, "pretrain", run_file)[1]
     run_file.write_text("- a\n- list\n")
-    assert "must hold keys and values" in refused(capsys, "pretrain", run_file)[1]
+    assert "must contain keys and values" in refused(capsys, "pretrain", run_file)[1]
     run_file.write_text("seed: [1\n")
     assert "is not valid YAML" in refused(capsys, "pretrain", run_file)[1]
 

@@ -32,7 +32,7 @@ def metrics(run_dir: Path) -> list[dict[str, object]]:
 
 
 def test_a_little_damage_is_told_counted_and_left_out(run_file, own_corpus, unibert):
-    shard = Manifest.load(own_corpus).of("en")[0]
+    shard = Manifest.load(own_corpus).shards_of("en")[0]
     flip_a_bit(own_corpus / shard.path)
     status, output = unibert("pretrain", str(run_file), f"--corpus={own_corpus}", SOME)
     assert status == 0, output
@@ -46,7 +46,7 @@ def test_a_little_damage_is_told_counted_and_left_out(run_file, own_corpus, unib
 
 def test_damage_beyond_the_limit_is_refused_before_the_start(run_file, own_corpus, unibert):
     for code in ("en", "ru"):
-        flip_a_bit(own_corpus / Manifest.load(own_corpus).of(code)[0].path)
+        flip_a_bit(own_corpus / Manifest.load(own_corpus).shards_of(code)[0].path)
     status, output = unibert("pretrain", str(run_file), f"--corpus={own_corpus}", "--stream.max_damaged_share=0")
     assert status == 1
     assert "copy it again; in all, 2 shards with 2 blocks are damaged, and stream.max_damaged_share allows 0" in output
@@ -55,7 +55,7 @@ def test_damage_beyond_the_limit_is_refused_before_the_start(run_file, own_corpu
 
 
 def test_a_damaged_heldout_shard_is_refused_before_the_start(run_file, own_corpus, unibert):
-    shard = Manifest.load(own_corpus).of("de", "heldout")[0]
+    shard = Manifest.load(own_corpus).shards_of("de", "heldout")[0]
     flip_a_bit(own_corpus / shard.path)
     status, output = unibert("pretrain", str(run_file), f"--corpus={own_corpus}", "--stream.max_damaged_share=1")
     assert status == 1
@@ -69,7 +69,7 @@ def test_damage_that_comes_up_later_ends_all_ranks(run_file, own_corpus):
     process = start(words, ranks=2)
     wait_for_line(run_file.parent / "run" / "metrics.jsonl", step=3)
     for code in ("en", "ru"):
-        for shard in Manifest.load(own_corpus).of(code):
+        for shard in Manifest.load(own_corpus).shards_of(code):
             flip_a_bit(own_corpus / shard.path)
     output, _ = process.communicate(timeout=120)
     assert process.returncode != 0
@@ -111,7 +111,7 @@ def test_a_vanished_server_ends_all_ranks(run_file, corpus, tmp_path):
     assert time.monotonic() - gone < 60
     assert output.count("unibert: error:") == 1
     assert f"{url}/" in output
-    assert "the server gave no whole shard in 2 s (the transfer failed: exit status 7)" in output
+    assert "the server did not deliver the shard within 2 s (the transfer failed: exit status 7)" in output
     assert "Traceback" not in output
 
 
@@ -133,7 +133,7 @@ def test_a_killed_loader_process_is_a_sentence_wherever_it_is_noticed(run_file, 
     output = printed.read_text()
     assert ended == [1, 1], output
     assert re.findall("unibert: error: .*", output) == [
-        "unibert: error: rank 1: a loader process was killed, most likely for memory; lower stream.num_workers or "
-        "stream.window_shards"
+        "unibert: error: rank 1: a loader process was killed, most likely because memory ran out; lower "
+        "stream.num_workers or stream.window_shards"
     ]
     assert "Traceback" not in output

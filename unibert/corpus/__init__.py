@@ -1,1 +1,1 @@
-"""Offline corpus building: documents in, tar shards and a manifest out."""
+"""Offline corpus building: turns documents into tar shards and a manifest."""

@@ -1,4 +1,4 @@
-"""Building a corpus: read, clean, filter, deduplicate, split, train the tokenizer, tokenise, write shards."""
+"""Build a corpus: read, clean, filter, deduplicate, split, train the tokenizer, tokenise, write shards."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from unibert.errors import UserError
 from unibert.languages import LANGUAGES, language
 
 _SPOOL_NAME = ".spool"
-_SAMPLED_DOCUMENTS = 200  # of each language, to estimate how many tokens its text will have
+_SAMPLED_DOCUMENTS = 200  # per language, to estimate its tokens per byte
 
 
 @dataclass(frozen=True)
 class _Selection:
-    """What is kept of a language, and where it lies."""
+    """The documents that are kept of a language, and the spools that hold them."""
 
     spools: list[Path]
     train: Index
@@ -55,13 +55,13 @@ class _ShardTask:
 
 
 def build_corpus(config: CorpusConfig) -> Manifest:
-    """Build the corpus folder that ``config`` describes; ``manifest.json`` is written when all else is there.
+    """Build the corpus folder that ``config`` describes; ``manifest.json`` is written last.
 
-    Under mpirun or srun every rank calls this; rank 0 leads and the others work.
+    Under mpirun or srun every rank calls this; rank 0 coordinates and the others work.
 
     Raises:
-        UserError: for inputs that cannot be read, an output folder in use, a language of which nothing is left, a
-            vocabulary that the text does not allow, or a full disk.
+        UserError: if inputs cannot be read, the output folder is in use, no document of a language is left, the text
+            does not allow the vocabulary size, or the disk is full.
     """
     if not started_under_mpi():
         with process_executor(config.workers) as executor:
@@ -77,19 +77,19 @@ def build_corpus(config: CorpusConfig) -> Manifest:
 
 def _build(config: CorpusConfig, executor: Executor | None) -> Manifest:
     output = Path(config.output)
-    wanted = {language(code).code for code in config.languages or LANGUAGES}
-    files = [file for file in find_inputs(config.inputs) if file.language in wanted]
+    languages = {language(code).code for code in config.languages or LANGUAGES}
+    files = [file for file in find_inputs(config.inputs) if file.language in languages]
     if not files:
-        raise UserError(f"languages: the inputs hold no document in {', '.join(sorted(wanted))}")
+        raise UserError(f"languages: the inputs hold no document in {', '.join(sorted(languages))}")
     excluded = read_exclusions(config.exclude)
     model = load_tokenizer(Path(config.tokenizer)).serialized_model_proto() if config.tokenizer else None
     _prepare_output(output, config.overwrite)
     try:
         spools, reports = _clean_files(config, files, excluded, executor)
         selections = {code: _select(config, code, paths, reports[code]) for code, paths in spools.items()}
-        _check_nothing_is_empty(config, selections, reports)
+        _raise_if_nothing_is_left(config, selections, reports)
         selections = {code: kept for code, kept in selections.items() if len(kept.train)}
-        model = model or _train(config, selections)
+        model = model or _train_tokenizer(config, selections)
         manifest = _write_shards(config, selections, model, reports, executor)
         save_report(output, reports, manifest)
         manifest.save(output)
@@ -97,15 +97,15 @@ def _build(config: CorpusConfig, executor: Executor | None) -> Manifest:
         _clear(output)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(
-                f"output: the disk of {output} is full; the build needs about twice the text's size"
+                f"output: the disk of {output} is full; the build needs about twice the size of the text"
             ) from error
         raise
     shutil.rmtree(output / _SPOOL_NAME)
-    _say_what_was_built(output, reports, manifest)
+    _print_summary(output, reports, manifest)
     return manifest
 
 
-def _say_what_was_built(output: Path, reports: Mapping[str, LanguageReport], manifest: Manifest) -> None:
+def _print_summary(output: Path, reports: Mapping[str, LanguageReport], manifest: Manifest) -> None:
     if cut_off := {code: report.cut_off_files for code, report in reports.items() if report.cut_off_files}:
         number = sum(cut_off.values())
         print(
@@ -121,7 +121,7 @@ def _say_what_was_built(output: Path, reports: Mapping[str, LanguageReport], man
 
 
 def _prepare_output(output: Path, overwrite: bool) -> None:
-    """Make the folder, empty of an older corpus (if ``overwrite``) or an interrupted build."""
+    """Create the folder; remove an older corpus (if ``overwrite``) or an interrupted build from it."""
     if output.exists():
         if not output.is_dir():
             raise UserError(f"output: {output} is a file; name a folder")
@@ -135,7 +135,7 @@ def _prepare_output(output: Path, overwrite: bool) -> None:
 
 
 def _clear(output: Path) -> None:
-    """Remove whatever a build has written, the manifest first, so that no half corpus looks whole."""
+    """Remove all that a build has written, the manifest first, so that an incomplete corpus never looks complete."""
     (output / MANIFEST_NAME).unlink(missing_ok=True)
     for name in (REPORT_JSON, REPORT_MARKDOWN):
         (output / name).unlink(missing_ok=True)
@@ -184,7 +184,7 @@ def _select(config: CorpusConfig, code: str, spools: list[Path], report: Languag
     return _Selection(spools, train, heldout)
 
 
-def _check_nothing_is_empty(
+def _raise_if_nothing_is_left(
     config: CorpusConfig, selections: dict[str, _Selection], reports: dict[str, LanguageReport]
 ) -> None:
     empty = {code: reports[code] for code, kept in selections.items() if not len(kept.train)}
@@ -196,7 +196,7 @@ def _check_nothing_is_empty(
         )
 
 
-def _train(config: CorpusConfig, selections: dict[str, _Selection]) -> bytes:
+def _train_tokenizer(config: CorpusConfig, selections: dict[str, _Selection]) -> bytes:
     num_lines = {code: int(kept.train["lines"].sum(dtype=np.int64)) for code, kept in selections.items()}
     text_bytes = {code: int(kept.train["text_bytes"].sum(dtype=np.int64)) for code, kept in selections.items()}
     quotas = selection.sample_quotas(text_bytes, num_lines, config.tokenizer_sentences, config.tokenizer_exponent)
@@ -235,7 +235,7 @@ def _write_shards(
             tokens_per_block=config.tokens_per_block,
         )
         for code, kept in selections.items()
-        for split, shards in _cut(config, kept, processor)
+        for split, shards in _cut_into_shards(config, kept, processor)
         for number, documents in enumerate(shards)
     ]
     vocab_size = processor.GetPieceSize()
@@ -259,7 +259,7 @@ def _write_shards(
     )
 
 
-def _cut(
+def _cut_into_shards(
     config: CorpusConfig, kept: _Selection, processor: sentencepiece.SentencePieceProcessor
 ) -> list[tuple[Split, list[Index]]]:
     sample = kept.train[:_SAMPLED_DOCUMENTS]
@@ -273,7 +273,7 @@ def _cut(
 
 
 def _write_shard(task: _ShardTask) -> tuple[Shard, npt.NDArray[np.int64]]:
-    """Tokenise documents into one shard; returns it and how often each token occurs, (V,)."""
+    """Tokenise documents into one shard; return it and the number of occurrences of each token, (V,)."""
     processor = _loaded_tokenizer(task.corpus_dir / "tokenizer" / MODEL_NAME)
     counts = np.zeros(processor.GetPieceSize(), np.int64)
     writer = ShardWriter(

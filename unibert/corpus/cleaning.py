@@ -1,4 +1,4 @@
-"""The first stage of a build: a part of an input file in, a spool of clean documents out."""
+"""The first stage of a build: turns a part of an input file into a spool of clean documents."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from unibert.errors import UserError
 from unibert.languages import language
 
 # Every part reads the whole dump and cleans its share of the pages. Cleaning takes some 20 times as long as reading,
-# so more parts than this would mostly read. They depend on the file's size alone: parts decide which of two equal
-# pages is first.
+# so with more parts than this, reading would dominate. Their number depends on the file's size alone, because parts
+# decide which of two equal pages comes first.
 _BYTES_PER_PART = 512 << 20
 _MAX_PARTS = 16
 
@@ -36,12 +36,12 @@ class CleaningTask:
 
 
 def num_parts(file: InputFile) -> int:
-    """How many tasks share a file."""
+    """Return the number of tasks that share a file."""
     return min(_MAX_PARTS, 1 + file.path.stat().st_size // _BYTES_PER_PART) if file.kind == "wiki" else 1
 
 
 def clean(task: CleaningTask) -> Counter[str]:
-    """Write the task's spool; returns the number of documents read, dropped by reason, and cut-off files."""
+    """Write the task's spool; return the numbers of documents read, dropped by reason, and of cut-off files."""
     reader = DocumentReader(task.file, task.part, task.parts, task.max_page_characters)
     write_spool(task.spool, _kept(reader, task))
     return reader.counts
@@ -60,7 +60,7 @@ def _kept(reader: DocumentReader, task: CleaningTask) -> Iterator[Document]:
 
 
 def read_exclusions(path: str | None) -> dict[str, frozenset[str]]:
-    """Titles and ids to leave out, by language, from a file of "code<TAB>title" lines.
+    """Read titles and ids to leave out, by language, from a file of "code<TAB>title" lines.
 
     Raises:
         UserError: if the file cannot be read or a line has no tab.
@@ -77,5 +77,5 @@ def read_exclusions(path: str | None) -> dict[str, frozenset[str]]:
         if tab:
             excluded.setdefault(language(code).code, set()).add(title)
         elif line.strip():
-            raise UserError(f"exclude: {path}, line {number}: not a language code, a tab and a title or id")
+            raise UserError(f"exclude: {path}, line {number}: must be a language code, a tab, and a title or id")
     return {code: frozenset(titles) for code, titles in excluded.items()}

@@ -1,4 +1,4 @@
-"""Opening text files by the compression that their names tell."""
+"""Opening of text files that may be compressed, as their names say."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _OPENERS: dict[str, Callable[[Path], Any]] = {
 }
 
 COMPRESSIONS = tuple(_OPENERS)
-"""Recognised endings of compressed files."""
+"""Endings of compressed files that are recognised."""
 
 UNREADABLE = (OSError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
-"""What reading raises where the compressed bytes are damaged."""
+"""Exceptions that reading raises if the compressed bytes are damaged."""
 
 
 def open_text(path: Path) -> io.TextIOWrapper:
-    """Open a UTF-8 file, decompressing by its ending; lines end at "\\n" only.
+    """Open a UTF-8 file, decompressing by its ending; only "\\n" ends a line.
 
-    Reading raises EOFError where a compressed file was cut off, one of ``UNREADABLE`` where it is damaged, and
-    UnicodeDecodeError where it is not UTF-8.
+    Reading raises EOFError if a compressed file was cut off, one of ``UNREADABLE`` if it is damaged, and
+    UnicodeDecodeError if it is not UTF-8.
     """
     file = _OPENERS[path.suffix](path) if path.suffix in _OPENERS else path.open("rb")
     return io.TextIOWrapper(file, encoding="utf-8-sig", newline="\n")

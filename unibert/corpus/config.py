@@ -11,28 +11,28 @@ from unibert.corpus.filters import FilterConfig
 class CorpusConfig:
     """What ``build_corpus`` reads, keeps and writes.
 
-    Equal inputs and values give equal shards, whatever ``workers``.
+    Equal inputs and values give equal shards, for any number of ``workers``.
     """
 
     inputs: list[str]
     """MediaWiki dumps (.xml), .jsonl or .txt files, compressed or not, or folders of them. en=PATH names the
     language."""
     output: str
-    """The corpus folder to make."""
+    """Corpus folder to create."""
     languages: list[str] | None = None
-    """Codes of the languages to take, as in en,de. Default: all that the inputs hold."""
+    """Codes of the languages to include, as in en,de. Default: all languages of the inputs."""
     vocab_size: int = 64_000
     """Pieces of the tokenizer to train, special tokens and bytes included. Ids take two bytes up to 65,536 pieces."""
     tokenizer: str | None = None
     """Tokenizer to use instead of training one: a corpus, its tokenizer folder or a sentencepiece.model."""
     tokenizer_sentences: int = 2_000_000
-    """Most lines of text to train the tokenizer on."""
+    """Maximum number of lines of text to train the tokenizer on."""
     tokenizer_exponent: float = 0.3
     """A language's share of those lines is proportional to its bytes of text to this power."""
     character_coverage: float = 0.99999
     """Share of all characters that get a piece of their own. The others are spelt in bytes."""
     model_max_length: int = 512
-    """Tokens to which the Hugging Face tokenizer truncates, when it is asked to truncate."""
+    """Number of tokens to which the Hugging Face tokenizer truncates if truncation is requested."""
     filters: FilterConfig = field(default_factory=FilterConfig)
     """Quality filters."""
     exclude: str | None = None
@@ -42,19 +42,19 @@ class CorpusConfig:
     """Drop wiki pages with more characters of wikitext than this. MediaWiki allows 2 MiB; such pages are
     mostly tables."""
     skip_empty_languages: bool = False
-    """Leave out languages of which the filters leave nothing, and name them in the report, instead of stopping."""
+    """Skip languages of which no document passes the filters, and name them in the report, instead of stopping."""
     heldout_share: float = 0.01
     """Share of documents held out, chosen by a hash of their id; at least one if a language has several."""
     tokens_per_shard: int = 4_000_000
     """Approximate number of tokens in a shard. The shards of a language are equally large."""
     tokens_per_block: int = 1 << 16
-    """Most tokens in a sample of a tar file, unless a single document is longer."""
+    """Maximum number of tokens in a sample of a tar file, unless a single document is longer."""
     seed: int = 0
     """Seed of the documents' order and of the tokenizer's sample."""
     workers: int | None = None
-    """Processes. Default: one per CPU. Under mpirun or srun the other ranks are used instead."""
+    """Number of processes. Default: one per CPU. Under mpirun or srun the other ranks are used instead."""
     overwrite: bool = False
-    """Replace a corpus that lies in the output folder."""
+    """Replace a corpus in the output folder."""
 
     def __post_init__(self) -> None:
         if not self.inputs:

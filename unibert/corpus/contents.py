@@ -1,4 +1,4 @@
-"""What a corpus holds, counted from its manifest alone."""
+"""The contents of a corpus, counted from its manifest alone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class LanguageContents:
     """UTF-8 bytes of the documents."""
     shards: int
     smallest_shard: int
-    """In tokens, as the next two."""
+    """Tokens of the smallest shard; the next two are in tokens too."""
     median_shard: float
     largest_shard: int
     heldout_documents: int
@@ -29,20 +29,20 @@ class LanguageContents:
 
     @property
     def tokens_per_document(self) -> float:
-        """Mean length; a manifest knows no single document."""
+        """Mean tokens per document; a manifest does not list single documents."""
         return self.tokens / self.documents if self.documents else 0.0
 
 
 def language_contents(manifest: Manifest) -> list[LanguageContents]:
-    """Every language with train shards, most tokens first."""
+    """Return the contents of every language with train shards, most tokens first."""
     train: dict[str, list[Shard]] = defaultdict(list)
     heldout: dict[str, list[Shard]] = defaultdict(list)
     for shard in manifest.shards:
         (train if shard.split == "train" else heldout)[shard.language].append(shard)
-    found = []
+    contents = []
     for code, shards in train.items():
         sizes = [shard.tokens for shard in shards]
-        found.append(
+        contents.append(
             LanguageContents(
                 code=code,
                 documents=sum(shard.documents for shard in shards),
@@ -56,4 +56,4 @@ def language_contents(manifest: Manifest) -> list[LanguageContents]:
                 heldout_tokens=sum(shard.tokens for shard in heldout[code]),
             )
         )
-    return sorted(found, key=lambda entry: (-entry.tokens, entry.code))
+    return sorted(contents, key=lambda entry: (-entry.tokens, entry.code))

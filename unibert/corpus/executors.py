@@ -26,25 +26,25 @@ _SECONDS_BETWEEN_LINES = 30
 
 @contextmanager
 def process_executor(workers: int | None) -> Iterator[Executor | None]:
-    """A pool of processes, or None where one worker makes a pool needless."""
+    """Yield a pool of processes, or None if there is only one worker."""
     workers = workers or _available_cpus()
     if workers == 1:
         yield None
         return
-    # Fresh interpreters: a fork would copy the threads' locks of whatever the caller has imported.
+    # Fresh interpreters: a fork would copy locks that threads of the caller's packages hold.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_follow_parent) as executor:
+    with ProcessPoolExecutor(workers, context, initializer=_initialize_worker) as executor:
         try:
             yield executor
         except BrokenProcessPool as error:
-            raise UserError("workers: a process was killed, probably for want of memory; use fewer workers") from error
+            raise UserError("workers: a process was killed, probably because memory ran out; use fewer") from error
         except BaseException:
             executor.shutdown(wait=False, cancel_futures=True)
             raise
 
 
-def _follow_parent() -> None:
-    """Leave Ctrl-C to the leading process, and end when it ends: a killed one could not tell its workers."""
+def _initialize_worker() -> None:
+    """Leave Ctrl-C to the parent process, and end when it ends: if killed, it could not notify its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_exit_after_parent, daemon=True).start()
 
@@ -56,34 +56,34 @@ def _exit_after_parent() -> None:
 
 
 def _available_cpus() -> int:
-    if hasattr(os, "sched_getaffinity"):  # Linux: what Slurm or a container has left of the machine
+    if hasattr(os, "sched_getaffinity"):  # Linux: the CPUs that Slurm or a container allows
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 @contextmanager
 def mpi_executor() -> Iterator[Executor | None]:
-    """On rank 0 an executor over the other ranks; they serve it until it closes, then get None.
+    """Yield an executor over the other ranks on rank 0; the others serve it until it closes, then get None.
 
     Raises:
-        UserError: if there is no MPI, or if the launcher and MPI disagree about how many we are.
+        UserError: if there is no MPI, or the launcher and MPI disagree about the number of ranks.
     """
     try:
         from mpi4py import MPI
         from mpi4py.futures import MPICommExecutor
     except (ImportError, RuntimeError) as error:
         raise UserError(
-            "started as several tasks, which needs mpi4py and an MPI library: install unibert[mpi], or start one task"
+            "started as several tasks, which needs mpi4py and an MPI library; install unibert[mpi], or start one task"
         ) from error
     if MPI.COMM_WORLD.size == 1:
-        raise UserError("started as several tasks, but MPI sees one: give srun the --mpi that this MPI understands")
+        raise UserError("started as several tasks, but MPI sees one; give srun the --mpi that this MPI supports")
     with MPICommExecutor(MPI.COMM_WORLD, root=0) as executor:
-        # The stubs of mpi4py name the context manager where it hands out an Executor.
+        # mpi4py's stubs give the type of the context manager instead of the Executor's.
         yield cast("Executor | None", executor)
 
 
 def started_under_mpi() -> bool:
-    """Whether a launcher started several of us: mpirun (Open MPI, MPICH) or srun."""
+    """Return whether mpirun (Open MPI, MPICH) or srun started several processes."""
     sizes = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
     return any(int(os.environ.get(name, 1)) > 1 for name in sizes)
 
@@ -91,7 +91,7 @@ def started_under_mpi() -> bool:
 def run_tasks(
     executor: Executor | None, function: Callable[[Task], Result], tasks: Sequence[Task], title: str
 ) -> Iterator[Result]:
-    """Results in the order of the tasks, with progress on standard error: a bar on a terminal, lines elsewhere."""
+    """Yield results in the order of the tasks; show progress on stderr: a bar on a terminal, lines elsewhere."""
     results = map(function, tasks) if executor is None else executor.map(function, tasks)
     if sys.stderr.isatty():
         yield from tqdm(results, total=len(tasks), desc=title, unit="task")

@@ -15,13 +15,13 @@ from unibert.corpus.tokenizer import MODEL_NAME, SPECIAL_TOKENS
 def save_tokenizer(model: bytes, folder: Path, *, model_max_length: int) -> None:
     """Write ``sentencepiece.model`` and the fast tokenizer that ``AutoTokenizer.from_pretrained(folder)`` loads.
 
-    It segments as the SentencePiece model does, ties between segmentations of equal score aside, and frames texts as
-    ``<s> A </s>``, pairs as ``<s> A </s> B </s>``.
+    It segments as the SentencePiece model does, except for ties between segmentations of equal score, and frames texts
+    as ``<s> A </s>``, pairs as ``<s> A </s> B </s>``.
 
     Args:
         model: serialised SentencePiece unigram model whose first ids are ``SPECIAL_TOKENS``.
-        folder: is made if missing.
-        model_max_length: tokens to which ``truncation=True`` cuts.
+        folder: folder to write to, created if missing.
+        model_max_length: number of tokens to which ``truncation=True`` cuts.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MODEL_NAME).write_bytes(model)
@@ -33,7 +33,7 @@ def save_tokenizer(model: bytes, folder: Path, *, model_max_length: int) -> None
         eos_token="</s>",
         cls_token="<s>",
         sep_token="</s>",
-        # takes the space before it along, so that "a <mask>" has no lone space token before the mask
+        # includes the space before it, so that "a <mask>" has no lone space token before the mask
         mask_token=AddedToken("<mask>", lstrip=True, special=True, normalized=False),
         model_max_length=model_max_length,
         padding_side="right",

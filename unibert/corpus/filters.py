@@ -1,4 +1,4 @@
-"""Which documents are worth keeping, and why the others go."""
+"""Quality filters: which documents are kept, and why others are dropped."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from unibert.languages import Language
 
 DropReason = Literal["too_short", "few_letters", "repeated_lines", "foreign_script"]
 
-# Unicode names a character of these scripts with another first word
+# Scripts whose characters have Unicode names that begin with another word
 _SCRIPT_OF_NAME = {"CJK": "Han", "IDEOGRAPHIC": "Han"}
-# One character of these scripts says about as much as so many letters of an alphabet
+# Number of letters of an alphabet that hold about as much text as one character
 _LETTERS_PER_CHARACTER = {"Han": 3, "Hiragana": 2, "Katakana": 2, "Hangul": 2}
 
 
 @dataclass(kw_only=True)
 class FilterConfig:
-    """Quality filters; none of them counts words, so that scripts without spaces are treated like the others."""
+    """Limits of the quality filters. None counts words, so that scripts without spaces are treated like the others."""
 
     min_letters: int = 50
     """Drop documents with fewer letters. A Chinese character counts as 3, a Japanese syllable or Korean block as 2."""
@@ -40,12 +40,12 @@ class FilterConfig:
 
 
 def drop_reason(text: str, language: Language, config: FilterConfig) -> DropReason | None:
-    """Why a document should go, or None if it should stay.
+    """Return why a document is dropped, or None if it is kept.
 
     Args:
         text: normalised text, lines separated by "\\n".
-        language: its script is the one expected.
-        config: the limits.
+        language: language of the text, whose scripts are expected.
+        config: limits of the filters.
     """
     characters = Counter(text)
     letters: Counter[str] = Counter()
@@ -59,16 +59,16 @@ def drop_reason(text: str, language: Language, config: FilterConfig) -> DropReas
         return "few_letters"
     if _repeated_characters(text) > config.max_repeated_line_share * len(text):
         return "repeated_lines"
-    num_unscripted = letters["Inherited"]
+    num_inherited = letters["Inherited"]
     expected = sum(letters[script] for script in language.scripts)
-    if expected < config.min_script_share * (num_letters - num_unscripted):
+    if expected < config.min_script_share * (num_letters - num_inherited):
         return "foreign_script"
     return None
 
 
 @cache
 def _script(character: str) -> str:
-    """Script of a letter or mark by its Unicode name, "Inherited" for marks of all scripts, "" for anything else."""
+    """Return the script of a letter or mark, "Inherited" for marks of all scripts, "" for other characters."""
     if unicodedata.category(character)[0] not in "LM":
         return ""
     first_word = unicodedata.name(character, "Unknown").split()[0]

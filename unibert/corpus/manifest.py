@@ -1,6 +1,6 @@
-"""manifest.json: what a corpus folder holds, with digests.
+"""manifest.json: the contents of a corpus folder, with digests.
 
-Imports only the standard library, so that anything can ask a corpus what it holds.
+Imports only the standard library, so that any program can read a manifest quickly.
 """
 
 from __future__ import annotations
@@ -28,36 +28,36 @@ class Shard:
     """One tar file of a corpus."""
 
     path: str
-    """Relative to the corpus folder, with forward slashes: ``af/train-000000.tar``."""
+    """Path relative to the corpus folder, with forward slashes: ``af/train-000000.tar``."""
     language: str
     split: Split
     documents: int
     blocks: int
-    """Tar samples; each holds several documents."""
+    """Number of tar samples; each holds several documents."""
     tokens: int
-    """Without special tokens."""
+    """Number of tokens, without special tokens."""
     text_bytes: int
     """UTF-8 bytes of the documents' text before tokenising."""
     size_bytes: int
-    """Of the tar file."""
+    """Size of the tar file."""
     sha256: str
-    """Of the tar file, hexadecimal."""
+    """SHA-256 of the tar file, hexadecimal."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """All shards of a corpus folder and what a reader must know to use them."""
+    """All shards of a corpus folder, and what is needed to read them."""
 
     shards: tuple[Shard, ...]
     vocab_size: int
     token_dtype: Literal["uint16", "uint32"]
     tokenizer_sha256: str
-    """Of ``tokenizer/sentencepiece.model``."""
+    """SHA-256 of ``tokenizer/sentencepiece.model``."""
     unigram_entropy: dict[str, float]
     """Nats per held-out token, for "all" and every language: the loss of a model that knows only word frequencies.
 
-    Cross-entropy of the held-out tokens under the add-one-smoothed unigram distribution of the train tokens, the
-    language's own for a language. Languages without held-out documents have no entry.
+    Cross-entropy of the held-out tokens under the add-one-smoothed unigram distribution of the train tokens; a
+    language's entry uses its own tokens only. Languages without held-out documents have no entry.
     """
 
     @cached_property
@@ -65,29 +65,29 @@ class Manifest:
         """Sorted codes of the languages that have train shards."""
         return sorted({shard.language for shard in self.shards if shard.split == "train"})
 
-    def of(self, language: str, split: Split = "train") -> list[Shard]:
-        """The language's shards of a split, in order of path."""
+    def shards_of(self, language: str, split: Split = "train") -> list[Shard]:
+        """Return the language's shards of a split, in order of path."""
         return list(self._by_language.get((language, split), []))
 
     def tokens(self, language: str, split: Split = "train") -> int:
-        """Tokens of a language's split, without special tokens."""
-        return sum(shard.tokens for shard in self.of(language, split))
+        """Return the number of tokens of a language's split, without special tokens."""
+        return sum(shard.tokens for shard in self.shards_of(language, split))
 
     @cached_property
     def _by_language(self) -> dict[tuple[str, Split], list[Shard]]:
-        chosen: dict[tuple[str, Split], list[Shard]] = {}
+        shards: dict[tuple[str, Split], list[Shard]] = {}
         for shard in sorted(self.shards, key=lambda shard: shard.path):
-            chosen.setdefault((shard.language, shard.split), []).append(shard)
-        return chosen
+            shards.setdefault((shard.language, shard.split), []).append(shard)
+        return shards
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) over all shards' paths and digests and the tokenizer: equal for equal corpora."""
+        """SHA-256 (hex) of the tokenizer and of all shards' paths and digests; equal for equal corpora."""
         digests = sorted((shard.path, shard.sha256) for shard in self.shards)
         return hashlib.sha256(json.dumps([digests, self.tokenizer_sha256]).encode()).hexdigest()
 
     def save(self, corpus_dir: str | os.PathLike[str]) -> None:
-        """Write ``manifest.json``; the file appears complete or not at all."""
+        """Write ``manifest.json`` atomically."""
         write_json(Path(corpus_dir) / MANIFEST_NAME, {"format": _FORMAT, "version": _VERSION} | asdict(self))
 
     @classmethod
@@ -105,10 +105,10 @@ class Manifest:
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: cannot be read as JSON ({error}); build the corpus again") from error
         if not isinstance(content, dict) or content.pop("format", None) != _FORMAT:
-            raise UserError(f"{path}: not the manifest of a UniBERT corpus")
+            raise UserError(f"{path}: not the manifest of a UniBERT corpus; name another folder")
         if (version := content.pop("version", None)) != _VERSION:
             raise UserError(
-                f"{path}: manifest version {version}, this program reads {_VERSION}; build the corpus again"
+                f"{path}: has manifest version {version}, this program reads {_VERSION}; build the corpus again"
             )
         try:
             return cls._from_content(content)
@@ -131,38 +131,38 @@ class Manifest:
 def _checked_shard(shard: Shard) -> Shard:
     for field in fields(Shard):
         value = getattr(shard, field.name)
-        sound = type(value) is int and value >= 0 if field.type == "int" else type(value) is str
-        if not sound:
-            raise ValueError(f"shard {shard.path}: {field.name} is {value!r}")
+        valid = type(value) is int and value >= 0 if field.type == "int" else type(value) is str
+        if not valid:
+            raise ValueError(f"shard {shard.path}: {field.name} cannot be {value!r}")
     path = PurePosixPath(shard.path)
     if path.is_absolute() or ".." in path.parts or shard.split not in get_args(Split):
-        raise ValueError(f"shard {shard.path}: path or split {shard.split!r} is not one of a corpus")
+        raise ValueError(f"shard {shard.path}: path is not inside the corpus, or split {shard.split!r} is unknown")
     return shard
 
 
 def damaged_shards(manifest: Manifest, folder: str | os.PathLike[str], digests: bool = True) -> list[tuple[Shard, str]]:
-    """Every shard whose file is not of the manifest's size or, if ``digests``, content, with a sentence on it.
+    """Return every shard whose file differs from the manifest in size or, if ``digests``, content, with a message.
 
     Raises:
         UserError: naming the first shard that is missing.
     """
-    found = []
+    damaged = []
     for shard in manifest.shards:
         path = Path(folder) / shard.path
         if not path.is_file():
-            raise UserError(f"{path}: missing, although {MANIFEST_NAME} lists it; copy it there or build again")
+            raise UserError(f"{path}: missing, but listed in {MANIFEST_NAME}; copy it there or build the corpus again")
         if (size := path.stat().st_size) != shard.size_bytes:
-            found.append((shard, f"{path}: {size} bytes where the manifest says {shard.size_bytes}; copy it again"))
+            damaged.append((shard, f"{path}: {size} bytes where the manifest says {shard.size_bytes}; copy it again"))
         elif digests and file_sha256(path) != shard.sha256:
-            found.append((shard, f"{path}: content differs from the manifest's digest; copy it again"))
-    return found
+            damaged.append((shard, f"{path}: content differs from the manifest's digest; copy it again"))
+    return damaged
 
 
 def verify(corpus_dir: str | os.PathLike[str]) -> Manifest:
-    """Check that every shard lies in the folder with the size and the content of the manifest.
+    """Check that every shard is in the folder, with the size and the content of the manifest.
 
     Raises:
-        UserError: naming the first shard that is missing, or of another size or digest, and how many there are.
+        UserError: naming the first shard that is missing or differs in size or digest, and the number of those.
     """
     manifest = Manifest.load(corpus_dir)
     if damaged := damaged_shards(manifest, corpus_dir):

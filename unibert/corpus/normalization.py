@@ -1,4 +1,4 @@
-"""One form for equal text, before anything counts or compares it."""
+"""Normalisation of Unicode and spaces, so that equal text has one form when it is counted or compared."""
 
 from __future__ import annotations
 
@@ -17,6 +17,6 @@ _LINE_BREAK = re.compile(f" ?[{_BREAKS}][{_BREAKS} ]*")
 
 
 def normalize(text: str) -> str:
-    """NFC, without invisible characters; single spaces within lines, single "\\n" between them, none at the ends."""
+    """Return NFC text without invisible characters; single spaces in lines, single "\\n" between, none at the ends."""
     text = _INVISIBLE.sub("", unicodedata.normalize("NFC", text))
     return _LINE_BREAK.sub("\n", _SPACES.sub(" ", text)).strip()

@@ -1,4 +1,4 @@
-"""Documents from MediaWiki dumps, JSONL and plain text, streamed whatever the size of the file."""
+"""Reading of documents from MediaWiki dumps, JSONL and plain text, as a stream for files of any size."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from unibert.languages import LANGUAGES, language
 
 Kind = Literal["wiki", "jsonl", "text"]
 
-# Parts of a large Wikipedia are called enwiki-20230501-pages-articles1.xml-p1p41242.bz2
+# Parts of a large Wikipedia are named enwiki-20230501-pages-articles1.xml-p1p41242.bz2
 _KINDS: dict[str, Kind] = {r"\.xml(-p\d+p\d+)?": "wiki", r"\.jsonl": "jsonl", r"\.txt": "text"}
 _COMPRESSION = "(" + "|".join(re.escape(ending) for ending in COMPRESSIONS) + ")?"
 _CUT_OFF_XML = {
@@ -43,10 +43,10 @@ _REDIRECT = re.compile(r"\s*#\w+\s*:?\s*\[\[")
 
 @dataclass(frozen=True)
 class Document:
-    """One text with its origin."""
+    """A text with its origin."""
 
     id: str
-    """Wikipedia pages have their page id, so that translated pages under one id fall on one side of the split."""
+    """The page id for Wikipedia, so that translations under the same id are on the same side of the split."""
     language: str
     title: str
     text: str
@@ -64,13 +64,13 @@ class InputFile:
 
 
 def find_inputs(inputs: Iterable[str]) -> list[InputFile]:
-    """Resolve inputs: files, folders (their recognised files), or ``en=PATH`` where the name tells no language.
+    """Find the files of inputs: files, folders of files, or ``en=PATH`` for names that do not give the language.
 
-    A name tells the language by what stands before the first "." or "-", less a final "wiki":
-    ``enwiki-20230501-pages-articles.xml.bz2``, ``af.jsonl.xz``. Files come in order of path, each once.
+    The language is the part of the name before the first "." or "-", without a final "wiki":
+    ``enwiki-20230501-pages-articles.xml.bz2``, ``af.jsonl.xz``. Each file is returned once, in order of path.
 
     Raises:
-        UserError: for a path that does not exist, a file of unknown kind or language, or a folder without documents.
+        UserError: if a path does not exist, a file is of unknown kind or language, or a folder has no documents.
     """
     found: set[InputFile] = set()
     for given in inputs:
@@ -78,7 +78,8 @@ def find_inputs(inputs: Iterable[str]) -> list[InputFile]:
         explicit = has_code and not Path(given).exists()
         path, forced = (Path(name), language(code).code) if explicit else (Path(given), None)
         if path.is_dir():
-            files = [file for file in path.iterdir() if file.is_file() and _kind(file) and (forced or _language(file))]
+            named = [file for file in path.iterdir() if file.is_file() and _kind(file)]
+            files = [file for file in named if forced or _language_of(file)]
             if not files:
                 raise UserError(f"{path}: no file of documents in this folder, such as enwiki.xml.bz2 or en.jsonl.xz")
         elif path.is_file():
@@ -87,9 +88,12 @@ def find_inputs(inputs: Iterable[str]) -> list[InputFile]:
             raise UserError(f"{path}: no such file or folder")
         for file in files:
             if (kind := _kind(file)) is None:
-                endings = f".xml, .jsonl or .txt, then {', '.join(COMPRESSIONS)} or nothing"
-                raise UserError(f"{file}: unknown kind of file; names must end in {endings}")
-            if (code := forced or _language(file)) == "":
+                compressions = ", ".join(COMPRESSIONS)
+                raise UserError(
+                    f"{file}: unknown kind of file; names must end in .xml, .jsonl or .txt, then {compressions} or "
+                    "nothing"
+                )
+            if (code := forced or _language_of(file)) == "":
                 raise UserError(f"{file}: the name does not begin with a language code; give it as <code>={file}")
             found.add(InputFile(file, code, kind))
     return sorted(found, key=lambda entry: (entry.path, entry.language))
@@ -100,20 +104,20 @@ def _kind(path: Path) -> Kind | None:
     return next(matches, None)
 
 
-def _language(path: Path) -> str:
+def _language_of(path: Path) -> str:
     code = re.split(r"[.-]", path.name)[0].removesuffix("wiki")
     return code if code in LANGUAGES else ""
 
 
 class DocumentReader:
-    """Iterates over the documents of a file; ``counts`` then tells what was read and what was dropped, and why.
+    """Iterates over the documents of a file; ``counts`` then holds the numbers of those read and dropped, by reason.
 
-    Wiki pages come as plain text; redirects and pages outside the article namespace are dropped. With ``parts`` > 1
-    only every ``parts``-th document is taken and counted, so that several processes share the cleaning of one large
-    dump. A file that was cut off gives what could be read and counts 1 for ``cut_off_files``.
+    Wiki pages are converted to plain text; redirects and pages outside the article namespace are dropped. With
+    ``parts`` > 1, only every ``parts``-th document is read and counted, so that several processes can share a large
+    dump. A file that was cut off yields what can be read, and adds 1 to ``cut_off_files``.
 
-    Iterating raises UserError for damaged compression, another encoding than UTF-8, a DTD, broken XML, XML that is no
-    MediaWiki export, or a line that is no JSON object with a text.
+    Iterating raises UserError for damaged compression, an encoding other than UTF-8, a DTD, broken XML, XML that is not
+    a MediaWiki export, or a line that is not a JSON object with a text.
     """
 
     def __init__(self, file: InputFile, part: int = 0, parts: int = 1, max_page_characters: int = 1 << 20) -> None:
@@ -139,14 +143,14 @@ class DocumentReader:
     def _count_cut_off(self) -> None:
         self.counts["cut_off_files"] += self._part == 0
 
-    def _is_ours(self) -> bool:
-        ours = self._number % self._parts == self._part
+    def _count_if_in_part(self) -> bool:
+        in_part = self._number % self._parts == self._part
         self._number += 1
-        self.counts["read"] += ours
-        return ours
+        self.counts["read"] += in_part
+        return in_part
 
     def _pages(self) -> Iterator[Document]:
-        _check_is_export(self._file.path)
+        _raise_if_not_export(self._file.path)
         namespaces: dict[str, Any] = {}
         prefixes = ENGLISH_PREFIXES
         with open_text(self._file.path) as stream:
@@ -157,7 +161,7 @@ class DocumentReader:
                         namespaces = {entry.name: entry for entry in SiteInfo.from_element(element).namespaces or ()}
                         unwanted = (name.lower() for name, entry in namespaces.items() if entry.id in (6, 14) and name)
                         prefixes = ENGLISH_PREFIXES.union(unwanted)
-                    elif element.tag == "page" and self._is_ours():
+                    elif element.tag == "page" and self._count_if_in_part():
                         yield from self._page(element, namespaces, prefixes)
                     root.element.clear()  # else the root keeps an empty element for every page of the dump
             except ParseError as error:
@@ -198,7 +202,7 @@ class DocumentReader:
         name = self._file.path.name
         with open_text(self._file.path) as stream:
             for number, line in enumerate(stream, start=1):
-                if not line.strip() or not self._is_ours():
+                if not line.strip() or not self._count_if_in_part():
                     continue
                 try:
                     record = json.loads(line)
@@ -209,7 +213,7 @@ class DocumentReader:
                     if not line.endswith("\n"):
                         raise EOFError from error
                     raise UserError(
-                        f'{self._file.path}: line {number} is no JSON object with a "text" ({error!r})'
+                        f'{self._file.path}: line {number} is not a JSON object with a "text" ({error!r})'
                     ) from error
                 yield Document(
                     str(record.get("id", f"{name}:{number}")).encode(errors="backslashreplace").decode(),
@@ -223,12 +227,12 @@ class DocumentReader:
         name = self._file.path.name
         with open_text(self._file.path) as stream:
             for number, text in enumerate(_paragraph_groups(stream), start=1):
-                if self._is_ours():
+                if self._count_if_in_part():
                     yield Document(f"{name}:{number}", self._file.language, "", text, name)
 
 
 def _paragraph_groups(lines: Iterable[str]) -> Iterator[str]:
-    """Join lines up to the next blank line, or to the longest document allowed."""
+    """Join lines up to the next blank line, or up to the maximum length of a document."""
     group: list[str] = []
     size = 0
     for line in lines:
@@ -243,13 +247,13 @@ def _paragraph_groups(lines: Iterable[str]) -> Iterator[str]:
         yield "".join(group)
 
 
-def _check_is_export(path: Path) -> None:
-    """Refuse a file with a DTD, where entities could be declared, or whose root is not ``<mediawiki>``."""
+def _raise_if_not_export(path: Path) -> None:
+    """Raise UserError if a file has a DTD, which could declare entities, or a root other than ``<mediawiki>``."""
     roots: list[str] = []
     parser = expat.ParserCreate()
 
     def raise_on_doctype(*_: object) -> None:
-        raise UserError(f"{path}: has a document type declaration; MediaWiki exports have none, so it is not read")
+        raise UserError(f"{path}: has a document type declaration, which MediaWiki exports never have; it is not read")
 
     parser.StartDoctypeDeclHandler = raise_on_doctype
     parser.StartElementHandler = lambda name, _: roots.append(name)
@@ -260,6 +264,6 @@ def _check_is_export(path: Path) -> None:
                 parser.Parse(chunk, not chunk)
             except expat.ExpatError as error:
                 if not roots:
-                    raise UserError(f"{path}: no XML of a MediaWiki export ({error})") from error
+                    raise UserError(f"{path}: not the XML of a MediaWiki export ({error})") from error
     if roots[0] != "mediawiki":
-        raise UserError(f"{path}: XML, but no MediaWiki export: its root is <{roots[0]}>, not <mediawiki>")
+        raise UserError(f"{path}: not a MediaWiki export: its root is <{roots[0]}>, not <mediawiki>")

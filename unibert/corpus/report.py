@@ -24,24 +24,24 @@ class LanguageReport:
     """Counts of one language, filled stage by stage."""
 
     read: int = 0
-    """Documents, redirects and pages outside the article namespace included."""
+    """Number of documents, including redirects and pages outside the article namespace."""
     cut_off_files: int = 0
-    """Input files that ended too early; what came before the end was used."""
+    """Number of input files that ended too early; what came before was used."""
     dropped: Counter[str] = field(default_factory=Counter)
-    """Documents by the reason why they were dropped."""
+    """Number of dropped documents by reason."""
     kept: int = 0
     text_bytes: int = 0
-    """UTF-8 bytes of the kept documents, as are the characters and words."""
+    """UTF-8 bytes of the kept documents; characters and words are theirs too."""
     characters: int = 0
     words: int = 0
-    """Separated by spaces: few in Chinese, Japanese, Thai, Khmer and Burmese."""
+    """Number of words separated by spaces: few in Chinese, Japanese, Thai, Khmer and Burmese."""
     train_documents: int = 0
     heldout_documents: int = 0
     train_tokens: int = 0
     heldout_tokens: int = 0
 
     def add(self, counts: Counter[str]) -> None:
-        """Add what a task counted: ``read``, ``cut_off_files``, and documents dropped by reason."""
+        """Add the counts of a task: ``read``, ``cut_off_files``, and documents dropped by reason."""
         counts = counts.copy()
         self.read += counts.pop("read", 0)
         self.cut_off_files += counts.pop("cut_off_files", 0)
@@ -68,11 +68,11 @@ class LanguageReport:
 
     @property
     def reasons(self) -> str:
-        """The drops in words, most frequent first: ``too_short 12, duplicate 3``."""
+        """Dropped documents by reason, most frequent first, as text: ``too_short 12, duplicate 3``."""
         return ", ".join(f"{reason} {count}" for reason, count in sorted(self.dropped.items(), key=_by_count)) or "none"
 
     def content(self) -> dict[str, Any]:
-        """As it stands in report.json: the counts, and ratios where there are tokens."""
+        """Return the entry of report.json: the counts, and ratios if there are tokens."""
         content = vars(self) | {"dropped": dict(sorted(self.dropped.items(), key=_by_count))}
         if self.tokens:
             content["tokens_per_word"] = round(self.tokens / self.words, 3)

@@ -1,6 +1,6 @@
-"""Which cleaned documents a language keeps, on which side of the held-out split, in which shard, and for the tokenizer.
+"""Selection of cleaned documents: duplicates, held-out split, shards, and the tokenizer's sample.
 
-Everything is decided on the spools' indexes, by hashes and counter-based generators: order of work plays no part.
+All decisions use the spools' indexes, hashes and counter-based generators, so that the order of work does not matter.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from unibert.corpus.spool import Index, stable_hash
 
 
 def without_duplicates(index: Index) -> Index:
-    """The first of every group of documents with equal text."""
+    """Return the first of every group of documents with equal text."""
     _, first = np.unique(index["text_hash"], return_index=True)
     return index[np.sort(first)]
 
 
 def shuffled(index: Index, language: str, seed: int) -> Index:
-    """The documents in a random order that depends on the seed and the language only."""
+    """Return the documents in a random order that depends on the seed and the language only."""
     generator = np.random.Generator(np.random.Philox(key=np.array([seed, stable_hash(language)], dtype=np.uint64)))
     return index[generator.permutation(len(index))]
 
 
 def split_heldout(index: Index, share: float) -> tuple[Index, Index]:
-    """(train, held-out) documents; those of one id stay together, in every language and every corpus.
+    """Split into (train, held-out) documents; those with the same id stay together, in every language and corpus.
 
-    A document is held out if the hash of its id is in the lowest ``share`` of the range. Where that takes none or all
-    of a language's documents, only the id of the lowest hash is held out, unless there is no other.
+    A document is held out if the hash of its id is in the lowest ``share`` of the range. If that takes none or all of a
+    language's documents, only the id with the lowest hash is held out, unless it is the only one.
     """
     hashes = index["id_hash"]
     heldout = hashes < np.uint64(int(share * 2**64))
@@ -43,9 +43,9 @@ def cut_into_shards(index: Index, tokens_per_byte: float, tokens_per_shard: int)
     """Cut documents, in their order, into shards of nearly equal text.
 
     Args:
-        index: the documents of one split.
-        tokens_per_byte: of their text, by estimate.
-        tokens_per_shard: wanted.
+        index: documents of one split.
+        tokens_per_byte: estimate for their text.
+        tokens_per_shard: tokens that a shard should have.
     """
     if not len(index):
         return []
@@ -59,9 +59,9 @@ def cut_into_shards(index: Index, tokens_per_byte: float, tokens_per_shard: int)
 def sample_quotas(
     text_bytes: Mapping[str, int], lines: Mapping[str, int], total: int, exponent: float
 ) -> dict[str, int]:
-    """Lines to take of each language: in proportion to bytes ** exponent, at most ``total``.
+    """Return the number of lines to take of each language: proportional to bytes ** exponent, at most ``total``.
 
-    What a language lacks in lines goes to the others in the same proportion.
+    Lines that a language lacks are taken from the others, in the same proportion.
     """
     quotas: dict[str, int] = {}
     open_languages = {code: float(text_bytes[code]) ** exponent for code in sorted(text_bytes)}
@@ -78,11 +78,11 @@ def sample_quotas(
 
 
 def first_lines(index: Index, quota: int) -> Index:
-    """The leading documents that together have at least ``quota`` lines."""
+    """Return the leading documents that together have at least ``quota`` lines."""
     return index[: int(np.searchsorted(np.cumsum(index["lines"], dtype=np.int64), quota)) + 1] if quota else index[:0]
 
 
 def unigram_entropy(train: npt.NDArray[np.int64], heldout: npt.NDArray[np.int64]) -> float:
-    """Cross-entropy, nats per token, of held-out counts (V,) under add-one-smoothed train counts (V,)."""
+    """Return the cross-entropy, nats per token, of held-out counts (V,) under add-one-smoothed train counts (V,)."""
     log_probability = np.log(train + 1.0) - np.log(train.sum() + len(train))
     return float(-(heldout @ log_probability) / heldout.sum())

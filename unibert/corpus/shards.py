@@ -44,22 +44,22 @@ class Block:
     """All documents' tokens end to end, (sum of lengths,), uint16 or uint32."""
 
     def documents(self) -> list[npt.NDArray[np.unsignedinteger]]:
-        """One view of ``tokens`` per document."""
+        """Return one view of ``tokens`` per document."""
         return np.split(self.tokens, np.cumsum(self.lengths, dtype=np.int64)[:-1])
 
 
 def token_dtype(vocab_size: int) -> type[np.uint16] | type[np.uint32]:
-    """The narrowest of the two token types that holds every id of the vocabulary."""
+    """Return the narrower of the two token types that holds every id of the vocabulary."""
     return np.uint16 if vocab_size <= 1 << 16 else np.uint32
 
 
 def encode_block(block: Block) -> dict[str, bytes]:
-    """The block's tar members by extension."""
-    facts = {"ids": block.ids, "crc32": _checksum(block.tokens, block.lengths)}
+    """Return the block's tar members by extension."""
+    metadata = {"ids": block.ids, "crc32": _checksum(block.tokens, block.lengths)}
     return {
         "tokens.npy": _npy_bytes(block.tokens),
         "lengths.npy": _npy_bytes(block.lengths),
-        "json": json.dumps(facts, ensure_ascii=False).encode(),
+        "json": json.dumps(metadata, ensure_ascii=False).encode(),
     }
 
 
@@ -73,11 +73,11 @@ def decode_block(sample: Mapping[str, Any]) -> Block:
         raise ValueError(f"block {sample.get('__key__', '?')}: no {', '.join(missing)}")
     try:
         tokens, lengths = (np.load(io.BytesIO(sample[name]), allow_pickle=False) for name in _MEMBERS[:2])
-        facts = json.loads(sample["json"])
-        ids, checksum = facts["ids"], facts["crc32"]
+        metadata = json.loads(sample["json"])
+        ids, checksum = metadata["ids"], metadata["crc32"]
     except (EOFError, KeyError, OSError, SyntaxError, TokenError, TypeError, ValueError) as error:
         raise ValueError(f"block {sample.get('__key__', '?')}: unreadable ({error})") from error
-    sound = (
+    consistent = (
         tokens.ndim == lengths.ndim == 1
         and tokens.dtype in (np.uint16, np.uint32)
         and lengths.dtype == np.uint32
@@ -86,7 +86,7 @@ def decode_block(sample: Mapping[str, Any]) -> Block:
         and int(lengths.sum(dtype=np.int64)) == len(tokens)
         and _checksum(tokens, lengths) == checksum
     )
-    if not sound:
+    if not consistent:
         raise ValueError(f"block {sample.get('__key__', '?')}: ids, lengths, tokens and checksum do not fit together")
     return Block(ids, lengths, tokens)
 

@@ -1,7 +1,7 @@
-"""Cleaned documents on disk between the stages of a build: compressed one by one, found again by number.
+"""Cleaned documents on disk between the stages of a build: compressed one by one, with an index.
 
-A spool is a data file and an index of a few numbers per document. The index is small enough for memory where the text
-is not, so duplicates, the held-out split and the shards are decided on indexes alone.
+A spool is a data file and an index of a few numbers per document. The index fits into memory, unlike the text, so
+duplicates, the held-out split and the shards are decided on indexes alone.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ INDEX_DTYPE = np.dtype(
         ("lines", np.uint32),
     ]
 )
-"""One entry per document: number of its spool, place and size in it, hashes of text and id, sizes of the text."""
+"""One entry per document: number of its spool, offset and size in it, hashes of text and id, sizes of the text."""
 
 Index = npt.NDArray[np.void]
 
 
 def stable_hash(text: str) -> int:
-    """64 bits of BLAKE2b: the same in every process and on every machine, unlike ``hash``."""
+    """Return 64 bits of BLAKE2b: unlike ``hash``, the same in every process and on every machine."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
@@ -57,7 +57,7 @@ def write_spool(path: Path, documents: Iterable[Document]) -> None:
 
 
 def read_index(spools: Sequence[Path]) -> Index:
-    """The entries of all documents of the spools, (documents,) of ``INDEX_DTYPE``, in order."""
+    """Return the entries of all documents of the spools, (documents,) of ``INDEX_DTYPE``, in order."""
     indexes = [np.load(_index_path(path), allow_pickle=False) for path in spools]
     for number, index in enumerate(indexes):
         index["spool"] = number
@@ -65,7 +65,7 @@ def read_index(spools: Sequence[Path]) -> Index:
 
 
 def read_documents(spools: Sequence[Path], index: Index) -> list[tuple[str, str]]:
-    """(id, text) of the documents that the entries stand for, in their order; files are read front to back."""
+    """Return (id, text) of the documents of the entries, in their order; files are read front to back."""
     documents = [("", "")] * len(index)
     order = np.lexsort((index["offset"], index["spool"]))
     with ExitStack() as stack:

@@ -13,19 +13,19 @@ from sentencepiece import sentencepiece_model_pb2
 from unibert.errors import UserError
 
 SPECIAL_TOKENS = ("<pad>", "<unk>", "<s>", "</s>", "<mask>")
-"""Their positions are their ids."""
+"""Special tokens; the position of each is its id."""
 MODEL_NAME = "sentencepiece.model"
 
 _MAX_LINE_BYTES = 4096
-_NUM_THREADS = 16  # fixed: the sums of the EM training, and so the vocabulary, depend on it in the last digits
+_NUM_THREADS = 16  # fixed: the last digits of the EM training's sums, and so the vocabulary, depend on it
 
 
 def train_tokenizer(lines: Iterable[str], *, vocab_size: int, character_coverage: float = 0.99999) -> bytes:
     """Train a unigram model (Kudo 2018, arXiv 1804.10959) with byte fallback; the same lines give the same bytes.
 
     Args:
-        lines: training text. Long ones are cut at spaces, since SentencePiece would silently drop them.
-        vocab_size: including the special tokens and the 256 bytes.
+        lines: training text. Long lines are cut at spaces, since SentencePiece would silently drop them.
+        vocab_size: number of pieces, including the special tokens and the 256 bytes.
         character_coverage: share of the characters that get a piece; the others are spelt in bytes.
 
     Returns:
@@ -74,7 +74,7 @@ def _training_failure(message: str, vocab_size: int) -> str:
 
 
 def _bounded_lines(lines: Iterable[str]) -> Iterator[str]:
-    """Cut lines into pieces of at most ``_MAX_LINE_BYTES`` bytes, at a space where there is one."""
+    """Cut lines into pieces of at most ``_MAX_LINE_BYTES`` bytes, at a space if there is one."""
     for line in lines:
         while len(line.encode()) > _MAX_LINE_BYTES:
             head = line.encode()[:_MAX_LINE_BYTES].decode(errors="ignore")
@@ -88,7 +88,7 @@ def load_tokenizer(path: Path) -> sentencepiece.SentencePieceProcessor:
     """Load a SentencePiece model: its file, or a folder with ``sentencepiece.model`` such as a corpus's tokenizer.
 
     Raises:
-        UserError: if there is none, it cannot be read, is no unigram model, or begins with other special tokens.
+        UserError: if the file cannot be read, is not a unigram model, or begins with other special tokens.
     """
     file = next((file for file in (path / MODEL_NAME, path / "tokenizer" / MODEL_NAME) if file.is_file()), path)
     processor = sentencepiece.SentencePieceProcessor()
@@ -104,11 +104,11 @@ def load_tokenizer(path: Path) -> sentencepiece.SentencePieceProcessor:
     proto = sentencepiece_model_pb2.ModelProto.FromString(processor.serialized_model_proto())  # type: ignore[attr-defined]
     spec = proto.trainer_spec
     if spec.model_type != spec.UNIGRAM:
-        raise UserError(f"tokenizer: {file} is not a unigram model; only those become the same fast tokenizer")
+        raise UserError(f"tokenizer: {file} is not a unigram model; only those convert to an equal fast tokenizer")
     return processor
 
 
 def encode(processor: sentencepiece.SentencePieceProcessor, text: str) -> list[int]:
-    """Token ids of a document, line by line (a line break is a space to SentencePiece), without special tokens."""
+    """Return a text's token ids, line by line (a line break is a space to SentencePiece), without special tokens."""
     encoded = processor.Encode(text.split("\n"), num_threads=1)
     return [token for line in encoded for token in line]

@@ -1,4 +1,4 @@
-"""Wikitext to plain text."""
+"""Conversion of wikitext to plain text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mwparserfromhell.nodes import ExternalLink, HTMLEntity, Node, Tag, Text, Wi
 from unibert.languages import LANGUAGES
 
 ENGLISH_PREFIXES = frozenset({"file", "image", "media", "category"})
-"""Namespaces, in lower case, whose links show no text; every wiki understands the English names."""
+"""Namespaces, in lower case, whose links have no text; every wiki accepts the English names."""
 
 
 def _words(text: str) -> frozenset[str]:
@@ -26,12 +26,12 @@ _BLOCK_TAGS = _words("div p blockquote center ul ol dl table tr")
 _FILE_NAME = re.compile(
     r"[^:|]+:.+\.(jpe?g|png|svg|gif|tiff?|webp|og[agv]|webm|mp3|wav|pdf|djvu|stl)\s*$", re.IGNORECASE
 )
-# A line of nothing but [[Prefix:Name]]: a category or a link to another language, whatever the prefix is called here
+# A line of [[Prefix:Name]] links alone: categories or links to other languages, whatever the prefix
 _LINE_OF_CATEGORIES = re.compile(r"^\s*(\[\[[^\[\]|:\s][^\[\]|:]*:[^\s\[\]][^\[\]]*\]\]\s*)+$", re.MULTILINE)
 _COMMENT = re.compile(r"<!--.*?(-->|\Z)", re.DOTALL)
 _MAGIC_WORD = re.compile(r"__[^\W\d_]+__")
 _VARIANTS = re.compile(r"-\{(?P<flags>[^{}|]*\|)?(?P<rules>[^{}|]*)\}-")
-# What unbalanced markup leaves behind: lines with pieces of tables, templates or files go, single tags are cut out
+# Remains of unbalanced markup: lines with pieces of tables, templates or files are dropped, single tags cut out
 _LINE_OF_MARKUP = re.compile(r"^\s*(\{?\||!.*(\|\||!!|=))|\{\{|\}\}|\{\||\|\}|\[\[\S+:|<t[rdh]\b")
 _LONE_MARKUP = re.compile(r"<ref\b.*|</?[a-zA-Z][^<>]*>|\[\[|\]\]|'{2,}|^\s*[=*#:;]+")
 _BRACKETS = re.compile(r"[(（\[]\s*[,;:،；，、.\s]*[)）\]]")
@@ -40,10 +40,10 @@ _SPACES = re.compile(r"[^\S\n]+")
 _SPACE_BEFORE_COMMA = re.compile(r" +([,.;:!?)](?:\s|$))")
 _HAS_WORD = re.compile(r"\w")
 
-# Markup that is opened and never closed makes the parser try again from every opening: its time grows as the text that
-# follows each of them. On one core this many characters take about four seconds.
+# For markup that is never closed, the parser retries from every opening, in time proportional to the text after it. On
+# one core this many characters take about four seconds.
 _MAX_RETRIED_CHARACTERS = 10_000_000
-_MAX_DEPTH = 40  # of the parser: what is nested deeper counts as never closed
+_MAX_DEPTH = 40  # the parser's limit; markup nested deeper counts as never closed
 _DELIMITER = re.compile(
     r"(?P<open>\{\{|\[\[|\{\||\[(?=https?:|//)|<(?P<tag>[a-zA-Z]+)(?P<rest>[^<>]*>)?)"
     r"|(?P<close>\}\}|\]\]|\|\}|\]|</(?P<closed_tag>[a-zA-Z]+)\s*>)"
@@ -53,21 +53,21 @@ _VOID_TAGS = _words("br wbr hr meta link img li dt dd th td tr")
 
 
 class WikitextTooComplex(ValueError):
-    """The markup would keep the parser busy for too long."""
+    """The markup would take the parser too long."""
 
 
 def plain_text(wikitext: str, dropped_prefixes: Iterable[str] = ENGLISH_PREFIXES) -> str:
-    """The running text of a wiki page; a line of the source stays a line, empty ones are left out.
+    """Return the running text of a wiki page; a line of the source stays a line, empty lines are dropped.
 
-    Templates, tables, references, comments, headings, galleries, files, category and interlanguage links go; other
-    links leave their text, and list items their text without the bullet.
+    Templates, tables, references, comments, headings, galleries, files, category and interlanguage links are dropped.
+    Other links are replaced by their text, list items lose their bullet.
 
     Args:
         wikitext: source of the page.
-        dropped_prefixes: the wiki's names of its file and category namespaces, in lower case.
+        dropped_prefixes: the wiki's own names of its file and category namespaces, in lower case.
 
     Raises:
-        WikitextTooComplex: if unbalanced markup would make parsing take more than some seconds.
+        WikitextTooComplex: if unbalanced markup would make parsing take more than a few seconds.
     """
     wikitext = _LINE_OF_CATEGORIES.sub("", _COMMENT.sub("", wikitext))
     if _retried_characters(wikitext) > _MAX_RETRIED_CHARACTERS:
@@ -128,7 +128,7 @@ def _clean_line(line: str) -> str:
 
 
 def _first_variant(match: re.Match[str]) -> str:
-    """``-{zh-hans:A;zh-hant:B}-`` shows one of its variants, ``-{A}-`` its text, ``-{H|…}-`` (a rule) nothing."""
+    """``-{zh-hans:A;zh-hant:B}-`` gives its first variant, ``-{A}-`` its text, ``-{H|…}-`` (a rule) nothing."""
     if match["flags"]:
         return ""
     first = match["rules"].split(";")[0]

@@ -1,4 +1,4 @@
-"""A line of the doctor's report, and questions that are given up when no answer comes."""
+"""The lines of the doctor's report, and commands and calls with a time limit."""
 
 from __future__ import annotations
 
@@ -11,70 +11,69 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Literal, ParamSpec, TypeVar, cast
+from typing import Literal, TypeVar, cast
 
 Result = TypeVar("Result")
-Arguments = ParamSpec("Arguments")
 
-_OF_A_JOB = ("SLURM_", "SRUN_", "PMI_", "PMIX_", "OMPI_", "PRTE_")
-_OF_A_RANK = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-_OF_THE_CLUSTER = ("SLURM_CONF", "SLURM_CLUSTERS")
+_JOB_PREFIXES = ("SLURM_", "SRUN_", "PMI_", "PMIX_", "OMPI_", "PRTE_")
+_RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_CLUSTER_VARIABLES = ("SLURM_CONF", "SLURM_CLUSTERS")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     mark: Literal["ok", "warn", "FAIL"]
     subject: str
-    found: str
+    message: str
     fix: str = ""
-    """What to do about it; empty where all is well."""
+    """How to fix it; empty if nothing is wrong."""
 
 
-def ok(subject: str, found: str) -> Finding:
-    """All is well."""
-    return Finding("ok", subject, found)
+def ok(subject: str, message: str) -> Finding:
+    """Nothing is wrong."""
+    return Finding("ok", subject, message)
 
 
-def warn(subject: str, found: str, fix: str) -> Finding:
-    """Something that only some uses stumble over."""
-    return Finding("warn", subject, found, fix)
+def warn(subject: str, message: str, fix: str) -> Finding:
+    """A problem for some uses only."""
+    return Finding("warn", subject, message, fix)
 
 
-def fail(subject: str, found: str, fix: str) -> Finding:
-    """Something with which UniBERT does not run."""
-    return Finding("FAIL", subject, found, fix)
+def fail(subject: str, message: str, fix: str) -> Finding:
+    """A problem that keeps UniBERT from running."""
+    return Finding("FAIL", subject, message, fix)
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a command gave."""
+class CommandResult:
+    """Exit status and output of a command."""
 
     status: int | None
-    """None where it could not be started or was given up."""
+    """None if the command could not be started or exceeded its time limit."""
     output: str
-    """Of standard output and standard error together; else why it could not be started."""
+    """Standard output and standard error together, or why there is none."""
 
     @property
     def reason(self) -> str:
-        """The line that says most about a failure: the last exception, else the last line."""
+        """The line that best explains a failure: the last exception, else the last line."""
         lines = [line.strip() for line in self.output.splitlines() if line.strip()]
         exceptions = [line for line in lines if re.search(r"\w(?:Error|Exception)\b.*:", line)]
-        return (exceptions or lines or ["nothing was said"])[-1]
+        return (exceptions or lines or ["no output"])[-1]
 
 
-def ask(command: Sequence[str], seconds: float, **environment: str) -> Answer:
-    """Run a command as outside of any job, with all that it starts, for at most ``seconds``."""
-    kept = {
+def run_command(command: Sequence[str], seconds: float, **environment: str) -> CommandResult:
+    """Run a command with the environment of no job; after ``seconds``, kill it and all that it started."""
+    inherited = {
         name: value
         for name, value in os.environ.items()
-        if name in _OF_THE_CLUSTER or not (name in _OF_A_RANK or name.startswith(_OF_A_JOB))
+        if name in _CLUSTER_VARIABLES or not (name in _RANK_VARIABLES or name.startswith(_JOB_PREFIXES))
     }
     try:
         process = subprocess.Popen(
             command,
-            env=kept | environment,
+            env=inherited | environment,
             text=True,
             errors="replace",
             start_new_session=True,
@@ -83,37 +82,35 @@ def ask(command: Sequence[str], seconds: float, **environment: str) -> Answer:
             stderr=subprocess.STDOUT,
         )
     except OSError as error:
-        return Answer(None, f"{command[0]}: {error.strerror}")
+        return CommandResult(None, f"{command[0]}: {error.strerror}")
     try:
         output, _ = process.communicate(timeout=seconds)
-        return Answer(process.returncode, output)
+        return CommandResult(process.returncode, output)
     except subprocess.TimeoutExpired:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        return Answer(None, f"no answer in {seconds:g} s")
+        return CommandResult(None, f"no answer in {seconds:g} s")
 
 
-def within(
-    seconds: float, look: Callable[Arguments, Result], *arguments: Arguments.args, **options: Arguments.kwargs
-) -> Result:
-    """What ``look`` returns; for file systems, where a call may never come back.
+def call_with_timeout(seconds: float, function: Callable[[], Result]) -> Result:
+    """Return the result of ``function``, which uses a file system that may never answer.
 
     Raises:
-        TimeoutError: after ``seconds``; its thread is left behind.
+        TimeoutError: after ``seconds``; the thread of the call goes on.
     """
-    answers: queue.SimpleQueue[tuple[bool, Result | BaseException]] = queue.SimpleQueue()
+    results: queue.SimpleQueue[tuple[bool, Result | BaseException]] = queue.SimpleQueue()
 
     def work() -> None:
         try:
-            answers.put((True, look(*arguments, **options)))
+            results.put((True, function()))
         except BaseException as error:
-            answers.put((False, error))
+            results.put((False, error))
 
     threading.Thread(target=work, daemon=True).start()
     try:
-        done, answer = answers.get(timeout=seconds)
+        succeeded, result = results.get(timeout=seconds)
     except queue.Empty:
         raise TimeoutError(f"no answer in {seconds:g} s") from None
-    if isinstance(answer, BaseException) and not done:
-        raise answer
-    return cast("Result", answer)
+    if isinstance(result, BaseException) and not succeeded:
+        raise result
+    return cast("Result", result)

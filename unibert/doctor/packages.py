@@ -1,4 +1,4 @@
-"""Python and the packages, against what ``unibert`` declares that it needs."""
+"""Check Python and the packages against the requirements that ``unibert`` declares."""
 
 from __future__ import annotations
 
@@ -10,49 +10,49 @@ from unibert.doctor.finding import Finding, fail, ok, warn
 from unibert.environment import package_versions
 from unibert.installation import checkout_project
 
-NAMED = ("torch", "deepspeed", "transformers", "webdataset", "sentencepiece", "triton", "mpi4py")
-"""Whose versions are told where all is well, too."""
+REPORTED = ("torch", "deepspeed", "transformers", "webdataset", "sentencepiece", "triton", "mpi4py")
+"""Packages whose versions are reported even if nothing is wrong."""
 
 
 def check_packages() -> Iterator[Finding]:
-    """A line for Python, one for all packages that are right, and one for each that is not."""
+    """Yield a line for Python, one for all packages that satisfy the requirements, and one for each that does not."""
     try:
         from packaging.requirements import Requirement
     except ImportError:
-        yield fail("packages", "packaging is missing, without which versions cannot be compared", _install("packaging"))
+        yield fail("packages", "packaging, which compares versions, is missing", _install("packaging"))
         return
     try:
-        wanted_python, declared = _declared()
+        python_versions, declared = _requirements()
     except PackageNotFoundError:
-        yield warn("packages", "unibert is not installed, so nothing says which it needs", "pip install -e .")
+        yield warn("packages", "unibert is not installed, so its requirements are unknown", "pip install -e .")
         return
-    needed, wanted = [Requirement(text) for text in declared], Requirement(f"python{wanted_python}").specifier
+    requirements, versions = [Requirement(text) for text in declared], Requirement(f"python{python_versions}").specifier
     python = platform.python_version()
-    if python in wanted:
+    if python in versions:
         yield ok("Python", python)
     else:
-        yield fail("Python", f"{python}, and {wanted} is needed", "make the virtual environment with another one")
-    right = []
-    for requirement in needed:
+        yield fail("Python", f"{python}, {versions} is needed", "create the virtual environment with another Python")
+    satisfied = []
+    for requirement in requirements:
         always, for_mpi = (not requirement.marker or requirement.marker.evaluate({"extra": e}) for e in ("", "mpi"))
         if not for_mpi:
             continue
-        found = package_versions([requirement.name]).get(requirement.name)
+        installed = package_versions([requirement.name]).get(requirement.name)
         fix = _install(f"{requirement.name}{requirement.specifier}")
-        if found is None and always:
-            yield fail(requirement.name, f"missing, and {requirement.specifier} is needed", fix)
-        elif found is not None and not requirement.specifier.contains(found, prereleases=True):
+        if installed is None and always:
+            yield fail(requirement.name, f"missing, {requirement.specifier} is needed", fix)
+        elif installed is not None and not requirement.specifier.contains(installed, prereleases=True):
             mark = fail if always else warn
-            yield mark(requirement.name, f"{found}, and {requirement.specifier} is needed", fix)
-        elif found is not None and requirement.name in NAMED:
-            right.append(f"{requirement.name} {found}")
-    yield ok("packages", ", ".join(right))
+            yield mark(requirement.name, f"{installed}, {requirement.specifier} is needed", fix)
+        elif installed is not None and requirement.name in REPORTED:
+            satisfied.append(f"{requirement.name} {installed}")
+    yield ok("packages", ", ".join(satisfied))
 
 
-def _declared() -> tuple[str, list[str]]:
-    """The versions of Python, and the packages, those of the extra ``mpi`` marked as such.
+def _requirements() -> tuple[str, list[str]]:
+    """Return the required versions of Python and the packages; those of the extra ``mpi`` have its marker.
 
-    Of a checkout its pyproject.toml: what an editable installation has noted is as old as the installation.
+    In a checkout they come from pyproject.toml, because the metadata of an editable installation may be outdated.
     """
     project = checkout_project()
     if project is None:

@@ -1,4 +1,4 @@
-"""What a run file names: is it there, and can it be read."""
+"""Check that corpus and models of a run exist and can be read."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from pathlib import Path
 
 from unibert.corpus.manifest import Manifest, damaged_shards
 from unibert.doctor.finding import Finding, fail, ok
-from unibert.doctor.folders import patiently
+from unibert.doctor.folders import run_check
 from unibert.stream.config import StreamConfig
 from unibert.training.config import RunConfig
 
 
 def check_run(config: RunConfig) -> Iterator[Finding]:
-    """Corpus and models. Digests are `unibert corpus verify`'s, and a model is not loaded."""
-    yield from patiently("corpus", _corpus, Path(config.corpus), config.stream)
+    """Check corpus and models. Digests are left to `unibert corpus verify`, and models are not loaded."""
+    yield from run_check("corpus", _check_corpus, Path(config.corpus), config.stream)
     for subject, folder in _models(config).items():
-        yield from patiently(subject, _model, folder)
+        yield from run_check(subject, _check_model, folder)
 
 
 def folders_of_run(config: RunConfig) -> dict[str, Path]:
-    """What a run reads and writes, by what it is called."""
+    """Return the folders that a run reads and writes, by name."""
     return {"run folder": Path(config.run_dir), "corpus": Path(config.corpus), **_models(config)}
 
 
@@ -32,27 +32,27 @@ def _models(config: RunConfig) -> dict[str, Path]:
     return models
 
 
-def _corpus(subject: str, folder: Path, stream: StreamConfig) -> Iterator[Finding]:
+def _check_corpus(subject: str, folder: Path, stream: StreamConfig) -> Iterator[Finding]:
     manifest = Manifest.load(folder)
     size = sum(shard.size_bytes for shard in manifest.shards) / 2**30
-    holds = f"{folder}: {len(manifest.shards)} shards of {len(manifest.languages)} languages, {size:.2f} GiB"
+    content = f"{folder}: {len(manifest.shards)} shards of {len(manifest.languages)} languages, {size:.2f} GiB"
     shards: Path | None = folder
     if stream.shards_url is not None:
-        # It imports torch, which may be what is broken.
+        # This imports torch, which may be broken.
         from unibert.stream.source import ShardSource
 
         shards = ShardSource(folder, stream).folder
     if shards is None:
-        yield ok(subject, f"{holds}, which come from {stream.shards_url}")
+        yield ok(subject, f"{content}, read from {stream.shards_url}")
     elif damaged := damaged_shards(manifest, shards, digests=False):
-        more = f" ({len(damaged) - 1} more are wrong)" if damaged[1:] else ""
-        found, _, fix = damaged[0][1].rpartition("; ")
-        yield fail(subject, found + more, fix)
+        more = f" ({len(damaged) - 1} more are damaged)" if damaged[1:] else ""
+        message, _, fix = damaged[0][1].rpartition("; ")
+        yield fail(subject, message + more, fix)
     else:
-        yield ok(subject, holds)
+        yield ok(subject, content)
 
 
-def _model(subject: str, folder: Path) -> Iterator[Finding]:
+def _check_model(subject: str, folder: Path) -> Iterator[Finding]:
     fix = "name a Hugging Face folder with config.json, model.safetensors and tokenizer.json"
     try:
         kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]

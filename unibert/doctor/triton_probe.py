@@ -1,4 +1,4 @@
-"""The smallest Triton kernel that shows whether one can be compiled and run."""
+"""A minimal Triton kernel that shows whether kernels compile and run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _double_kernel(source, target, SIZE: tl.constexpr):  # type: ignore[no-untyp
 
 
 def double(source: torch.Tensor) -> torch.Tensor:
-    """``source``, of 1024 numbers, times 2, by a Triton kernel."""
+    """Multiply ``source``, 1024 numbers, by 2 with a Triton kernel."""
     target = torch.empty_like(source)
     _double_kernel[(1,)](source, target, SIZE=SIZE)
     return target

@@ -1,4 +1,4 @@
-"""What the deepspeed launcher starts twice: the two meet, as the ranks of a run would."""
+"""One of two ranks that the deepspeed launcher starts and that communicate as the ranks of a run would."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-PATIENCE = timedelta(seconds=60)
-"""After which a rank whose launcher was ended goes too."""
+TIMEOUT = timedelta(seconds=60)
+"""Time after which a rank ends if the other is missing, for example because the launcher was killed."""
 
 
 def main() -> None:
-    """Print over what, and how many, this rank has met."""
+    """Print the number of ranks and the backend over which they communicate."""
     backend = "gloo"
     device = torch.device("cpu")
     if torch.cuda.device_count() >= int(os.environ["WORLD_SIZE"]):
         backend, device = "nccl", torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-    dist.init_process_group(backend, timeout=PATIENCE)
-    met = torch.ones(1, device=device)
-    dist.all_reduce(met)
-    print(f"met {int(met)} over {backend}", flush=True)
+    dist.init_process_group(backend, timeout=TIMEOUT)
+    count = torch.ones(1, device=device)
+    dist.all_reduce(count)
+    print(f"{int(count)} ranks over {backend}", flush=True)
     dist.destroy_process_group()
 
 

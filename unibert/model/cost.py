@@ -53,7 +53,7 @@ class EncoderShape:
         )
 
     @classmethod
-    def of(cls, model: PreTrainedModel) -> EncoderShape:
+    def from_model(cls, model: PreTrainedModel) -> EncoderShape:
         """Of a masked language model, which may lie on the meta device."""
         config: PreTrainedConfig = model.config
         weights: Counter[str] = Counter()

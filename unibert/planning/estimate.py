@@ -184,8 +184,8 @@ class Plan:
         self.max_sequence_length = max(phase.sequence_length for phase in self.phases)
         self._teacher = _teacher_on_meta(config) if config.distillation else None
         self.model = _model_on_meta(config, vocab_size, self.max_sequence_length, num_languages, self._teacher)
-        self.student = EncoderShape.of(self.model.masked_lm)
-        self.teacher = EncoderShape.of(self._teacher) if self._teacher is not None else None
+        self.student = EncoderShape.from_model(self.model.masked_lm)
+        self.teacher = EncoderShape.from_model(self._teacher) if self._teacher is not None else None
 
     # ---- the model ---------------------------------------------------------------------------------------------
 

@@ -1,1 +1,1 @@
-"""Pages, plots and tables of what a run has done and of what a corpus holds."""
+"""Pages, plots and tables about runs and corpora."""

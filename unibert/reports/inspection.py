@@ -1,4 +1,4 @@
-"""``unibert corpus inspect``: what a corpus holds and what a run would read of it, as text, data and plots."""
+"""``unibert corpus inspect``: what a corpus contains and what a run would read of it, as text, data and plots."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from unibert.training.config import RunConfig
 
 Record = dict[str, Any]
 
-PHASES_BESIDE_NAMES = 4
-"""With more phases than these, a table has no room for the languages' names."""
-NAMED_LANGUAGES = 12
-"""Most that a line names; the table and inspect.csv have them all."""
+MAX_PHASES_WITH_NAMES = 4
+"""Maximum phases for which a table has room for the languages' names."""
+MAX_LISTED_LANGUAGES = 12
+"""Maximum languages listed on a line; the table and inspect.csv list all."""
 
 
 def inspect_corpus(corpus: str, config: RunConfig | None, output: Path | None) -> None:
-    """Print what ``corpus`` holds and, with a run, what its mixture will do; with ``output``, write data and plots.
+    """Print the content of ``corpus`` and, with a run, the forecast of its mixture. ``output`` gets data and plots.
 
     Raises:
-        UserError: if the manifest is missing or malformed, the run wants languages that it lacks, ``output`` cannot be
-            written, or, after all is printed and written, ``max_epochs`` leaves too little text for the run.
+        UserError: if the manifest is missing or malformed, the run needs languages that the corpus lacks, ``output``
+            cannot be written or, after everything is printed and written, ``max_epochs`` leaves too little text.
     """
     manifest = Manifest.load(corpus)
     contents = language_contents(manifest)
@@ -54,33 +54,33 @@ def inspect_corpus(corpus: str, config: RunConfig | None, output: Path | None) -
 
 
 def format_contents(manifest: Manifest, contents: Sequence[LanguageContents]) -> str:
-    """The corpus in a few lines, and a table of its languages, most tokens first."""
+    """Format the corpus as a few lines and a table of its languages, most tokens first."""
     total = corpus_totals(manifest, contents)
     sizes = [shard.tokens for shard in manifest.shards if shard.split == "train"]
     lengths = sorted((entry.tokens_per_document, entry.code) for entry in contents)
-    (shortest, briefest), (longest, wordiest) = lengths[0], lengths[-1]
+    (shortest, shortest_in), (longest, longest_in) = lengths[0], lengths[-1]
     in_107 = sum(LANGUAGES[entry.code].in_107 for entry in contents if entry.code in LANGUAGES)
     num_tokens, num_heldout = total["train_tokens"], total["heldout_tokens"]
     single = [entry.code for entry in contents if entry.shards == 1]
     described = {
         "languages": f"{len(contents)}, {in_107} of them among UniBERT's 107",
-        "documents": _heldout(total["heldout_documents"], total["train_documents"]),
-        "tokens": _heldout(num_heldout, num_tokens),
-        "text": f"{_bytes(total['text_bytes'])}, {total['text_bytes'] / max(1, num_tokens + num_heldout):.2f} bytes a "
-        "token",
+        "documents": _train_and_heldout(total["train_documents"], total["heldout_documents"]),
+        "tokens": _train_and_heldout(num_tokens, num_heldout),
+        "text": f"{_bytes(total['text_bytes'])}, {total['text_bytes'] / max(1, num_tokens + num_heldout):.2f} bytes "
+        "per token",
         "shards": f"{total['train_shards']:,}, and {total['heldout_shards']:,} of held-out documents; "
-        f"{_bytes(total['size_bytes'])} in all",
+        f"{_bytes(total['size_bytes'])} in total",
         "train shards": f"{min(sizes):,} to {max(sizes):,} tokens, median {median(sizes):,.0f}",
         "vocabulary": f"{manifest.vocab_size:,} pieces, stored as {manifest.token_dtype}",
-        "mean length": f"{num_tokens / max(1, total['train_documents']):,.0f} tokens a document; by language "
-        f"{shortest:,.0f} ({briefest}) to {longest:,.0f} ({wordiest}), median "
+        "mean length": f"{num_tokens / max(1, total['train_documents']):,.0f} tokens per document; by language "
+        f"{shortest:,.0f} ({shortest_in}) to {longest:,.0f} ({longest_in}), median "
         f"{median(length for length, _ in lengths):,.0f}",
         "largest": ", ".join(f"{entry.code} {percent(entry.tokens / num_tokens)}" for entry in contents[:8]),
         "smallest": ", ".join(f"{entry.code} {short(entry.tokens)}" for entry in contents[:-9:-1]) + " tokens",
     }
     if single:
-        described["single shard"] = f"{_languages(len(single))} read as a whole each time: {_named(single)}"
-    header = ["language", "documents", "tokens", "share", "tokens/doc", "bytes/token", "shards", "least/median/most"]
+        described["single shard"] = f"{_languages(len(single))} always read completely: {_listed(single)}"
+    header = ["language", "documents", "tokens", "share", "tokens/doc", "bytes/token", "shards", "min/median/max"]
     rows = [
         [
             _name(entry.code),
@@ -99,14 +99,14 @@ def format_contents(manifest: Manifest, contents: Sequence[LanguageContents]) ->
 
 
 def format_forecast(forecast: Forecast, config: RunConfig) -> str:
-    """The run in a few lines with what to look out for, its phases, and a table of its languages."""
-    few, middle, many = forecast.languages_at_a_time
+    """Format the run as a few lines with warnings, its phases, and a table of its languages."""
+    fewest, middle, most = forecast.languages_at_a_time
     stream, num_languages = config.stream, len(forecast.languages)
     described = {
         "tokens": f"{forecast.run_tokens:,} in {len(config.training.timeline()):,} steps",
         "languages": f"{num_languages}",
-        "shards read": f"{forecast.num_draws:,}, each as often as it is read",
-        "batches": f"drawn from {stream.lanes} lanes of {stream.window_shards} shards, which hold {few} to {many} "
+        "shards read": f"{forecast.num_draws:,}, counting repeats",
+        "batches": f"drawn from {stream.lanes} lanes of {stream.window_shards} shards, which hold {fewest} to {most} "
         f"languages at a time, median {middle:g}",
         **_remarks(forecast, config),
     }
@@ -114,7 +114,7 @@ def format_forecast(forecast: Forecast, config: RunConfig) -> str:
 
 
 def corpus_totals(manifest: Manifest, contents: Sequence[LanguageContents]) -> Record:
-    """Sums over the languages; bytes are those of both splits."""
+    """Return sums over the languages; bytes include both splits."""
     num_train = sum(entry.shards for entry in contents)
     return {
         "languages": len(contents),
@@ -133,7 +133,7 @@ def corpus_totals(manifest: Manifest, contents: Sequence[LanguageContents]) -> R
 
 
 def language_rows(contents: Sequence[LanguageContents], forecast: Forecast | None) -> list[Record]:
-    """One flat record a language, most tokens first; a run adds its columns, empty for languages that it leaves out."""
+    """Return one flat record per language, most tokens first. A run adds columns, empty for languages that it omits."""
     num_tokens = sum(entry.tokens for entry in contents)
     rows = []
     for entry in contents:
@@ -155,7 +155,7 @@ def write_inspection(
     forecast: Forecast | None,
     folder: Path,
 ) -> None:
-    """inspect.json, inspect.csv, inspect.png and inspect.svg, each whole or not at all.
+    """Write inspect.json, inspect.csv, inspect.png and inspect.svg, each atomically.
 
     Raises:
         UserError: if the folder cannot be written.
@@ -201,7 +201,7 @@ def _run_columns(forecast: Forecast, code: str) -> Record:
 
 
 def _run_record(forecast: Forecast, config: RunConfig) -> Record:
-    few, middle, many = forecast.languages_at_a_time
+    fewest, middle, most = forecast.languages_at_a_time
     return {
         "run_dir": config.run_dir,
         "seed": config.seed,
@@ -211,10 +211,10 @@ def _run_record(forecast: Forecast, config: RunConfig) -> Record:
         "languages": forecast.languages,
         "lanes": config.stream.lanes,
         "window_shards": config.stream.window_shards,
-        "languages_at_a_time": {"fewest": few, "median": middle, "most": many},
+        "languages_at_a_time": {"fewest": fewest, "median": middle, "most": most},
         "max_epochs": config.stream.max_epochs,
         "reached_max_epochs": forecast.reached_cap,
-        "epochs_above_4": forecast.repeated_much,
+        "epochs_above_4": forecast.often_repeated,
         "never_read": _never_read(forecast),
         "shortage": forecast.shortage,
         "phases": [
@@ -234,29 +234,29 @@ def _run_record(forecast: Forecast, config: RunConfig) -> Record:
 
 
 def _remarks(forecast: Forecast, config: RunConfig) -> dict[str, str]:
-    """What a user may want to change, by its name."""
+    """Return what a user may want to change, by its name."""
     remarks = {}
     if warning := mixing_warning(config.stream, len(forecast.languages)):
         remarks["mixing"] = warning
-    if much := forecast.repeated_much:
-        named = _named([f"{code} {three_digits(times)}" for code, times in much.items()])
+    if repeated := forecast.often_repeated:
+        listed = _listed([f"{code} {three_digits(epochs)}" for code, epochs in repeated.items()])
         remarks["repeats"] = (
-            f"{_languages(len(much))} read more than {WORTHWHILE_EPOCHS:g} times, marked *: {named}. Up to about 4 "
-            "times is nearly as good as new text, each further time adds less (Muennighoff et al. 2023, arXiv "
-            "2305.16264); more text, fewer training.tokens or a higher stream.sampling_exponent lower it, "
-            "stream.max_epochs caps it"
+            f"{_languages(len(repeated))} read more than {WORTHWHILE_EPOCHS:g} times, marked *: {listed}. Up to about "
+            "4 times is nearly as good as new text, each further time adds less (Muennighoff et al. 2023, arXiv "
+            "2305.16264). More text, fewer training.tokens or a higher stream.sampling_exponent reduce repeats; "
+            "stream.max_epochs limits them"
         )
     if reached := forecast.reached_cap:
-        named = _named([f"{code} at {_progress(at)}" for code, at in reached.items()])
+        listed = _listed([f"{code} at {_progress(at)}" for code, at in reached.items()])
         remarks["max_epochs"] = (
             f"{_languages(len(reached))} read {config.stream.max_epochs:g} times before the run ends and then left "
-            f"out: {named}"
+            f"out: {listed}"
         )
     starts = config.stream.language_starts
     if late := sorted((at, code) for code, at in forecast.first_read.items() if starts.get(code)):
-        remarks["joining later"] = _named([f"{code} first read at {_progress(at)}" for at, code in late])
+        remarks["joining later"] = _listed([f"{code} first read at {_progress(at)}" for at, code in late])
     if never := _never_read(forecast):
-        remarks["never read"] = _named(never)
+        remarks["never read"] = _listed(never)
     return remarks
 
 
@@ -268,8 +268,8 @@ def _phase_table(forecast: Forecast) -> list[str]:
         "batch",
         "tokens",
         "languages",
-        "documents a batch",
-        "fewest of a language",
+        "documents/batch",
+        "rarest language",
     ]
     rows = []
     for number, phase in enumerate(forecast.phases, 1):
@@ -301,7 +301,7 @@ def _language_table(forecast: Forecast) -> list[str]:
     for index in np.argsort(-forecast.natural_shares, kind="stable"):
         rows.append(
             [
-                forecast.languages[index] if len(phases) > PHASES_BESIDE_NAMES else _name(forecast.languages[index]),
+                forecast.languages[index] if len(phases) > MAX_PHASES_WITH_NAMES else _name(forecast.languages[index]),
                 short(forecast.tokens[index]),
                 percent(forecast.natural_shares[index]),
                 percent(forecast.tokens[index] / forecast.run_tokens),
@@ -325,9 +325,9 @@ def _languages(number: int) -> str:
     return f"{number} language is" if number == 1 else f"{number} languages are"
 
 
-def _named(codes: Sequence[str]) -> str:
-    more = len(codes) - NAMED_LANGUAGES
-    return ", ".join(codes[:NAMED_LANGUAGES]) + (f" and {more} more" if more > 0 else "")
+def _listed(items: Sequence[str]) -> str:
+    more = len(items) - MAX_LISTED_LANGUAGES
+    return ", ".join(items[:MAX_LISTED_LANGUAGES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _progress(progress: float) -> str:
@@ -338,5 +338,5 @@ def _bytes(number: int) -> str:
     return with_unit(number, ("kB", "MB", "GB", "TB"), " ")
 
 
-def _heldout(heldout: int, train: int) -> str:
+def _train_and_heldout(train: int, heldout: int) -> str:
     return f"{train:,}, and {heldout:,} held out ({percent(heldout / max(1, heldout + train))} of all)"

@@ -1,4 +1,4 @@
-"""The plots of ``unibert corpus inspect``: tokens and epochs by language, the mixture over progress."""
+"""Plots of ``unibert corpus inspect``: tokens and epochs by language, the mixture over progress."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ Row = Mapping[str, Any]
 
 AREA_COLOURS = (BLUE, ORANGE, GREEN, VERMILLION, SKY, PURPLE, "#8c6d1f", "#2f4f4f", "#b9a44c", "#7a4b2a")
 INCHES_PER_LANGUAGE = 0.1
-"""Of the figure's width, above the report's: a code of three letters still reads, upright."""
+"""Width that a vertical three-letter code needs."""
 MAX_BINS = 60
 DRAWS_PER_BIN = 40
-"""Enough that whole shards, which come by chance, do not blur a bin's shares."""
+"""Enough draws per bin that the random choice of shards does not blur its shares."""
 
 
 def draw(rows: Sequence[Row], forecast: Forecast | None, path: Path) -> None:
-    """Write ``path``.png and ``path``.svg, each whole or not at all."""
-    # Equal figures give equal files.
+    """Write ``path``.png and ``path``.svg, each atomically."""
+    # A fixed salt makes equal figures equal files.
     with style(), matplotlib.rc_context({"svg.hashsalt": "unibert"}):
         figure = inspection(rows, forecast)
         for suffix, metadata in ((".png", None), (".svg", {"Date": None})):
@@ -40,7 +40,7 @@ def draw(rows: Sequence[Row], forecast: Forecast | None, path: Path) -> None:
 
 
 def inspection(rows: Sequence[Row], forecast: Forecast | None) -> Figure:
-    """Tokens of each language, largest first; with a run its planned tokens, epochs, and shares over progress."""
+    """Plot tokens of each language, most first; with a run also planned tokens, epochs, and shares over progress."""
     if forecast is not None:
         rows = [row for row in rows if row["language"] in forecast.languages]
     width = max(WIDTH, 1.2 + INCHES_PER_LANGUAGE * len(rows))
@@ -59,10 +59,10 @@ def _tokens(axes: Axes, rows: Sequence[Row], planned: bool) -> None:
     natural = np.array([row["tokens"] for row in rows], dtype=float)
     axes.bar(positions, natural, width=0.8, color=PALE, label="corpus")
     if planned:
-        read = np.array([row["run_tokens"] or np.nan for row in rows], dtype=float)
-        proportional = np.nansum(read) * natural / natural.sum()
-        _dots(axes, positions, read, BLUE, "run")
-        axes.step(positions, proportional, where="mid", color=GREY, linewidth=1.2, label="run, in proportion")
+        run = np.array([row["run_tokens"] or np.nan for row in rows], dtype=float)
+        proportional = np.nansum(run) * natural / natural.sum()
+        _dots(axes, positions, run, BLUE, "run")
+        axes.step(positions, proportional, where="mid", color=GREY, linewidth=1.2, label="run, if proportional")
         _legend(axes)
     axes.set(title="Tokens by language", ylabel="tokens")
     _logarithmic(axes, natural.min() / 2)
@@ -71,9 +71,9 @@ def _tokens(axes: Axes, rows: Sequence[Row], planned: bool) -> None:
 
 def _epochs(axes: Axes, rows: Sequence[Row], forecast: Forecast) -> None:
     epochs = np.array([row["epochs"] or np.nan for row in rows], dtype=float)
-    much = epochs > WORTHWHILE_EPOCHS
+    repeated = epochs > WORTHWHILE_EPOCHS
     positions = np.arange(len(rows))
-    for chosen, colour in ((~much, BLUE), (much, VERMILLION)):
+    for chosen, colour in ((~repeated, BLUE), (repeated, VERMILLION)):
         _dots(axes, positions[chosen], epochs[chosen], colour, None)
     label = f"{WORTHWHILE_EPOCHS:g} epochs"
     axes.axhline(WORTHWHILE_EPOCHS, color=VERMILLION, linestyle=":", linewidth=1.2, label=label)
@@ -87,7 +87,7 @@ def _epochs(axes: Axes, rows: Sequence[Row], forecast: Forecast) -> None:
 
 
 def _shares(axes: Axes, forecast: Forecast) -> None:
-    """The shares as drawn, in bins that the phases' usual bounds fall between."""
+    """Plot the shares as drawn, in bins whose edges include the usual bounds of phases."""
     bins = next((number for number in (MAX_BINS, 30, 20, 10) if forecast.num_draws >= DRAWS_PER_BIN * number), 5)
     edges = np.linspace(0, 1, bins + 1)
     drawn = np.array([forecast.tokens_between(start, end) for start, end in pairwise(edges.tolist())])
@@ -132,9 +132,9 @@ def _legend(axes: Axes) -> None:
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, fontsize=8, handlelength=1.6, borderaxespad=0)
 
 
-def _logarithmic(axes: Axes, least: float) -> None:
+def _logarithmic(axes: Axes, minimum: float) -> None:
     axes.set_yscale("log")
-    axes.set_ylim(bottom=max(least, 1e-3))
+    axes.set_ylim(bottom=max(minimum, 1e-3))
     low, high = axes.get_ylim()
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,), numticks=8))
     axes.yaxis.set_major_formatter(FuncFormatter(_tick))
@@ -146,9 +146,9 @@ def _tick(value: float, _position: int | None) -> str:
 
 
 def _name_columns(axes: Axes, rows: Sequence[Row]) -> None:
-    upright = len(rows) > 40
+    vertical = len(rows) > 40
     size = 9 if len(rows) <= 20 else 7
-    axes.set_xticks(range(len(rows)), [row["language"] for row in rows], fontsize=size, rotation=90 if upright else 0)
+    axes.set_xticks(range(len(rows)), [row["language"] for row in rows], fontsize=size, rotation=90 if vertical else 0)
     axes.tick_params(axis="x", length=0, pad=2)
     axes.set_xlim(-0.8, len(rows) - 0.2)
     axes.grid(visible=False, axis="x")

@@ -1,7 +1,7 @@
 """The figures of a run's report.
 
-Every function returns a matplotlib Figure made under :func:`style`. Colours are Okabe and Ito's, which hold
-apart for every kind of colour vision; trained and untrained, raw and centred keep theirs throughout.
+Every function returns a matplotlib Figure; call it within :func:`style`. Colours are those of Okabe and Ito, which are
+distinct for every kind of colour vision. Trained and untrained, raw and centred have the same colours in all figures.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ Record = Mapping[str, Any]
 BLUE, VERMILLION, GREEN, ORANGE, SKY, PURPLE = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9", "#CC79A7"
 INK, GREY, PALE = "#1c2530", "#6b7683", "#c9d0d8"
 WIDTH = 6.4
-"""Inches: narrow, so that the text stays readable on a phone."""
+"""Width of a figure in inches: narrow, so that the text is readable on a phone."""
 
 SCATTER_COLOURS = (BLUE, VERMILLION, GREEN, ORANGE, SKY, PURPLE, INK, "#8c6d1f")
 SCATTER_MARKERS = "os^Dv<>P"
-LABELLED_LANGUAGES = 40
-"""Above this number, a matrix has no room for names."""
+MAX_LABELLED_LANGUAGES = 40
+"""Maximum languages whose names fit beside a matrix."""
 
 _OBJECTIVES = {
     "loss": ("total loss", INK),
@@ -42,7 +42,7 @@ _OBJECTIVES = {
     "distillation_relations_loss": ("distillation: relations", ORANGE),
     "distillation_hidden_loss": ("distillation: hidden states", PURPLE),
 }
-_VITALS = {
+_DIAGNOSTICS = {
     "learning_rate": "learning rate",
     "grad_norm": "gradient norm before clipping",
     "tokens_per_second": "throughput (tokens/s)",
@@ -55,7 +55,7 @@ _PARTS = {"baseline": "untrained", "model": "trained"}
 
 @contextlib.contextmanager
 def style() -> Iterator[None]:
-    """The report's look; figures are both made and saved within it."""
+    """Set the report's style, in which figures are both drawn and saved."""
     with matplotlib.rc_context(
         {
             "figure.dpi": 160,
@@ -86,14 +86,14 @@ def style() -> Iterator[None]:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a PNG, whole or not at all."""
+    """Write a PNG atomically."""
     with replacing(path) as unfinished:
         figure.savefig(unfinished, format="png", facecolor="white")
 
 
 def loss_curves(training: Sequence[Record]) -> Figure:
     """One panel for each objective that the run had, over steps."""
-    present = {key: look for key, look in _OBJECTIVES.items() if any(key in record for record in training)}
+    present = {key: line for key, line in _OBJECTIVES.items() if any(key in record for record in training)}
     figure, panels = _panels(len(present), columns=2, height=2.1)
     for axes, (key, (title, colour)) in zip(panels, present.items(), strict=True):
         _curve(axes, training, key, colour)
@@ -103,7 +103,7 @@ def loss_curves(training: Sequence[Record]) -> Figure:
 
 
 def heldout_loss(training: Sequence[Record], heldout: Sequence[Record]) -> Figure:
-    """Held-out and training MLM loss over steps, with the unigram entropy as the line to beat."""
+    """Held-out and training MLM loss over steps, with the unigram entropy as a baseline."""
     figure, (axes,) = _panels(1, columns=1, height=3.4)
     if any("mlm_loss" in record for record in training):
         _curve(axes, training, "mlm_loss", PALE, label="training")
@@ -118,7 +118,7 @@ def heldout_loss(training: Sequence[Record], heldout: Sequence[Record]) -> Figur
 
 
 def language_losses(losses: Mapping[str, float], entropies: Mapping[str, float]) -> Figure:
-    """One bar per language, easiest first, with the language's unigram entropy as a tick."""
+    """One bar per language, lowest loss first, with the language's unigram entropy as a tick."""
     languages = sorted(losses, key=losses.__getitem__)
     figure, axes = _rows_figure(len(languages))
     positions = np.arange(len(languages))
@@ -155,9 +155,9 @@ def discriminator(training: Sequence[Record]) -> Figure:
     return figure
 
 
-def vitals(training: Sequence[Record]) -> Figure:
+def training_diagnostics(training: Sequence[Record]) -> Figure:
     """Small panels over steps: learning rate, gradient norm, throughput, memory, masking rate, padding."""
-    present = {key: title for key, title in _VITALS.items() if any(key in record for record in training)}
+    present = {key: title for key, title in _DIAGNOSTICS.items() if any(key in record for record in training)}
     figure, panels = _panels(len(present), columns=2, height=1.8)
     for axes, (key, title) in zip(panels, present.items(), strict=True):
         _curve(axes, training, key, BLUE)
@@ -171,14 +171,14 @@ def vitals(training: Sequence[Record]) -> Figure:
     return figure
 
 
-def is_matrix(scores: Record) -> bool:
-    """Whether most pairs of languages were scored, as with N-way files; else they share a pivot, as in Tatoeba."""
+def has_all_pairs(scores: Record) -> bool:
+    """Whether most pairs of languages were scored, as with N-way files, not only those with a pivot, as in Tatoeba."""
     num_languages = len(scores["data"]["languages"])
     return len(scores["model"]["retrieval"]) > 0.5 * num_languages * (num_languages - 1)
 
 
 def retrieval_matrices(scores: Record) -> Figure:
-    """Top-1 accuracy from each language to each other at the headline layer: raw, centred; untrained, trained."""
+    """Top-1 accuracy between all languages at the headline layer: raw and centred, untrained and trained."""
     layer, languages = str(scores["headline_layer"]), scores["data"]["languages"]
     parts = {key: title for key, title in _PARTS.items() if scores[key]}
     matrices = {
@@ -190,7 +190,7 @@ def retrieval_matrices(scores: Record) -> Figure:
     figure = Figure(figsize=(WIDTH, len(parts) * WIDTH / 2 + 0.7), layout="compressed")
     grid = figure.subplots(len(parts), 2, squeeze=False)
     colours = matplotlib.colormaps["Blues"].with_extremes(bad="#f1f3f5")
-    labelled = len(languages) <= LABELLED_LANGUAGES
+    labelled = len(languages) <= MAX_LABELLED_LANGUAGES
     for axes, ((kind, key), matrix) in zip(grid.flat, matrices.items(), strict=True):
         image = axes.imshow(matrix, cmap=colours, vmin=0, vmax=top)
         axes.set_title(f"{parts[key]}, {kind}")
@@ -227,18 +227,18 @@ def retrieval_matrices(scores: Record) -> Figure:
 def retrieval_by_language_dots(scores: Record) -> Figure:
     """One row per language: mean top-1 accuracy over its directions, raw to centred, untrained and trained."""
     layer = str(scores["headline_layer"])
-    found = {key: retrieval_by_language(scores[key], layer) for key in _PARTS if scores[key]}
-    languages = sorted(found["model"], key=lambda language: found["model"][language]["raw"], reverse=True)
+    accuracies = {key: retrieval_by_language(scores[key], layer) for key in _PARTS if scores[key]}
+    languages = sorted(accuracies["model"], key=lambda language: accuracies["model"][language]["raw"], reverse=True)
     figure, axes = _rows_figure(len(languages))
     positions = np.arange(len(languages))
     for key, colour in (("baseline", GREY), ("model", BLUE)):
-        if key not in found:
+        if key not in accuracies:
             continue
-        raw, centred = ([found[key][language][kind] for language in languages] for kind in ("raw", "centred"))
+        raw, centred = ([accuracies[key][language][kind] for language in languages] for kind in ("raw", "centred"))
         axes.hlines(positions, raw, centred, color=colour, linewidth=1, alpha=0.5)
         for values, fill, kind in ((raw, "white", "raw"), (centred, colour, "centred")):
-            look: dict[str, Any] = {"facecolors": fill, "edgecolors": colour, "s": 26, "zorder": 3, "clip_on": False}
-            axes.scatter(values, positions, label=f"{_PARTS[key]}, {kind}", **look)
+            dots: dict[str, Any] = {"facecolors": fill, "edgecolors": colour, "s": 26, "zorder": 3, "clip_on": False}
+            axes.scatter(values, positions, label=f"{_PARTS[key]}, {kind}", **dots)
     _name_rows(axes, languages)
     axes.set(xlabel="top-1 accuracy, mean over the language's directions", xlim=(0, None))
     axes.xaxis.set_major_formatter(PercentFormatter(1))
@@ -249,8 +249,8 @@ def retrieval_by_language_dots(scores: Record) -> Figure:
 def retrieval_layers(scores: Record) -> Figure:
     """Mean top-1 accuracy of every layer: raw and centred, untrained and trained, with chance."""
     figure, (axes,) = _panels(1, columns=1, height=3.2)
-    for key, kind, look in _layer_lines(scores):
-        axes.plot([entry[kind] for entry in scores[key]["retrieval_mean"].values()], **look)
+    for key, kind, line in _layer_lines(scores):
+        axes.plot([entry[kind] for entry in scores[key]["retrieval_mean"].values()], **line)
     _layer_axes(axes, scores, scores["chance"]["retrieval"], "top-1 accuracy")
     axes.set_ylim(bottom=0)
     _legend_above(axes, columns=3)
@@ -258,13 +258,13 @@ def retrieval_layers(scores: Record) -> Figure:
 
 
 def probe_layers(scores: Record) -> Figure:
-    """The fresh probes' accuracy at every layer: one panel for each classifier, with chance."""
+    """Accuracy of the fresh probes at every layer: one panel per classifier, with chance."""
     figure, panels = _panels(2, columns=2, height=3.2, share_y=True)
     for axes, (classifier, title) in zip(panels, (("linear", "linear probe"), ("mlp", "MLP probe")), strict=True):
-        for key, kind, look in _layer_lines(scores):
+        for key, kind, line in _layer_lines(scores):
             entries = [entry[kind][classifier] for entry in scores[key]["probe"].values()]
             means, deviations = ([entry[name] for entry in entries] for name in ("mean", "std"))
-            axes.errorbar(range(len(entries)), means, yerr=deviations, **look)
+            axes.errorbar(range(len(entries)), means, yerr=deviations, **line)
         _layer_axes(axes, scores, scores["chance"]["probe"], "")
         axes.set(title=title, ylim=(0, 1.03))
     panels[0].set_ylabel("balanced accuracy")
@@ -273,7 +273,7 @@ def probe_layers(scores: Record) -> Figure:
 
 
 def sentence_planes(projections: Record) -> Figure:
-    """Sentence vectors on their first two principal components: raw, centred; untrained, trained."""
+    """Sentence vectors on their first two principal components: raw and centred, untrained and trained."""
     parts = {key: title for key, title in _PARTS.items() if projections[key]}
     languages = list(projections["model"]["raw"])
     spread = np.linspace(0, len(languages) - 1, min(len(languages), len(SCATTER_COLOURS))).round().astype(int)
@@ -328,12 +328,12 @@ def _legend_above(axes: Axes, *, reverse: bool = False, columns: int = 4) -> Non
 
 
 def _series(records: Sequence[Record], key: str) -> tuple[list[int], list[float]]:
-    found = [(record["step"], record[key]) for record in records if key in record]
-    return [step for step, _ in found], [math.nan if value is None else value for _, value in found]
+    points = [(record["step"], record[key]) for record in records if key in record]
+    return [step for step, _ in points], [math.nan if value is None else value for _, value in points]
 
 
 def _curve(axes: Axes, records: Sequence[Record], key: str, colour: str, label: str | None = None) -> None:
-    """A line; a long one is drawn pale, with its running mean over a fiftieth of its length on top."""
+    """Plot a line. A long one is drawn pale, with its running mean over a fiftieth of its length on top."""
     steps, values = _series(records, key)
     width = len(values) // 50
     if width < 3:
@@ -353,12 +353,12 @@ def _step_axes(panels: Sequence[Axes]) -> None:
 
 
 def _layer_lines(scores: Record) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Key of the part, raw or centred, and the look of its line: the untrained broad and pale beneath the trained."""
+    """Yield key of the part, raw or centred, and its line's style. Untrained lines are broad, pale and come first."""
     for key, colour, width in (("baseline", "#a3adb8", 3.5), ("model", BLUE, 1.6)):
-        for kind, line, fill in (("raw", (0, (2, 1.2)), "white"), ("centred", "solid", colour)):
+        for kind, dashes, fill in (("raw", (0, (2, 1.2)), "white"), ("centred", "solid", colour)):
             if scores[key]:
-                look = {"color": colour, "linewidth": width, "linestyle": line, "label": f"{_PARTS[key]}, {kind}"}
-                yield key, kind, look | {"marker": "o", "markersize": 4.5 + width / 2, "markerfacecolor": fill}
+                line = {"color": colour, "linewidth": width, "linestyle": dashes, "label": f"{_PARTS[key]}, {kind}"}
+                yield key, kind, line | {"marker": "o", "markersize": 4.5 + width / 2, "markerfacecolor": fill}
 
 
 def _layer_axes(axes: Axes, scores: Record, chance: float, ylabel: str) -> None:

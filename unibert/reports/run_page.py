@@ -1,4 +1,4 @@
-"""``unibert report``: one page on a run, with figures, numbers and the warnings that they give rise to."""
+"""``unibert report``: one page about a run, with figures, numbers and warnings."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from unibert.files import write_atomically
 from unibert.reports import plots
 from unibert.reports.run_records import Record, RunRecords, read_run
 
-LATE_SHARE = 0.1
-"""Share of the logged steps, at the end, whose mean stands for the end of a run."""
+FINAL_SHARE = 0.1
+"""Share of the logged steps whose mean represents the end of a run."""
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One headline number with what to hold it against."""
+    """One headline number with a note that puts it into context."""
 
     label: str
     value: str
-    beside: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A sentence that the numbers of the run support; ``alarm`` marks those that ask for a closer look."""
+    """A sentence that the run's numbers support; ``alarm`` marks those that need a closer look."""
 
     text: str
     alarm: bool
@@ -41,7 +41,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Table:
-    """Numbers behind a figure; the first column holds names."""
+    """The numbers of a figure; the first column holds names."""
 
     title: str
     headers: Sequence[str]
@@ -50,7 +50,7 @@ class Table:
 
 @dataclass
 class Section:
-    """A heading with a figure, its one-sentence caption and its tables, or with the reason why it is empty."""
+    """A heading with a figure, its caption and its tables, or with the reason why they are missing."""
 
     title: str
     caption: str = ""
@@ -62,14 +62,14 @@ class Section:
 def write_report(run_dir: Path) -> Path:
     """Write ``report/index.html`` and its figures as PNG files into a run folder.
 
-    The page holds its figures inline, so that it can be sent as one file. Parts of the run that are not there, such
-    as an objective that was off or an evaluation that was not made, are named as missing on the page.
+    The page embeds its figures, so that it can be sent as one file. It names the parts that the run lacks, such as an
+    objective that was off or an evaluation that was not made.
 
     Returns:
-        the path of the page.
+        The path of the page.
 
     Raises:
-        UserError: if the folder is no run folder, or its evaluation is damaged.
+        UserError: if the folder is not a run folder, its evaluation is damaged, or the report cannot be written.
     """
     run = read_run(run_dir)
     folder = run_dir / "report"
@@ -96,8 +96,8 @@ def _training_sections(run: RunRecords, folder: Path) -> list[Section]:
     return [
         _section(
             "Losses",
-            "Each objective's loss on the training batches: all should fall, but the discriminator's, which rises "
-            "towards the logarithm of the number of languages when the encoder hides the language.",
+            "Each objective's loss on the training batches. All should fall except the discriminator's, which rises "
+            "towards the logarithm of the number of languages as the encoder hides the language.",
             folder / "losses.png",
             no_metrics,
             lambda: plots.loss_curves(training),
@@ -105,7 +105,7 @@ def _training_sections(run: RunRecords, folder: Path) -> list[Section]:
         ),
         _section(
             "Held-out loss",
-            "Below the dashed line the model predicts better than token frequencies alone would: it uses context.",
+            "Below the dashed line the model predicts better than token frequencies alone: it uses context.",
             folder / "heldout.png",
             "" if heldout else "No held-out loss was logged.",
             lambda: plots.heldout_loss(training, heldout),
@@ -113,8 +113,8 @@ def _training_sections(run: RunRecords, folder: Path) -> list[Section]:
         ),
         _section(
             "Loss by language",
-            f"MLM loss of each language {source}; a bar that reaches its tick marks a language that has learnt no "
-            "more than its token frequencies.",
+            f"MLM loss of each language {source}. If a bar reaches its tick, the model has learnt no more of that "
+            "language than its token frequencies.",
             folder / "languages.png",
             "" if losses else "No losses by language were logged.",
             lambda: plots.language_losses(losses, entropies),
@@ -122,18 +122,18 @@ def _training_sections(run: RunRecords, folder: Path) -> list[Section]:
         ),
         _section(
             "Language discriminator",
-            "Accuracy falling towards chance while λ grows shows the encoder winning; whether the language is gone "
-            "or only hidden from this discriminator, the fresh probe below tells.",
+            "If accuracy falls towards chance while λ grows, the encoder is winning. The fresh probe below shows "
+            "whether the language is gone or only hidden from this discriminator.",
             folder / "discriminator.png",
             no_metrics or no_adversary,
             lambda: plots.discriminator(training),
         ),
         _section(
-            "Course of the training",
-            "Look for spikes of the gradient norm and for drops of the throughput.",
-            folder / "vitals.png",
+            "Training diagnostics",
+            "Look for spikes in the gradient norm and drops in throughput.",
+            folder / "diagnostics.png",
             no_metrics,
-            lambda: plots.vitals(training),
+            lambda: plots.training_diagnostics(training),
         ),
     ]
 
@@ -142,26 +142,26 @@ def _evaluation_sections(run: RunRecords, folder: Path) -> list[Section]:
     scores, projections = run.scores, run.projections
     if scores is None:
         title = "Retrieval, language probe, sentence vectors"
-        return [Section(title, missing="This run has not been evaluated; unibert evaluate writes evaluation/.")]
+        return [Section(title, missing="This run has not been evaluated; `unibert evaluate` writes evaluation/.")]
     layer = scores["headline_layer"]
-    against = (
-        "" if scores["baseline"] else " The untrained model was not scored (--untrained), so a baseline is missing."
+    no_baseline = (
+        "" if scores["baseline"] else " There is no baseline: the untrained model was not scored (--untrained)."
     )
-    whole = plots.is_matrix(scores)
+    all_pairs = plots.has_all_pairs(scores)
     return [
         _section(
             f"Retrieval of translations, layer {layer}",
-            "How often the nearest sentence of the other language is the translation: a trained model should stand "
-            f"clear of the untrained one, and what centring adds is what language offsets had hidden.{against}",
+            "How often the nearest sentence of the other language is the translation. A trained model should be well "
+            f"above the untrained one. The gain from centring was hidden by offsets between languages.{no_baseline}",
             folder / "retrieval.png",
             "",
-            lambda: plots.retrieval_matrices(scores) if whole else plots.retrieval_by_language_dots(scores),
+            lambda: plots.retrieval_matrices(scores) if all_pairs else plots.retrieval_by_language_dots(scores),
             lambda: [_retrieval_table(scores)],
         ),
         _section(
             "Retrieval at every layer",
-            "The shaded layer is the headline, fixed as the middle one before any score is seen; the embeddings "
-            "(layer 0) show what shared words alone give.",
+            "The shaded layer is the headline layer: the middle one, fixed before any score is known. The embeddings "
+            "(layer 0) show what shared words alone achieve.",
             folder / "retrieval_layers.png",
             "",
             lambda: plots.retrieval_layers(scores),
@@ -169,9 +169,9 @@ def _evaluation_sections(run: RunRecords, folder: Path) -> list[Section]:
         ),
         _section(
             "Language probe at every layer",
-            "A fresh classifier names the language of unseen sentences: at chance the vectors no longer tell it. "
-            "Centring takes the linear probe to chance by construction; what the MLP still finds lies in the shape "
-            "of each language's cloud.",
+            "A fresh classifier identifies the language of unseen sentences; at chance, the vectors no longer contain "
+            "it. Centring takes the linear probe to chance by construction; what the MLP still finds is in the shape "
+            "of each language's distribution.",
             folder / "probe.png",
             "",
             lambda: plots.probe_layers(scores),
@@ -181,9 +181,9 @@ def _evaluation_sections(run: RunRecords, folder: Path) -> list[Section]:
             ],
         ),
         _section(
-            f"Sentence vectors in the plane, layer {layer}",
-            "One point per sentence on the first two principal components: separate islands are languages kept "
-            "apart; mixed colours, a shared space.",
+            f"Sentence vectors in two dimensions, layer {layer}",
+            "One point per sentence on the first two principal components. Separate clusters are languages kept apart; "
+            "mixed colours are a shared space.",
             folder / "planes.png",
             "" if projections else "evaluation/projections.json is missing.",
             lambda: plots.sentence_planes(projections or {}),
@@ -199,7 +199,7 @@ def _section(
     draw: Callable[[], Figure],
     tabulate: Callable[[], list[Table]] = list,
 ) -> Section:
-    """The section with its figure drawn and saved at ``path``, or only the sentence that says what is missing."""
+    """Draw the section's figure and save it at ``path``, or return the section with only the ``missing`` sentence."""
     if missing:
         path.unlink(missing_ok=True)
         return Section(title, missing=missing)
@@ -234,7 +234,7 @@ def _tiles(run: RunRecords) -> list[Tile]:
 
 
 def _findings(run: RunRecords) -> list[Finding]:
-    """What the numbers say at first sight, and the known ways in which such a run deceives."""
+    """Return what the numbers show, and warnings about known ways in which they mislead."""
     findings = []
     if any(not math.isfinite(record["loss"]) for record in run.training if record.get("loss") is not None):
         findings.append(Finding("Some training losses are NaN or infinite: the run diverged.", alarm=True))
@@ -247,12 +247,12 @@ def _findings(run: RunRecords) -> list[Finding]:
             else "The held-out MLM loss is not below the unigram entropy: the model has not learnt to use context."
         )
         findings.append(Finding(text, alarm=gain <= 0))
-    accuracy, chance = _late_mean(run.training, "adversary_accuracy"), _late_mean(run.training, "adversary_chance")
+    accuracy, chance = _final_mean(run.training, "adversary_accuracy"), _final_mean(run.training, "adversary_chance")
     if accuracy is not None and accuracy > 0.95:
         findings.append(
             Finding(
-                f"The discriminator still names the language of {percent(accuracy)} % at the end: the adversary has "
-                "not changed what the encoder shows; a larger λ or another layer may.",
+                f"The discriminator still identifies the language of {percent(accuracy)} % at the end: the adversary "
+                "has not changed the encoder's states; a larger λ or another layer may.",
                 alarm=True,
             )
         )
@@ -260,7 +260,7 @@ def _findings(run: RunRecords) -> list[Finding]:
         findings += _score_findings(run.scores, accuracy, chance)
     if run.damaged_lines:
         findings.append(
-            Finding(f"Damaged lines of metrics.jsonl, left out of this page: {run.damaged_lines}.", alarm=True)
+            Finding(f"Damaged lines of metrics.jsonl, not shown on this page: {run.damaged_lines}.", alarm=True)
         )
     return findings
 
@@ -272,21 +272,21 @@ def _score_findings(scores: Record, accuracy: float | None, chance: float | None
     if accuracy is not None and chance is not None and accuracy < 1.5 * chance and probe > 2 * probe_chance:
         findings.append(
             Finding(
-                f"The discriminator is near chance, yet a fresh probe names the language of {percent(probe)} %: the "
-                "language is hidden from that discriminator, not gone.",
+                f"The discriminator is near chance, but a fresh probe identifies the language of {percent(probe)} %: "
+                "the language is hidden from that discriminator, not gone.",
                 alarm=True,
             )
         )
     if baseline:
         for kind in ("raw", "centred"):
             trained, untrained = (part["retrieval_mean"][layer][kind] for part in (model, baseline))
-            text = f"Retrieval ({kind}): {percent(trained)} % against {percent(untrained)} % of the untrained model"
+            text = f"Retrieval ({kind}): {percent(trained)} %, untrained model {percent(untrained)} %"
             ending = "." if trained > untrained else ": training has not helped here."
             findings.append(Finding(text + ending, alarm=trained <= untrained))
     if model["geometry"][layer]["mean_cosine"] > 0.99:
         findings.append(
             Finding(
-                "Sentence vectors all point nearly the same way (mean cosine above 0.99): they may have collapsed.",
+                "All sentence vectors have nearly the same direction (mean cosine > 0.99): they may have collapsed.",
                 alarm=True,
             )
         )
@@ -294,7 +294,7 @@ def _score_findings(scores: Record, accuracy: float | None, chance: float | None
 
 
 def _strongest_probe(part: Record, layer: str) -> float:
-    """The better of the two classifiers on raw vectors: language identity is there if any of them finds it."""
+    """Accuracy of the better classifier on raw vectors: the language is there if either of them finds it."""
     return max(entry["mean"] for entry in part["probe"][layer]["raw"].values())
 
 
@@ -308,7 +308,7 @@ def _metrics_table(training: Sequence[Record]) -> Table:
     rows = []
     for key in keys:
         values = [record[key] for record in training if record.get(key) is not None]
-        rows.append([key, f"{values[0]:.4g}", f"{values[-1]:.4g}", f"{_late_mean(training, key):.4g}"])
+        rows.append([key, f"{values[0]:.4g}", f"{values[-1]:.4g}", f"{_final_mean(training, key):.4g}"])
     return Table("Training metrics", ["metric", "first", "last", "mean of the last tenth"], rows)
 
 
@@ -328,7 +328,7 @@ def _heldout_table(heldout: Sequence[Record]) -> Table:
 
 
 def _language_losses(run: RunRecords) -> tuple[dict[str, float], dict[str, float], str]:
-    """Losses and unigram entropies by language, with where the losses come from: held out if there, else training."""
+    """Return losses and unigram entropies by language, held out if logged, else of training, and their source."""
     by_language = _last(run.heldout, "heldout_mlm_loss_by_language")
     if by_language:
         return by_language, _last(run.heldout, "unigram_entropy_by_language") or {}, "on held-out text"
@@ -347,13 +347,13 @@ def _language_table(losses: Mapping[str, float], entropies: Mapping[str, float])
 def _retrieval_table(scores: Record) -> Table:
     layer = str(scores["headline_layer"])
     parts = {name: part for name, part in (("trained", scores["model"]), ("untrained", scores["baseline"])) if part}
-    found = {name: retrieval_by_language(part, layer) for name, part in parts.items()}
+    accuracies = {name: retrieval_by_language(part, layer) for name, part in parts.items()}
     kinds = ("raw", "centred")
     return Table(
         "Retrieval by language, mean over its directions (%)",
         ["language", *(f"{name}, {kind}" for name in parts for kind in kinds)],
         [
-            [language, *(percent(found[name][language][kind]) for name in parts for kind in kinds)]
+            [language, *(percent(accuracies[name][language][kind]) for name in parts for kind in kinds)]
             for language in scores["data"]["languages"]
         ],
     )
@@ -398,7 +398,7 @@ def _last(records: Sequence[Record], key: str) -> Any:
     return next((record[key] for record in reversed(records) if record.get(key) is not None), None)
 
 
-def _late_mean(records: Sequence[Record], key: str) -> float | None:
+def _final_mean(records: Sequence[Record], key: str) -> float | None:
     values = [record[key] for record in records if record.get(key) is not None]
-    late = values[-math.ceil(LATE_SHARE * len(values)) :] if values else []
-    return sum(late) / len(late) if late else None
+    final = values[-math.ceil(FINAL_SHARE * len(values)) :] if values else []
+    return sum(final) / len(final) if final else None

@@ -1,4 +1,4 @@
-"""What a run folder holds for its report: metrics, configuration, scores."""
+"""The content of a run folder for its report: metrics, configuration, scores."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from unibert.training.metrics_file import LoggedMetrics, Record, read_metrics
 
 @dataclass(frozen=True)
 class RunRecords:
-    """The readable parts of a run folder; a part that is not there is empty or None.
+    """The parts of a run folder; a missing part is empty or None.
 
     ``training``, ``heldout`` and ``damaged_lines`` are those of `LoggedMetrics`.
     """
@@ -27,11 +27,11 @@ class RunRecords:
 
 
 def read_run(run_dir: Path) -> RunRecords:
-    """Read metrics.jsonl, config.yaml, evaluation/scores.json and evaluation/projections.json as far as they exist.
+    """Read those of metrics.jsonl, config.yaml, evaluation/scores.json and evaluation/projections.json that exist.
 
     Raises:
-        UserError: if there is no such folder, if it holds none of these files, or if scores or projections are
-            damaged or of another format.
+        UserError: if the folder does not exist or has none of these files, or if scores or projections are damaged or
+            have another format.
     """
     if not run_dir.is_dir():
         raise UserError(f"{run_dir}: no such run folder")
@@ -57,7 +57,7 @@ def _read_json(path: Path) -> Record | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}); run unibert evaluate again") from None
+        raise UserError(f"{path} is damaged ({error}); run `unibert evaluate` again") from None
     if not isinstance(content, dict) or content.get("format") != 1:
-        raise UserError(f"{path} is of another format than this version reads; run unibert evaluate again")
+        raise UserError(f"{path} has another format than this version reads; run `unibert evaluate` again")
     return content

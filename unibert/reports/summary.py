@@ -1,4 +1,4 @@
-"""The figures of one run: as data with what they were measured on, and as one table that a person understands."""
+"""The results of one run: as data with the environment, and as one table for people."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from unibert.text import ruled_table
 
 
 def summarise(run_dir: Path) -> Record:
-    """Held-out loss, retrieval and language probe of a run, with the environment; what is not there is left out.
+    """Return held-out loss, retrieval and language probe of a run with the environment; missing parts are omitted.
 
-    ``retrieval`` and ``probe`` hold, for raw and centred vectors of the headline layer, ``untrained`` (where it was
-    scored), ``trained`` and ``chance``. The probe is the MLP: centring alone takes a linear one to chance.
+    ``retrieval`` and ``probe`` hold, for raw and centred vectors of the headline layer, ``untrained`` (if it was
+    scored), ``trained`` and ``chance``. The probe is the MLP, because centring alone takes a linear one to chance.
 
     Raises:
-        UserError: if the folder is no run.
+        UserError: if the folder is not a run folder.
     """
     run = read_run(run_dir)
     summary: Record = {"run": run.name, "environment": describe_environment()}
@@ -42,7 +42,7 @@ def summarise(run_dir: Path) -> Record:
 
 
 def write_summary(run_dir: Path) -> Record:
-    """The run's summary, written to ``run_dir/report/summary.json`` as well."""
+    """Return the run's summary and write it to ``run_dir/report/summary.json``."""
     summary = summarise(run_dir)
     path = run_dir / "report" / "summary.json"
     path.parent.mkdir(exist_ok=True)
@@ -51,11 +51,11 @@ def write_summary(run_dir: Path) -> Record:
 
 
 def format_summary(summary: Record) -> str:
-    """The summary as plain text: a line on the loss, and a table of the scores."""
+    """Format the summary as plain text: a line on the loss, and a table of the scores."""
     lines = []
     if "heldout_mlm_loss" in summary:
         loss, unigram = summary["heldout_mlm_loss"], summary["unigram_entropy"]
-        lines.append(f"held-out MLM loss {loss:.2f} nats a token; word frequencies alone give {unigram:.2f}")
+        lines.append(f"held-out MLM loss {loss:.2f} nats per token; the unigram entropy is {unigram:.2f}")
     if "retrieval" in summary:
         lines += [f"sentence vectors of layer {summary['layer']}, {len(summary['languages'])} languages", ""]
         lines += _table(summary)
@@ -63,7 +63,7 @@ def format_summary(summary: Record) -> str:
 
 
 def _table(summary: Record) -> list[str]:
-    questions = {"retrieval": "translation found, top-1", "probe": "language told by a fresh probe"}
+    questions = {"retrieval": "translation found, top-1", "probe": "language identified by a fresh probe"}
     columns = list(summary["retrieval"]["raw"])
     rows = [
         [f"{question}, {kind} vectors", *(f"{100 * shares[column]:.1f} %" for column in columns)]

@@ -1,4 +1,4 @@
-"""Online data: corpus shards in, packed and masked batches out.
+"""The data stream of a run: reads corpus shards and yields packed, masked batches.
 
 The names below are imported on first use, so that reading a configuration does not import torch.
 """
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Batch", "StepBatch", "Stream", "StreamConfig", "heldout_batches"]
 
-_HOMES = {"Batch": "batch", "StreamConfig": "config", "heldout_batches": "heldout"}
+_MODULES = {"Batch": "batch", "StreamConfig": "config", "heldout_batches": "heldout"}
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'stream')}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES.get(name, 'stream')}"), name)

@@ -1,4 +1,4 @@
-"""The batch that the model sees."""
+"""A batch: the tensors of packed sequences that the model reads."""
 
 from __future__ import annotations
 
@@ -16,46 +16,46 @@ from unibert.stream.sequences import NOT_MASKED, MaskedSequences
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """B packed sequences of S tokens that hold D documents, of which N tokens are masked. Tensors are int64
-    where nothing else is said."""
+    """B packed sequences of S tokens with D documents; N tokens are masked. Tensors are int64 unless a field says
+    otherwise."""
 
     input_ids: Tensor
-    """(B, S)."""
+    """Token ids, masks applied, (B, S)."""
     labels: Tensor
-    """The masked positions' own tokens, -100 elsewhere, (B, S)."""
+    """Original tokens at the masked positions, -100 elsewhere, (B, S)."""
     position_ids: Tensor
-    """From 0 with every document, 0 on padding, (B, S)."""
+    """Position within the document, from 0; 0 on padding, (B, S)."""
     document_ids: Tensor
-    """Index into this batch's documents, -1 on padding, (B, S)."""
+    """Index of the document within this batch, -1 on padding, (B, S)."""
     document_languages: Tensor
-    """Index into ``Stream.languages``, (D,)."""
+    """Index of each document's language in ``Stream.languages``, (D,)."""
     cu_seqlens: Tensor
-    """Bounds of the documents in the flattened B * S tokens, from 0 to B * S; int32. Each sequence's padding counts as
-    one document more."""
+    """Bounds of the documents in the flattened B * S tokens, from 0 to B * S, int32. The padding of a sequence counts
+    as one more document."""
     max_seqlen: int
-    """Of the stretches between the bounds."""
+    """Largest distance between two neighbouring ``cu_seqlens``."""
     masked_positions: Tensor
     """Flat positions b * S + s of the masked tokens, ascending, (N,)."""
     sequence_indices: Tensor
-    """Run-wide, (B,)."""
+    """Index of each sequence in the run, (B,)."""
     origins: list[list[str]]
-    """For each sequence its documents as ``lang/train-000000.tar#document``."""
+    """Documents of each sequence as ``lang/train-000000.tar#document``."""
 
     @classmethod
     def from_sequences(cls, sequences: MaskedSequences, first: int, last: int) -> Batch:
-        """Sequences ``first`` to ``last``, end excluded."""
+        """Build a batch of sequences ``first`` to ``last``, end excluded."""
         bounds = np.concatenate([[0], np.cumsum(sequences.documents_per_sequence)])[first : last + 1]
         lengths = sequences.document_lengths[bounds[0] : bounds[-1]]
         input_ids, labels = sequences.input_ids[first:last], sequences.labels[first:last]
         tokens_before = np.concatenate([[0], np.cumsum(lengths)])
         sequence_ends = bounds[1:] - bounds[0]
         padding = input_ids.shape[1] - np.diff(tokens_before[bounds - bounds[0]])
-        stretches = np.insert(lengths, sequence_ends, padding)
-        document_ids = np.repeat(np.insert(np.arange(len(lengths)), sequence_ends, -1), stretches)
-        ends = np.cumsum(stretches)
-        position_ids = np.arange(input_ids.size) - np.repeat(ends - stretches, stretches)
+        segment_lengths = np.insert(lengths, sequence_ends, padding)
+        document_ids = np.repeat(np.insert(np.arange(len(lengths)), sequence_ends, -1), segment_lengths)
+        ends = np.cumsum(segment_lengths)
+        position_ids = np.arange(input_ids.size) - np.repeat(ends - segment_lengths, segment_lengths)
         position_ids[document_ids < 0] = 0
-        ends = ends[stretches > 0]
+        ends = ends[segment_lengths > 0]
         return cls(
             input_ids=torch.from_numpy(input_ids.astype(np.int64)),
             labels=torch.from_numpy(labels.astype(np.int64)),
@@ -63,14 +63,14 @@ class Batch:
             document_ids=torch.from_numpy(document_ids.reshape(input_ids.shape)),
             document_languages=torch.tensor(sequences.document_languages[bounds[0] : bounds[-1]]),
             cu_seqlens=torch.from_numpy(np.concatenate([[0], ends]).astype(np.int32)),
-            max_seqlen=int(stretches.max()),
+            max_seqlen=int(segment_lengths.max()),
             masked_positions=torch.from_numpy(np.flatnonzero(labels != NOT_MASKED)),
             sequence_indices=torch.tensor(sequences.sequence_indices[first:last]),
             origins=[sequences.origins[start:end] for start, end in pairwise(bounds)],
         )
 
     def to(self, device: torch.device | str) -> Batch:
-        """The batch with its tensors on ``device``; copies from pinned memory do not block."""
+        """Return the batch with its tensors on ``device``; copies from pinned memory do not block."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         moved: dict[str, Any] = {
             name: value.to(device, non_blocking=True) for name, value in values.items() if isinstance(value, Tensor)
@@ -78,7 +78,7 @@ class Batch:
         return replace(self, **moved)
 
     def digest(self) -> str:
-        """SHA-256 (hex) of what the model learns from: inputs, labels, documents and languages."""
+        """Return the SHA-256 (hex) of what the model learns from: inputs, labels, documents and languages."""
         content = hashlib.sha256()
         for tensor in (self.input_ids, self.labels, self.document_ids, self.document_languages):
             content.update(repr(tuple(tensor.shape)).encode() + tensor.cpu().numpy().tobytes())

@@ -16,15 +16,15 @@ DELIVERY_KEYS = (
     "retry_seconds",
     "max_damaged_share",
 )
-"""How the batches come; the other keys decide what is in them."""
+"""Keys that decide how batches are delivered; the other keys decide what they contain."""
 
 
 @dataclass(kw_only=True)
 class StreamConfig:
-    """How shards become batches: mixture, mixing, masking, processes."""
+    """How shards become batches: mixture, shuffling, masking, processes."""
 
     lanes: int = 8
-    """Independent readers of the run. Every number of ranks that divides it gives the same batches."""
+    """Independent readers of the run. Any number of ranks that divides it gives the same batches."""
 
     window_shards: int = 4
     """Shards that a lane holds in memory and mixes at a time."""
@@ -33,32 +33,32 @@ class StreamConfig:
     """Languages are drawn in proportion to (train tokens) ** exponent: 1 is proportional, 0 is uniform."""
 
     language_starts: dict[str, float] = field(default_factory=dict)
-    """Progress, from 0 to 1, at which a language joins the mixture, as in {zh: 0.3}. The others are in it from the
-    start. Shards are drawn a window ahead, so a language may join that much earlier."""
+    """Progress, from 0 to 1, at which a language joins the mixture, as in {zh: 0.3}. The others take part from
+    the start. Shards are drawn a window ahead, so a language may join that much earlier."""
 
     masking_rate: Schedule = 0.3
-    """Share of the ordinary tokens that is masked."""
+    """Share of the ordinary tokens that are masked."""
 
     mask_share: float = 0.8
     """Share of the masked positions that show ``<mask>``."""
 
     random_share: float = 0.1
-    """Share of the masked positions that show a random token. The rest show their own."""
+    """Share of the masked positions that show a random token. The rest show their original token."""
 
     whole_words: bool = False
     """Mask all pieces of a word or none."""
 
     max_epochs: float | None = None
-    """Most times that any language is read. null repeats languages as often as the mixture asks."""
+    """Maximum number of times that a language is read. null repeats languages as often as the mixture requires."""
 
     languages: list[str] | None = None
-    """Codes of the languages to train on, as in en,de. null takes all of the corpus."""
+    """Codes of the languages to train on, as in en,de. null takes all languages of the corpus."""
 
     num_workers: int = 0
     """Loader processes per rank. 0 loads in the training process. The batches are the same with any number."""
 
     shards_url: str | None = None
-    """Address of the shards if they do not lie beside the manifest: a folder, ``https://…``, ``s3://…``, ``gs://…`` or
+    """Address of the shards if they are not beside the manifest: a folder, ``https://…``, ``s3://…``, ``gs://…`` or
     another scheme that WebDataset opens, or ``pipe:`` and a shell command with ``{path}`` for a shard's path."""
 
     allow_pipe: bool = False
@@ -68,18 +68,18 @@ class StreamConfig:
     """Folder on this machine that keeps fetched shards. null fetches them again in every epoch."""
 
     cache_gib: float | None = None
-    """Size in GiB at which the cache drops its oldest shards. null never drops any."""
+    """Size in GiB above which the cache drops its oldest shards. null never drops any."""
 
     retry_seconds: float = 600.0
-    """Seconds for which the run asks again for a shard that a server does not deliver, before it ends."""
+    """Seconds for which the run retries a shard that a server does not deliver, before it ends."""
 
     max_damaged_share: float = 0.01
-    """Share of the corpus's blocks that may be damaged. They are left out; with more the run is refused."""
+    """Share of the corpus's blocks that may be damaged. Damaged blocks are skipped. With more, the run is refused."""
 
     def __post_init__(self) -> None:
-        for name, least in (("lanes", 1), ("window_shards", 1), ("num_workers", 0), ("retry_seconds", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"stream.{name}: must be at least {least}, got {getattr(self, name)}")
+        for name, minimum in (("lanes", 1), ("window_shards", 1), ("num_workers", 0), ("retry_seconds", 0)):
+            if getattr(self, name) < minimum:
+                raise ValueError(f"stream.{name}: must be at least {minimum}, got {getattr(self, name)}")
         if any(exponent < 0 for exponent in _values(self.sampling_exponent, "stream.sampling_exponent")):
             raise ValueError(f"stream.sampling_exponent: must not be negative, got {self.sampling_exponent}")
         if not all(0 < rate <= 1 for rate in _values(self.masking_rate, "stream.masking_rate")):
@@ -90,13 +90,13 @@ class StreamConfig:
                 "negative nor add up to more than 1"
             )
         if self.max_epochs is not None and self.max_epochs < 1:
-            raise ValueError(f"stream.max_epochs: must be at least 1, got {self.max_epochs}; use null for no cap")
+            raise ValueError(f"stream.max_epochs: must be at least 1, got {self.max_epochs}; use null for no limit")
         if self.languages is not None and not self.languages:
-            raise ValueError("stream.languages: must name a language; use null for all of the corpus")
+            raise ValueError("stream.languages: must name at least one language; use null for all of the corpus")
         for code, start in self.language_starts.items():
             if not 0 <= start < 1:
                 raise ValueError(
-                    f"stream.language_starts.{code}: is a share of the run, from 0 to below 1, got {start}"
+                    f"stream.language_starts.{code}: must be a share of the run, at least 0 and below 1, got {start}"
                 )
         self._check_delivery()
 
@@ -124,14 +124,14 @@ class StreamConfig:
         if self.cache_gib is not None and self.cache_gib <= 0:
             raise ValueError(f"stream.cache_gib: must be positive, got {self.cache_gib}; use null for no limit")
         if self.cache_gib is not None and self.cache_dir is None:
-            raise ValueError("stream.cache_gib: limits a cache, but stream.cache_dir names none")
+            raise ValueError("stream.cache_gib: limits a cache, but there is none; set stream.cache_dir")
         if self.shards_url is not None and self.shards_url.startswith("pipe:"):
             if not self.allow_pipe:
                 raise ValueError(
                     "stream.shards_url: runs a shell command; set stream.allow_pipe to true if you trust this run file"
                 )
             if "{path}" not in self.shards_url:
-                raise ValueError("stream.shards_url: a pipe: command must say {path} where the shard's path goes")
+                raise ValueError("stream.shards_url: a pipe: command must contain {path} for the shard's path")
 
 
 def _values(schedule: Schedule, name: str) -> list[float]:

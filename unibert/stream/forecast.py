@@ -18,7 +18,7 @@ from unibert.corpus.manifest import Manifest
 from unibert.errors import UserError
 from unibert.schedules import Schedule, Timeline, value_at
 from unibert.stream.config import StreamConfig
-from unibert.stream.plan import FRAME_TOKENS, Floats, plan_of, raise_if_no_room_for_text
+from unibert.stream.plan import FRAME_TOKENS, Floats, build_plan, raise_if_no_room_for_text
 from unibert.stream.stream import chosen_languages
 
 WORTHWHILE_EPOCHS = 4.0
@@ -26,9 +26,9 @@ WORTHWHILE_EPOCHS = 4.0
 2023, arXiv 2305.16264; measured with decoders on English)."""
 
 MAX_PHASES = 5
-"""As many as a table has room for."""
+"""Maximum number of phases; a table has no room for more."""
 
-_APART = 0.005
+_MIN_DISTANCE = 0.005
 """Share of the run below which two changes count as one."""
 
 Integers = npt.NDArray[np.int64]
@@ -36,76 +36,79 @@ Integers = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """A stretch of the run over which its schedules hold still, or slope without a bend."""
+    """A part of the run over which each schedule is constant or changes linearly."""
 
     start: float
-    """Progress."""
+    """Progress at the start."""
     end: float
+    """Progress at the end."""
     exponents: tuple[float, float]
     """Sampling exponent at the start and just before the end."""
     num_sequences: int
-    """Of a step halfway."""
+    """Sequences per step, halfway."""
     sequence_length: int
+    """Tokens per sequence, halfway."""
     tokens: Integers
-    """Drawn in the phase, of each language, (L,)."""
+    """Tokens drawn of each language in the phase, (L,)."""
     epochs: Floats
-    """Times each language has been drawn by the end of the phase, since the run began, (L,)."""
+    """Times each language has been drawn between the start of the run and the end of the phase, (L,)."""
     documents_per_batch: Floats
-    """Of each language, expected halfway, the pieces of a cut document counted each, caps left aside, (L,)."""
+    """Expected documents of each language in a batch, halfway, (L,). Each piece of a cut document counts; caps are
+    ignored."""
 
     @property
     def shares(self) -> Floats:
-        """Of each language in the tokens drawn in the phase, (L,)."""
+        """Share of each language in the tokens drawn in the phase, (L,)."""
         return self.tokens / max(1, self.tokens.sum())
 
 
 class Forecast:
-    """The draws of a run's plan, counted by language.
+    """Counts, by language, of what a run's plan draws.
 
-    Tokens include the two that frame each document, and a draw that crosses a bound is divided there, so that phases
-    add up to the run. Epochs count draws as wholes, as :meth:`Plan.epochs` does. A run pads a percent or two of its
-    tokens, so it gets that much less far in its plan than these figures say.
+    Tokens include the two that frame each document. A draw that crosses a bound is divided there, so that phases add up
+    to the run. Epochs count whole draws, as :meth:`Plan.epochs` does. A run pads one or two per cent of its tokens, so
+    it gets that much less far in its plan than these figures say.
 
     Args:
-        manifest: the corpus.
-        config: the run file's ``stream`` section.
-        seed: of the run.
+        manifest: manifest of the corpus.
+        config: ``stream`` section of the run file.
+        seed: seed of the run.
         timeline: batch size and sequence length of every step.
 
     Raises:
-        UserError: if the configuration's languages do not fit the corpus, or a sequence holds no text.
+        UserError: if the configuration's languages do not fit the corpus, or a sequence has no room for text.
     """
 
     def __init__(self, manifest: Manifest, config: StreamConfig, *, seed: int, timeline: Timeline) -> None:
         self.languages = chosen_languages(manifest, config)
         self.run_tokens = timeline.total_tokens
         self._config, self._timeline = config, timeline
-        shards = [manifest.of(language) for language in self.languages]
+        shards = [manifest.shards_of(language) for language in self.languages]
         self._shard_counts = np.array([len(of_language) for of_language in shards])
         self._tokens = np.array([sum(shard.tokens for shard in of_language) for of_language in shards])
         self._documents = np.array([sum(shard.documents for shard in of_language) for of_language in shards])
         raise_if_no_room_for_text(timeline)
-        self._plan = plan_of(manifest, self.languages, config, seed=seed, run_tokens=self.run_tokens)
+        self._plan = build_plan(manifest, self.languages, config, seed=seed, run_tokens=self.run_tokens)
         self._draws, self._bounds = self._draw()
 
     @property
     def num_draws(self) -> int:
-        """Shards that the run reads, repeats included."""
+        """Number of shards that the run reads, repeats included."""
         return len(self._draws)
 
     @property
     def max_epochs(self) -> float | None:
-        """The configuration's."""
+        """``max_epochs`` of the configuration."""
         return self._config.max_epochs
 
     @property
     def natural_shares(self) -> Floats:
-        """Of each language in the train tokens of the run's languages, (L,)."""
+        """Share of each language in the train tokens of the run's languages, (L,)."""
         return self._tokens / self._tokens.sum()
 
     @cached_property
     def tokens(self) -> Integers:
-        """Drawn of each language over the run, (L,); together the tokens of the run."""
+        """Tokens drawn of each language over the run, (L,); their sum is the tokens of the run."""
         return self.tokens_between(0.0, 1.0)
 
     @cached_property
@@ -125,18 +128,18 @@ class Forecast:
 
     @cached_property
     def phases(self) -> list[Phase]:
-        """The run between the bounds of its schedules, at most :data:`MAX_PHASES`."""
+        """The run, divided where its schedules change, into at most :data:`MAX_PHASES` phases."""
         return [self._phase(start, end) for start, end in pairwise(phase_bounds(self._config, self._timeline))]
 
     @cached_property
     def first_read(self) -> dict[str, float]:
-        """Progress at which each language is first drawn; what the run never reads has no entry."""
+        """Progress at which each language is first drawn; a language that the run never reads has no entry."""
         languages, first = np.unique(self._draws, return_index=True)
         return {self.languages[language]: self._progress(draw) for language, draw in zip(languages, first, strict=True)}
 
     @cached_property
     def reached_cap(self) -> dict[str, float]:
-        """Progress at which languages have been drawn ``max_epochs`` times and leave the mixture, first to last."""
+        """Progress at which languages have been drawn ``max_epochs`` times and leave the mixture, earliest first."""
         if self._config.max_epochs is None:
             return {}
         reached = {}
@@ -148,15 +151,15 @@ class Forecast:
         return dict(sorted(reached.items(), key=lambda entry: entry[1]))
 
     @property
-    def repeated_much(self) -> dict[str, float]:
+    def often_repeated(self) -> dict[str, float]:
         """Languages read more than :data:`WORTHWHILE_EPOCHS` times, most often first, with their epochs."""
         epochs = dict(zip(self.languages, self.epochs.tolist(), strict=True))
-        much = {code: times for code, times in epochs.items() if times > WORTHWHILE_EPOCHS}
-        return dict(sorted(much.items(), key=lambda entry: -entry[1]))
+        repeated = {code: times for code, times in epochs.items() if times > WORTHWHILE_EPOCHS}
+        return dict(sorted(repeated.items(), key=lambda entry: -entry[1]))
 
     @cached_property
     def languages_at_a_time(self) -> tuple[int, float, int]:
-        """Languages among the shards that all lanes hold at a time: fewest, median and most over the run."""
+        """Languages among the shards that all lanes hold at a time: minimum, median and maximum over the run."""
         held = min(self._config.lanes * self._config.window_shards, self.num_draws)
         windows = np.sort(self._draws[: self.num_draws // held * held].reshape(-1, held))
         counts = 1 + (np.diff(windows) > 0).sum(axis=1)
@@ -164,7 +167,7 @@ class Forecast:
 
     @cached_property
     def shortage(self) -> str | None:
-        """Why ``max_epochs`` leaves too little text for the run, in a sentence that fixes it; None if it doesn't."""
+        """Why ``max_epochs`` leaves too little text for the run and how to fix it; None if there is enough."""
         try:
             self._plan.check_supply(self._config.lanes)
         except UserError as error:
@@ -172,7 +175,7 @@ class Forecast:
         return None
 
     def _draw(self) -> tuple[npt.NDArray[np.int16], Integers]:
-        """Language of every draw, (D,), and the framed tokens before each and after the last, (D + 1,)."""
+        """Return the language of every draw, (D,), and the framed tokens before each and after the last, (D + 1,)."""
         languages, bounds = array("h"), array("q", [0])
         with tqdm(
             total=self.run_tokens,
@@ -213,22 +216,22 @@ class Forecast:
 
 
 def phase_bounds(config: StreamConfig, timeline: Timeline) -> list[float]:
-    """Progress where the mixture, the batch size or the sequence length changes its course, from 0 to 1.
+    """Return the progress values at which mixture, batch size or sequence length change, from 0 to 1.
 
-    Stretches over which the exponent slopes are halved where there is room; the shortest stretches are joined to a
-    neighbour where there is none.
+    Phases over which the exponent changes are halved if there is room for that; if there are too many phases, the
+    shortest are merged with a neighbour.
     """
     points = {0.0, 1.0, *_points(config.sampling_exponent), *config.language_starts.values()}
     steps = [step.progress for step in timeline.phases()]
-    # Batches change at the step next to a point of their schedule; where another has that point, it stands for both.
-    apart = [step for step in steps if min(abs(step - point) for point in points) >= _APART]
-    found = _joined(sorted({*points, *apart}))
-    halves = [(start + end) / 2 for start, end in pairwise(found) if _slopes(config.sampling_exponent, start, end)]
-    return sorted([*found, *halves]) if len(found) + len(halves) <= MAX_PHASES + 1 else found
+    # Batches change at the step next to a point of their schedule; the same point of another schedule stands for both.
+    separate = [step for step in steps if min(abs(step - point) for point in points) >= _MIN_DISTANCE]
+    bounds = _merged(sorted({*points, *separate}))
+    halves = [(start + end) / 2 for start, end in pairwise(bounds) if _changes(config.sampling_exponent, start, end)]
+    return sorted([*bounds, *halves]) if len(bounds) + len(halves) <= MAX_PHASES + 1 else bounds
 
 
 def mixing_warning(config: StreamConfig, num_languages: int) -> str | None:
-    """What to say when a batch cannot hold all languages, since the lanes' windows hold fewer shards; None if not."""
+    """Return a warning if a batch cannot hold all languages because the lanes' windows hold fewer shards, else None."""
     mixed = config.lanes * config.window_shards
     if mixed >= num_languages:
         return None
@@ -242,11 +245,11 @@ def _points(schedule: Schedule) -> list[float]:
     return [progress for progress, _ in schedule] if isinstance(schedule, list) else []
 
 
-def _slopes(schedule: Schedule, start: float, end: float) -> bool:
+def _changes(schedule: Schedule, start: float, end: float) -> bool:
     return value_at(schedule, start) != value_at(schedule, (start + end) / 2)
 
 
-def _joined(bounds: Sequence[float]) -> list[float]:
+def _merged(bounds: Sequence[float]) -> list[float]:
     bounds = list(bounds)
     while len(bounds) > MAX_PHASES + 1:
         lengths = [end - start for start, end in pairwise(bounds)]

@@ -1,4 +1,4 @@
-"""Held-out batches: the same sequences with the same masks at every evaluation, each sequence in one language."""
+"""Held-out batches: the same sequences with the same masks in every evaluation, each sequence in one language."""
 
 from __future__ import annotations
 
@@ -37,20 +37,21 @@ def heldout_batches(
     rank: int = 0,
     world_size: int = 1,
 ) -> Iterator[Batch]:
-    """This rank's share of the held-out sequences, in batches of at most ``micro_batch_size``.
+    """Yield this rank's share of the held-out sequences, in batches of at most ``micro_batch_size``.
 
-    Every rank gets the same number of batches, because the model's forward pass may need all ranks at once; a rank
-    that has no sequence left for the last repeats one without labels. Masking is at 15 %, with the config's shares of
-    ``<mask>`` and random tokens, and together with the choice of sequences depends on the seed alone.
+    Every rank yields the same number of batches, because the model's forward pass may need all ranks at once. A rank
+    that has no sequence left for its last batch repeats one without labels. Masking is at 15 %, with the config's
+    shares of ``<mask>`` and random tokens. Masks and choice of sequences depend on the seed alone.
 
     Args:
         corpus_dir: folder made by ``unibert corpus build``.
-        config: the run file's ``stream`` section; language indices are those of its :class:`Stream`.
-        seed: of the run.
-        sequence_length: of the sequences.
+        config: ``stream`` section of the run file; language indices are those of its :class:`Stream`.
+        seed: seed of the run.
+        sequence_length: tokens per sequence.
         micro_batch_size: sequences per batch.
-        max_sequences_per_language: of each language, drawn at random from its packed sequences; None takes all.
-        rank: of this process.
+        max_sequences_per_language: number of sequences to draw at random from each language's packed ones; None takes
+            all.
+        rank: index of this rank.
         world_size: number of ranks.
 
     Raises:
@@ -65,7 +66,7 @@ def heldout_batches(
     parts: list[MaskedSequences] = []
     num_sequences = 0
     for code in held_out:
-        shards = manifest.of(code, "heldout")
+        shards = manifest.shards_of(code, "heldout")
         sequences = _language_sequences(
             source, manifest, shards, indices[code], seed, sequence_length, max_sequences_per_language
         )
@@ -81,15 +82,15 @@ def heldout_batches(
                 vocab_size=manifest.vocab_size,
             )
         )
-        num_sequences += len(sequences.input_ids)
-    everything = MaskedSequences.concatenate(parts)
+        num_sequences += sequences.num_sequences
+    all_sequences = MaskedSequences.concatenate(parts)
     first, last = num_sequences * rank // world_size, num_sequences * (rank + 1) // world_size
     num_batches = ceil(ceil(num_sequences / world_size) / micro_batch_size)
     for start in range(first, first + num_batches * micro_batch_size, micro_batch_size):
         if start < last:
-            yield Batch.from_sequences(everything, start, min(start + micro_batch_size, last))
+            yield Batch.from_sequences(all_sequences, start, min(start + micro_batch_size, last))
         else:
-            unlabelled = replace(everything, labels=np.full_like(everything.labels, NOT_MASKED))
+            unlabelled = replace(all_sequences, labels=np.full_like(all_sequences.labels, NOT_MASKED))
             yield Batch.from_sequences(unlabelled, 0, 1)
 
 
@@ -110,8 +111,8 @@ def _language_sequences(
     if window.skipped:
         damaged = next(shard for shard in shards if shard.path in window.skipped)
         raise UserError(
-            f"{source.place(damaged)}: {window.skipped[damaged.path]} damaged blocks; held-out shards must be whole: "
-            "copy it again"
+            f"{source.location(damaged)}: {window.skipped[damaged.path]} damaged blocks, but held-out shards must be "
+            "intact; copy it again"
         )
     packing = pack_shuffled(
         window.documents(),

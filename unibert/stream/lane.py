@@ -1,4 +1,4 @@
-"""A lane: one independent reader of the run, whose whole state is a few integers."""
+"""A lane: an independent reader of the run whose entire state is a few integers."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from unibert.stream.sequences import Sequences
 from unibert.stream.source import ShardSource
 from unibert.stream.window import Window, load_window
 
-_TOKENS_AT_A_TIME = 1 << 15
+_BUFFER_TOKENS = 1 << 15
 
 
 class Lane:
-    """Reads every ``num_lanes``-th draw of the plan, mixes a window of them at a time, and packs.
+    """Reads every ``num_lanes``-th draw of the plan, mixes a window of draws at a time, and packs their documents.
 
-    Window w of lane l holds its draws w * window_shards and following. The documents are shuffled and packed at the
-    sequence length of the moment; when that changes, the sequences not yet taken are put together and packed anew.
+    Window w of a lane holds its draws w * window_shards and following. Their documents are shuffled and packed at the
+    current sequence length. When that changes, the documents of the sequences not yet taken are packed again.
 
     Args:
-        index: of this lane.
-        num_lanes: of the run.
+        index: index of this lane.
+        num_lanes: number of lanes of the run.
         window_shards: draws per window.
-        plan: of the run.
-        source: of the shards.
-        vocab_size: of the corpus; blocks with other ids count as damaged.
-        seed: of the run.
-        state: of an earlier lane of the same run, to go on from there.
+        plan: plan of the run.
+        source: source of the shards.
+        vocab_size: vocabulary size of the corpus; blocks with other ids count as damaged.
+        seed: seed of the run.
+        state: state of an earlier lane of the same run, to continue from there.
     """
 
     def __init__(
@@ -51,44 +51,44 @@ class Lane:
         self._packs: list[list[int]] = []
         self._window: Window | None = None
         self._packing: Packing | None = None
-        self._made: tuple[int, Sequences] | None = None
+        self._buffer: tuple[int, Sequences] | None = None
         self._skipped: dict[str, int] = {}
         if state is not None:
             self._window_index = state["window"]
             for sequence_length, sequences_taken in state["packs"]:
                 self._repack(sequence_length)
                 self._packs[-1][1] = sequences_taken
-            # What was skipped was told by the lane that took the first sequences.
+            # The lane that took the first sequences has reported what was skipped.
             self._skipped = {}
 
     @property
     def state(self) -> dict[str, Any]:
-        """The window's number, and of each packing of it the sequence length and the sequences taken."""
+        """Number of the window, and sequence length and number of sequences taken of each of its packings."""
         return {"window": self._window_index, "packs": [list(packed) for packed in self._packs]}
 
     def take(self, num_sequences: int, sequence_length: int) -> Sequences:
-        """The next sequences.
+        """Return the next sequences.
 
         Raises:
-            UserError: if a shard is missing or none of the corpus can be read.
+            UserError: if a shard is missing or no shard of the corpus can be read.
         """
         return Sequences.concatenate(
             [self._sequences(first, last) for first, last in self._advance(num_sequences, sequence_length)]
         )
 
     def skip(self, num_sequences: int, sequence_length: int) -> None:
-        """Go on as :meth:`take` does, without making the sequences."""
+        """Advance as :meth:`take` does, without assembling the sequences."""
         for _ in self._advance(num_sequences, sequence_length):
             pass
 
     def collect_skipped(self) -> dict[str, int]:
-        """Damaged blocks by shard met since the last call."""
+        """Return the damaged blocks met since the last call, by shard."""
         skipped, self._skipped = self._skipped, {}
         return skipped
 
     def _advance(self, num_sequences: int, sequence_length: int) -> Iterator[tuple[int, int]]:
-        """Stretches of the packing of the moment, first sequence and end."""
-        barren_shards: set[str] = set()
+        """Yield ranges of the current packing: first sequence and end."""
+        empty_shards: set[str] = set()
         while num_sequences:
             if not self._packs or self._packs[-1][0] != sequence_length:
                 self._repack(sequence_length)
@@ -100,32 +100,32 @@ class Lane:
                 yield taken, last
                 self._packs[-1][1] = last
                 num_sequences -= last - taken
-                barren_shards.clear()
+                empty_shards.clear()
             else:
-                barren_shards.update(draw.shard.path for draw in self._draws())
-                if len(barren_shards) == self._plan.num_shards:
-                    raise UserError("the corpus is damaged: no shard has a sound block; copy it or build it again")
+                empty_shards.update(draw.shard.path for draw in self._draws())
+                if len(empty_shards) == self._plan.num_shards:
+                    raise UserError("the corpus is damaged: no shard has an intact block; copy it or build it again")
             if last == self._packing.num_sequences:
                 self._window_index += 1
-                self._packs, self._window, self._packing, self._made = [], None, None, None
+                self._packs, self._window, self._packing, self._buffer = [], None, None, None
 
     def _sequences(self, first: int, last: int) -> Sequences:
-        """Made some at a time, since a lane gives but a few to a step and each making has its price."""
+        """Return sequences from a buffer: a lane gives few to a step, and assembling them has a fixed cost per call."""
         assert self._window is not None
         assert self._packing is not None
-        if self._made is None or last > self._made[0] + self._made[1].num_sequences:
+        if self._buffer is None or last > self._buffer[0] + self._buffer[1].num_sequences:
             sequence_length = self._packs[-1][0]
-            end = min(max(last, first + _TOKENS_AT_A_TIME // sequence_length), self._packing.num_sequences)
-            self._made = first, self._window.sequences(self._packing.sequences(first, end), sequence_length)
-        made_from, sequences = self._made
-        return sequences.part(first - made_from, last - made_from)
+            end = min(max(last, first + _BUFFER_TOKENS // sequence_length), self._packing.num_sequences)
+            self._buffer = first, self._window.sequences(self._packing.sequences(first, end), sequence_length)
+        buffer_start, sequences = self._buffer
+        return sequences.part(first - buffer_start, last - buffer_start)
 
     def _draws(self) -> list[Draw]:
         first = self._window_index * self._window_shards
         return [self._plan[(first + i) * self._num_lanes + self._index] for i in range(self._window_shards)]
 
     def _repack(self, sequence_length: int) -> None:
-        """Open the window or, if it is open, put together what is left of it; pack."""
+        """Open the window or, if it is open, rejoin what is left of it; then pack."""
         if self._window is None:
             shards = [(draw.language, draw.shard) for draw in self._draws()]
             self._window = load_window(self._source, shards, self._vocab_size)
@@ -139,7 +139,7 @@ class Lane:
             order_documents=self._permutation(decision),
             order_sequences=self._permutation(decision + 1),
         )
-        self._made = None
+        self._buffer = None
         self._packs.append([sequence_length, 0])
 
     def _remaining(self) -> Pieces:

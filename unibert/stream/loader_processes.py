@@ -1,4 +1,4 @@
-"""Loader processes: each makes the sequences of some lanes, step by step, in the order of the lanes."""
+"""Loader processes: each produces the sequences of some lanes, step by step, in the order of the lanes."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from unibert.errors import UserError
 
 Part = TypeVar("Part")
 Producer = Callable[[Sequence[int]], Iterator[Part]]
-"""Makes one part per step from the given lanes."""
+"""Yields one part per step from the given lanes."""
 
 
 def produce_in_processes(produce: Producer[Part], lanes: Sequence[int], num_processes: int) -> Iterator[list[Part]]:
-    """For every step the parts of all lanes, one part per process, in lane order.
+    """Yield the parts of all lanes for every step, one part per process, in lane order.
 
-    The processes live as long as the iterator. They end when it is closed, and with the calling process however
-    that ends, but not at the signals by which a scheduler announces the end of a job, which are the caller's to obey.
+    The processes live as long as the iterator. They end when it is closed, and when the calling process ends, however
+    it does. They ignore the signals by which a scheduler announces the end of a job, which the caller handles.
 
     Raises:
-        UserError: what ``produce`` raised in a process, or that a process was killed.
+        UserError: if ``produce`` raised one in a process, or a process was killed.
     """
     num_processes = min(num_processes, len(lanes))
     bounds = [len(lanes) * i // num_processes for i in range(num_processes + 1)]
@@ -36,9 +36,9 @@ def produce_in_processes(produce: Producer[Part], lanes: Sequence[int], num_proc
         _ProducerDataset(produce, shares),
         batch_size=None,
         num_workers=num_processes,
-        collate_fn=_unchanged,
-        worker_init_fn=_leave_signals_to_parent,
-        # A generator of its own: without, DataLoader draws from the global one, which belongs to dropout.
+        collate_fn=_identity,
+        worker_init_fn=_initialize_worker,
+        # Without a generator of its own, DataLoader draws from the global one, which dropout uses.
         generator=torch.Generator(),
     )
     parts: list[Part] = []
@@ -56,14 +56,14 @@ def produce_in_processes(produce: Producer[Part], lanes: Sequence[int], num_proc
 
 
 def raise_if_loader_killed(error: RuntimeError) -> None:
-    """Say so if ``error`` is torch's word that a loader process was killed; it may come up in any line of the parent.
+    """Raise UserError if ``error`` is torch's message that a loader process was killed.
 
-    Raises:
-        UserError: in that case.
+    torch may raise it in any line of the parent process.
     """
     if "DataLoader worker" in str(error):
         raise UserError(
-            "a loader process was killed, most likely for memory; lower stream.num_workers or stream.window_shards"
+            "a loader process was killed, most likely because memory ran out; lower stream.num_workers or "
+            "stream.window_shards"
         ) from error
 
 
@@ -81,20 +81,21 @@ class _ProducerDataset(IterableDataset[Any], Generic[Part]):
             yield error
 
 
-def _unchanged(part: Part) -> Part:
+def _identity(part: Part) -> Part:
     return part
 
 
-def _leave_signals_to_parent(worker_id: int) -> None:
-    for announcement in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(announcement, signal.SIG_IGN)
+def _initialize_worker(worker_id: int) -> None:
+    """Ignore the signals of a scheduler, and end with the parent."""
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
     if sys.platform == "linux":
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
 
 
 def _end_with_parent(parent: int) -> None:
-    """Exit when the parent says so by SIGTERM or has died; SIGTERM of anybody else is for the parent.
+    """Exit when the parent sends SIGTERM or has died; ignore SIGTERM from other processes, which is for the parent.
 
     torch's own watchdog does not reach a process whose queue is full.
     """

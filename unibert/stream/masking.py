@@ -1,4 +1,4 @@
-"""Masking of packed sequences, as a function of the seed and each sequence's sequence index."""
+"""Masking of packed sequences, as a function of the seed and of each sequence's index in the run."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy.typing as npt
 from unibert.stream.randomness import WORDS_PER_BLOCK, Purpose, random_words
 from unibert.stream.sequences import MASK, NOT_MASKED, NUM_SPECIAL_TOKENS, MaskedSequences, Sequences
 
-_TOKENS_AT_A_TIME = 1 << 15
-"""So many keep their numbers and masks in the processor's cache."""
+_CHUNK_TOKENS = 1 << 15
+"""Tokens to mask at a time: so many random numbers and masks fit into the processor's cache."""
 
 
 def mask(
@@ -24,33 +24,34 @@ def mask(
     vocab_size: int,
     word_starts: npt.NDArray[np.bool_] | None = None,
 ) -> MaskedSequences:
-    """Mask each ordinary token with probability ``rate``, independently; special tokens never.
+    """Mask each ordinary token independently with probability ``rate``; never mask special tokens.
 
-    With ``word_starts``, (V,), which tells the pieces that begin a word, the tokens of a word are masked together or
-    not at all. A sequence without any masked position gets one, or one word, if it holds an ordinary token. Masked
-    positions show ``<mask>`` with probability ``mask_share``, an ordinary token drawn from the whole vocabulary with
-    ``random_share``, their own token otherwise (the 80/10/10 of Devlin et al. 2019, arXiv 1810.04805). Row r is
-    sequence ``first_sequence + r``; what happens to it depends on (seed, purpose, sequence index, sequence length) and
-    its tokens.
+    ``word_starts``, (V,), marks the pieces that begin a word; with it, the tokens of a word are masked together or not
+    at all. If a sequence would have no masked position, one ordinary token (or word) of it is masked. Masked positions
+    show ``<mask>`` with probability ``mask_share``, an ordinary token drawn from the whole vocabulary with
+    ``random_share``, and their original token otherwise (80/10/10 in Devlin et al. 2019, arXiv 1810.04805). The first
+    sequence has index ``first_sequence`` in the run. The masks of a sequence depend only on its tokens and on (seed,
+    purpose, sequence index, sequence length).
     """
     num_sequences, sequence_length = sequences.input_ids.shape
     input_ids, labels = sequences.input_ids.copy(), np.full_like(sequences.input_ids, NOT_MASKED)
-    sequences_at_a_time = max(1, _TOKENS_AT_A_TIME // sequence_length)
-    for first in range(0, num_sequences, sequences_at_a_time):
-        own = sequences.input_ids[first : first + sequences_at_a_time]
+    chunk_sequences = max(1, _CHUNK_TOKENS // sequence_length)
+    for first in range(0, num_sequences, chunk_sequences):
+        chunk = slice(first, first + chunk_sequences)
+        originals = sequences.input_ids[chunk]
         blocks_per_sequence = -(-sequence_length // WORDS_PER_BLOCK)
         numbers = random_words(
-            len(own) * blocks_per_sequence * WORDS_PER_BLOCK,
+            len(originals) * blocks_per_sequence * WORDS_PER_BLOCK,
             seed,
             purpose,
             sequence_length,
             first_block=(first_sequence + first) * blocks_per_sequence,
-        ).reshape(len(own), -1)[:, :sequence_length]
-        position = np.flatnonzero(_pick(own, numbers, rate, word_starts))
-        chosen = own.ravel()[position]
-        labels[first : first + sequences_at_a_time].ravel()[position] = chosen
-        input_ids[first : first + sequences_at_a_time].ravel()[position] = _show(
-            chosen, numbers.ravel()[position], mask_share, random_share, vocab_size
+        ).reshape(len(originals), -1)[:, :sequence_length]
+        positions = np.flatnonzero(_choose_positions(originals, numbers, rate, word_starts))
+        masked = originals.ravel()[positions]
+        labels[chunk].ravel()[positions] = masked
+        input_ids[chunk].ravel()[positions] = _shown_tokens(
+            masked, numbers.ravel()[positions], mask_share, random_share, vocab_size
         )
     return MaskedSequences(
         **vars(sequences) | {"input_ids": input_ids},
@@ -59,32 +60,33 @@ def mask(
     )
 
 
-def _pick(
+def _choose_positions(
     input_ids: npt.NDArray[np.int32],
     numbers: npt.NDArray[np.uint64],
     rate: float,
     word_starts: npt.NDArray[np.bool_] | None,
 ) -> npt.NDArray[np.bool_]:
-    """The positions to mask, (R, S): by the high halves of their numbers."""
+    """Choose the positions to mask, (R, S), by the high halves of their numbers."""
     maskable = input_ids >= NUM_SPECIAL_TOKENS
     threshold = max(int(rate * 2**32), 1) << 32
-    picks = numbers if word_starts is None else _shared_by_words(numbers, input_ids, maskable, word_starts)
-    masked = (picks <= np.uint64(threshold - 1)) & maskable
+    if word_starts is not None:
+        numbers = _share_within_words(numbers, input_ids, maskable, word_starts)
+    masked = (numbers <= np.uint64(threshold - 1)) & maskable
     for sequence in np.flatnonzero(~masked.any(axis=1) & maskable.any(axis=1)):
-        masked[sequence] = maskable[sequence] & (picks[sequence] == picks[sequence, maskable[sequence]].min())
+        masked[sequence] = maskable[sequence] & (numbers[sequence] == numbers[sequence, maskable[sequence]].min())
     return masked
 
 
-def _show(
-    own: npt.NDArray[np.int32],
+def _shown_tokens(
+    originals: npt.NDArray[np.int32],
     numbers: npt.NDArray[np.uint64],
     mask_share: float,
     random_share: float,
     vocab_size: int,
 ) -> npt.NDArray[np.int32]:
-    """What masked positions show instead of their own tokens, (N,): by the low halves of their numbers."""
+    """Choose what masked positions show instead of their original tokens, (N,), by the low halves of their numbers."""
     choice = (numbers & np.uint64(2**32 - 1)) * 2.0**-32
-    shown = np.where(choice < mask_share, np.int32(MASK), own)
+    shown = np.where(choice < mask_share, np.int32(MASK), originals)
     randomised = np.flatnonzero((choice >= mask_share) & (choice < mask_share + random_share))
     num_ordinary = vocab_size - NUM_SPECIAL_TOKENS
     drawn = ((choice[randomised] - mask_share) / random_share * num_ordinary).astype(np.int32)
@@ -92,15 +94,16 @@ def _show(
     return shown
 
 
-def _shared_by_words(
+def _share_within_words(
     numbers: npt.NDArray[np.uint64],
     input_ids: npt.NDArray[np.int32],
     maskable: npt.NDArray[np.bool_],
     word_starts: npt.NDArray[np.bool_],
 ) -> npt.NDArray[np.uint64]:
-    """Every position gets the number of its word's first, (R, S).
+    """Give every position the number of its word's first position, (R, S).
 
-    A document's first token belongs to the special token before it or begins a word, which comes to the same.
+    The first token of a document may begin a word or count to the special token before it: both give it a number that
+    no other word has.
     """
     begins = word_starts[input_ids] | ~maskable
     begins[:, 0] = True

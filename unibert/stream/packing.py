@@ -16,8 +16,8 @@ Permutation = Callable[[int], Integers]
 
 @dataclass(frozen=True)
 class Pieces:
-    """Stretches of documents, each array (P,): ``length`` tokens from ``start`` on in an array that holds the
-    documents end to end, belonging to ``document``."""
+    """P pieces of documents, each array (P,): ``length`` tokens from ``start`` on, in an array that holds all documents
+    end to end, and the index of the ``document`` that they belong to."""
 
     document: Integers
     start: Integers
@@ -30,7 +30,7 @@ class Pieces:
         return Pieces(self.document[index], self.start[index], self.length[index])
 
     def split(self, max_length: int) -> Pieces:
-        """Cut into pieces of ``max_length`` tokens and a rest; a document's pieces stay together, empty ones go."""
+        """Cut into pieces of ``max_length`` tokens and a remainder, in the same order, without empty pieces."""
         counts = -(-self.length // max_length)
         offset = (np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)) * max_length
         return Pieces(
@@ -40,20 +40,20 @@ class Pieces:
         )
 
     def rejoin(self) -> Pieces:
-        """Put neighbouring pieces of a document together again, in order of start."""
+        """Join adjacent pieces of a document; return all in order of start."""
         pieces = self[np.argsort(self.start, kind="stable")]
         if not len(pieces):
             return pieces
-        follows = (pieces.start[1:] == pieces.start[:-1] + pieces.length[:-1]) & (
+        continues = (pieces.start[1:] == pieces.start[:-1] + pieces.length[:-1]) & (
             pieces.document[1:] == pieces.document[:-1]
         )
-        first = np.flatnonzero(np.concatenate([[True], ~follows]))
+        first = np.flatnonzero(np.concatenate([[True], ~continues]))
         return Pieces(pieces.document[first], pieces.start[first], np.add.reduceat(pieces.length, first))
 
 
 @dataclass(frozen=True)
 class Packing:
-    """Pieces in sequences: sequence r holds pieces ``bounds[r]`` to ``bounds[r + 1]``; bounds is (R + 1,)."""
+    """Pieces in R sequences: sequence r holds pieces ``bounds[r]`` to ``bounds[r + 1]``, with bounds (R + 1,)."""
 
     pieces: Pieces
     bounds: Integers
@@ -63,12 +63,12 @@ class Packing:
         return len(self.bounds) - 1
 
     def sequences(self, first: int, last: int) -> Packing:
-        """Sequences ``first`` to ``last``, end excluded."""
+        """Return sequences ``first`` to ``last``, end excluded."""
         bounds = self.bounds[first : last + 1]
         return Packing(self.pieces[bounds[0] : bounds[-1]], bounds - bounds[0])
 
     def reordered(self, order: Integers) -> Packing:
-        """The same sequences, sequence ``order[i]`` at place i."""
+        """Return the same sequences, with sequence ``order[i]`` at place i."""
         counts = np.diff(self.bounds)[order]
         bounds = np.concatenate([[0], np.cumsum(counts)])
         pieces = np.arange(bounds[-1]) + np.repeat(self.bounds[order] - bounds[:-1], counts)
@@ -83,14 +83,14 @@ def pack_shuffled(
     order_sequences: Permutation,
     order_documents: Permutation | None = None,
 ) -> Packing:
-    """Cut documents to fit into sequences, pack the pieces as `pack` does, and put the sequences in random order.
+    """Split documents to fit into sequences, pack the pieces as `pack` does, and shuffle the sequences.
 
     Args:
-        documents: documents, or the rest of some.
+        documents: documents, or what is left of them.
         sequence_length: tokens per sequence.
-        frame: tokens that frame every piece.
-        order_sequences: gives the order of the packed sequences.
-        order_documents: gives the order in which documents are packed; None leaves them in theirs.
+        frame: number of tokens that frame every piece.
+        order_sequences: returns the order of the packed sequences.
+        order_documents: returns the order in which documents are split and packed; None keeps theirs.
     """
     if order_documents is not None:
         documents = documents[order_documents(len(documents))]
@@ -99,9 +99,9 @@ def pack_shuffled(
 
 
 def pack(pieces: Pieces, sequence_length: int, frame: int) -> Packing:
-    """Pack pieces of at most ``sequence_length - frame`` tokens into sequences of ``sequence_length`` by best fit
-    decreasing; every piece takes ``frame`` tokens more than its own. Sequences of equal content keep the order of the
-    pieces.
+    """Pack pieces of at most ``sequence_length - frame`` tokens into sequences by best fit decreasing.
+
+    Every piece takes ``frame`` tokens more than its own. Pieces of equal length are placed in their order.
     """
     pieces = pieces[np.argsort(-pieces.length, kind="stable")]
     sequence = np.array(_best_fit((pieces.length + frame).tolist(), sequence_length), dtype=np.int64)
@@ -111,9 +111,9 @@ def pack(pieces: Pieces, sequence_length: int, frame: int) -> Packing:
 
 
 def _best_fit(sizes: list[int], capacity: int) -> list[int]:
-    """The sequence that each size goes to: the fullest one that still has room, else a new one."""
+    """Return the sequence that each size goes to: the fullest one with room for it, else a new one."""
     with_room: list[list[int]] = [[] for _ in range(capacity + 1)]
-    # Bit b is set while some sequence has b free, so that the tightest fit is one shift and one lowest-bit away.
+    # Bit b is set while some sequence has b tokens free, so that a shift and the lowest set bit give the tightest fit.
     free_bits = 0
     num_sequences = 0
     sequences = []

@@ -1,4 +1,4 @@
-"""The global plan: which shard the run reads at its n-th draw."""
+"""The plan of a run: which shard it reads at its n-th draw."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ class Draw(NamedTuple):
 class Plan:
     """An endless sequence of draws that follows the language mixture, indexed by draw number.
 
-    Every draw picks a language at random among those whose tokens lag behind the mixture, weighted by the lag: as
-    close to the mixture as whole shards allow, yet without a period that could resonate with the lanes. Within a
-    language, each epoch goes through a fresh permutation of all its shards. Draws are computed when first asked for
-    and are a pure function of the arguments.
+    Every draw picks a language at random among those whose tokens lag behind the mixture, weighted by the lag. This
+    follows the mixture as closely as whole shards allow, yet without a period that could resonate with the lanes.
+    Within a language, each epoch is a fresh permutation of all its shards. Draws are computed on first access and are
+    a pure function of the arguments.
 
     A language that was read ``max_epochs`` times leaves the mixture. Once all that have joined have left, the caps are
     lifted, so that damaged shards cannot end a run early; :meth:`check_supply` refuses runs that would need this.
 
     Args:
-        manifest: the corpus.
+        manifest: manifest of the corpus.
         languages: codes; their positions are the language indices of the draws.
-        seed: of the run.
+        seed: seed of the run.
         run_tokens: tokens of the run, padding included; the plan's progress is the share of them drawn so far.
-        exponent: of the train tokens in the mixture, over progress.
-        starts: progress at which each language joins the mixture; one is 0.
+        exponent: exponent of the train tokens in the mixture, over progress.
+        starts: progress at which each language joins the mixture; at least one is 0. None stands for all 0.
         max_epochs: cap on the epochs of every language, None for no cap.
     """
 
@@ -63,7 +63,7 @@ class Plan:
         starts: Sequence[float] | None = None,
         max_epochs: float | None = None,
     ) -> None:
-        self._shards = [manifest.of(language) for language in languages]
+        self._shards = [manifest.shards_of(language) for language in languages]
         self._seed, self._run_tokens, self._exponent, self._max_epochs = seed, run_tokens, exponent, max_epochs
         self._tokens = np.array([sum(shard.tokens for shard in shards) for shards in self._shards], dtype=np.float64)
         self._documents = np.array([sum(shard.documents for shard in shards) for shards in self._shards], dtype=float)
@@ -89,16 +89,16 @@ class Plan:
 
     @property
     def num_shards(self) -> int:
-        """Of all languages of the plan."""
+        """Number of shards of all languages of the plan."""
         return int(self._shard_counts.sum())
 
     def mixture(self, progress: float) -> Floats:
-        """Share of each language in the tokens drawn at ``progress``, caps left aside, (L,); 0 before it joins."""
+        """Share of each language in the tokens drawn at ``progress``, caps ignored, (L,); 0 before it joins."""
         weights = self._tokens ** value_at(self._exponent, progress) * (self._starts <= progress)
         return weights / weights.sum()
 
     def pieces_per_document(self, sequence_length: int) -> Floats:
-        """Pieces that a batch counts of a document of each language, on average, (L,).
+        """Return the mean number of pieces into which a document of each language is cut, (L,).
 
         With exponentially distributed lengths of mean m, a document gives 1 / (1 - exp(-c / m)) pieces of at most c
         tokens.
@@ -106,16 +106,16 @@ class Plan:
         return 1 / -np.expm1(-(sequence_length - FRAME_TOKENS) / (self._tokens / self._documents))
 
     def document_shares(self, progress: float, sequence_length: int) -> Floats:
-        """Expected share of each language in a batch's documents, caps left aside, (L,).
+        """Return the expected share of each language in a batch's documents, caps ignored, (L,).
 
-        A batch counts the pieces of a cut document each.
+        Each piece of a cut document counts as a document.
         """
         documents_per_token = self._documents / self._tokens
         shares = self.mixture(progress) * documents_per_token * self.pieces_per_document(sequence_length)
         return shares / shares.sum()
 
     def epochs(self, progress: float) -> Floats:
-        """Times each language has been drawn when the plan is at ``progress``, (L,); whole numbers are whole epochs."""
+        """Return how often each language has been drawn at ``progress``, (L,); whole numbers are whole epochs."""
         while self._tokens_drawn < progress * self._run_tokens:
             self._draw()
         end = bisect_left(self._tokens_before, progress * self._run_tokens)
@@ -123,10 +123,10 @@ class Plan:
         return counts / self._shard_counts
 
     def check_supply(self, lanes: int) -> None:
-        """Check that every lane finds its share of the run before all languages reach their caps.
+        """Check that every lane gets its share of the run before all languages reach their caps.
 
         Raises:
-            UserError: if the caps leave too little.
+            UserError: if the caps leave too little text.
         """
         if self._max_epochs is None:
             return
@@ -137,10 +137,10 @@ class Plan:
             shard = self[index].shard
             if index == self._exhausted_at:
                 raise UserError(
-                    f"stream.max_epochs: reading every language at most {self._max_epochs:g} times fills the emptiest "
-                    f"of the {lanes} lanes to {supply.min() / needed:.0%} of what the run needs (the corpus has "
-                    f"{self.num_shards} shards); raise stream.max_epochs, lower training.tokens or "
-                    "stream.lanes, or build a corpus of more or smaller shards"
+                    f"stream.max_epochs: with every language read at most {self._max_epochs:g} times, one of the "
+                    f"{lanes} lanes gets only {supply.min() / needed:.0%} of the tokens that it needs (the corpus has "
+                    f"{self.num_shards} shards); raise stream.max_epochs, lower training.tokens or stream.lanes, or "
+                    "build a corpus with more or smaller shards"
                 )
             supply[index % lanes] += _framed_tokens(shard)
             index += 1
@@ -155,7 +155,7 @@ class Plan:
             self._lift_caps()
             shares = self._capped_mixture()
         shares /= shares.sum()
-        # One mean shard ahead, so that there is something to choose from when nobody lags.
+        # Look one mean shard ahead, so that there is a choice when no language lags.
         cumulative = np.maximum(self._lag + shares * self._mean_shard, 0).cumsum()
         language = int(np.searchsorted(cumulative, self._uniforms[within_chunk] * cumulative[-1], side="right"))
         language = min(language, len(shares) - 1)
@@ -181,7 +181,7 @@ class Plan:
 
     def _retire(self, language: int) -> None:
         self._in_mixture[language] = False
-        # Lags add up to 0 over the mixture, which keeps one of them positive; what leaves must not take its lag along.
+        # Lags must add up to 0 over the mixture, so that one is never negative: the others take over this one's lag.
         shares = self._capped_mixture()
         if shares.any():
             self._lag += self._lag[language] * shares / shares.sum()
@@ -195,8 +195,10 @@ class Plan:
         self._lag[:] = 0
 
 
-def plan_of(manifest: Manifest, languages: Sequence[str], config: StreamConfig, *, seed: int, run_tokens: int) -> Plan:
-    """The plan of a run with this configuration."""
+def build_plan(
+    manifest: Manifest, languages: Sequence[str], config: StreamConfig, *, seed: int, run_tokens: int
+) -> Plan:
+    """Build the plan of a run with this configuration."""
     return Plan(
         manifest,
         languages,

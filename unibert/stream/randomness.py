@@ -1,7 +1,7 @@
-"""Random numbers that are a pure function of a seed and of what they are for.
+"""Random numbers that are a pure function of a seed and of their purpose.
 
-Philox is counter-based: any stretch of its output is computed without the stretches before it. Only its raw words
-are used, because numpy promises to keep those, and not the methods of ``Generator``, the same in every release.
+Philox is counter-based: any part of its output can be computed without the parts before it. Only its raw words are
+used: numpy guarantees that they stay the same in every release, which it does not for the methods of ``Generator``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ WORDS_PER_BLOCK = 4
 
 
 class Purpose(IntEnum):
-    """Keeps the random numbers of different decisions apart."""
+    """What random numbers are used for; each purpose has numbers of its own."""
 
     MIXTURE = 1
     EPOCH = 2
@@ -28,8 +28,9 @@ class Purpose(IntEnum):
 def random_words(
     count: int, seed: int, purpose: Purpose, *indices: int, first_block: int = 0
 ) -> npt.NDArray[np.uint64]:
-    """``count`` uniform 64-bit words, (count,), from block ``first_block`` of the sequence that belongs to
-    (seed, purpose, indices); a block is four words, ``indices`` are at most three.
+    """Return ``count`` uniform 64-bit words, (count,), from block ``first_block`` on.
+
+    Each (seed, purpose, indices) has its own sequence of words; a block is four words, ``indices`` are at most three.
     """
     key = np.array([seed % 2**64, purpose], dtype=np.uint64)
     counter = np.array([first_block, *indices, 0, 0, 0][:4], dtype=np.uint64)
@@ -37,5 +38,5 @@ def random_words(
 
 
 def permutation(count: int, seed: int, purpose: Purpose, *indices: int) -> npt.NDArray[np.int64]:
-    """A uniform permutation of ``range(count)``, (count,)."""
+    """Return a uniform permutation of ``range(count)``, (count,)."""
     return np.argsort(random_words(count, seed, purpose, *indices), kind="stable")

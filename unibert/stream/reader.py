@@ -1,4 +1,4 @@
-"""Reading shards: damaged blocks are skipped and counted, missing shards are refused."""
+"""Reading of shards: damaged blocks are skipped, missing shards are refused."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ from unibert.stream.source import ShardSource
 
 
 def read_blocks(source: ShardSource, shard: Shard, vocab_size: int) -> Iterator[Block]:
-    """The shard's sound blocks, in order. Blocks that are damaged, cut off, or hold ids outside the vocabulary are
-    left out, so that ``shard.blocks`` minus those yielded is the damage.
+    """Yield the shard's intact blocks, in order.
+
+    Blocks that are damaged, cut off, or hold ids outside the vocabulary are skipped: ``shard.blocks`` minus the number
+    of yielded blocks is the damage.
 
     Raises:
         UserError: if the shard is missing or the file system fails; a failing disk must not change the batches.
     """
-    place = source.place(shard)
+    location = source.location(shard)
     try:
         with source.open(shard) as file:
-            members = tar_file_expander([{"url": place, "stream": file}], handler=_skip_damage)
+            members = tar_file_expander([{"url": location, "stream": file}], handler=_skip_damage)
             for sample in group_by_keys(members, handler=_skip_damage):
                 try:
                     block = decode_block(sample)
@@ -32,7 +34,7 @@ def read_blocks(source: ShardSource, shard: Shard, vocab_size: int) -> Iterator[
                     yield block
     except OSError as error:
         raise UserError(
-            f"{place}: shard cannot be read ({error.strerror or error}); copy it there or build again"
+            f"{location}: shard cannot be read ({error.strerror or error}); copy it there or build the corpus again"
         ) from error
 
 

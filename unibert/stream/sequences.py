@@ -1,4 +1,4 @@
-"""Packed sequences as numpy arrays: what lanes make, masking completes, and processes exchange."""
+"""Packed sequences as numpy arrays: lanes assemble them, masking completes them, processes exchange them."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ NOT_MASKED = -100
 class Sequences:
     """R sequences of S tokens: framed documents from the left, padding at the right.
 
-    Documents are counted as they stand in the sequences: the pieces of one that was cut are D documents of their own.
+    Each piece of a document that was cut counts as one of the D documents.
     """
 
     input_ids: npt.NDArray[np.int32]
-    """(R, S)."""
+    """Token ids, (R, S)."""
     documents_per_sequence: npt.NDArray[np.int64]
-    """(R,)."""
+    """Number of documents in each sequence, (R,)."""
     document_lengths: npt.NDArray[np.int64]
-    """With the frame, (D,), in the order of the sequences."""
+    """Tokens of each document, frame included, (D,), in the order of the sequences."""
     document_languages: npt.NDArray[np.int64]
-    """(D,)."""
+    """Language index of each document, (D,)."""
     origins: list[str]
-    """``lang/train-000000.tar#document``, of length D."""
+    """Origin of each document as ``lang/train-000000.tar#document``, D of them."""
 
     @classmethod
     def concatenate(cls, parts: Sequence[Self]) -> Self:
-        """The sequences of all parts, in order; all have the same sequence length."""
+        """Return the sequences of all parts, in order; all parts have the same sequence length."""
         if len(parts) == 1:
             return parts[0]
         columns = {field.name: [getattr(part, field.name) for part in parts] for field in fields(cls)}
@@ -45,16 +45,17 @@ class Sequences:
 
     @property
     def num_sequences(self) -> int:
-        """R."""
+        """Number of sequences, R."""
         return len(self.input_ids)
 
     def part(self, first: int, last: int) -> Sequences:
-        """Sequences ``first`` to ``last``, end excluded."""
-        before, within = self.documents_per_sequence[:first].sum(), self.documents_per_sequence[first:last]
-        documents = slice(before, before + within.sum())
+        """Return sequences ``first`` to ``last``, end excluded."""
+        documents_per_sequence = self.documents_per_sequence[first:last]
+        start = self.documents_per_sequence[:first].sum()
+        documents = slice(start, start + documents_per_sequence.sum())
         return Sequences(
             input_ids=self.input_ids[first:last],
-            documents_per_sequence=within,
+            documents_per_sequence=documents_per_sequence,
             document_lengths=self.document_lengths[documents],
             document_languages=self.document_languages[documents],
             origins=self.origins[documents],
@@ -63,15 +64,17 @@ class Sequences:
 
 @dataclass(frozen=True, kw_only=True)
 class MaskedSequences(Sequences):
-    """Sequences whose ``input_ids`` show the masked text."""
+    """Sequences in which tokens are masked; ``input_ids`` hold what the model sees."""
 
     labels: npt.NDArray[np.int32]
-    """The masked positions' own tokens, -100 elsewhere, (R, S)."""
+    """Original tokens at the masked positions, -100 elsewhere, (R, S)."""
     sequence_indices: npt.NDArray[np.int64]
-    """Run-wide, (R,)."""
+    """Index of each sequence in the run, (R,)."""
 
     def checksum(self) -> int:
-        """Of inputs, labels and sequence indices: the CRC-32 of each sequence, added up, so that the sum over all ranks
-        belongs to the global batch, whichever rank holds which sequences."""
+        """Return the sum of the sequences' CRC-32 of input ids, labels and sequence index.
+
+        The sum over all ranks identifies the global batch, whichever rank holds which sequences.
+        """
         sequences = zip(self.sequence_indices.tolist(), self.input_ids, self.labels, strict=True)
-        return sum(zlib.crc32(shown, zlib.crc32(own, index % 2**32)) for index, shown, own in sequences)
+        return sum(zlib.crc32(input_ids, zlib.crc32(labels, index % 2**32)) for index, input_ids, labels in sequences)

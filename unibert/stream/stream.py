@@ -1,4 +1,4 @@
-"""The stream: one rank's sequences of every step, the same global batches whoever asks for them."""
+"""The stream: one rank's sequences of every step, from global batches that are the same for any number of ranks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from unibert.stream.config import DELIVERY_KEYS, StreamConfig
 from unibert.stream.lane import Lane
 from unibert.stream.loader_processes import produce_in_processes
 from unibert.stream.masking import mask
-from unibert.stream.plan import Floats, plan_of, raise_if_no_room_for_text
+from unibert.stream.plan import Floats, build_plan, raise_if_no_room_for_text
 from unibert.stream.randomness import Purpose
 from unibert.stream.sequences import MaskedSequences, Sequences
 from unibert.stream.source import ShardSource, check_shards_exist
@@ -29,20 +29,20 @@ from unibert.stream.words import word_starts
 
 @dataclass(frozen=True)
 class StepBatch:
-    """One rank's share of a step."""
+    """One rank's share of a step's global batch."""
 
     step: Step
     sequences: MaskedSequences
-    """In global order; the ranks' sequences one after the other are the global batch."""
+    """Sequences in global order; those of all ranks, one rank after the other, are the global batch."""
     state: dict[str, Any]
-    """After the step: of this rank's lanes, lane number → state, and the stream's ``fingerprint``; fit for JSON. Merge
-    the ranks' to resume anywhere."""
+    """State after the step, fit for JSON: lane number → state for this rank's lanes, and the stream's ``fingerprint``.
+    The merged states of all ranks resume the run on any number of ranks."""
     skipped: dict[str, int]
-    """Damaged blocks by shard that were met in this step."""
+    """Damaged blocks that were met in this step, by shard."""
 
     def micro_batches(self, micro_batch_size: int) -> list[Batch]:
-        """The sequences in order, ``micro_batch_size`` at a time; the last batch may be smaller."""
-        num_sequences = len(self.sequences.input_ids)
+        """Return the sequences in order, ``micro_batch_size`` per batch; the last batch may be smaller."""
+        num_sequences = self.sequences.num_sequences
         return [
             Batch.from_sequences(self.sequences, first, min(first + micro_batch_size, num_sequences))
             for first in range(0, num_sequences, micro_batch_size)
@@ -52,22 +52,22 @@ class StepBatch:
 class Stream:
     """Batches of a run as a pure function of (seed, config, manifest, step).
 
-    The run has ``config.lanes`` lanes, whatever the world size; rank r of R owns the r-th R-th of them. Each lane
-    gives the same number of sequences to every step, so that all ranks always have the same number and none ends before
-    another.
+    The run has ``config.lanes`` lanes, whatever the world size; every rank owns equally many neighbouring ones. Each
+    lane gives the same number of sequences to every step, so that all ranks always have the same number and none ends
+    before another.
 
     Args:
         corpus_dir: folder made by ``unibert corpus build``.
-        config: the run file's ``stream`` section.
-        seed: of the run.
+        config: ``stream`` section of the run file.
+        seed: seed of the run.
         timeline: batch size and sequence length of every step.
-        rank: of this process.
+        rank: index of this rank.
         world_size: number of ranks.
 
     Raises:
-        UserError: if the manifest is unusable, a shard is missing, a language is unknown, has no train tokens or none
-            is there from the start, the lanes do not divide among ranks or sequences, ``max_epochs`` leaves too little
-            for the run, or whole words are to be masked and the tokenizer cannot be loaded.
+        UserError: if the manifest is unusable, a shard is missing, a language is unknown or has no train tokens, no
+            language takes part from the start, ranks do not divide the lanes or lanes the sequences, ``max_epochs``
+            leaves too little text, or whole words are to be masked and the tokenizer cannot be loaded.
     """
 
     def __init__(
@@ -87,11 +87,11 @@ class Stream:
         config.raise_if_world_size_does_not_fit(world_size)
         config.raise_if_batches_do_not_fit(timeline)
         raise_if_no_room_for_text(timeline)
-        train_shards = [shard for language in self.languages for shard in self.manifest.of(language)]
+        train_shards = [shard for language in self.languages for shard in self.manifest.shards_of(language)]
         self._train_blocks = sum(shard.blocks for shard in train_shards)
         self._source = ShardSource(self._corpus_dir, config)
         check_shards_exist(self._source, train_shards)
-        self._plan = plan_of(self.manifest, self.languages, config, seed=seed, run_tokens=timeline.total_tokens)
+        self._plan = build_plan(self.manifest, self.languages, config, seed=seed, run_tokens=timeline.total_tokens)
         self._plan.check_supply(config.lanes)
         self._word_starts = word_starts(self._corpus_dir, self.vocab_size) if config.whole_words else None
         lanes_per_rank = config.lanes // world_size
@@ -99,7 +99,7 @@ class Stream:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of all that the batches depend on: equal for streams that give the same."""
+        """SHA-256 (hex) of all that the batches depend on; equal fingerprints mean equal batches."""
         content = {key: value for key, value in asdict(self._config).items() if key not in DELIVERY_KEYS}
         phases = [(phase.index, phase.num_sequences, phase.sequence_length) for phase in self._timeline.phases()]
         parts = [self.manifest.fingerprint, content, self._seed, phases, self._timeline.total_tokens]
@@ -107,36 +107,36 @@ class Stream:
 
     @property
     def shards_folder(self) -> Path | None:
-        """Where the shards lie; None if a server gives them."""
+        """Folder of the shards; None if they are on a server."""
         return self._source.folder
 
     @property
     def damage_limit(self) -> int:
-        """How many blocks of the train split may be damaged, ``max_damaged_share`` of them."""
+        """Maximum number of damaged blocks in the train split, from ``max_damaged_share``."""
         return ceil(self._config.max_damaged_share * self._train_blocks)
 
     def document_shares(self, progress: float) -> Floats:
-        """Expected share of each language in the documents of a batch at ``progress``, (L,); caps left aside."""
+        """Return the expected share of each language in a batch's documents at ``progress``, caps ignored, (L,)."""
         phases = [phase for phase in self._timeline.phases() if phase.progress <= progress]
         return self._plan.document_shares(progress, phases[-1].sequence_length)
 
     def epochs(self, progress: float) -> Floats:
-        """Times each language's train split is drawn up to ``progress``, (L,)."""
+        """Return how often each language's train split is drawn up to ``progress``, (L,)."""
         return self._plan.epochs(progress)
 
     def steps(self, first_step: int = 0, state: Mapping[str, Any] | None = None) -> Iterator[StepBatch]:
-        """This rank's sequences of step ``first_step`` and of all after it.
+        """Yield this rank's sequences of step ``first_step`` and of all later steps.
 
-        With ``state``, the merged states of all lanes after the step before, the stream starts at once; without, it
-        goes through the shards up to ``first_step`` again. Close the iterator to end its loader processes early.
+        With ``state``, the merged states of all lanes after the previous step, the stream starts at once. Without, it
+        reads the shards up to ``first_step`` again. Close the iterator to end its loader processes early.
 
         Raises:
-            UserError: if the state is another stream's or lacks a lane, or a shard cannot be read.
+            UserError: if the state belongs to another stream or lacks a lane, or a shard cannot be read.
         """
         if state is not None and state.get("fingerprint") != self.fingerprint:
             raise UserError(
-                f"{self._corpus_dir}: the stream's saved state is of another corpus, seed, stream configuration or "
-                "schedule of batches; resume with those of the run, or start a new one"
+                f"{self._corpus_dir}: the stream's saved state belongs to another corpus, seed, stream configuration "
+                "or schedule of batches; resume with those of the run, or start a new run"
             )
         if state is not None and (missing := [lane for lane in self._lanes if str(lane) not in state]):
             raise UserError(f"the stream's saved state has no lane {missing[0]}; merge the states of all ranks")
@@ -156,7 +156,7 @@ class Stream:
     def _lane_steps(
         self, lane_indices: Sequence[int], first_step: int, state: Mapping[str, Any] | None
     ) -> Iterator[StepBatch]:
-        """Of neighbouring lanes."""
+        """Yield the steps of some consecutive lanes."""
         num_lanes = self._config.lanes
         lanes = {
             index: Lane(
@@ -201,28 +201,29 @@ class Stream:
 
 
 def chosen_languages(manifest: Manifest, config: StreamConfig) -> list[str]:
-    """Sorted codes of the languages to train on.
+    """Return the sorted codes of the languages to train on.
 
     Raises:
-        UserError: if one is not in the corpus or has no train tokens.
+        UserError: if one is not in the corpus or has no train tokens, or none takes part from the start.
     """
     languages = sorted(set(manifest.languages if config.languages is None else config.languages))
     for language in config.language_starts:
         if language not in languages:
             raise UserError(
-                f"stream.language_starts.{language}: the run does not train on it, but on {', '.join(languages)}"
+                f"stream.language_starts.{language}: the run does not train on it, only on {', '.join(languages)}"
             )
     if languages and min(config.language_starts.get(language, 0.0) for language in languages) > 0:
-        raise UserError("stream.language_starts: no language is there from the start; let one begin at 0")
+        raise UserError("stream.language_starts: no language takes part from the start; let at least one start at 0")
     for language in languages:
         if language not in manifest.languages:
             raise UserError(
                 f"stream.languages: the corpus has no train shards of {language!r}; it has "
-                f"{', '.join(manifest.languages) or 'none of any language'}"
+                f"{', '.join(manifest.languages) or 'none'}"
             )
         if not manifest.tokens(language):
             raise UserError(
-                f"stream.languages: the train shards of {language!r} hold no tokens; leave it out or build it again"
+                f"stream.languages: the train shards of {language!r} hold no tokens; leave it out or build the corpus "
+                "again"
             )
     if not languages:
         raise UserError("stream.languages: the corpus has no train shards; build it from more text")

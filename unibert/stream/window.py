@@ -1,4 +1,4 @@
-"""A window: the documents of a few shards in memory, and sequences made of them."""
+"""A window: the documents of a few shards in memory, and the sequences assembled from them."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from unibert.stream.source import ShardSource
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
-    """Documents end to end, with what is known of each."""
+    """Documents end to end, with the language and origin of each."""
 
     tokens: npt.NDArray[np.unsignedinteger]
-    """(T,)."""
+    """Tokens of all documents, (T,)."""
     lengths: npt.NDArray[np.int64]
     """Tokens of each document, (D,)."""
     languages: npt.NDArray[np.int64]
     """Language index of each document, (D,)."""
     origins: list[str]
-    """``lang/train-000000.tar#document``, of length D."""
+    """Origin of each document as ``lang/train-000000.tar#document``, D of them."""
     skipped: dict[str, int]
-    """Blocks of the manifest that could not be read, for the shards that have such."""
+    """Number of damaged blocks, for the shards that have any."""
 
     def documents(self) -> Pieces:
-        """Every document whole."""
+        """Return every document as one piece."""
         return Pieces(np.arange(len(self.lengths)), np.cumsum(self.lengths) - self.lengths, self.lengths)
 
     def sequences(self, packing: Packing, sequence_length: int) -> Sequences:
-        """The packing's sequences as tokens: every piece framed by ``<s>`` and ``</s>``, padding at the right."""
+        """Assemble the packing's sequences: every piece framed by ``<s>`` and ``</s>``, padding at the right."""
         pieces = packing.pieces
         framed = pieces.length + FRAME_TOKENS
         pieces_per_sequence = np.diff(packing.bounds)
@@ -72,13 +72,13 @@ def load_window(source: ShardSource, shards: Iterable[tuple[int, Shard]], vocab_
     origins: list[str] = []
     skipped: dict[str, int] = {}
     for language, shard in shards:
-        sound = list(read_blocks(source, shard, vocab_size))
-        if len(sound) < shard.blocks:
-            skipped[shard.path] = skipped.get(shard.path, 0) + shard.blocks - len(sound)
-        for block in sound:
+        intact = list(read_blocks(source, shard, vocab_size))
+        if len(intact) < shard.blocks:
+            skipped[shard.path] = skipped.get(shard.path, 0) + shard.blocks - len(intact)
+        for block in intact:
             languages += [language] * len(block.ids)
             origins += [f"{shard.path}#{document}" for document in block.ids]
-        blocks += sound
+        blocks += intact
     if not blocks:
         blocks = [Block([], np.empty(0, np.uint32), np.empty(0, np.uint32))]
     return Window(

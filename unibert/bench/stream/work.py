@@ -45,7 +45,7 @@ class Work:
     def shards(self) -> list[Shard]:
         """The train shards, language by language."""
         manifest = Manifest.load(self.corpus)
-        return [shard for language in manifest.languages for shard in manifest.of(language)]
+        return [shard for language in manifest.languages for shard in manifest.shards_of(language)]
 
     def sequences(self) -> npt.NDArray[np.unsignedinteger]:
         """The sequences that :func:`prepare_sequences` cut, mapped from the disk, (R, S)."""
