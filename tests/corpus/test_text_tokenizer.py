@@ -69,12 +69,6 @@ def test_special_ids_that_make_no_sense_are_refused(changes):
         SpecialIds.of(vars(OWN_SPECIAL_IDS) | changes)
 
 
-def test_ordinary_ids_are_all_others():
-    ids = SpecialIds(pad=1, mask=9, prefix=(0,), suffix=(3,), special=(0, 1, 3, 9))
-    assert ids.ordinary(11).tolist() == [2, 4, 5, 6, 7, 8, 10]
-    assert OWN_SPECIAL_IDS.ordinary(8).tolist() == [5, 6, 7]
-
-
 def alter(folder: Path, target: Path, **changes: Any) -> Path:
     """A copy with other values of keys that tokenizer.json or tokenizer_config.json have."""
     target.mkdir()

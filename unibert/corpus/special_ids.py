@@ -1,14 +1,13 @@
-"""Ids of a tokenizer that stand for no text: padding, mask, the frame of a document."""
+"""Ids of a tokenizer that stand for no text: padding, mask, and the frame of a document.
+
+The module imports only the standard library, as the manifest does.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from functools import cached_property
 from typing import Any, Self
-
-import numpy as np
-import numpy.typing as npt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,15 +53,6 @@ class SpecialIds:
         """Number of ids that frame a document."""
         return len(self.prefix) + len(self.suffix)
 
-    def ordinary(self, vocab_size: int) -> npt.NDArray[np.int32]:
-        """All other ids below ``vocab_size``, ascending, int32."""
-        return np.setdiff1d(np.arange(vocab_size, dtype=np.int32), np.array(self.special, dtype=np.int32))
-
-    @cached_property
-    def num_leading(self) -> int | None:
-        """k if the special ids are exactly 0 to k - 1, else None; tests and draws are then simpler."""
-        return len(self.special) if self.special[-1] == len(self.special) - 1 else None
-
 
 OWN_SPECIAL_IDS = SpecialIds(pad=0, mask=4, prefix=(2,), suffix=(3,), special=(0, 1, 2, 3, 4))
-"""Those of the SentencePiece models that ``unibert corpus build`` trains."""
+"""Special ids of the SentencePiece models that ``unibert corpus build`` trains."""
