@@ -11,12 +11,12 @@
 
 namespace {
 
-constexpr std::size_t kAlignment = 64;  // what torch's own allocator keeps to
-constexpr std::size_t kStep = 8;        // what the widest element needs
+constexpr std::size_t kAlignment = 64;  // of torch's own allocator
+constexpr std::size_t kStep = 8;        // of the widest element
 
 std::atomic<std::uint32_t> allocations{0};
 
-// The block that `malloc` gave is noted before the data.
+// The address of the block from `malloc` is stored before the data.
 void release(void* data) {
   if (data == nullptr) return;
   void* block;
@@ -30,7 +30,7 @@ struct OddOffsets final : c10::Allocator {
     if (size == 0) return {nullptr, nullptr, &release, cpu};
     void* block = std::malloc(size + 3 * kAlignment);
     if (block == nullptr) throw std::bad_alloc();
-    // Knuth's multiplicative hash: one place after the other, the same ones in every run.
+    // Knuth's multiplicative hash: different places, the same ones in every run.
     const std::size_t place = 1 + (allocations++ * 2654435761u >> 16) % (kAlignment / kStep - 1);
     const auto first = reinterpret_cast<std::uintptr_t>(block) + 2 * kAlignment - 1;
     char* data = reinterpret_cast<char*>(first - first % kAlignment + place * kStep);

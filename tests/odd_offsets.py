@@ -1,14 +1,14 @@
-"""Tensors and arrays at addresses where no allocator would put them, other ones at every allocation.
+"""Tensors and arrays at unusual addresses, which change with every allocation.
 
-Where an operand lies decides how some BLAS kernels cut a sum into vectors, and so the last bit of a product. torch puts
-every tensor on 64 bytes, so that a program repeats its bits; numpy puts arrays, those of Triton's interpreter among
-them, wherever `malloc` likes. With
+The address of an operand decides how some BLAS kernels divide a sum into vectors, and so the last bit of a product.
+torch aligns every tensor to 64 bytes, so that a program repeats its bits; numpy places arrays, including those of
+Triton's interpreter, wherever `malloc` does. With
 
     pytest --odd-offsets
 
-all tests have torch's CPU tensors at multiples of 8 bytes that are none of 64, and the interpreter's arrays at any odd
-element: `unibert_kernels` has to get along with both. Bits that rest on torch's own memory are then not asked for.
-Processes that tests start place theirs as ever.
+all tests have torch's CPU tensors at multiples of 8 bytes but not of 64, and the interpreter's arrays at any odd
+element: `unibert_kernels` must work with both. Tests of bits that depend on torch's own memory are skipped. Processes
+that tests start allocate as usual.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ import pytest
 import torch
 
 ALIGNMENT = 64
-"""Bytes, of torch's own CPU allocator."""
+"""Alignment of torch's own CPU allocator, in bytes."""
 COMPILER = "g++"
 
-needs_compiler = pytest.mark.skipif(shutil.which(COMPILER) is None, reason=f"the allocator wants {COMPILER}")
+needs_compiler = pytest.mark.skipif(shutil.which(COMPILER) is None, reason=f"the allocator needs {COMPILER}")
 
 _active = 0
-_places = random.Random(0)
+_random = random.Random(0)
 
 
 def in_use() -> bool:
-    """Whether memory is given at odd offsets now."""
+    """Return whether memory is allocated at odd offsets now."""
     return _active > 0
 
 
 @contextmanager
 def odd_offsets() -> Iterator[None]:
-    """Memory at odd offsets; what was allocated before stays where it is."""
+    """Allocate at odd offsets; earlier allocations stay where they are."""
     global _active
     from triton.runtime.interpreter import TensorHandle
 
@@ -68,13 +68,13 @@ def odd_offsets() -> Iterator[None]:
 
 
 def moved(array: np.ndarray) -> np.ndarray:
-    """A copy of an array of floats, laid out as it is, 1 to 15 elements behind a multiple of 64 bytes."""
+    """Copy an array of floats with the same layout, 1 to 15 elements behind a multiple of 64 bytes."""
     if array.dtype.kind != "f" or array.size < 2:
         return array
     if not array.flags.c_contiguous:
         return moved(array.T).T if array.flags.f_contiguous else array
     block = np.empty(array.nbytes + ALIGNMENT + 16 * array.itemsize, np.uint8)
-    start = -block.__array_interface__["data"][0] % ALIGNMENT + _places.randrange(1, 16) * array.itemsize
+    start = -block.__array_interface__["data"][0] % ALIGNMENT + _random.randrange(1, 16) * array.itemsize
     copy = block[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
     copy[...] = array
     return copy
@@ -82,10 +82,10 @@ def moved(array: np.ndarray) -> np.ndarray:
 
 @cache
 def allocator() -> ctypes.CDLL:
-    """The allocator of odd_offsets.cpp, compiled for the torch that is installed."""
+    """Compile the allocator of odd_offsets.cpp for the installed torch."""
     source, torch_folder = Path(__file__).with_suffix(".cpp"), Path(torch.__file__).parent
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "odd_offsets.so"
-        words = [COMPILER, "-std=c++20", "-O1", "-shared", "-fPIC", f"-I{torch_folder / 'include'}", str(source)]
-        subprocess.run([*words, f"-L{torch_folder / 'lib'}", "-lc10", "-o", str(library)], check=True)
+        command = [COMPILER, "-std=c++20", "-O1", "-shared", "-fPIC", f"-I{torch_folder / 'include'}", str(source)]
+        subprocess.run([*command, f"-L{torch_folder / 'lib'}", "-lc10", "-o", str(library)], check=True)
         return ctypes.CDLL(str(library))

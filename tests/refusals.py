@@ -1,4 +1,4 @@
-"""What the command line says to a user's mistake."""
+"""The message of the command line for a user's mistake."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from unibert.cli import main
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: Any) -> tuple[str, str]:
-    """What ``unibert WORDS`` printed all the same, and the one line with which it ended with status 1."""
+    """Run ``unibert WORDS``, which must exit with status 1; return its output and the one line of its error."""
     with pytest.raises(SystemExit) as stop:
         main([str(word) for word in words])
     printed = capsys.readouterr()

@@ -1,4 +1,4 @@
-"""Files take the place of older ones whole or not at all."""
+"""Files replace older ones atomically."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ def test_content_is_written_as_given(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bytes", "json", "text"]
 
 
-def test_what_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+def test_an_interrupted_write_leaves_only_the_old_file(tmp_path):
     path = tmp_path / "scores.json"
     write_atomically(path, "old")
 
@@ -36,13 +36,13 @@ def test_what_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_missing_folder_is_the_writers_affair(tmp_path):
+def test_a_missing_folder_raises_an_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         write_atomically(tmp_path / "nowhere" / "file", "text")
 
 
-def test_the_file_is_whole_while_processes_write_it_at_once(tmp_path):
-    """Each writes a file of its own letter, of many blocks, again and again."""
+def test_the_file_is_complete_while_processes_write_it_at_once(tmp_path):
+    """Each process repeatedly writes a file of many blocks that repeats the process's letter."""
     path = tmp_path / "file"
     script = "import sys\nfrom pathlib import Path\nfrom unibert.files import write_atomically\n"
     script += "for _ in range(200): write_atomically(Path(sys.argv[1]), sys.argv[2] * 100_000)\n"

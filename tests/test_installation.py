@@ -1,4 +1,4 @@
-"""Which UniBERT this is, and where its data lies: in a checkout, and in an installation."""
+"""The version of UniBERT and the location of its data, in a checkout and in an installation."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from unibert import installation
 from unibert.cli import main
 
 
-def test_the_command_line_says_its_version(capsys):
+def test_the_command_line_prints_its_version(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["--version"])
     assert stop.value.code == 0
@@ -17,14 +17,14 @@ def test_the_command_line_says_its_version(capsys):
 
 @pytest.fixture
 def package(tmp_path, monkeypatch) -> Path:
-    """A folder that takes the place of the package's."""
+    """A folder that replaces the package's."""
     monkeypatch.setattr(installation, "_PACKAGE", tmp_path / "site-packages" / "unibert")
     (tmp_path / "site-packages" / "unibert").mkdir(parents=True)
     return tmp_path / "site-packages" / "unibert"
 
 
-def test_an_installation_takes_the_version_that_was_installed(package, monkeypatch, capsys):
-    # Some packages leave such a file behind.
+def test_an_installation_has_the_installed_version(package, monkeypatch, capsys):
+    # Some packages install such a file.
     (package.parent / "pyproject.toml").write_text('[project]\nname = "another"\nversion = "7"\n')
     monkeypatch.setattr(installation, "version", {"unibert": "3.2.1"}.get)
     with pytest.raises(SystemExit):
@@ -32,7 +32,7 @@ def test_an_installation_takes_the_version_that_was_installed(package, monkeypat
     assert capsys.readouterr().out == "unibert 3.2.1\n"
 
 
-def test_a_checkout_takes_its_own_version_whatever_is_installed(package, monkeypatch, capsys):
+def test_a_checkout_has_its_own_version_whatever_is_installed(package, monkeypatch, capsys):
     (package.parent / "pyproject.toml").write_text('[project]\nname = "unibert"\nversion = "4.0"\n')
     monkeypatch.setattr(installation, "version", {"unibert": "3.2.1"}.get)
     with pytest.raises(SystemExit):
@@ -41,7 +41,7 @@ def test_a_checkout_takes_its_own_version_whatever_is_installed(package, monkeyp
 
 
 @pytest.mark.parametrize("name", ["ds_configs", "slurm"])
-def test_data_is_found_inside_the_package_before_beside_it(package, name):
+def test_data_inside_the_package_precedes_data_beside_it(package, name):
     (package.parent / name).mkdir()
     assert installation.data_folder(name) == package.parent / name
     (package / name).mkdir()

@@ -1,4 +1,4 @@
-"""``unibert slurm``: the scripts in a folder of the user's, and that they work from there."""
+"""``unibert slurm`` writes scripts into a folder of the user, from which they work."""
 
 import os
 import shutil
@@ -24,7 +24,7 @@ NAMES = {
 
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch) -> Path:
-    """The folder that commands are given in."""
+    """The current folder of the commands."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -42,7 +42,7 @@ def test_the_scripts_are_those_that_ship(here, capsys):
     assert "slurm/pretrain.sh small --corpus corpus --run_dir runs/small" in printed
 
 
-def test_they_are_not_executable_for_those_who_may_not_read_them(here):
+def test_scripts_are_executable_only_for_those_who_may_read_them(here):
     mask = os.umask(0o027)
     try:
         main(["slurm"])
@@ -52,7 +52,7 @@ def test_they_are_not_executable_for_those_who_may_not_read_them(here):
     assert modes == {"pretrain.sh": 0o750, "environment.sh": 0o640}
 
 
-def test_the_same_again_changes_nothing(here, capsys):
+def test_writing_the_same_scripts_again_changes_nothing(here, capsys):
     main(["slurm", "--output", "jobs"])
     (here / "jobs" / "site.env").write_text("export SBATCH_ACCOUNT=mine\n")
     before = {path: path.stat().st_mtime_ns for path in (here / "jobs").iterdir()}
@@ -62,25 +62,25 @@ def test_the_same_again_changes_nothing(here, capsys):
     assert {path: path.stat().st_mtime_ns for path in (here / "jobs").iterdir()} == before
 
 
-def test_what_was_changed_is_replaced_on_demand_only(here, capsys):
+def test_changed_scripts_are_replaced_only_on_demand(here, capsys):
     main(["slurm", "jobs"])
-    own = here / "jobs" / "site.env"
-    own.write_text("export SBATCH_ACCOUNT=mine\n")
-    ours, script = here / "jobs" / "evaluate.sh", here / "jobs" / "pretrain.sh"
-    ours.unlink()
+    site_env = here / "jobs" / "site.env"
+    site_env.write_text("export SBATCH_ACCOUNT=mine\n")
+    removed, script = here / "jobs" / "evaluate.sh", here / "jobs" / "pretrain.sh"
+    removed.unlink()
     written = script.read_text()
     script.write_text(written + "echo mine\n")
     capsys.readouterr()
     printed, sentence = refused(capsys, "slurm", "jobs")
     assert "jobs/pretrain.sh: differs from what would be written" in sentence
-    assert "or give --overwrite (site.env is left alone)" in sentence
+    assert "or give --overwrite (site.env is never changed)" in sentence
     assert printed == ""
-    assert not ours.exists()
+    assert not removed.exists()
     assert script.read_text() == written + "echo mine\n"
     main(["slurm", "jobs", "--overwrite", "true"])
     assert script.read_text() == written
-    assert ours.exists()
-    assert own.read_text() == "export SBATCH_ACCOUNT=mine\n"
+    assert removed.exists()
+    assert site_env.read_text() == "export SBATCH_ACCOUNT=mine\n"
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_what_was_changed_is_replaced_on_demand_only(here, capsys):
         ("file", "output: file cannot be written ("),
     ],
 )
-def test_a_folder_that_will_not_do(here, capsys, output, sentence):
+def test_an_invalid_folder_is_refused(here, capsys, output, sentence):
     (here / "file").write_text("")
     assert sentence in refused(capsys, "slurm", f"--output={output}")[1]
     assert [path.name for path in here.iterdir()] == ["file"]
@@ -99,7 +99,7 @@ def test_a_folder_that_will_not_do(here, capsys, output, sentence):
 
 @pytest.fixture
 def commands(here) -> Path:
-    """A virtual environment's bin with a ``unibert``, and a ``srun`` that starts nothing but says what it was to."""
+    """The bin of a virtual environment, with a ``unibert`` and a ``srun`` that only prints what it should start."""
     folder = here / "venv" / "bin"
     folder.mkdir(parents=True)
     for name, script in {"python": "exit 9", "unibert": "exit 9", "srun": 'echo "$PWD: $*"'}.items():
@@ -108,14 +108,14 @@ def commands(here) -> Path:
     return folder
 
 
-def job(script: Path, here: Path, path: str, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """A job as Slurm runs it: a copy of the script, in a folder of Slurm's."""
+def job(script: Path, here: Path, path: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a job as Slurm does: a copy of the script, in a folder of Slurm."""
     spool = here / "spool"
     spool.mkdir(exist_ok=True)
     copy = Path(shutil.copy(script, spool / "slurm_script"))
     slurm = {"SLURM_SUBMIT_DIR": str(here), "SLURM_JOB_ID": "1", "SLURM_NNODES": "1"}
     environment = {"PATH": path, "UNIBERT_CACHE": str(spool), **slurm, **variables}
-    return subprocess.run([copy, *words], cwd=spool, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run([copy, *arguments], cwd=spool, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize("absolute", [False, True])
@@ -127,7 +127,7 @@ def test_a_job_finds_the_unibert_that_is_on_the_path(here, commands, absolute):
     assert f"{here}: {commands}/python -u -m unibert evaluate model\n" in ended.stdout
 
 
-def test_a_checkout_s_environment_comes_first_and_the_site_s_before_it(here, commands):
+def test_the_environment_of_a_site_precedes_that_of_a_checkout_and_the_path(here, commands):
     main(["slurm"])
     path = f"{commands}:{os.environ['PATH']}"
     shutil.copytree(commands, here / ".venv" / "bin")
@@ -137,7 +137,7 @@ def test_a_checkout_s_environment_comes_first_and_the_site_s_before_it(here, com
     assert f"{here}/site/bin/python -u -m unibert" in job(here / "slurm/bench.sh", here, path, "kernels").stdout
 
 
-def test_a_job_without_an_environment_ends_with_a_sentence(here):
+def test_a_job_without_an_environment_ends_with_one_sentence(here):
     main(["slurm"])
     bash = here / "only-bash"
     bash.mkdir()

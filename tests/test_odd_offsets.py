@@ -18,7 +18,7 @@ def tensor_offsets() -> set[int]:
     return {tensor.data_ptr() % ALIGNMENT for tensor in tensors}
 
 
-@pytest.mark.skipif(odd_offsets.in_use(), reason="nothing is placed as ever")
+@pytest.mark.skipif(odd_offsets.in_use(), reason="all memory is at odd offsets")
 def test_torch_puts_tensors_on_64_bytes_before_and_after() -> None:
     assert tensor_offsets() == {0}
     with odd_offsets.odd_offsets():

@@ -1,4 +1,4 @@
-"""Every run file and ds_config that ships can be used."""
+"""Every run file and ds_config that ships with the package is valid."""
 
 import pytest
 import torch

@@ -11,7 +11,7 @@ def test_points_are_joined_by_lines_flat_outside_and_jump_where_they_coincide():
     assert value_at(0.7, 0.3) == 0.7
 
 
-def test_wsd_rises_holds_and_falls():
+def test_wsd_rises_stays_and_falls():
     def rate(progress: float) -> float:
         return learning_rate_factor(progress, warmup=0.1, decay=0.2)
 

@@ -1,4 +1,4 @@
-"""Entry point of the command line, also as ``python -m unibert``, which the deepspeed launcher starts."""
+"""Entry point of the command line, which the deepspeed launcher starts as ``python -m unibert``."""
 
 import atexit
 import os
@@ -11,13 +11,12 @@ _PROCESS_GROUP_MODULES = {"unibert.training.ranks.collectives", "unibert.trainin
 
 
 def program() -> None:
-    """Run :func:`unibert.cli.main` and exit with its status, even if threads would abort the process.
+    """Run :func:`unibert.cli.main` and exit with its status.
 
-    The threads of a gloo process group live on after ``destroy_process_group`` as long as anything refers to the group,
-    such as DeepSpeed's globals. A thread that releases its last tensor while the interpreter shuts down aborts the
-    process with "terminate called without an active exception" (pytorch/pytorch#179291), and a completed run would
-    count as failed. Therefore a process that may have a process group exits after its exit handlers, of which this is
-    the last.
+    The threads of a gloo process group survive ``destroy_process_group`` while anything refers to the group, such as
+    DeepSpeed's globals. A thread that releases its last tensor while the interpreter shuts down aborts the process with
+    "terminate called without an active exception" (pytorch/pytorch#179291), and a complete run would count as failed.
+    So a process that has joined ranks exits right after its exit handlers, of which this one is the last.
     """
     status = 1
 

@@ -1,4 +1,4 @@
-"""What a figure was measured on."""
+"""The hardware and software on which a result was measured."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PACKAGES = ("unibert", "torch", "deepspeed", "transformers", "webdataset", "sent
 
 
 def describe_environment() -> dict[str, object]:
-    """Device, cores, Python and the versions of the packages that matter, fit for JSON."""
+    """Return device, cores, and versions of Python and relevant packages, fit for JSON."""
     return {
         "device": _gpu() or _cpu(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -29,16 +29,16 @@ def _gpu() -> str | None:
 
 
 def _cpu() -> str:
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text(encoding="utf-8").split("\n") if information.is_file() else []
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").split("\n") if cpuinfo.is_file() else []
     names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.processor() or platform.machine())
 
 
 def package_versions(packages: Iterable[str]) -> dict[str, str]:
-    """Those of ``packages`` that are installed."""
-    found = {}
+    """Return the versions of those ``packages`` that are installed."""
+    versions = {}
     for package in packages:
         with suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
+            versions[package] = version(package)
+    return versions

@@ -1,4 +1,4 @@
-"""What belongs to the package and lies elsewhere in a checkout than in an installation."""
+"""Data and metadata of the package, which lie elsewhere in a checkout than in an installation."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _PACKAGE = Path(__file__).parent
 
 
 def data_folder(name: str) -> Path:
-    """The folder ``ds_configs`` or ``slurm``: inside an installed package, at the top of a checkout."""
+    """Return the folder ``ds_configs`` or ``slurm``: inside an installed package, at the top of a checkout."""
     installed = _PACKAGE / name
     return installed if installed.is_dir() else _PACKAGE.parent / name
 
 
 def checkout_project() -> dict[str, Any] | None:
-    """What the ``pyproject.toml`` of a checkout says of the project; None in an installation."""
+    """Return the ``project`` table of a checkout's ``pyproject.toml``; None in an installation."""
     file = _PACKAGE.parent / "pyproject.toml"
     if not file.is_file():
         return None
@@ -26,7 +26,7 @@ def checkout_project() -> dict[str, Any] | None:
 
 
 def unibert_version() -> str:
-    """The version that runs. A checkout says it itself: its editable installation may be older, or there is none."""
+    """Return the running version. In a checkout it is the checkout's own: an installation may be older or missing."""
     if (project := checkout_project()) is not None:
         return str(project["version"])
     try:

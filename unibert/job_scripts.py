@@ -1,4 +1,4 @@
-"""``unibert slurm``: the job scripts that ship with the package, written into a folder."""
+"""``unibert slurm``: write the job scripts that ship with the package into a folder."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ _NAMES = ("*.sh", "*.example")
 
 @dataclass(kw_only=True)
 class JobScriptsConfig:
-    """Where the scripts go."""
+    """Where to write the scripts."""
 
     output: str = "slurm"
     """Folder for the scripts. They find each other by this name: if it is relative, submit jobs from the
     current folder."""
 
     overwrite: bool = False
-    """Replace files there that differ. site.env is yours and is never changed."""
+    """Replace existing scripts that differ. site.env is never changed."""
 
 
 def write_job_scripts(config: JobScriptsConfig) -> None:
     """Write the scripts, then print what was written and how to submit a job.
 
     Raises:
-        UserError: for a folder whose name bash would not take for one word, or that cannot be written, and for files
-            there that differ, unless they are to be overwritten; nothing is written then.
+        UserError: if bash would need quotes for the folder's name, the folder cannot be written, or files in it differ
+            and may not be overwritten; then nothing is written.
     """
     if not re.fullmatch(r"[\w./+@%:,=-]+", config.output) or config.output.startswith("-"):
         raise UserError(
@@ -51,14 +51,14 @@ def write_job_scripts(config: JobScriptsConfig) -> None:
 
 
 def _scripts_for(folder: Path) -> dict[Path, bytes]:
-    """Path and content of each. sbatch runs a copy, so a script finds its neighbours by their folder's name alone."""
+    """Return path and content of each script. sbatch runs a copy, so scripts find each other by their folder's name."""
     source = data_folder("slurm")
     paths = sorted(path for pattern in _NAMES for path in source.glob(pattern))
     return {folder / path.name: path.read_bytes().replace(b"slurm/", f"{folder}/".encode()) for path in paths}
 
 
 def _write(folder: Path, scripts: dict[Path, bytes], overwrite: bool) -> dict[Path, str]:
-    """Whether each was written or stood there already."""
+    """Write the scripts; return for each whether it was written or was there already."""
     states = {
         path: "unchanged" if path.exists() and path.read_bytes() == content else "written  "
         for path, content in scripts.items()
@@ -68,15 +68,15 @@ def _write(folder: Path, scripts: dict[Path, bytes], overwrite: bool) -> dict[Pa
         differ = "differs" if len(changed) == 1 else "differ"
         raise UserError(
             f"{', '.join(changed)}: {differ} from what would be written; choose another --output, or give "
-            "--overwrite (site.env is left alone)"
+            "--overwrite (site.env is never changed)"
         )
     folder.mkdir(parents=True, exist_ok=True)
     for path, content in scripts.items():
         if states[path] != "unchanged":
             path.write_bytes(content)
         mode = path.stat().st_mode
-        # A program may be executed by those who may read it; environment.sh is none.
-        wanted = mode | (mode & 0o444) >> 2 if content.startswith(b"#!") else mode
-        if mode != wanted:
-            path.chmod(wanted)
+        # Whoever may read a script may execute it. environment.sh has no #! and is only sourced.
+        new_mode = mode | (mode & 0o444) >> 2 if content.startswith(b"#!") else mode
+        if mode != new_mode:
+            path.chmod(new_mode)
     return states

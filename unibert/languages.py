@@ -1,7 +1,7 @@
 """The Wikipedia languages: code, name, script, family.
 
-107 of them are UniBERT's: the 103 Wikipedias of multilingual BERT and Esperanto, Amharic, Sinhala and Khmer. The others
-are languages that a corpus may hold too; `in_107` tells them apart.
+`in_107` marks UniBERT's 107 languages: the 103 Wikipedias of multilingual BERT, and Esperanto, Amharic, Sinhala and
+Khmer. A corpus may hold the others too.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ class Language:
     """A language with a Wikipedia."""
 
     code: str
-    """Of its Wikipedia: the part before ``.wikipedia.org``."""
+    """Code of its Wikipedia: the part before ``.wikipedia.org``."""
     name: str
     script: str
-    """Of nearly all its text; several joined by "+", as in Cyrillic+Latin."""
+    """Script of nearly all its text; several are joined by "+", as in Cyrillic+Latin."""
     family: str
-    """Indo-European languages have their branch too: ``Indo-European: Germanic``."""
+    """Language family, with the branch of Indo-European languages: ``Indo-European: Germanic``."""
     in_107: bool
 
     @property
@@ -32,7 +32,7 @@ class Language:
 
 
 def language(code: str) -> Language:
-    """The language with this Wikipedia code.
+    """Return the language with this Wikipedia code.
 
     Raises:
         UserError: if there is none, naming the nearest code.
@@ -87,22 +87,22 @@ _FAMILIES = {
     "Creole": "Latin ht:Haitian_Creole",
     "Constructed": "Latin eo:Esperanto io:Ido vo:Volapük -ia:Interlingua",
 }
-"""Family → words: a script holds for the languages after it; "-" marks a language outside the 107."""
+"""Family → scripts, each followed by its languages; "-" marks a language outside the 107."""
 
 
 def _read_families() -> dict[str, Language]:
-    found = []
+    languages = []
     for family, words in _FAMILIES.items():
         script = ""
         for word in words.split():
             code, is_language, name = word.partition(":")
             if is_language:
-                found.append(
+                languages.append(
                     Language(code.lstrip("-"), name.replace("_", " "), script, family, not code.startswith("-"))
                 )
             else:
                 script = word
-    return {entry.code: entry for entry in sorted(found, key=lambda entry: entry.code)}
+    return {entry.code: entry for entry in sorted(languages, key=lambda entry: entry.code)}
 
 
 LANGUAGES: dict[str, Language] = _read_families()

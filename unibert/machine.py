@@ -1,4 +1,4 @@
-"""What is bad about this machine's disks and GPUs: looked at before training and by the doctor."""
+"""Problems with this machine's disks and GPUs, checked before training and by the doctor."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ import tempfile
 from pathlib import Path
 
 MIN_FREE_GPU_SHARE = 0.9
-"""Of a GPU's memory; the rest is what the driver and this process itself hold."""
+"""Minimum free share of a GPU's memory; the driver and this process hold the rest."""
 
 MIN_TEMPORARY_GIB = 0.5
-"""Free in the folder for temporary files."""
+"""Minimum free space in the folder for temporary files."""
 
 _GIB = 2**30
 
 
 def min_run_gib() -> float:
-    """GiB that have to be free in a run folder: UNIBERT_LEAST_GIB, which a site sets."""
+    """Return the GiB that must be free in a run folder: UNIBERT_LEAST_GIB, which a site may set."""
     return float(os.environ.get("UNIBERT_LEAST_GIB", "2"))
 
 
 def free_gib(folder: Path) -> float:
-    """GiB free to this user in ``folder``."""
+    """Return the GiB that are free for this user in ``folder``."""
     return shutil.disk_usage(folder).free / _GIB
 
 
 def not_writable(folder: Path) -> list[str]:
-    """A problem if a file in ``folder``, which exists, cannot be written and removed."""
+    """Return a problem if a file in ``folder``, which exists, cannot be written and removed."""
     try:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".unibert-") as probe:
             probe.write(bytes(1 << 16))
@@ -36,14 +36,14 @@ def not_writable(folder: Path) -> list[str]:
     return []
 
 
-def too_full(folder: Path, least: float) -> list[str]:
-    """A problem if less than ``least`` GiB are free in ``folder``."""
+def too_full(folder: Path, min_gib: float) -> list[str]:
+    """Return a problem if less than ``min_gib`` GiB are free in ``folder``."""
     free = free_gib(folder)
-    return [f"{folder} has {free:.2f} GiB free, and {least:g} are wanted"] if free < least else []
+    return [f"{folder} has {free:.2f} GiB free, and {min_gib:g} are wanted"] if free < min_gib else []
 
 
 def held_gpus() -> list[str]:
-    """The GPUs of which other processes hold memory."""
+    """Return a problem for every GPU on which other processes hold memory."""
     import torch
 
     problems = []

@@ -1,4 +1,4 @@
-"""Where the run file lies that a word on the command line means."""
+"""Lookup of run files by path or by the name of a preset."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ PRESETS = Path(__file__).parent / "presets"
 
 
 def preset_names() -> list[str]:
-    """The run files that ship with the package."""
+    """Return the names of the run files that ship with the package."""
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
 def run_file(name: str) -> Path:
-    """The YAML file that ``name`` means: a path, or a preset that ships with the package."""
+    """Return the YAML file for ``name``: a path, or a preset that ships with the package.
+
+    Raises:
+        UserError: if there is neither.
+    """
     preset = PRESETS / f"{name}.yaml"
     if Path(name).is_file():
         return Path(name)

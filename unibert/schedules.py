@@ -1,7 +1,7 @@
-"""Values that change over a run: schedules over progress, learning-rate shapes, and the step timeline.
+"""Values that change over a run: schedules over progress, learning-rate shapes, and the timeline of steps.
 
 Progress is the share of a run's tokens already consumed, from 0 (before the first step) to 1.
-Everything here is a pure function of the configuration, so that any step can be recomputed at any time.
+Everything here is a pure function of the configuration, so that every step can be recomputed at any time.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ DecayShape = Literal["1-sqrt", "linear", "cosine"]
 
 
 def check_points(points: Points | IntegerPoints, name: str) -> None:
-    """Refuse points that are empty, out of order or outside [0, 1]; ``name`` is the config key for the message.
+    """Check that points are not empty, in order and inside [0, 1].
 
     Raises:
-        ValueError: with the key and the fix.
+        ValueError: if they are not, with ``name``, the configuration key.
     """
     progresses = [progress for progress, _ in points]
     if not progresses:
@@ -41,7 +41,7 @@ def check_points(points: Points | IntegerPoints, name: str) -> None:
 
 
 def value_at(schedule: Schedule, progress: float) -> float:
-    """The schedule's value at ``progress`` (0 to 1)."""
+    """Return the schedule's value at ``progress`` (0 to 1)."""
     if not isinstance(schedule, list):
         return float(schedule)
     after = bisect_right(schedule, progress, key=lambda point: point[0])
@@ -54,7 +54,7 @@ def value_at(schedule: Schedule, progress: float) -> float:
 
 
 def learning_rate_factor(progress: float, *, warmup: float, decay: float, shape: DecayShape = "1-sqrt") -> float:
-    """Warm-up, stable, decay (WSD): the factor on the peak learning rate at ``progress``.
+    """Return the factor on the peak learning rate at ``progress``: warm-up, stable, decay (WSD).
 
     Linear from 0 over the first ``warmup`` share of the run, 1 until the last ``decay`` share, then down to 0 by
     ``shape``. ``decay = 1 - warmup`` with ``cosine`` is the classical cosine schedule.
@@ -73,13 +73,13 @@ def learning_rate_factor(progress: float, *, warmup: float, decay: float, shape:
 
 
 def dann_ramp(progress: float) -> float:
-    """2 / (1 + exp(-10 p)) - 1, the gradient-reversal ramp of DANN (Ganin et al. 2016, arXiv 1505.07818)."""
+    """Return 2 / (1 + exp(-10 p)) - 1, the gradient-reversal ramp of DANN (Ganin et al. 2016, arXiv 1505.07818)."""
     return 2 / (1 + math.exp(-10 * progress)) - 1
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one optimizer step consumes.
+    """The sequences and tokens that one optimizer step consumes.
 
     ``first_sequence`` is the run-wide index of its first sequence, ``tokens_before`` the tokens (padding
     included) consumed before it, ``progress`` their share of the whole run.
@@ -109,7 +109,7 @@ class _Phase:
 class Timeline:
     """Global batch size and sequence length of every step of a run of at least ``tokens`` tokens.
 
-    The last step may run past ``tokens`` by less than one step; ``total_tokens`` counts what is really consumed.
+    The last step may exceed ``tokens`` by less than one step; ``total_tokens`` is the number that is consumed.
 
     Raises:
         ValueError: if a schedule is malformed or a value is not positive.
@@ -138,23 +138,23 @@ class Timeline:
         return self.num_steps
 
     def __getitem__(self, index: int) -> Step:
-        """Step ``index`` (0-based). Raises IndexError outside the run."""
+        """Return step ``index`` (0-based). Raises IndexError outside the run."""
         if not 0 <= index < self.num_steps:
             raise IndexError(f"step {index} of a run of {self.num_steps} steps")
         phase = self._phases[bisect_right(self._phases, index, key=lambda phase: phase.first_step) - 1]
-        passed = index - phase.first_step
-        tokens_before = phase.first_token + passed * phase.num_sequences * phase.sequence_length
+        steps_before = index - phase.first_step
+        tokens_before = phase.first_token + steps_before * phase.num_sequences * phase.sequence_length
         return Step(
             index=index,
             num_sequences=phase.num_sequences,
             sequence_length=phase.sequence_length,
-            first_sequence=phase.first_sequence + passed * phase.num_sequences,
+            first_sequence=phase.first_sequence + steps_before * phase.num_sequences,
             tokens_before=tokens_before,
             progress=tokens_before / self.total_tokens,
         )
 
     def phases(self) -> list[Step]:
-        """The first step of every stretch of constant batch size and sequence length."""
+        """Return the first step of every phase of constant batch size and sequence length."""
         return [self[phase.first_step] for phase in self._phases]
 
 

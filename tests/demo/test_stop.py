@@ -1,4 +1,4 @@
-"""A demo that is told to stop takes its ranks with it."""
+"""A demo that is stopped ends its ranks too."""
 
 import subprocess
 import sys
@@ -32,6 +32,6 @@ def test_sigterm_to_the_demo_alone_ends_its_ranks_after_a_checkpoint(tmp_path):
 
 
 def processes_of(output: Path) -> list[str]:
-    """Command lines that name the demo's folder, and have not ended."""
+    """Return the command lines of running processes that name the demo's folder."""
     listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
     return [line for line in listed.stdout.splitlines() if f"--run_dir={output}" in line]

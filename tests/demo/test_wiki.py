@@ -1,4 +1,4 @@
-"""The embedded mini-Wikipedia is what the demo says it is."""
+"""The embedded mini-Wikipedia has the properties that the demo needs."""
 
 import re
 import unicodedata
@@ -34,7 +34,7 @@ def test_every_sentence_has_its_translation(sentences):
     assert {len(lines) for lines in sentences.values()} == {ARTICLES * SENTENCES_PER_ARTICLE}
     assert all(len(set(lines)) == len(lines) for lines in sentences.values())
     for code, lines in sentences.items():
-        # Nearly all numbers are written in the same digits everywhere: lines out of step would share hardly any.
+        # Nearly all numbers have the same digits in every language; lines that do not correspond would share few.
         pairs = [
             (set(re.findall(r"\d+", english)), set(re.findall(r"\d+", line)))
             for english, line in zip(sentences["en"], lines, strict=True)
@@ -48,11 +48,11 @@ def test_articles_are_long_enough_and_free_of_markup(sentences):
         assert not re.search(r"[\[\]{}<>|]|''", "".join(lines)), code
         for first in range(0, len(lines), SENTENCES_PER_ARTICLE):
             article = " ".join(lines[first : first + SENTENCES_PER_ARTICLE])
-            # Scripts without spaces are counted in characters; a few languages say a hundred words in ninety.
+            # Scripts without spaces are counted in characters; some languages need ninety words for a hundred.
             assert len(article) >= 160 if code in ("ja", "zh") else len(article.split()) >= 85, (code, first)
 
 
-def test_the_dumps_have_what_real_ones_have():
+def test_the_dumps_have_the_markup_of_real_ones():
     for file in find_inputs([str(WIKI)]):
         text = file.path.read_text(encoding="utf-8")
         reader = DocumentReader(file)

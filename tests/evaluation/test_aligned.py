@@ -12,7 +12,7 @@ def write(folder, **files):
     return folder
 
 
-def test_tatoeba_pairs_get_our_codes_and_unknown_languages_keep_theirs(tmp_path):
+def test_tatoeba_pairs_get_wikipedia_codes_and_unknown_languages_keep_theirs(tmp_path):
     for language in ("deu", "arz"):
         (tmp_path / f"tatoeba.{language}-eng.{language}").write_text("eins\nzwei\n")
         (tmp_path / f"tatoeba.{language}-eng.eng").write_text("one\ntwo\n")
@@ -46,7 +46,7 @@ def test_the_cap_takes_the_first_lines(tmp_path):
     assert aligned.sentences == {"de": ["a", "b"], "en": ["x", "y"]}
 
 
-def test_a_users_mistake_gets_a_sentence(tmp_path):
+def test_mistakes_raise_one_sentence(tmp_path):
     with pytest.raises(UserError, match="no such folder"):
         read_aligned(tmp_path / "absent")
     with pytest.raises(UserError, match="no aligned sentences"):

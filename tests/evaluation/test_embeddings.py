@@ -18,8 +18,8 @@ def model_folder(tmp_path_factory):
 
 
 def test_vectors_are_the_mean_over_the_real_tokens_of_every_layer(model_folder):
-    # Two rows to a batch, so that padding is there; each sentence alone has none. float32 sums in another order
-    # over values near 1 differ by a few units of 6e-8.
+    # Two sentences per batch need padding; each sentence alone needs none. float32 sums of values near 1 in another
+    # order differ by a few units of 6e-8.
     vectors = SentenceEncoder.load(model_folder, batch_tokens=12).embed(SENTENCES)
     model, tokenizer = AutoModel.from_pretrained(model_folder).eval(), AutoTokenizer.from_pretrained(model_folder)
     assert vectors.shape == (4, 5, 32)
@@ -38,16 +38,16 @@ def test_embedding_is_deterministic_and_cuts_long_sentences(model_folder):
     torch.testing.assert_close(encoder.embed([long]), encoder.embed(["w0 w1 w2"]))
 
 
-def test_the_untrained_twin_has_other_weights_fixed_by_its_seed(model_folder):
+def test_the_untrained_baseline_has_other_weights_fixed_by_its_seed(model_folder):
     trained = SentenceEncoder.load(model_folder).embed(SENTENCES)
-    twins = [SentenceEncoder.load(model_folder, untrained_seed=seed).embed(SENTENCES) for seed in (1, 1, 2)]
-    assert twins[0].shape == trained.shape
-    assert torch.equal(twins[0], twins[1])
-    assert not torch.allclose(twins[0], twins[2])
-    assert not torch.allclose(twins[0], trained)
+    untrained = [SentenceEncoder.load(model_folder, untrained_seed=seed).embed(SENTENCES) for seed in (1, 1, 2)]
+    assert untrained[0].shape == trained.shape
+    assert torch.equal(untrained[0], untrained[1])
+    assert not torch.allclose(untrained[0], untrained[2])
+    assert not torch.allclose(untrained[0], trained)
 
 
-def test_incomplete_model_folders_are_refused_in_a_sentence(tmp_path):
+def test_incomplete_model_folders_are_refused(tmp_path):
     with pytest.raises(UserError, match="no such model folder"):
         SentenceEncoder.load(tmp_path / "absent")
     for name, message in (
@@ -62,7 +62,7 @@ def test_incomplete_model_folders_are_refused_in_a_sentence(tmp_path):
             SentenceEncoder.load(folder)
 
 
-def test_damaged_or_foreign_weights_are_refused_in_a_sentence(tmp_path):
+def test_damaged_or_mismatched_weights_are_refused(tmp_path):
     cut = save_tiny_model(tmp_path / "cut", WORDS)
     weights = cut / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])

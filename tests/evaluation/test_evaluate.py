@@ -13,7 +13,7 @@ LANGUAGES = ("aa", "bb", "cc")
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """A tiny model and three languages whose words stand for each other one by one; cc uses bb's words."""
+    """A tiny model and aligned files of three languages that translate word by word; cc uses bb's words."""
     root = tmp_path_factory.mktemp("evaluate")
     retrieval = root / "aligned"
     retrieval.mkdir()
@@ -54,7 +54,7 @@ def test_scores_json_is_what_is_returned_and_has_the_documented_form(folders, sc
     assert len(projections["baseline"]["centred"]["cc"]) == 40
 
 
-def test_scores_tell_shared_words_from_foreign_ones(scores):
+def test_scores_distinguish_shared_words_from_different_ones(scores):
     retrieval = scores["model"]["retrieval"]
     assert retrieval["bb>cc"]["0"]["centred"] > 0.95
     assert retrieval["aa>bb"]["0"]["centred"] < 0.3
@@ -91,7 +91,7 @@ def test_the_table_is_printed_and_stored(folders, tmp_path, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["projections.json", "scores.json", "scores.md"]
 
 
-@pytest.mark.skipif(odd_offsets.in_use(), reason="repeats its bits on torch's own memory")
+@pytest.mark.skipif(odd_offsets.in_use(), reason="needs torch's own memory for equal bits")
 def test_evaluation_is_reproducible(folders, tmp_path, scores):
     model, retrieval = folders
     again = EvaluateConfig(
@@ -100,7 +100,7 @@ def test_evaluation_is_reproducible(folders, tmp_path, scores):
     assert evaluate(again) == scores
 
 
-def test_a_users_mistake_gets_a_sentence(folders, tmp_path):
+def test_mistakes_raise_one_sentence(folders, tmp_path):
     model, retrieval = folders
     with pytest.raises(UserError, match="--retrieval"):
         evaluate(EvaluateConfig(model=model))

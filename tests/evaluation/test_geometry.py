@@ -1,14 +1,14 @@
 import numpy as np
 import pytest
 
-from unibert.evaluation.geometry import cloud_geometry, principal_plane, subtract_language_means
+from unibert.evaluation.geometry import principal_plane, subtract_language_means, vector_geometry
 
 LABELS = np.repeat([0, 1], 2000)
 
 
-def test_a_ball_fills_its_directions_and_knows_no_language():
+def test_a_ball_fills_its_directions_and_has_no_language():
     ball = np.random.default_rng(0).normal(size=(4000, 8))
-    geometry = cloud_geometry(ball, LABELS)
+    geometry = vector_geometry(ball, LABELS)
     # Sampling error of 4,000 rows: a few per cent.
     assert geometry["variance"] == pytest.approx(8, rel=0.05)
     assert geometry["participation_ratio"] == pytest.approx(8, rel=0.05)
@@ -18,20 +18,20 @@ def test_a_ball_fills_its_directions_and_knows_no_language():
 
 def test_collapse_and_language_offsets_show():
     noise = np.random.default_rng(0).normal(size=(4000, 8))
-    collapsed = cloud_geometry(np.ones(8) + 0.001 * noise, LABELS)
+    collapsed = vector_geometry(np.ones(8) + 0.001 * noise, LABELS)
     assert collapsed["variance"] < 1e-4
     assert collapsed["mean_cosine"] > 0.999
     # Two means at distance 20 along one axis: 100 of the 108 units of variance lie between them.
-    apart = cloud_geometry(noise + 20 * LABELS[:, None] * np.eye(8)[0], LABELS)
+    apart = vector_geometry(noise + 20 * LABELS[:, None] * np.eye(8)[0], LABELS)
     assert apart["language_share"] == pytest.approx(100 / 108, abs=0.01)
     assert apart["participation_ratio"] < 1.5
 
 
 def test_constant_vectors_give_finite_figures():
-    assert all(np.isfinite(value) for value in cloud_geometry(np.ones((10, 4)), np.arange(10) % 2).values())
+    assert all(np.isfinite(value) for value in vector_geometry(np.ones((10, 4)), np.arange(10) % 2).values())
 
 
-def test_means_come_from_the_rows_named_for_them():
+def test_means_are_over_the_given_rows():
     vectors = np.array([[1.0], [3.0], [100.0], [7.0]])
     languages = np.array([0, 0, 0, 1])
     centred = subtract_language_means(vectors, languages, mean_rows=np.array([0, 1, 3]))

@@ -20,7 +20,7 @@ def test_the_two_directions_are_not_mixed_up():
     assert accuracy["b", "a"][0]["raw"] == 0.5
 
 
-def test_vectors_that_are_all_alike_score_chance():
+def test_vectors_that_are_all_equal_score_chance():
     assert top1_accuracy(torch.ones(10, 4), torch.ones(10, 4)) == (0.1, 0.1)
 
 

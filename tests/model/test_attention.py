@@ -1,4 +1,4 @@
-"""Every attention path gives packed documents what a plain model gives each of them alone."""
+"""Every attention path gives packed documents the output that a plain model gives each of them alone."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from unibert.model.unibert import StepWeights, UniBERT
 from unibert.stream import Batch
 
 VOCAB, LENGTH, WINDOW = 500, 50, 4
-ROWS = ([25, 1, 20], [30, 20], [7])
-"""Documents by their lengths, most longer than the window; the first and the last row end with padding."""
+SEQUENCES = ([25, 1, 20], [30, 20], [7])
+"""Documents by their lengths, most longer than the window; the first and the last sequence end with padding."""
 
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 
@@ -36,9 +36,9 @@ class Place:
 
     @property
     def tolerance(self) -> float:
-        """Of relative Frobenius norms. Each of four layers rounds some ten times in a row: sqrt(40) of fp32's 2^-24 is
-        4e-7, of bf16's 2^-9 1.2e-2, as sdpa has it on a CPU; gradients have twice that. Documents that see each other
-        are off by 0.2 and more."""
+        """Tolerance of relative Frobenius norms. Each of four layers rounds some ten times in a row: sqrt(40) times
+        fp32's 2^-24 is 4e-7, times bf16's 2^-9 1.2e-2, which sdpa has on a CPU; gradients have twice that. If documents
+        attend to each other, the difference is 0.2 and more."""
         return 5e-6 if self.dtype == torch.float32 else 5e-2
 
     def encode(self, model: Any, packed: Packed, **options: Any) -> tuple[Tensor, ...]:
@@ -63,7 +63,7 @@ ALL = [_place("flex", "cpu", torch.float32), *TRAINABLE]
 
 @pytest.fixture
 def place(request, monkeypatch) -> Place:
-    """Of varlen, which a CPU cannot take, all but torch's kernel."""
+    """A path with device and dtype. On a CPU, varlen runs with a substitute for torch's kernel."""
     if request.param == Place("varlen", "cpu", torch.float32):
         monkeypatch.setattr(encoder, "choose_attention_path", lambda path, *of: path)
         monkeypatch.setattr(attention, "varlen_attn", segment_by_segment)
@@ -82,7 +82,7 @@ def segment_by_segment(
     scale: float,
     window_size: tuple[int, int],
 ) -> Tensor:
-    """What torch documents of varlen_attn: (tokens, heads, D) to the same, windows (left, right), -1 without."""
+    """Compute varlen_attn as torch documents it: (tokens, heads, D) to the same, windows (left, right), -1 without."""
     assert query.ndim == 3
     assert cu_seq_q.dtype == torch.int32
     assert torch.equal(cu_seq_q, cu_seq_k)
@@ -106,44 +106,44 @@ class Packed:
     document_ids: Tensor
 
 
-def packed(rows: tuple[list[int], ...] = ROWS) -> Packed:
+def packed(sequences: tuple[list[int], ...] = SEQUENCES) -> Packed:
     torch.manual_seed(1)
-    ids = torch.randint(5, VOCAB, (len(rows), LENGTH))
+    ids = torch.randint(5, VOCAB, (len(sequences), LENGTH))
     documents, positions = torch.full_like(ids, -1), torch.zeros_like(ids)
     document = 0
-    for row, lengths in enumerate(rows):
+    for sequence, lengths in enumerate(sequences):
         start = 0
         for length in lengths:
-            documents[row, start : start + length] = document
-            positions[row, start : start + length] = torch.arange(length)
+            documents[sequence, start : start + length] = document
+            positions[sequence, start : start + length] = torch.arange(length)
             start, document = start + length, document + 1
     ids[documents < 0] = 0
     return Packed(ids, positions, documents)
 
 
 def masked_lm(architecture: str, **settings: Any) -> Any:
-    """Weights ten times as large as usual, so that much of a hidden state comes from attention; no dropout."""
+    """Build a model without dropout, with weights ten times as large as usual, so that attention matters."""
     torch.manual_seed(0)
     config = ARCHITECTURES[architecture] | {"initializer_range": 0.2} | settings
     return build_masked_lm(ModelConfig(architecture=architecture, config=config), VOCAB, LENGTH).eval()
 
 
 def alone(model: Any, batch: Packed) -> Tensor:
-    """(tokens, H) of the documents in order, by the plain model."""
+    """Return the plain model's hidden states of the documents in order, (tokens, H)."""
     documents = range(int(batch.document_ids.max()) + 1)
     return torch.cat(
         [model.base_model(input_ids=batch.ids[batch.document_ids == d][None]).last_hidden_state[0] for d in documents]
     )
 
 
-def difference(found: Tensor, expected: Tensor) -> float:
-    return float((found.detach().cpu().float() - expected.detach()).norm() / expected.detach().norm())
+def difference(actual: Tensor, expected: Tensor) -> float:
+    return float((actual.detach().cpu().float() - expected.detach()).norm() / expected.detach().norm())
 
 
 @pytest.mark.parametrize("place", ALL, indirect=True)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @torch.no_grad()
-def test_packed_documents_are_as_if_alone(architecture, place):
+def test_packed_documents_equal_documents_alone(architecture, place):
     plain = masked_lm(architecture)
     model = copy.deepcopy(plain).requires_grad_(False).to(place.device, place.dtype)
     batch = packed()
@@ -157,7 +157,7 @@ def test_packed_documents_are_as_if_alone(architecture, place):
 
 @pytest.mark.parametrize("place", TRAINABLE, indirect=True)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_gradients_are_as_if_alone(architecture, place):
+def test_gradients_equal_those_of_documents_alone(architecture, place):
     dropout = "attention_dropout" if architecture == "modernbert" else "attention_probs_dropout_prob"
     plain = masked_lm(architecture, **{dropout: 0.0})
     model = copy.deepcopy(plain).to(place.device, place.dtype)
@@ -167,12 +167,12 @@ def test_gradients_are_as_if_alone(architecture, place):
     (expected * direction).sum().backward()
     states = place.encode(model, batch)[-1][batch.document_ids.to(place.device) >= 0]
     (states * direction.to(place.device)).sum().backward()
-    # As one vector: the gradients of a query's or key's weights alone are what is left after most of it cancels out.
+    # As one vector: in the gradients of queries' or keys' weights alone, most terms cancel out.
     assert difference(gradient(model), gradient(plain)) < place.tolerance
 
 
 def gradient(model: Any) -> Tensor:
-    """Of all that `encode` reaches, as one vector."""
+    """Return the gradient of all parameters that `encode` uses, as one vector."""
     return torch.cat([parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None])
 
 
@@ -207,10 +207,10 @@ def test_block_masks_are_built_once_for_all_layers_and_models(monkeypatch):
 
 @pytest.mark.parametrize("place", TRAINABLE, indirect=True)
 def test_losses_of_student_and_teacher_by_each_path(place):
-    """The MLM loss is that of the documents alone, and distillation's losses those of the sdpa path in fp32."""
+    """The MLM loss equals that of the documents alone, distillation's losses those of the sdpa path in fp32."""
     student, teacher = masked_lm("modernbert"), masked_lm("bert").requires_grad_(False)
-    rows = packed()
-    masked = (rows.ids % 3 == 0) & (rows.document_ids >= 0)
+    sequences = packed()
+    masked = (sequences.ids % 3 == 0) & (sequences.document_ids >= 0)
     sums = []
     for path, device, dtype in (("sdpa", "cpu", torch.float32), (place.path, place.device, place.dtype)):
         model = UniBERT(
@@ -221,26 +221,26 @@ def test_losses_of_student_and_teacher_by_each_path(place):
             teacher=copy.deepcopy(teacher).to(device, dtype),
             distillation=DistillationConfig(teacher="", logits=0.5, relations=1.0, hidden=1.0),
         )
-        sums.append(model(batch_of(rows, masked).to(device), weights(device)).sums)
-    reference, found = sums
-    hidden = alone(student, rows)
-    tokens = rows.document_ids >= 0
+        sums.append(model(batch_of(sequences, masked).to(device), weights(device)).sums)
+    reference, actual = sums
+    hidden = alone(student, sequences)
+    tokens = sequences.document_ids >= 0
     logits = student.decoder(student.head(hidden))[masked[tokens]]
-    expected = torch.nn.functional.cross_entropy(logits, rows.ids[masked], reduction="sum")
-    assert difference(found["mlm"], expected) < place.tolerance
+    expected = torch.nn.functional.cross_entropy(logits, sequences.ids[masked], reduction="sum")
+    assert difference(actual["mlm"], expected) < place.tolerance
     for loss in ("logits", "relations", "hidden"):
-        assert difference(found[loss], reference[loss]) < place.tolerance
+        assert difference(actual[loss], reference[loss]) < place.tolerance
     assert model.masked_lm.config._attn_implementation == model.teacher.config._attn_implementation
     assert model.teacher.config._attn_implementation == IMPLEMENTATIONS[place.path]
 
 
-def batch_of(rows: Packed, masked: Tensor) -> Batch:
-    bounds = PackedDocuments.from_ids(rows.document_ids)
+def batch_of(sequences: Packed, masked: Tensor) -> Batch:
+    bounds = PackedDocuments.from_ids(sequences.document_ids)
     return Batch(
-        input_ids=rows.ids,
-        labels=rows.ids.masked_fill(~masked, -100),
-        position_ids=rows.positions,
-        document_ids=rows.document_ids,
+        input_ids=sequences.ids,
+        labels=sequences.ids.masked_fill(~masked, -100),
+        position_ids=sequences.positions,
+        document_ids=sequences.document_ids,
         document_languages=torch.arange(6) % 3,
         cu_seqlens=bounds.cu_seqlens,
         max_seqlen=bounds.max_seqlen,
@@ -269,7 +269,7 @@ def test_bounds_of_documents_and_padding():
 
 
 @pytest.mark.parametrize("path", ["flex", "varlen"])
-def test_a_saved_model_names_no_path(tmp_path, path):
+def test_a_saved_model_does_not_name_its_path(tmp_path, path):
     model = masked_lm("modernbert")
     model.set_attn_implementation(IMPLEMENTATIONS[path])
     model.save_pretrained(tmp_path)
@@ -306,7 +306,7 @@ CUDA, CPU = torch.device("cuda"), torch.device("cpu")
         ("flex", CUDA, torch.float32, {}, True, H100, "flex"),
     ],
 )
-def test_the_path_that_is_chosen(monkeypatch, asked, device, dtype, settings, trained, capability, chosen):
+def test_chosen_path(monkeypatch, asked, device, dtype, settings, trained, capability, chosen):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     model = masked_lm("modernbert", **settings).requires_grad_(trained)
     assert choose_attention_path(asked, model, device, dtype) == chosen
@@ -345,7 +345,7 @@ def test_the_path_that_is_chosen(monkeypatch, asked, device, dtype, settings, tr
         ("flash", CPU, torch.float32, "bert", {}, "must be one of auto, sdpa, flex, varlen, got 'flash'"),
     ],
 )
-def test_paths_that_cannot_serve_are_refused(monkeypatch, asked, device, dtype, architecture, settings, sentence):
+def test_unsupported_paths_are_refused(monkeypatch, asked, device, dtype, architecture, settings, sentence):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: H100)
     with pytest.raises(ValueError, match=f"^attention: {sentence}$"):
         choose_attention_path(asked, masked_lm(architecture, **settings), device, dtype)

@@ -1,4 +1,4 @@
-"""Costs that are told before a model is built are those of the model that is built."""
+"""Costs computed before a model is built equal those of the built model."""
 
 from collections import Counter
 from typing import Any
@@ -18,8 +18,8 @@ from unibert.model.unibert import StepWeights, UniBERT
 from unibert.stream import Batch
 
 VOCAB_SIZE, NUM_LANGUAGES = 500, 7
-ROWS, LENGTH, MASKED = 4, 48, 12
-TOKENS = ROWS * LENGTH
+NUM_SEQUENCES, LENGTH, MASKED = 4, 48, 12
+TOKENS = NUM_SEQUENCES * LENGTH
 
 
 def build(architecture: str, **sizes: float) -> Any:
@@ -29,32 +29,32 @@ def build(architecture: str, **sizes: float) -> Any:
 
 
 def batch() -> Batch:
-    """Every row one document, ``MASKED`` tokens of each masked."""
-    masked = (torch.arange(LENGTH) < MASKED).expand(ROWS, LENGTH)
-    ids = torch.randint(5, VOCAB_SIZE, (ROWS, LENGTH), generator=torch.Generator().manual_seed(0))
+    """A batch of one document per sequence, with ``MASKED`` masked tokens in each."""
+    masked = (torch.arange(LENGTH) < MASKED).expand(NUM_SEQUENCES, LENGTH)
+    ids = torch.randint(5, VOCAB_SIZE, (NUM_SEQUENCES, LENGTH), generator=torch.Generator().manual_seed(0))
     return Batch(
         input_ids=ids.masked_fill(masked, 4),
         labels=ids.masked_fill(~masked, -100),
-        position_ids=torch.arange(LENGTH).expand(ROWS, LENGTH).contiguous(),
-        document_ids=torch.arange(ROWS)[:, None].expand(ROWS, LENGTH).contiguous(),
-        document_languages=torch.arange(ROWS),
-        cu_seqlens=torch.arange(ROWS + 1, dtype=torch.int32) * LENGTH,
+        position_ids=torch.arange(LENGTH).expand(NUM_SEQUENCES, LENGTH).contiguous(),
+        document_ids=torch.arange(NUM_SEQUENCES)[:, None].expand(NUM_SEQUENCES, LENGTH).contiguous(),
+        document_languages=torch.arange(NUM_SEQUENCES),
+        cu_seqlens=torch.arange(NUM_SEQUENCES + 1, dtype=torch.int32) * LENGTH,
         max_seqlen=LENGTH,
         masked_positions=masked.flatten().nonzero()[:, 0],
-        sequence_indices=torch.arange(ROWS),
+        sequence_indices=torch.arange(NUM_SEQUENCES),
         origins=[],
     )
 
 
 def counted(step: Any) -> Counter[str]:
-    """FLOPs by operation that torch counts; attention as plain products, since it knows no CPU kernel for it."""
+    """Count FLOPs by operation with torch; attention as plain products, since torch does not count its CPU kernel."""
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         step()
     return Counter({str(operation): flops for operation, flops in counter.get_flop_counts()["Global"].items()})
 
 
 def trained(model: UniBERT) -> float:
-    """FLOPs per token of a training step."""
+    """Return the FLOPs per token of a training step."""
     weights = StepWeights(
         replicas=1, masked_tokens=1, tokens=1, adversary_weight=1, distillation=1, reversal_lambda=torch.tensor(0.1)
     )
@@ -88,10 +88,10 @@ def test_parameters_by_part(architecture):
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_flops_of_the_encoder(architecture):
     model = build(architecture)
-    shape, rows = EncoderShape.from_model(model), batch()
-    documents = PackedDocuments.from_ids(rows.document_ids)
+    shape, inputs = EncoderShape.from_model(model), batch()
+    documents = PackedDocuments.from_ids(inputs.document_ids)
     flops = counted(
-        lambda: encode(model, rows.input_ids, rows.position_ids, documents, hidden_states=False, attention="sdpa")
+        lambda: encode(model, inputs.input_ids, inputs.position_ids, documents, hidden_states=False, attention="sdpa")
     )
     scores = shape.encoder_flops(LENGTH, masks=True) - 2 * shape.layer_weights
     assert flops["aten.mm"] + flops["aten.addmm"] == 2 * shape.layer_weights * TOKENS
@@ -142,12 +142,12 @@ def test_flops_of_a_training_step(adversary, distillation):
         distillation=distillation,
         teacher=EncoderShape.from_model(teacher) if teacher else None,
     )
-    # Losses, counts and hits by language are a product too, which the parts leave out.
+    # Losses, counts and hits by language are computed by a product too, which the parts do not include.
     by_language = 2 * 3 * NUM_LANGUAGES * MASKED / LENGTH
     assert trained(model) == pytest.approx(sum(parts.values()) + by_language, rel=1e-12)
 
 
-def test_a_shape_by_its_sizes_is_that_of_the_model():
+def test_a_shape_from_sizes_equals_that_of_the_model():
     sizes = {"hidden_size": 128, "num_attention_heads": 2, "local_attention": 128, "num_hidden_layers": 5}
     assert EncoderShape.modernbert(128, 5, 96, VOCAB_SIZE) == EncoderShape.from_model(build("modernbert", **sizes))
 
@@ -160,20 +160,20 @@ def test_an_untied_decoder_costs_parameters_and_no_flops():
 
 
 @pytest.mark.parametrize(("architecture", "dropout"), [("modernbert", 0.0), ("bert", 0.0), ("bert", 0.1)])
-def test_values_kept_for_the_backward_pass(architecture, dropout):
-    """Those of a layer: the difference between models of five layers and of two."""
+def test_activations_saved_for_the_backward_pass(architecture, dropout):
+    """Compare per layer: the difference between models of five layers and of two."""
     dropouts = {"attention_probs_dropout_prob": dropout} if architecture == "bert" else {}
     kept, shapes = [], []
     for depth in (2, 5):
         model = build(architecture, num_hidden_layers=depth, **dropouts)
-        kept.append(_kept_elements(model) / TOKENS)
-        shapes.append(EncoderShape.from_model(model).kept_elements(LENGTH, masks=True))
-    # Besides, a mean and a deviation of both norms, and of each head the logarithm of the sum.
+        kept.append(_saved_activations(model) / TOKENS)
+        shapes.append(EncoderShape.from_model(model).saved_activations(LENGTH, masks=True))
+    # Also saved: mean and deviation of both norms, and the log-sum of each head.
     assert 0 <= kept[1] - kept[0] - (shapes[1] - shapes[0]) <= 3 * (4 + 2)
 
 
-def _kept_elements(model: Any) -> int:
-    rows, weights = batch(), {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+def _saved_activations(model: Any) -> int:
+    inputs, weights = batch(), {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, torch.Tensor] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -182,6 +182,6 @@ def _kept_elements(model: Any) -> int:
         return tensor
 
     with saved_tensors_hooks(keep, lambda tensor: tensor):
-        documents = PackedDocuments.from_ids(rows.document_ids)
-        encode(model, rows.input_ids, rows.position_ids, documents, hidden_states=False, attention="sdpa")
+        documents = PackedDocuments.from_ids(inputs.document_ids)
+        encode(model, inputs.input_ids, inputs.position_ids, documents, hidden_states=False, attention="sdpa")
     return sum(tensor.untyped_storage().nbytes() // tensor.element_size() for tensor in kept.values())

@@ -29,7 +29,7 @@ def test_kept_projections_are_those_of_the_layer_counted_from_one():
 
 
 def naive_relation_loss(student, teacher, heads: int) -> torch.Tensor:
-    """Token by token and head by head, straight from the formula."""
+    """Compute the formula token by token and head by head."""
     total = torch.zeros(())
     for a, b in zip(student, teacher, strict=True):
         for row, columns in ((0, [0, 1, 2]), (0, [3, 4]), (1, list(range(7)))):

@@ -1,4 +1,4 @@
-"""The parts of an encoder that objectives need are the right ones."""
+"""Building of encoders, and access to the parts that the objectives need."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ ARCHITECTURES = {
     "roberta": SIZES,
     "xlm-roberta": SIZES,
 }
-# Hidden states are of order 1 after a layer norm; four layers of fp32 sums of up to 100 terms in another order.
+# Hidden states are of order 1 after a layer norm; four layers have fp32 sums of up to 100 terms in another order.
 TOLERANCE = 1e-5
 
 
@@ -59,7 +59,7 @@ def test_a_student_takes_the_named_layers(tmp_path, model):
         (None, "num_hidden_layers: 3, while .* has 4 layers; name those to keep in model.initialize_layers"),
     ],
 )
-def test_a_number_of_layers_that_is_not_that_of_the_named_ones(layers, message, tmp_path, model):
+def test_a_number_of_layers_that_differs_from_the_named_ones_is_refused(layers, message, tmp_path, model):
     model.save_pretrained(tmp_path)
     config = ModelConfig(initialize_from=str(tmp_path), initialize_layers=layers, config={"num_hidden_layers": 3})
     with pytest.raises(UserError, match=message):
@@ -78,9 +78,9 @@ def test_a_number_of_layers_that_is_not_that_of_the_named_ones(layers, message, 
         ({"config": {"hidden_size": "wide"}}, "model.config: .*hidden_size.* expected int"),
         ({"config": {"hidden_size": 65, "num_attention_heads": 2}}, "not a multiple of num_attention_heads"),
         ({"config": {"max_position_embeddings": 8}}, "too small for training.sequence_length"),
-        ({"initialize_from": "/nowhere"}, "model.initialize_from: /nowhere is no Hugging Face model folder"),
+        ({"initialize_from": "/nowhere"}, "model.initialize_from: /nowhere is not a Hugging Face model folder"),
     ],
 )
-def test_wrong_models_are_refused_in_a_sentence(config, message):
+def test_invalid_models_are_refused(config, message):
     with pytest.raises(UserError, match=message):
         build_masked_lm(ModelConfig(**config), 500, 64)

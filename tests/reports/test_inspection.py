@@ -77,7 +77,7 @@ def test_content_of_a_corpus(corpus, capsys):
     assert "train shards 200 to 1,100 tokens, median 900" in words
     assert "vocabulary 500 pieces, stored as uint16" in words
     assert "smallest da 200, fi 1,000, sv 4,000 tokens" in words
-    assert "1 language is always read completely: da" in words
+    assert "1 language is read completely with every draw: da" in words
     assert row_of(text, "sv") == ["sv", "Swedish", "80", "4,000", "76.9%", "50", "4.00", "4", "900/1,000/1,100", "2"]
     assert "epochs" not in text
 

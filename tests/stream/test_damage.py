@@ -169,7 +169,7 @@ def test_fewer_shards_than_lanes(make_corpus: Callable[..., Path]) -> None:
     assert len(train_shards(corpus)) < 8
     timeline = Timeline(20_000, 8, 64)
     counts = [
-        [len(step.sequences.input_ids) for step in stream.steps()]
+        [step.sequences.num_sequences for step in stream.steps()]
         for stream in (
             Stream(corpus, StreamConfig(lanes=8), seed=0, timeline=timeline, rank=rank, world_size=4)
             for rank in range(4)

@@ -17,7 +17,7 @@ def batches(corpus: Path, **changes: Any) -> list[Batch]:
     return list(heldout_batches(corpus, CONFIG, **arguments))
 
 
-def sequences(parts: list[Batch]) -> dict[int, tuple[list[int], list[int]]]:
+def labelled_sequences(parts: list[Batch]) -> dict[int, tuple[list[int], list[int]]]:
     return {
         int(index): (ids.tolist(), labels.tolist())
         for batch in parts
@@ -40,7 +40,7 @@ def test_every_held_out_document_once_in_sequences_of_one_language(corpus: Path)
 
 
 def test_same_sequences_and_masks_for_every_world_size(corpus: Path) -> None:
-    expected = sequences(batches(corpus))
+    expected = labelled_sequences(batches(corpus))
     pairs = [pair for ids, labels in expected.values() for pair in zip(ids, labels, strict=True)]
     masked = [label for _, label in pairs if label != -100]
     ordinary = [token for token, label in pairs if token >= 5 or label != -100]
@@ -51,8 +51,8 @@ def test_same_sequences_and_masks_for_every_world_size(corpus: Path) -> None:
         assert len({len(rank) for rank in ranks}) == 1
         merged: dict[int, Any] = {}
         for rank in ranks:
-            assert not merged.keys() & sequences(rank).keys()
-            merged |= sequences(rank)
+            assert not merged.keys() & labelled_sequences(rank).keys()
+            merged |= labelled_sequences(rank)
         assert merged == expected
 
 
@@ -62,7 +62,7 @@ def test_ranks_have_equal_numbers_of_batches(corpus: Path, world_size: int, micr
     ranks = [batches(corpus, rank=rank, world_size=world_size, **limits) for rank in range(world_size)]
     assert len({len(rank) for rank in ranks}) == 1
     assert all(len(batch.input_ids) for rank in ranks for batch in rank)
-    labelled = [index for rank in ranks for index in sequences(rank)]
+    labelled = [index for rank in ranks for index in labelled_sequences(rank)]
     assert sorted(labelled) == list(range(6))
 
 

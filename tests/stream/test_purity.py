@@ -129,16 +129,16 @@ def test_sequences_are_numbered_over_the_run(corpus: Path) -> None:
 
 
 def test_micro_batches_are_slices_of_the_rank(corpus: Path) -> None:
-    sequences = next(Stream(corpus, config(), seed=7, timeline=TIMELINE).steps())
-    (whole,) = sequences.micro_batches(16)
-    pieces = sequences.micro_batches(5)
-    assert [len(piece.input_ids) for piece in pieces] == [5, 5, 5, 1]
+    step = next(Stream(corpus, config(), seed=7, timeline=TIMELINE).steps())
+    (whole,) = step.micro_batches(16)
+    parts = step.micro_batches(5)
+    assert [len(part.input_ids) for part in parts] == [5, 5, 5, 1]
     for name in ("input_ids", "labels", "position_ids", "sequence_indices", "document_languages"):
-        assert torch.equal(torch.cat([getattr(piece, name) for piece in pieces]), getattr(whole, name))
-    assert [origins for piece in pieces for origins in piece.origins] == whole.origins
-    for piece in pieces:
-        assert piece.document_ids.max() + 1 == len(piece.document_languages) == sum(map(len, piece.origins))
-        assert torch.equal(piece.masked_positions, (piece.labels.flatten() != -100).nonzero().flatten())
+        assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name))
+    assert [origins for part in parts for origins in part.origins] == whole.origins
+    for part in parts:
+        assert part.document_ids.max() + 1 == len(part.document_languages) == sum(map(len, part.origins))
+        assert torch.equal(part.masked_positions, (part.labels.flatten() != -100).nonzero().flatten())
 
 
 def test_other_seeds_give_other_batches(corpus: Path, uninterrupted: Global) -> None:

@@ -1,1 +1,1 @@
-"""The demo: the whole route, from wiki dumps to a scored model, on an embedded mini-Wikipedia of 12 languages."""
+"""The demo: all stages from wiki dumps to an evaluated model, on an embedded mini-Wikipedia of 12 languages."""

@@ -1,7 +1,7 @@
 """The mini-Wikipedia's translated sentences.
 
 An article has the same page id in every language and begins with nine sentences, each on a line of its own, so line
-*i* of page *p* is the same sentence everywhere. What follows them (tables, lists of links) differs or is no prose.
+*i* of page *p* has the same meaning in every language. What follows (tables, lists of links) differs or is not prose.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ SENTENCES_PER_ARTICLE = 9
 
 
 def aligned_sentences() -> dict[str, list[str]]:
-    """Code → sentences in order of page id; the same index in another language is its translation."""
+    """Return sentences by language code, in order of page id; equal indices are translations of each other."""
     aligned = {}
     for file in find_inputs([str(WIKI)]):
         articles = sorted(DocumentReader(file), key=lambda document: int(document.id))
@@ -26,7 +26,7 @@ def aligned_sentences() -> dict[str, list[str]]:
 
 
 def write_aligned(folder: Path) -> None:
-    """One file ``<code>.txt`` per language, same line = translation, as ``unibert evaluate --retrieval`` reads."""
+    """Write one file ``<code>.txt`` per language with aligned lines, as ``unibert evaluate --retrieval`` reads them."""
     folder.mkdir(parents=True, exist_ok=True)
     for language, sentences in aligned_sentences().items():
         (folder / f"{language}.txt").write_text("".join(f"{line}\n" for line in sentences), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The demo's options."""
+"""Configuration of the demo."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(kw_only=True)
 class DemoConfig:
-    """Where the demo writes, and on how many ranks it trains."""
+    """Options of the demo."""
 
     output: str = "demo-run"
     """Folder for the corpus, both runs and the report. A stopped demo continues in the same folder."""
 
     ranks: int = 2
-    """Processes that the deepspeed launcher starts. With GPUs, at most one per GPU."""
+    """Number of processes that the deepspeed launcher starts. With GPUs, at most one per GPU."""

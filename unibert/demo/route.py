@@ -19,10 +19,10 @@ from unibert.launcher import launcher_command
 
 
 def run_demo(config: DemoConfig) -> None:
-    """Run what is not yet complete in ``config.output``, then print a table of results and the paths of what was made.
+    """Run the stages that are not complete in ``config.output``; print a table of results and the paths of the outputs.
 
     Raises:
-        UserError: if a stage fails; names its log.
+        UserError: if a stage fails; the message names its log.
     """
     started = time.perf_counter()
     output = Path(config.output)
@@ -30,16 +30,16 @@ def run_demo(config: DemoConfig) -> None:
     ranks = _possible_ranks(config.ranks)
     corpus, teacher, student = output / "corpus", output / "teacher", output / "student"
     if not (corpus / "manifest.json").exists():
-        _say("1/5  corpus: 12 wiki dumps → clean documents → tokenizer → shards")
+        _report_stage("1/5  corpus: 12 wiki dumps → clean documents → tokenizer → shards")
         _build_corpus(corpus)
     write_aligned(output / "aligned")
-    _say(f"2/5  teacher: masked language modelling, {ranks} ranks")
+    _report_stage(f"2/5  teacher: masked language modelling, {ranks} ranks")
     _pretrain("demo-teacher", teacher, corpus, ranks)
-    _say(f"3/5  student: masked language modelling + language adversary + distillation, {ranks} ranks")
+    _report_stage(f"3/5  student: masked language modelling + language adversary + distillation, {ranks} ranks")
     _pretrain("demo", student, corpus, ranks, f"--distillation.teacher={teacher / 'model'}")
-    _say("4/5  evaluation: sentence retrieval and language probe, untrained and trained")
+    _report_stage("4/5  evaluation: sentence retrieval and language probe, untrained and trained")
     _evaluate(student, output / "aligned")
-    _say("5/5  report")
+    _report_stage("5/5  report")
     from unibert.reports.run_page import write_report
     from unibert.reports.summary import format_summary, write_summary
 
@@ -52,7 +52,7 @@ def run_demo(config: DemoConfig) -> None:
     )
 
 
-def _say(text: str) -> None:
+def _report_stage(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
@@ -67,32 +67,32 @@ def _build_corpus(corpus: Path) -> None:
 
 
 def _pretrain(preset: str, run_dir: Path, corpus: Path, ranks: int, *overrides: str) -> None:
-    """A run through the deepspeed launcher. Its chatter goes to a log, its progress to the terminal."""
+    """Train with the deepspeed launcher. Standard output goes to a log, progress to the terminal."""
     log = run_dir.with_suffix(".log")
-    words = ["pretrain", preset, f"--run_dir={run_dir}", f"--corpus={corpus}", *overrides]
-    command = launcher_command("unibert", words, ranks=ranks)
+    arguments = ["pretrain", preset, f"--run_dir={run_dir}", f"--corpus={corpus}", *overrides]
+    command = launcher_command("unibert", arguments, ranks=ranks)
     with log.open("w") as file:
         training = subprocess.Popen(command, stdout=file, start_new_session=True)
-        status = _wait_or_end(training)
+        status = _wait_or_stop(training)
     if status:
         raise UserError(f"training in {run_dir} ended with status {status}; its log is {log}")
 
 
-def _wait_or_end(launcher: subprocess.Popen[bytes]) -> int:
-    """The launcher's status. Ctrl-C, SIGTERM or a lost terminal asks the ranks to save and stop, and ends the demo."""
+def _wait_or_stop(launcher: subprocess.Popen[bytes]) -> int:
+    """Return the launcher's status. Ctrl-C, SIGTERM or a lost terminal stops the ranks, which save, and the demo."""
     # Under nohup SIGHUP is ignored, and stays so.
-    ends = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) == signal.SIG_DFL]
-    for number in ends:
+    signals = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) == signal.SIG_DFL]
+    for number in signals:
         signal.signal(number, signal.default_int_handler)
     try:
         return launcher.wait()
     except KeyboardInterrupt:
-        # All of them, for the launcher's own parent would die and leave the rest.
+        # The whole process group: the launcher's own parent process would die without stopping the others.
         os.killpg(launcher.pid, signal.SIGINT)
         launcher.wait()
         raise UserError("stopped; the same command continues") from None
     finally:
-        for number in ends:
+        for number in signals:
             signal.signal(number, signal.SIG_DFL)
 
 
@@ -101,13 +101,13 @@ def _evaluate(student: Path, aligned: Path) -> None:
     from unibert.evaluation.evaluate import evaluate
 
     config = EvaluateConfig(model=student / "model", retrieval=aligned, untrained=True, output=student / "evaluation")
-    # Its tables of every layer and language are for those who ask; they are kept in scores.md.
+    # The tables of every layer and language would be too much here; they are kept in scores.md.
     with redirect_stdout(io.StringIO()):
         evaluate(config)
 
 
-def _possible_ranks(wanted: int) -> int:
-    """One process per GPU where there are any."""
+def _possible_ranks(ranks: int) -> int:
+    """Limit the number of ranks to that of the GPUs, if there are any."""
     import torch
 
-    return min(wanted, torch.cuda.device_count()) if torch.cuda.is_available() else wanted
+    return min(ranks, torch.cuda.device_count()) if torch.cuda.is_available() else ranks

@@ -1,1 +1,1 @@
-"""What a pre-trained encoder has learnt: retrieval of translations, and how much language identity it shows."""
+"""Evaluation of a pre-trained encoder: retrieval of translations, and how much language identity its vectors show."""

@@ -1,4 +1,4 @@
-"""Reading sentences that are aligned across languages: Tatoeba pairs or N-way files."""
+"""Reading of sentences that are aligned across languages: Tatoeba pairs or N-way files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from unibert.errors import UserError
 _PAIR_FILE = re.compile(r"tatoeba\.([a-z]+)-([a-z]+)\.([a-z]+)")
 _LANGUAGE_FILE = re.compile(r"([a-z]{2,3}(?:[-_][A-Za-z0-9]+)*)\.txt")
 
-# One code for one ISO 639-3 name, as Tatoeba's and FLORES's files use them; the codes are those of the Wikipedias.
+# ISO 639-3 codes, as in the file names of Tatoeba and FLORES, and the Wikipedia code of each.
 _ISO639_3_TO_CODE = """
     afr:af amh:am ara:ar aze:az bak:ba bel:be ben:bn bos:bs bre:br bul:bg cat:ca ces:cs chv:cv cmn:zh cym:cy dan:da
     deu:de ell:el eng:en epo:eo est:et eus:eu fin:fi fra:fr fry:fy gle:ga glg:gl guj:gu hat:ht hau:ha heb:he hin:hi
@@ -31,10 +31,10 @@ _CODES = dict(entry.split(":") for entry in _ISO639_3_TO_CODE.split())
 
 @dataclass(frozen=True)
 class AlignedSet:
-    """Sentences of two or more languages; line i of every language says the same.
+    """Sentences of two or more languages; line i has the same meaning in every language.
 
-    ``left_out`` counts lines of the files that are not here: those with an empty sentence, and those with a
-    sentence that stands earlier in the same file, so that every sentence has exactly one right answer.
+    ``left_out`` counts the lines that are skipped: those with an empty sentence, and those with a sentence that occurs
+    earlier in the same file, so that every sentence has exactly one right answer.
     """
 
     name: str
@@ -50,20 +50,20 @@ class AlignedSet:
 
 
 def language_code(iso639_3: str) -> str:
-    """The project's code of an ISO 639-3 language, or ``iso639_3`` itself where there is none."""
+    """Return the project's code of an ISO 639-3 language, or ``iso639_3`` itself if there is none."""
     return _CODES.get(iso639_3, iso639_3)
 
 
 def read_aligned(folder: Path, max_sentences: int | None = None) -> list[AlignedSet]:
-    """The aligned sets of a folder, each cut to its first ``max_sentences`` usable lines.
+    """Read the aligned sets of a folder, each cut to its first ``max_sentences`` usable lines.
 
     The folder holds either Tatoeba pairs, ``tatoeba.<a>-<b>.<a>`` beside ``tatoeba.<a>-<b>.<b>`` in ISO 639-3
-    (one set per pair), or N-way files ``<code>.txt`` (one set with all languages). UTF-8, one sentence a line,
+    (one set per pair), or N-way files ``<code>.txt`` (one set with all languages). UTF-8, one sentence per line,
     lines end with ``\\n`` only.
 
     Raises:
         UserError: for a missing or empty folder, a mixture of both layouts, a missing side of a pair, unequal
-            line counts, text that is not UTF-8, fewer than two usable lines.
+            line counts, text that is not UTF-8, or fewer than two usable lines.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; name one with aligned sentences")
@@ -71,7 +71,7 @@ def read_aligned(folder: Path, max_sentences: int | None = None) -> list[Aligned
     pairs = sorted({match.group(1, 2) for path in files if (match := _PAIR_FILE.fullmatch(path.name))})
     languages = {match[1]: path for path in files if (match := _LANGUAGE_FILE.fullmatch(path.name))}
     if pairs and languages:
-        raise UserError(f"{folder} mixes Tatoeba pairs with N-way files (<code>.txt); put them in folders of their own")
+        raise UserError(f"{folder} mixes Tatoeba pairs with N-way files (<code>.txt); put them in separate folders")
     if pairs:
         return [_read_pair(folder, source, target, max_sentences) for source, target in pairs]
     if len(languages) < 2:
@@ -83,10 +83,10 @@ def read_aligned(folder: Path, max_sentences: int | None = None) -> list[Aligned
 
 
 def line_groups(sets: Sequence[AlignedSet]) -> list[np.ndarray]:
-    """A group number for every line of every set; lines with a sentence in common share their group.
+    """Return the group of every line of every set, one (len(set),) int array per set.
 
-    Splitting by these groups keeps a sentence, its translations, and their translations in other sets on one
-    side. Returns one (len(set),) int array per set.
+    Lines with a sentence in common share their group. Splitting by groups keeps a sentence, its translations, and their
+    translations in other sets on one side.
     """
     sentence_numbers: dict[str, int] = {}
     lines, sentences = [], []
@@ -107,7 +107,7 @@ def _read_pair(folder: Path, source: str, target: str, max_sentences: int | None
     paths = {language_code(side): folder / f"tatoeba.{source}-{target}.{side}" for side in (source, target)}
     for path in paths.values():
         if not path.is_file():
-            raise UserError(f"{path} is missing: the other side of its pair is there; add it or remove both")
+            raise UserError(f"{path} is missing, but the other side of its pair exists; add it or remove both")
     return _read_set("-".join(paths), paths, max_sentences)
 
 
@@ -118,7 +118,7 @@ def _read_set(name: str, paths: dict[str, Path], max_sentences: int | None) -> A
         shortest, longest = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
         raise UserError(
             f"{next(iter(paths.values())).parent}: {shortest} has {counts[shortest]} lines and {longest} has "
-            f"{counts[longest]}; aligned files need the same number, line i of each saying the same"
+            f"{counts[longest]}; aligned files need the same number, with line i a translation in each"
         )
     rows = list(zip(*columns.values(), strict=True))
     kept = _usable(rows)

@@ -26,7 +26,7 @@ class EvaluateConfig:
     """Number of lines to use of each aligned set, from its beginning."""
 
     probe_sentences: int = 200
-    """Sentences of each language for the language probe."""
+    """Number of sentences per language for the language probe."""
 
     probe_restarts: int = 3
     """Number of splits and initialisations over which the probe's accuracy is averaged."""
@@ -35,7 +35,7 @@ class EvaluateConfig:
     """Number of tokens at which a sentence is cut."""
 
     batch_tokens: int = 8192
-    """Tokens in a batch, padding included. Lower it if the device runs out of memory."""
+    """Maximum number of tokens in a batch, padding included. Lower it if the device runs out of memory."""
 
     device: str = "auto"
     """Device: ``cpu``, ``cuda``, ``cuda:1`` or another. ``auto`` takes the GPU if there is one."""

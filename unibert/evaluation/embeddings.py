@@ -25,8 +25,8 @@ class SentenceEncoder:
     """A frozen encoder with its tokenizer, in float32, that turns sentences into vectors.
 
     Attributes:
-        num_layers: sentence vectors per sentence: the embeddings' output (layer 0) and every block's output, the
-            last one as the model returns it, after its final norm if it has one.
+        num_layers: number of vectors per sentence: the embeddings' output (layer 0) and every block's output, the last
+            one as the model returns it, after its final norm if it has one.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class SentenceEncoder:
         batch_tokens: int = 8192,
         device: torch.device | str = "cpu",
     ) -> SentenceEncoder:
-        """The encoder of a model folder; with ``untrained_seed``, its architecture freshly initialised instead.
+        """Load the encoder of a model folder; with ``untrained_seed``, initialise its architecture freshly instead.
 
         Raises:
             UserError: if the folder is missing, incomplete or holds files that do not fit together.
@@ -61,14 +61,14 @@ class SentenceEncoder:
                 model, loading = AutoModel.from_pretrained(
                     folder, config=config, dtype=torch.float32, output_loading_info=True
                 )
-                # The pooler of BERT and its kin is trained by no masked-LM objective, and is not read here.
-                absent = sorted(key for key in loading["missing_keys"] if not key.startswith("pooler."))
+                # No masked-LM objective trains the pooler of BERT and similar models, and nothing here reads it.
+                missing = sorted(key for key in loading["missing_keys"] if not key.startswith("pooler."))
             else:
                 with torch.random.fork_rng(devices=[]):
                     torch.manual_seed(untrained_seed)
-                    model, absent = AutoModel.from_config(config), []
-        if absent:
-            raise UserError(f"{folder} is incomplete: its weights lack {len(absent)} tensors, the first {absent[0]}")
+                    model, missing = AutoModel.from_config(config), []
+        if missing:
+            raise UserError(f"{folder} is incomplete: its weights lack {len(missing)} tensors, the first {missing[0]}")
         if tokenizer.pad_token_id is None:
             raise UserError(f"{folder}: the tokenizer has no padding token; add pad_token to tokenizer_config.json")
         if len(tokenizer) > model.get_input_embeddings().num_embeddings:
@@ -80,10 +80,10 @@ class SentenceEncoder:
 
     @torch.inference_mode()
     def embed(self, sentences: Sequence[str]) -> torch.Tensor:
-        """Mean over the tokens of each sentence, the frame tokens included and padding left out, at every layer.
+        """Return the mean over the tokens of each sentence at every layer, with frame tokens, without padding.
 
-        Sentences are cut at ``max_length`` tokens and batched with others of similar length. The result depends on
-        the whole list only through rounding, and not at all on earlier calls.
+        Sentences are cut at ``max_length`` tokens and batched with others of similar length. The result depends on the
+        other sentences only through rounding, and not at all on earlier calls.
 
         Returns:
             (num_layers, len(sentences), H) float32 on the CPU.
@@ -105,7 +105,7 @@ class SentenceEncoder:
 
 
 def _length_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Indices in order of length, cut so that a padded batch has at most ``batch_tokens`` tokens (or one row)."""
+    """Yield indices in order of length; a padded batch has at most ``batch_tokens`` tokens, or one sentence."""
     batch: list[int] = []
     for index in sorted(range(len(lengths)), key=lengths.__getitem__):
         if batch and (len(batch) + 1) * lengths[index] > batch_tokens:
@@ -129,7 +129,7 @@ def _check_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _user_errors(folder: Path) -> Iterator[None]:
-    """Damaged files fail in the depths of several libraries, with as many kinds of exception."""
+    """Raise UserError instead of the many exceptions with which libraries fail on damaged files."""
     try:
         yield
     except Exception as error:
@@ -139,7 +139,7 @@ def _user_errors(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet_transformers() -> Iterator[None]:
-    """Loading an encoder out of a masked-LM checkpoint warns of the unused head; what matters is checked here."""
+    """Suppress the warning that a masked-LM checkpoint's head is unused; the weights that matter are checked here."""
     verbosity = transformers_logging.get_verbosity()
     progress_bar = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()

@@ -1,11 +1,11 @@
-"""``unibert evaluate``: score a model folder, and its untrained twin, on aligned sentences.
+"""``unibert evaluate``: score a model folder, and its untrained baseline, on aligned sentences.
 
 ``scores.json`` (layers are counted from 0, the embeddings' output; accuracies lie between 0 and 1)::
 
     format           1
     model_folder     as given
     num_layers       blocks + 1
-    headline_layer   the middle layer, whose scores stand for the model; fixed, not chosen by scores
+    headline_layer   the middle layer, whose scores represent the model; fixed, not chosen by scores
     data             {"folder", "sets": {set: lines}, "left_out": {set: lines}, "languages": [codes],
                       "probe_sentences": number}
     chance           {"retrieval": mean of 1/lines over the sets, "probe": 1/languages}
@@ -35,8 +35,8 @@ from unibert.errors import UserError
 from unibert.evaluation.aligned import AlignedSet, read_aligned
 from unibert.evaluation.config import EvaluateConfig
 from unibert.evaluation.embeddings import SentenceEncoder
-from unibert.evaluation.geometry import cloud_geometry, principal_plane, subtract_language_means
-from unibert.evaluation.language_probe import LabelledSentences, probe_accuracy, probe_sentences
+from unibert.evaluation.geometry import principal_plane, subtract_language_means, vector_geometry
+from unibert.evaluation.language_probe import LabelledSentences, draw_probe_sentences, probe_accuracy
 from unibert.evaluation.retrieval import headline_layer, retrieval_accuracy
 from unibert.evaluation.score_table import format_scores
 from unibert.files import write_atomically
@@ -54,10 +54,10 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         UserError: for a model or retrieval folder that is missing, incomplete or malformed.
     """
     if config.retrieval is None:
-        raise UserError("there is nothing to score: name a folder of aligned sentences with --retrieval")
+        raise UserError("there is nothing to score; name a folder of aligned sentences with --retrieval")
     device = _device(config.device)
     sets = read_aligned(config.retrieval, config.max_sentences)
-    sample = probe_sentences(sets, config.probe_sentences, config.seed)
+    sample = draw_probe_sentences(sets, config.probe_sentences, config.seed)
     parts: dict[str, Any] = {"model": None, "baseline": None}
     projections: dict[str, Any] = dict(parts)
     num_layers = 0
@@ -114,7 +114,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
 def _retrieval_scores(
     encoder: SentenceEncoder, sets: Sequence[AlignedSet], device: torch.device, name: str
 ) -> dict[str, Any]:
-    """``retrieval`` and its mean. One set's vectors are dropped before the next set's are made."""
+    """Return ``retrieval`` and its mean. The vectors of a set are dropped before those of the next are computed."""
     accuracy: dict[str, dict[str, dict[str, float]]] = {}
     for aligned in tqdm(sets, desc=f"{name}: retrieval", disable=None, leave=False):
         vectors = {language: encoder.embed(sentences) for language, sentences in aligned.sentences.items()}
@@ -131,13 +131,13 @@ def _retrieval_scores(
 
 
 def _sample_scores(vectors: np.ndarray, sample: LabelledSentences, config: EvaluateConfig, name: str) -> dict[str, Any]:
-    """``probe`` and ``geometry`` from the sample's vectors (num_layers, N, H)."""
+    """Return ``probe`` and ``geometry`` of the sample's vectors (num_layers, N, H)."""
     probe, geometry = {}, {}
     for layer, rows in enumerate(tqdm(vectors, desc=f"{name}: language probe", disable=None, leave=False)):
         probe[str(layer)] = probe_accuracy(
             rows, sample.languages, sample.groups, restarts=config.probe_restarts, seed=config.seed
         )
-        geometry[str(layer)] = cloud_geometry(rows, sample.languages)
+        geometry[str(layer)] = vector_geometry(rows, sample.languages)
     return {"probe": probe, "geometry": geometry}
 
 
@@ -168,7 +168,7 @@ def _device(name: str) -> torch.device:
 
 
 def _write(folder: Path, files: Mapping[str, str]) -> None:
-    """Write the files whole or not at all; the last one, scores.json, tells that the others are there."""
+    """Write the files atomically; the last one, scores.json, shows that the others are complete."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():

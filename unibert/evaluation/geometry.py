@@ -1,19 +1,19 @@
-"""The shape of the cloud of sentence vectors: alarms for collapse, and where languages lie in it."""
+"""Geometry of sentence vectors: indicators of collapse, and how far languages lie apart."""
 
 from __future__ import annotations
 
 import numpy as np
 
 
-def cloud_geometry(vectors: np.ndarray, languages: np.ndarray) -> dict[str, float]:
-    """Cheap figures of the spread of sentence vectors (N, H) with language numbers (N,).
+def vector_geometry(vectors: np.ndarray, languages: np.ndarray) -> dict[str, float]:
+    """Measure the spread of sentence vectors (N, H) with language numbers (N,).
 
     Returns:
         ``variance``: mean squared distance from the mean vector; a fall towards 0 is collapse.
-        ``mean_cosine``: mean cosine of two different sentences; 0 isotropic, 1 all point the same way.
+        ``mean_cosine``: mean cosine of two different sentences; 0 is isotropic, at 1 all point the same way.
         ``participation_ratio``: (Σλ)² / Σλ² over the covariance's eigenvalues λ, the number of directions that the
         variance fills: 1 (a line) to H (a ball).
-        ``language_share``: share of the variance that lies between the languages' means, 0 to 1.
+        ``language_share``: share of the variance that is between the languages' means, 0 to 1.
     """
     vectors = vectors.astype(np.float64)
     num_rows = len(vectors)
@@ -32,18 +32,18 @@ def cloud_geometry(vectors: np.ndarray, languages: np.ndarray) -> dict[str, floa
 
 
 def principal_plane(vectors: np.ndarray) -> np.ndarray:
-    """Vectors (N, H) on their first two principal components, (N, 2); signs fixed so that reruns look the same."""
+    """Project vectors (N, H) onto their first two principal components, (N, 2), with signs fixed for equal plots."""
     deviations = vectors - vectors.mean(axis=0)
     _, _, directions = np.linalg.svd(deviations, full_matrices=False)
     plane = directions[:2]
-    heaviest = np.abs(plane).argmax(axis=1)
-    return deviations @ (plane * np.sign(plane[np.arange(2), heaviest])[:, None]).T
+    largest = np.abs(plane).argmax(axis=1)
+    return deviations @ (plane * np.sign(plane[np.arange(2), largest])[:, None]).T
 
 
 def subtract_language_means(
     vectors: np.ndarray, languages: np.ndarray, mean_rows: np.ndarray | None = None
 ) -> np.ndarray:
-    """Vectors (N, H) less the mean of their language, taken over ``mean_rows`` (indices) or over all rows."""
+    """Subtract from vectors (N, H) the mean of their language, over ``mean_rows`` (indices) or over all rows."""
     rows = np.arange(len(vectors)) if mean_rows is None else mean_rows
     sums = np.zeros((languages.max() + 1, vectors.shape[1]))
     np.add.at(sums, languages[rows], vectors[rows])

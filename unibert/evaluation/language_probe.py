@@ -1,7 +1,7 @@
-"""A fresh classifier that tries to tell the language from a sentence vector.
+"""Language probe: a fresh classifier that predicts the language from a sentence vector.
 
-A training-time discriminator at chance proves little: it may only have lost a race. What counts is whether a
-classifier trained afterwards, on the frozen vectors, finds the language.
+A training-time discriminator at chance proves little: the encoder may only be ahead of it. What counts is whether a
+classifier trained afterwards, on the frozen vectors, identifies the language.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from unibert.evaluation.geometry import subtract_language_means
 
 TEST_SHARE = 0.3
 
-# Sample and split draw from streams of their own: from one and the same, the split would repeat the sample's draw
-# and put all sentences of a language on one side.
+# Sample and split have separate random streams: from the same one, the split would repeat the sample's draw and put all
+# sentences of a language on one side.
 _SAMPLE_STREAM, _SPLIT_STREAM = 0, 1
 
 
 @dataclass(frozen=True)
 class LabelledSentences:
-    """N sentences with their languages; ``groups`` (N,) int ties together sentences that say the same."""
+    """N sentences with their languages; sentences with the same meaning have the same number in ``groups`` (N,) int."""
 
     sentences: list[str]
     languages: np.ndarray
@@ -40,8 +40,8 @@ class LabelledSentences:
     names: list[str]
 
 
-def probe_sentences(sets: Sequence[AlignedSet], per_language: int, seed: int) -> LabelledSentences:
-    """At most ``per_language`` sentences of every language; within an N-way set, the same lines of all languages.
+def draw_probe_sentences(sets: Sequence[AlignedSet], per_language: int, seed: int) -> LabelledSentences:
+    """Draw at most ``per_language`` sentences of each language; of an N-way set, the same lines in all languages.
 
     ``languages`` is (N,) int into ``names``, the sorted language codes.
     """
@@ -52,9 +52,9 @@ def probe_sentences(sets: Sequence[AlignedSet], per_language: int, seed: int) ->
         for language, sentences in aligned.sentences.items():
             drawn.setdefault(language, {}).update((sentences[line], groups[line]) for line in lines)
     texts, labels, group_numbers = [], [], []
-    for label, (_, found) in enumerate(sorted(drawn.items())):
-        candidates = list(found.items())
-        # Only a pivot language (English in Tatoeba) has more than its share, one helping from every pair.
+    for label, (_, group_of) in enumerate(sorted(drawn.items())):
+        candidates = list(group_of.items())
+        # Only a pivot language (English in Tatoeba) has more, since every pair contributes some.
         if len(candidates) > per_language:
             candidates = [candidates[i] for i in generator.permutation(len(candidates))[:per_language]]
         for sentence, group in candidates:
@@ -65,7 +65,7 @@ def probe_sentences(sets: Sequence[AlignedSet], per_language: int, seed: int) ->
 
 
 def split_by_group(groups: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(train, test) row indices such that no group is on both sides; `TEST_SHARE` of the groups are tested."""
+    """Return (train, test) row indices with no group on both sides; `TEST_SHARE` of the groups are tested."""
     distinct = np.unique(groups)
     shuffled = np.random.default_rng([_SPLIT_STREAM, seed]).permutation(distinct)
     tested = shuffled[: max(1, round(TEST_SHARE * len(distinct)))]
@@ -76,26 +76,26 @@ def split_by_group(groups: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarra
 def probe_accuracy(
     vectors: np.ndarray, languages: np.ndarray, groups: np.ndarray, *, restarts: int = 3, seed: int = 0
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """How well fresh classifiers tell the languages of held-out sentences apart.
+    """Measure how well fresh classifiers predict the languages of held-out sentences.
 
-    Each restart splits anew by group and trains a multinomial logistic regression (``linear``) and a perceptron
-    with one hidden layer of 128 (``mlp``) on standardised vectors. ``centred`` vectors are less their language's
-    mean over the training side only: with test sentences in the mean, the two sides' offsets would be opposites
-    and would push the probe below chance.
+    Each restart splits by group again and trains a multinomial logistic regression (``linear``) and a perceptron with
+    one hidden layer of 128 (``mlp``) on standardised vectors. For ``centred`` vectors, each language's mean over the
+    training side is subtracted: with test sentences in the mean, the two sides would have opposite offsets, which
+    would push the probe below chance.
 
     Args:
         vectors: (N, H) float.
         languages: (N,) int labels from 0.
-        groups: (N,) int; rows of one group never stand on both sides.
-        restarts: splits and initialisations.
-        seed: of the first restart; the others count up.
+        groups: (N,) int; rows of one group are never on both sides.
+        restarts: number of splits and initialisations.
+        seed: seed of the first restart; each further one adds 1.
 
     Returns:
         ``{"raw" | "centred": {"linear" | "mlp": {"mean": …, "std": …}}}``, balanced accuracy (the mean of the
         languages' recalls) over the restarts. Chance is 1 / number of languages.
 
     Raises:
-        UserError: if a language has too few sentences to stand on both sides of a split.
+        UserError: if a language has too few sentences to be on both sides of a split.
     """
     results: dict[str, dict[str, list[float]]] = {kind: {"linear": [], "mlp": []} for kind in ("raw", "centred")}
     for restart in range(seed, seed + restarts):
@@ -113,9 +113,9 @@ def probe_accuracy(
             }
             for name, classifier in classifiers.items():
                 pipeline = make_pipeline(StandardScaler(), classifier)
-                # On matrices this small more threads cost more in waiting than they give, most of all on a busy node.
+                # On matrices this small, more threads wait longer than they save, above all on a busy node.
                 with warnings.catch_warnings(), threadpool_limits(1):
-                    # The step limits are the probe's budget; reaching them is no fault.
+                    # The step limits are the probe's budget; reaching them is not an error.
                     warnings.simplefilter("ignore", ConvergenceWarning)
                     pipeline.fit(inputs[train], languages[train])
                 accuracy = balanced_accuracy_score(languages[test], pipeline.predict(inputs[test]))

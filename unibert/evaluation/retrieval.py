@@ -13,7 +13,7 @@ Direction = tuple[str, str]
 
 
 def headline_layer(num_layers: int) -> int:
-    """The layer whose scores stand for the model: the middle one, fixed so that no test data chooses it.
+    """Return the layer whose scores represent the model: the middle one, so that no test data chooses it.
 
     ``num_layers`` counts the embeddings' output as layer 0, so 12 blocks (13 layers) give layer 6, 7 blocks 4.
     """
@@ -21,35 +21,35 @@ def headline_layer(num_layers: int) -> int:
 
 
 def centre(vectors: torch.Tensor) -> torch.Tensor:
-    """One language's vectors (..., N, H) less their mean over N, which removes what all its sentences share."""
+    """Subtract from one language's vectors (..., N, H) their mean over N, which all its sentences share."""
     return vectors - vectors.mean(dim=-2, keepdim=True)
 
 
 def top1_accuracy(source: torch.Tensor, target: torch.Tensor) -> tuple[float, float]:
-    """Share of rows whose nearest row on the other side, by cosine, has the same index: (forward, backward).
+    """Return the share of rows whose nearest row on the other side, by cosine, has the same index: (forward, backward).
 
-    ``source`` and ``target`` are (N, H), row i of one being the translation of row i of the other. Of equally near
-    candidates the first one counts, so that vectors that are all alike score 1/N.
+    ``source`` and ``target`` are (N, H); row i of one is the translation of row i of the other. Of equally near
+    candidates the first one counts, so that vectors that are all equal score 1/N.
     """
     similarity = normalize(source, dim=-1) @ normalize(target, dim=-1).T
-    right = torch.arange(len(source), device=source.device)
-    forward = (similarity.argmax(dim=1) == right).double().mean()
-    backward = (similarity.argmax(dim=0) == right).double().mean()
+    expected = torch.arange(len(source), device=source.device)
+    forward = (similarity.argmax(dim=1) == expected).double().mean()
+    backward = (similarity.argmax(dim=0) == expected).double().mean()
     return forward.item(), backward.item()
 
 
 def retrieval_accuracy(
     vectors: Mapping[str, torch.Tensor], device: torch.device | str = "cpu"
 ) -> dict[Direction, list[dict[str, float]]]:
-    """Top-1 accuracy between every two languages of an aligned set, in both directions, at every layer.
+    """Compute the top-1 accuracy between every two languages of an aligned set, in both directions, at every layer.
 
     Args:
-        vectors: for each language (num_layers, N, H), row i of all languages saying the same.
+        vectors: (num_layers, N, H) of each language; row i has the same meaning in all.
         device: where the similarities are computed.
 
     Returns:
-        for each direction one entry per layer: ``raw`` and ``centred`` (by the mean of each language's N
-        vectors, which needs no labels but the language). Chance is 1/N.
+        one entry per layer for each direction: ``raw`` and ``centred`` (each language's mean over its N vectors
+        subtracted, which needs no labels but the language). Chance is 1/N.
     """
     accuracy: dict[Direction, list[dict[str, float]]] = {
         direction: [] for a, b in combinations(vectors, 2) for direction in ((a, b), (b, a))

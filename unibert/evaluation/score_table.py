@@ -9,8 +9,8 @@ from unibert.text import markdown_table
 
 _NOTE = (
     "Retrieval: the nearest neighbour by cosine is the translation, % of sentences, mean over all directions. "
-    "Probe: a fresh classifier names the language of held-out sentences, % right; at chance, the vectors no longer "
-    "tell the language. Centred: each language's vectors less their mean."
+    "Probe: a fresh classifier predicts the language of held-out sentences, % correct; at chance, the vectors do not "
+    "show the language. Centred: the mean of each language's vectors is subtracted."
 )
 _LAYER_HEADERS = (
     "layer",
@@ -27,7 +27,7 @@ _LAYER_HEADERS = (
 
 
 def format_scores(scores: Mapping[str, Any]) -> str:
-    """Tables of the content of scores.json: headline, every layer, every language."""
+    """Return tables of the content of scores.json: headline, every layer, every language."""
     headline, data = str(scores["headline_layer"]), scores["data"]
     evaluated = {"trained": scores["model"], "untrained": scores["baseline"]}
     evaluated = {name: part for name, part in evaluated.items() if part}
@@ -35,7 +35,7 @@ def format_scores(scores: Mapping[str, Any]) -> str:
         f"# Scores of {scores['model_folder']}",
         "",
         f"{len(data['languages'])} languages, {sum(data['sets'].values())} aligned lines of {data['folder']}. "
-        f"The headline layer is {headline} of 0-{scores['num_layers'] - 1}: the middle, fixed beforehand.",
+        f"The headline layer is {headline} of 0-{scores['num_layers'] - 1}: the middle, fixed in advance.",
         "",
         *markdown_table(["", *evaluated, "chance"], _headline_rows(headline, evaluated, scores["chance"])),
         "",
@@ -54,7 +54,7 @@ def format_scores(scores: Mapping[str, Any]) -> str:
         *markdown_table(
             ["language", *(f"{name} {kind}" for name in evaluated for kind in ("raw", "centred"))],
             [
-                [language, *(percent(found[language][kind]) for found in by_language for kind in ("raw", "centred"))]
+                [language, *(percent(means[language][kind]) for means in by_language for kind in ("raw", "centred"))]
                 for language in data["languages"]
             ],
         ),
@@ -63,22 +63,22 @@ def format_scores(scores: Mapping[str, Any]) -> str:
 
 
 def retrieval_by_language(part: Mapping[str, Any], layer: str) -> dict[str, dict[str, float]]:
-    """For each language the mean ``raw`` and ``centred`` accuracy over the directions that it takes part in.
+    """Return each language's mean ``raw`` and ``centred`` accuracy over the directions with it.
 
     ``part`` is ``model`` or ``baseline`` of scores.json.
     """
-    found: dict[str, list[dict[str, float]]] = {}
+    accuracies: dict[str, list[dict[str, float]]] = {}
     for direction, layers in part["retrieval"].items():
         for language in direction.split(">"):
-            found.setdefault(language, []).append(layers[layer])
+            accuracies.setdefault(language, []).append(layers[layer])
     return {
         language: {kind: sum(entry[kind] for entry in entries) / len(entries) for kind in ("raw", "centred")}
-        for language, entries in found.items()
+        for language, entries in accuracies.items()
     }
 
 
 def percent(share: float) -> str:
-    """A share of 1 as a percentage with one decimal, without the sign."""
+    """Return a share as a percentage with one decimal, without the sign."""
     return f"{100 * share:.1f}"
 
 

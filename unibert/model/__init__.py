@@ -1,1 +1,1 @@
-"""Encoder, heads, adversary, teacher and export; knows nothing of training."""
+"""Encoder, heads, adversary, teacher and export, independent of training."""

@@ -1,8 +1,8 @@
-"""Attention that keeps packed documents apart: three paths behind transformers' attention interface, equal outputs.
+"""Attention within packed documents: three paths behind transformers' attention interface, with equal outputs.
 
-``sdpa`` hands torch's scaled_dot_product_attention 4-D masks, on any device. ``flex`` hands flex_attention block masks,
-with which it leaves out the blocks that no document spans. ``varlen`` takes the sequences as one stretch of documents
-end to end and needs no mask.
+``sdpa`` passes 4-D masks to torch's scaled_dot_product_attention, on any device. ``flex`` passes block masks to
+flex_attention, which skips the blocks that no document spans. ``varlen`` treats the sequences as documents end to end
+and needs no mask.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from unibert_kernels.paths import triton_installed
 Mask = TypeVar("Mask")
 
 IMPLEMENTATIONS = {"sdpa": "sdpa", "flex": "unibert_flex", "varlen": "unibert_varlen"}
-"""The paths by transformers' names; ours begin with the package's."""
+"""transformers' names of the paths; those registered here begin with the name of the package."""
 ATTENTION_PATHS = ("auto", *IMPLEMENTATIONS)
 
 _logger = logging.getLogger(__name__)
@@ -34,30 +34,30 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PackedDocuments:
-    """Where the documents of B packed sequences of S tokens lie, in the forms that the paths want."""
+    """Where the documents of B packed sequences of S tokens lie, in the forms that the paths need."""
 
     document_ids: Tensor
-    """(B, S) int64, equal within a document, -1 on padding."""
+    """Number of each token's document, -1 on padding, (B, S) int64."""
     cu_seqlens: Tensor
-    """Bounds of the documents in the flattened B * S tokens, from 0 to B * S; int32. Each sequence's padding counts as
-    one document more."""
+    """Bounds of the documents in the flattened B * S tokens, from 0 to B * S, int32. The padding of a sequence counts
+    as one more document."""
     max_seqlen: int
-    """Of the stretches between the bounds."""
+    """Largest distance between two neighbouring ``cu_seqlens``."""
     _masks: dict[tuple[str, int | None], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def from_ids(cls, document_ids: Tensor) -> PackedDocuments:
-        """For callers that know no more than the ids; waits for the device."""
+        """Build from the ids alone; waits for the device."""
         first = torch.ones_like(document_ids, dtype=torch.bool)
         first[:, 1:] = document_ids[:, 1:] != document_ids[:, :-1]
         bounds = F.pad(first.flatten().nonzero()[:, 0], (0, 1), value=document_ids.numel()).int()
         return cls(document_ids, bounds, int(bounds.diff().max()))
 
     def mask(self, window: int | None) -> Tensor:
-        """Who may attend to whom, (B, 1, S, S) bool: a document's tokens, at most ``window`` positions apart.
+        """Return which token attends to which, (B, 1, S, S) bool: within a document, up to ``window`` positions apart.
 
         A padding position attends to the sequence's other padding, never to a document, so that no row of the softmax
-        is empty. Built once, for student, teacher and all layers.
+        is empty. The mask is built once for student, teacher and all layers.
         """
         if ("sdpa", window) not in self._masks:
             allowed = self.document_ids[:, None, :, None] == self.document_ids[:, None, None, :]
@@ -68,7 +68,7 @@ class PackedDocuments:
         return self._masks["sdpa", window]
 
     def block_mask(self, window: int | None) -> BlockMask:
-        """As `mask`, in blocks."""
+        """Return `mask` as a block mask."""
         if ("flex", window) not in self._masks:
             ids = self.document_ids
 
@@ -76,37 +76,37 @@ class PackedDocuments:
                 same_document = ids[sequence, query] == ids[sequence, key]
                 return same_document if window is None else same_document & ((query - key).abs() <= window)
 
-            # Uncompiled it writes all S x S entries out before it looks at blocks.
-            create = _compiled(create_block_mask) if _compiles(ids) else create_block_mask
+            # Without compilation, all S x S entries are in memory before they become blocks.
+            create = _compiled(create_block_mask) if _should_compile(ids) else create_block_mask
             num_sequences, length = ids.shape
             self._masks["flex", window] = create(allowed, num_sequences, None, length, length, device=ids.device)
         return self._masks["flex", window]
 
 
 def choose_attention_path(path: str, model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> str:
-    """The path that ``model`` takes on ``device`` when it computes in ``dtype`` and ``path`` is asked for.
+    """Return the path that ``model`` takes on ``device`` in ``dtype`` if ``path`` is requested.
 
-    ``auto`` is ``varlen`` where that can serve, else ``sdpa``. The choice is logged once. It depends on the model's
-    configuration, device and dtype alone, so that a run that is resumed chooses as before.
+    ``auto`` means ``varlen`` if it can be used, else ``sdpa``. The choice is logged once. It depends on the model's
+    configuration, device and dtype alone, so that a resumed run makes the same choice.
 
     Raises:
-        ValueError: if a path was asked for by name that cannot serve.
+        ValueError: if ``path`` is unknown or names a path that cannot be used.
     """
     if path not in ATTENTION_PATHS:
         raise ValueError(f"attention: must be one of {', '.join(ATTENTION_PATHS)}, got {path!r}")
     trained = next(model.parameters()).requires_grad
-    wanted = "varlen" if path == "auto" else path
-    obstacle = _obstacle(wanted, model.config, device, dtype, trained=trained)
+    requested = "varlen" if path == "auto" else path
+    obstacle = _obstacle(requested, model.config, device, dtype, trained=trained)
     if obstacle and path != "auto":
         raise ValueError(f"attention: {path} {obstacle}; take sdpa")
-    chosen = "sdpa" if obstacle else wanted
+    chosen = "sdpa" if obstacle else requested
     if _logger.isEnabledFor(logging.INFO):
         _log_once("attention" if trained else "teacher's attention", chosen, obstacle)
     return chosen
 
 
-def take_attention_path(path: str, model: PreTrainedModel, documents: PackedDocuments) -> dict[str, Any]:
-    """Set ``model`` to attend by ``path``, and give the arguments with which its forward pass sees ``documents``."""
+def set_attention_path(path: str, model: PreTrainedModel, documents: PackedDocuments) -> dict[str, Any]:
+    """Set the attention path of ``model``; return the arguments that pass ``documents`` to its forward pass."""
     implementation = IMPLEMENTATIONS[path]
     if model.config._attn_implementation != implementation:
         model.set_attn_implementation(implementation)
@@ -126,7 +126,7 @@ def _by_layer_type(config: PreTrainedConfig, mask: Callable[[int | None], Mask])
 
 
 def _obstacle(path: str, config: PreTrainedConfig, device: torch.device, dtype: torch.dtype, *, trained: bool) -> str:
-    """Why ``path`` cannot serve a model of ``config``, nothing if it can."""
+    """Return why ``path`` cannot be used for a model of ``config``, an empty string if it can."""
     if path == "sdpa":
         return ""
     if path == "varlen":
@@ -165,8 +165,8 @@ def _flex_forward(
     scaling: float | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' attention function: (B, heads, S, D) queries, keys and values to (B, S, heads, D)."""
-    attend: Any = _compiled(flex_attention) if _compiles(query) else flex_attention
+    """Compute attention for transformers: (B, heads, S, D) queries, keys and values to (B, S, heads, D)."""
+    attend: Any = _compiled(flex_attention) if _should_compile(query) else flex_attention
     output = attend(query, key, value, block_mask=attention_mask, scale=scaling)
     return output.transpose(1, 2).contiguous(), None
 
@@ -184,7 +184,7 @@ def _varlen_forward(
     sliding_window: int | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """As `_flex_forward`; ``sliding_window`` counts the token itself."""
+    """Compute attention as `_flex_forward` does; ``sliding_window`` includes the token itself."""
     num_sequences, num_heads, length, width = query.shape
     flat_query, flat_key, flat_value = (
         tensor.transpose(1, 2).reshape(num_sequences * length, num_heads, width) for tensor in (query, key, value)
@@ -205,21 +205,21 @@ def _varlen_forward(
     return output.view(num_sequences, length, num_heads, width), None
 
 
-def _compiles(tensor: Tensor) -> bool:
-    """Whether to compile what works on ``tensor``: not on a CPU, which may lack a compiler, nor while compiling."""
+def _should_compile(tensor: Tensor) -> bool:
+    """Return whether to compile what uses ``tensor``: not on a CPU, which may lack a compiler, nor while compiling."""
     return tensor.is_cuda and not torch.compiler.is_compiling()
 
 
 @cache
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    # Static shapes make the better kernels. Layers with and without a window, student and teacher, training and
-    # evaluation and every other shape then compile anew, and beyond torch's limit of 8 times a function would run
-    # uncompiled, which writes S x S scores out.
+    # Static shapes give faster kernels, but need a compilation for every shape, for layers with and without a window,
+    # student and teacher, training and evaluation. Beyond torch's limit of 8, a function would run uncompiled, with all
+    # S x S scores in memory.
     dynamo.config.recompile_limit = max(dynamo.config.recompile_limit, 64)
     return torch.compile(function, dynamic=False)
 
 
 AttentionInterface.register(IMPLEMENTATIONS["flex"], _flex_forward)
 AttentionInterface.register(IMPLEMENTATIONS["varlen"], _varlen_forward)
-# For a plain call with a 2-D mask. Without documents varlen has nothing to go by, and a plain call of it fails.
+# For plain calls with a 2-D mask. varlen has no such function: without documents, a plain call of it fails.
 AttentionMaskInterface.register(IMPLEMENTATIONS["flex"], flex_attention_mask)

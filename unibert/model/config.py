@@ -1,4 +1,4 @@
-"""What is trained: the encoder and the settings of its three objectives."""
+"""Configuration of the encoder and of its three objectives."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from unibert.schedules import Schedule, check_points, dann_ramp, value_at
 
 @dataclass(kw_only=True)
 class ModelConfig:
-    """The student encoder, any masked language model that transformers builds from a configuration."""
+    """The student encoder: any masked language model that transformers builds from a configuration."""
 
     architecture: str = "modernbert"
     """transformers' ``model_type``: modernbert, bert, roberta or xlm-roberta."""
@@ -27,8 +27,8 @@ class ModelConfig:
     """Layers of that model to take, in order, as in 0,3,6. The student gets as many layers. Default: all."""
 
     attention: Literal["auto", "sdpa", "flex", "varlen"] = "auto"
-    """How packed documents are kept apart, for student and teacher: ``sdpa`` uses masks, on any device; ``flex`` uses
-    block masks; ``varlen`` needs no masks, on CUDA in bf16 or fp16. ``auto`` takes varlen where it works, else sdpa."""
+    """How student and teacher keep attention within documents: ``sdpa`` uses masks, on any device; ``flex`` uses block
+    masks; ``varlen`` needs no masks, on CUDA in bf16 or fp16. ``auto`` uses varlen where it works, else sdpa."""
 
     def __post_init__(self) -> None:
         if self.initialize_layers is not None and self.initialize_from is None:
@@ -53,7 +53,7 @@ class MLMConfig:
     needs the least memory. ``auto`` chooses by device and shape and prints its choice."""
 
     workspace_gib: float | None = None
-    """Most memory, in GiB, in which ``exp-store``, and ``store-teacher`` in distillation, store intermediate values.
+    """Maximum memory, in GiB, for intermediate values of ``exp-store``, and of ``store-teacher`` in distillation.
     Default: a sixteenth of the device's memory."""
 
     def __post_init__(self) -> None:
@@ -66,7 +66,7 @@ class MLMConfig:
 
     @property
     def max_workspace(self) -> int | None:
-        """``workspace_gib`` in bytes."""
+        """``workspace_gib`` in bytes, None for the default."""
         return None if self.workspace_gib is None else int(self.workspace_gib * 2**30)
 
 
@@ -88,7 +88,8 @@ class AdversaryConfig:
     its cross-entropy to the uniform distribution, which is bounded."""
 
     max_lambda: float = 0.02
-    """λ, the factor on the reversed gradient, at the end of the ramp. With 0 the discriminator only watches."""
+    """λ, the factor on the reversed gradient, at the end of the ramp. With 0 the discriminator learns without effect on
+    the encoder."""
 
     ramp: Literal["dann", "linear", "constant"] = "dann"
     """How λ grows to ``max_lambda`` after the warm-up."""
@@ -114,7 +115,7 @@ class AdversaryConfig:
             raise ValueError(f"adversary.max_lambda: must not be negative, got {self.max_lambda}")
 
     def lambda_at(self, progress: float) -> float:
-        """λ at ``progress``."""
+        """Return λ at ``progress``."""
         if progress < self.warmup:
             return 0.0
         through = (progress - self.warmup) / (1 - self.warmup)
@@ -165,5 +166,5 @@ class DistillationConfig:
             raise ValueError("distillation: at least one of logits, relations, hidden must be positive, none negative")
 
     def weight_at(self, progress: float) -> float:
-        """The factor on all distillation losses at ``progress``."""
+        """Return the factor on all distillation losses at ``progress``."""
         return value_at(self.weight, progress)

@@ -1,8 +1,8 @@
-"""What a model costs before it is built: parameters by part, FLOPs per token, values kept for the backward pass.
+"""Cost of a model before it is built: parameters by part, FLOPs per token, activations saved for the backward pass.
 
-FLOPs count a product's multiplications and additions as two and leave elementwise work out, as Kaplan et al. 2020
-(arXiv 2001.08361, section 2.1) do: 2 a parameter and token forward, twice that backward. Attention adds 4 H k forward
-for every layer, k being the keys that a token sees (PaLM, arXiv 2204.02311, appendix B, has k = S).
+A multiplication with its addition counts as two FLOPs, elementwise operations as none, as in Kaplan et al. 2020 (arXiv
+2001.08361, section 2.1): 2 per parameter and token forward, twice that backward. Attention adds 4 H k forward for every
+layer, where k is the number of keys that a token attends to (PaLM, arXiv 2204.02311, appendix B, has k = S).
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from unibert.model.config import AdversaryConfig, DistillationConfig
 
 FORWARD_AND_BACKWARD = 3
-"""Times the forward pass's FLOPs: the backward pass has two products for each."""
+"""FLOPs of both passes per FLOP of the forward pass: the backward pass has two products for each."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderShape:
-    """The sizes of an encoder with its MLM head on which costs depend."""
+    """The sizes of an encoder with its MLM head that determine costs."""
 
     hidden_size: int
     intermediate_size: int
     num_heads: int
     vocab_size: int
     windows: tuple[int | None, ...]
-    """Of each layer, the keys that a token sees at most; None is all of its document."""
+    """Maximum number of keys that a token attends to in each layer; None stands for all of its document."""
     layer_weights: int
     """Elements of the matrices of all layers."""
     head_weights: int
@@ -54,11 +54,11 @@ class EncoderShape:
 
     @classmethod
     def from_model(cls, model: PreTrainedModel) -> EncoderShape:
-        """Of a masked language model, which may lie on the meta device."""
+        """Read the shape of a masked language model, which may be on the meta device."""
         config: PreTrainedConfig = model.config
         weights: Counter[str] = Counter()
         for name, parameter in model.named_parameters():
-            # A decoder that is not tied is a matrix of the head too, but one over the vocabulary.
+            # An untied decoder belongs to the head too, but is a matrix over the vocabulary.
             if parameter.ndim == 2 and parameter is not model.get_output_embeddings().weight:
                 weights[_part(name, parameter, model)] += parameter.numel()
         layer_types = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
@@ -77,38 +77,38 @@ class EncoderShape:
         )
 
     def encoder_flops(self, length: int, *, masks: bool) -> float:
-        """Per token, forward.
+        """Return the FLOPs per token of a forward pass.
 
         Args:
-            length: of the documents, which are taken to fill their rows; shorter ones cost less with ``masks`` off.
-            masks: attention computes all ``length`` scores and masks some, instead of leaving them out.
+            length: tokens per document; a document fills its sequence. Shorter ones cost less without ``masks``.
+            masks: whether attention computes all ``length`` scores and masks some, instead of skipping those.
         """
         keys = sum(length if masks or window is None else min(window, length) for window in self.windows)
         return 2 * self.layer_weights + 4 * self.hidden_size * keys
 
     def head_flops(self) -> float:
-        """Per masked token, forward: the head's own matrices, and the logits."""
+        """Return the FLOPs per masked token of a forward pass: the head's own matrices, and the logits."""
         return 2 * (self.head_weights + self.hidden_size * self.vocab_size)
 
-    def kept_elements(self, length: int, *, masks: bool) -> float:
-        """Values per token that the encoder's forward pass keeps for its backward pass.
+    def saved_activations(self, length: int, *, masks: bool) -> float:
+        """Return the number of values per token that the encoder's forward pass saves for its backward pass.
 
-        A ModernBERT layer keeps 10 H + 4 I: its input, the two norms' outputs and the sum between, queries and keys
-        before and after rotation, values, attention's output, the gate's four. A BERT layer keeps 10 H + 2 I. With
-        masks there are S of the mask a layer, and with attention dropout three S x S matrices of each head instead.
+        A ModernBERT layer saves 10 H + 4 I: its input, the outputs of the two norms and the sum between, queries and
+        keys before and after rotation, values, attention's output, the gate's four. A BERT layer saves 10 H + 2 I. With
+        masks, a layer adds S values of the mask, or with attention dropout three S x S matrices per head.
         """
         layer = 10 * self.hidden_size + (4 if self.gated else 2) * self.intermediate_size
         if masks:
             layer += 3 * self.num_heads * length if self.attention_dropout else length
         return len(self.windows) * layer + 3 * self.hidden_size
 
-    def passing_elements(self) -> float:
-        """Values per token that one layer's backward pass holds besides."""
+    def backward_activations(self) -> float:
+        """Return the number of values per token that the backward pass of one layer holds in addition."""
         return 6 * self.hidden_size + (4 if self.gated else 2) * self.intermediate_size
 
 
 def parameters_by_part(model: nn.Module) -> dict[str, int]:
-    """Elements of the parameters of a `unibert.model.unibert.UniBERT`, tied ones once, by the part they belong to."""
+    """Count the elements of a `unibert.model.unibert.UniBERT`'s parameters by part; tied parameters count once."""
     masked_lm: PreTrainedModel = model.masked_lm  # type: ignore[assignment]
     parts: Counter[str] = Counter({"embeddings": 0, "layers": 0, "MLM head": 0})
     for name, parameter in model.named_parameters():
@@ -122,9 +122,9 @@ _OBJECTIVES = {"discriminator": "adversary", "hidden_projection": "distillation"
 
 
 def _part(name: str, parameter: nn.Parameter, masked_lm: PreTrainedModel) -> str:
-    """Of a parameter of a masked language model."""
+    """Return the part that a parameter of a masked language model belongs to."""
     base = f"{masked_lm.base_model_prefix}."
-    # Where head and embeddings are tied, either may have given the parameter its name.
+    # If head and embeddings are tied, the parameter may have the name of either.
     if parameter is masked_lm.get_input_embeddings().weight or name.startswith(f"{base}embeddings."):
         return "embeddings"
     return "layers" if name.startswith(base) else "MLM head"
@@ -142,20 +142,20 @@ def flops_by_part(
     documents_per_token: float = 0.0,
     distillation: DistillationConfig | None = None,
     teacher: EncoderShape | None = None,
-    taught: float = 1.0,
+    distilled: float = 1.0,
 ) -> dict[str, float]:
-    """FLOPs per token of a training step, forward and backward, as they are carried out, by part.
+    """Return the FLOPs per token of a training step, forward and backward, as they are executed, by part.
 
     Args:
-        student, teacher: their shapes.
-        length: of the rows.
-        masked: share of the tokens that is masked.
+        student, teacher: shapes of both.
+        length: tokens per sequence.
+        masked: share of the tokens that are masked.
         masks: as in `EncoderShape.encoder_flops`.
         recompute: share of the run in which the loss computes the student's logits twice, 8 N H V instead of 6.
-        adversary, distillation: their settings, None without.
-        num_languages: the discriminator's classes.
-        documents_per_token: samples of the discriminator, unless it sees every token.
-        taught: share of the run with a distillation weight above 0.
+        adversary, distillation: settings of these objectives, None without.
+        num_languages: number of the discriminator's classes.
+        documents_per_token: the discriminator's samples per token, unless it sees every token.
+        distilled: share of the run with a distillation weight above 0.
     """
     hidden, vocab = student.hidden_size, student.vocab_size
     flops = {
@@ -169,15 +169,15 @@ def flops_by_part(
     if adversary is not None:
         width = adversary.intermediate_size or hidden
         samples = 1.0 if adversary.level == "token" else documents_per_token
-        # Through the second matrix two gradients go back, the discriminator's and the encoder's adverse one.
+        # Two gradients pass back through the second matrix: the discriminator's and the reversed one.
         flops["adversary"] = 2 * samples * width * (3 * hidden + 4 * num_languages)
     if distillation is not None and teacher is not None:
-        # The head's own matrices run for every loss, those over the vocabulary for that of the logits.
+        # Every loss needs the head's own matrices; only that of the logits needs those over the vocabulary.
         head = teacher.head_flops() if distillation.logits else 2 * teacher.head_weights
-        flops["teacher"] = taught * (teacher.encoder_flops(length, masks=masks) + masked * head)
+        flops["teacher"] = distilled * (teacher.encoder_flops(length, masks=masks) + masked * head)
         if distillation.relations:
-            # Queries, keys and values, each against itself over the whole row.
-            flops["relations"] = taught * 3 * 2 * length * (FORWARD_AND_BACKWARD * hidden + teacher.hidden_size)
+            # Queries, keys and values, each against itself over the whole sequence.
+            flops["relations"] = distilled * 3 * 2 * length * (FORWARD_AND_BACKWARD * hidden + teacher.hidden_size)
         if distillation.hidden and teacher.hidden_size != hidden:
-            flops["projection"] = taught * FORWARD_AND_BACKWARD * 2 * hidden * teacher.hidden_size
+            flops["projection"] = distilled * FORWARD_AND_BACKWARD * 2 * hidden * teacher.hidden_size
     return flops

@@ -1,4 +1,4 @@
-"""Distillation losses over hidden states and self-attention relations (logits are unibert_kernels' business)."""
+"""Distillation losses over hidden states and self-attention relations (unibert_kernels has the loss over logits)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class AttentionProjections:
 
     Args:
         model: a masked language model.
-        layer: which layer, counted from 1 as hidden states are, or from the end with -1 the last.
+        layer: number of the layer, counted from 1 as for hidden states, or from the end, where -1 is the last.
     """
 
     def __init__(self, model: PreTrainedModel, layer: int) -> None:
@@ -28,7 +28,7 @@ class AttentionProjections:
         self._outputs[module] = output
 
     def take(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, each (B, S, H), released from this object."""
+        """Return queries, keys and values, each (B, S, H), and release them from this object."""
         joined = torch.cat([self._outputs.pop(module) for module in self._modules], dim=-1)
         queries, keys, values = joined.chunk(3, dim=-1)
         return queries, keys, values
@@ -43,8 +43,8 @@ def relation_loss(
     width d; it is taken within each document. The three relations are summed, heads averaged.
 
     Args:
-        student: queries, keys, values, each (B, S, H_s).
-        teacher: the same of the teacher, (B, S, H_t).
+        student: queries, keys and values of the student, each (B, S, H_s).
+        teacher: queries, keys and values of the teacher, each (B, S, H_t).
         document_ids: (B, S) int64, -1 on padding.
         num_heads: must divide H_s and H_t.
 
@@ -52,28 +52,28 @@ def relation_loss(
         fp32 scalar; divide by the number of tokens for the mean.
     """
     tokens = document_ids >= 0
-    apart = (document_ids[:, :, None] != document_ids[:, None, :])[:, None]
+    other_documents = (document_ids[:, :, None] != document_ids[:, None, :])[:, None]
     total = torch.zeros((), device=document_ids.device)
-    for of_student, of_teacher in zip(student, teacher, strict=True):
-        log_student = _log_relation(of_student, num_heads, apart)
-        log_teacher = _log_relation(of_teacher, num_heads, apart)
-        divergence = (log_teacher.exp() * (log_teacher - log_student).masked_fill(apart, 0.0)).sum(dim=-1)
+    for student_projection, teacher_projection in zip(student, teacher, strict=True):
+        log_student = _log_relation(student_projection, num_heads, other_documents)
+        log_teacher = _log_relation(teacher_projection, num_heads, other_documents)
+        divergence = (log_teacher.exp() * (log_teacher - log_student).masked_fill(other_documents, 0.0)).sum(dim=-1)
         total = total + divergence.mean(dim=1)[tokens].sum()
     return total
 
 
-def _log_relation(projection: Tensor, num_heads: int, apart: Tensor) -> Tensor:
+def _log_relation(projection: Tensor, num_heads: int, other_documents: Tensor) -> Tensor:
     batch, length, width = projection.shape
     heads = projection.float().view(batch, length, num_heads, width // num_heads).transpose(1, 2)
     scores = heads @ heads.transpose(-1, -2) / (width // num_heads) ** 0.5
-    return scores.masked_fill(apart, float("-inf")).log_softmax(dim=-1)
+    return scores.masked_fill(other_documents, float("-inf")).log_softmax(dim=-1)
 
 
 def hidden_loss(student: Tensor, teacher: Tensor, document_ids: Tensor) -> Tensor:
     """Sum over tokens of 1 - cosine between hidden states, DistilBERT (arXiv 1910.01108, section 3).
 
     Args:
-        student: (B, S, H), projected to the teacher's width if theirs differ.
+        student: (B, S, H), projected to the teacher's width if the widths differ.
         teacher: (B, S, H).
         document_ids: (B, S) int64, -1 on padding.
 

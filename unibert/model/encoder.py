@@ -1,4 +1,4 @@
-"""Encoders by configuration: building, loading, and reaching the parts that the objectives need."""
+"""Encoders: building from a configuration, loading, and access to the parts that the objectives need."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedConfig, Pre
 from transformers.utils import logging as transformers_logging
 
 from unibert.errors import UserError
-from unibert.model.attention import PackedDocuments, choose_attention_path, take_attention_path
+from unibert.model.attention import PackedDocuments, choose_attention_path, set_attention_path
 from unibert.model.config import ModelConfig
 
-# Loading and saving compact models takes a moment; a bar for each would only break up the run's own.
+# Compact models load and save quickly; progress bars would only interrupt the run's own.
 transformers_logging.disable_progress_bar()
 
 SPECIAL_IDS = {"pad_token_id": 0, "bos_token_id": 2, "cls_token_id": 2, "eos_token_id": 3, "sep_token_id": 3}
@@ -40,7 +40,7 @@ _FEATURES: dict[str, Callable[[Any, Tensor], Tensor]] = {
 
 
 def check_architecture(architecture: str, where: str) -> None:
-    """Refuse an architecture whose parts this module can't reach. ``where`` is the key or folder for the message."""
+    """Raise UserError for an architecture that this module does not know; ``where`` is the key or folder to name."""
     if architecture not in _FEATURES:
         raise UserError(
             f"{where}: architecture {architecture!r} is not supported; choose one of {', '.join(_FEATURES)}"
@@ -48,7 +48,7 @@ def check_architecture(architecture: str, where: str) -> None:
 
 
 def head_features(model: PreTrainedModel, hidden: Tensor) -> Tensor:
-    """The MLM head up to its last matrix: (..., H) hidden states to (..., H) features.
+    """Apply the MLM head except its last matrix: (..., H) hidden states to (..., H) features.
 
     The logits would be ``features @ decoder.weight.T + decoder.bias`` with ``decoder = model.get_output_embeddings()``.
     """
@@ -56,7 +56,7 @@ def head_features(model: PreTrainedModel, hidden: Tensor) -> Tensor:
 
 
 def attention_projections(model: PreTrainedModel, layer: int) -> list[nn.Linear]:
-    """The modules whose outputs, concatenated, are the queries, keys and values (3H) of ``layer``."""
+    """Return the modules whose outputs, concatenated, are the queries, keys and values (3H) of ``layer``."""
     backbone: Any = model.base_model
     if model.config.model_type == "modernbert":
         return [backbone.layers[layer].attn.Wqkv]
@@ -73,72 +73,72 @@ def encode(
     hidden_states: bool,
     attention: str = "auto",
 ) -> tuple[Tensor, ...]:
-    """Hidden states of packed rows, documents apart.
+    """Compute the hidden states of packed sequences, with attention within documents.
 
     Args:
-        model: a masked language model; only its encoder runs. It keeps the attention path that it is given here.
+        model: masked language model; only its encoder runs. It keeps the attention path that is set here.
         input_ids: (B, S) int64.
         position_ids: (B, S) int64, from 0 in every document.
-        documents: where they lie in the rows.
-        hidden_states: return every layer's, else only the last.
+        documents: where the documents lie in the sequences.
+        hidden_states: whether to return those of every layer, else only of the last.
         attention: one of `unibert.model.attention.ATTENTION_PATHS`.
 
     Returns:
-        (B, S, H) tensors: embedding output, then each layer's, the last one normalised as the head sees it.
+        (B, S, H) tensors: embedding output, then each layer's output, the last one normalised as the head gets it.
 
     Raises:
         ValueError: if the model cannot take the attention path.
     """
     if model.config.model_type in ("roberta", "xlm-roberta"):
-        # These count positions from the padding id on.
+        # These architectures count positions from the padding id on.
         position_ids = position_ids + model.config.pad_token_id + 1
-    path = choose_attention_path(attention, model, input_ids.device, _computing_dtype(model, input_ids.device))
+    path = choose_attention_path(attention, model, input_ids.device, _compute_dtype(model, input_ids.device))
     output = model.base_model(
         input_ids=input_ids,
         position_ids=position_ids,
         output_hidden_states=hidden_states,
-        **take_attention_path(path, model, documents),
+        **set_attention_path(path, model, documents),
     )
     if not hidden_states:
         return (output.last_hidden_state,)
     return (*output.hidden_states[:-1], output.last_hidden_state)
 
 
-def _computing_dtype(model: PreTrainedModel, device: torch.device) -> torch.dtype:
-    """The dtype of the products: autocast's where that is on, else the weights'."""
+def _compute_dtype(model: PreTrainedModel, device: torch.device) -> torch.dtype:
+    """Return the dtype of matrix products: autocast's if that is on, else the weights'."""
     return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else model.dtype
 
 
 def build_masked_lm(config: ModelConfig, vocab_size: int, sequence_length: int) -> PreTrainedModel:
-    """The student, freshly initialised (from torch's generator) or started from another model's layers.
+    """Build the student, freshly initialised (with torch's generator) or from another model's layers.
 
     Args:
         config: architecture and its settings.
-        vocab_size: of the corpus's tokenizer.
-        sequence_length: the longest that the run will feed.
+        vocab_size: vocabulary size of the corpus's tokenizer.
+        sequence_length: maximum of the run.
 
     Raises:
-        UserError: for an unknown setting (with the nearest), a setting of the wrong value, a start folder that
-            doesn't fit.
+        UserError: for an unknown setting (naming the nearest), an invalid value, or a folder to initialise from that
+            does not fit.
     """
     if config.initialize_from is not None:
-        return _from_layers(config, vocab_size, sequence_length)
+        return _initialized_from_layers(config, vocab_size, sequence_length)
     check_architecture(config.architecture, "model.architecture")
     return AutoModelForMaskedLM.from_config(_encoder_config(config, vocab_size, sequence_length))
 
 
 def load_masked_lm(folder: str | Path, key: str) -> PreTrainedModel:
-    """A masked language model from a Hugging Face folder; ``key`` names the config key in errors.
+    """Load a masked language model from a Hugging Face folder; ``key`` is the configuration key to name in errors.
 
     Raises:
         UserError: if the folder holds no usable model.
     """
     if not (Path(folder) / "config.json").is_file():
-        raise UserError(f"{key}: {folder} is no Hugging Face model folder (it has no config.json)")
+        raise UserError(f"{key}: {folder} is not a Hugging Face model folder (it has no config.json)")
     try:
         model = AutoModelForMaskedLM.from_pretrained(folder)
     except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"{key}: the model in {folder} cannot be loaded: {_first_line(error)}") from error
+        raise UserError(f"{key}: the model in {folder} cannot be loaded: {_short_message(error)}") from error
     check_architecture(model.config.model_type, f"{key} ({folder})")
     return model
 
@@ -146,17 +146,17 @@ def load_masked_lm(folder: str | Path, key: str) -> PreTrainedModel:
 def _encoder_config(config: ModelConfig, vocab_size: int, sequence_length: int) -> PreTrainedConfig:
     defaults = AutoConfig.for_model(config.architecture)
     _check_settings(config.config, defaults)
-    settings = {"max_position_embeddings": _position_rows(config.architecture, sequence_length), **config.config}
+    settings = {"max_position_embeddings": _num_positions(config.architecture, sequence_length), **config.config}
     try:
         built = AutoConfig.for_model(config.architecture, vocab_size=vocab_size, **SPECIAL_IDS, **settings)
     except Exception as error:  # transformers validates with its own, unrelated exception types
-        raise UserError(f"model.config: {_first_line(error)}; fix it in the run file") from error
+        raise UserError(f"model.config: {_short_message(error)}; fix it in the run file") from error
     if built.hidden_size % built.num_attention_heads:
         raise UserError(
             f"model.config: hidden_size {built.hidden_size} is not a multiple of "
             f"num_attention_heads {built.num_attention_heads}; change one of them"
         )
-    if built.max_position_embeddings < _position_rows(config.architecture, sequence_length):
+    if built.max_position_embeddings < _num_positions(config.architecture, sequence_length):
         raise UserError(
             f"model.config.max_position_embeddings: {built.max_position_embeddings} is too small for "
             f"training.sequence_length {sequence_length}"
@@ -164,15 +164,15 @@ def _encoder_config(config: ModelConfig, vocab_size: int, sequence_length: int) 
     return built
 
 
-def _position_rows(architecture: str, sequence_length: int) -> int:
+def _num_positions(architecture: str, sequence_length: int) -> int:
     return sequence_length + (1 + SPECIAL_IDS["pad_token_id"] if architecture.endswith("roberta") else 0)
 
 
 def _check_settings(settings: dict[str, Any], defaults: PreTrainedConfig) -> None:
-    owned = {"vocab_size", *SPECIAL_IDS}
+    set_by_tokenizer = {"vocab_size", *SPECIAL_IDS}
     known = set(defaults.to_dict()) | {"local_attention", "global_attn_every_n_layers"}
     for key in settings:
-        if key in owned:
+        if key in set_by_tokenizer:
             raise UserError(f"model.config.{key}: comes from the corpus's tokenizer; remove it from the run file")
         if key not in known:
             nearest = difflib.get_close_matches(key, known, n=1)
@@ -180,7 +180,7 @@ def _check_settings(settings: dict[str, Any], defaults: PreTrainedConfig) -> Non
             raise UserError(f"model.config.{key}: {defaults.model_type} has no such setting{hint}")
 
 
-def _from_layers(config: ModelConfig, vocab_size: int, sequence_length: int) -> PreTrainedModel:
+def _initialized_from_layers(config: ModelConfig, vocab_size: int, sequence_length: int) -> PreTrainedModel:
     assert config.initialize_from is not None
     source = load_masked_lm(config.initialize_from, "model.initialize_from")
     if source.config.vocab_size != vocab_size:
@@ -188,7 +188,7 @@ def _from_layers(config: ModelConfig, vocab_size: int, sequence_length: int) -> 
             f"model.initialize_from: {config.initialize_from} has a vocabulary of {source.config.vocab_size}, "
             f"the corpus one of {vocab_size}; build the corpus with that model's tokenizer"
         )
-    if source.config.max_position_embeddings < _position_rows(source.config.model_type, sequence_length):
+    if source.config.max_position_embeddings < _num_positions(source.config.model_type, sequence_length):
         raise UserError(
             f"model.initialize_from: {config.initialize_from} has {source.config.max_position_embeddings} positions, "
             f"too few for training.sequence_length {sequence_length}"
@@ -198,10 +198,10 @@ def _from_layers(config: ModelConfig, vocab_size: int, sequence_length: int) -> 
     layers = config.initialize_layers if config.initialize_layers is not None else list(range(depth))
     if not layers or any(not 0 <= layer < depth for layer in layers):
         raise UserError(f"model.initialize_layers: {layers} must name layers from 0 to {depth - 1}")
-    wanted = config.config.get("num_hidden_layers", len(layers))
-    if wanted != len(layers):
+    num_layers = config.config.get("num_hidden_layers", len(layers))
+    if num_layers != len(layers):
         raise UserError(
-            f"model.config.num_hidden_layers: {wanted}, while "
+            f"model.config.num_hidden_layers: {num_layers}, while "
             + (
                 f"model.initialize_layers names {len(layers)} layers; leave it out"
                 if config.initialize_layers is not None
@@ -229,26 +229,26 @@ def _from_layers(config: ModelConfig, vocab_size: int, sequence_length: int) -> 
 
 
 def _renumbered(state: dict[str, Tensor], layers: list[int]) -> dict[str, Tensor]:
-    """The state dict of ``layers`` only, numbered from 0; tensors are named ``….layers.7.…`` or ``….layer.7.…``."""
+    """Return the state dict of ``layers``, numbered from 0; tensors are named ``….layers.7.…`` or ``….layer.7.…``."""
     renumbered = {}
     for name, tensor in state.items():
         parts = name.split(".")
-        at = next((i + 1 for i, part in enumerate(parts[:-1]) if part in ("layers", "layer")), None)
-        if at is None or not parts[at].isdigit():
+        index = next((i + 1 for i, part in enumerate(parts[:-1]) if part in ("layers", "layer")), None)
+        if index is None or not parts[index].isdigit():
             renumbered[name] = tensor
             continue
         for new, old in enumerate(layers):
-            if int(parts[at]) == old:
-                renumbered[".".join([*parts[:at], str(new), *parts[at + 1 :]])] = tensor
+            if int(parts[index]) == old:
+                renumbered[".".join([*parts[:index], str(new), *parts[index + 1 :]])] = tensor
     return renumbered
 
 
-def _first_line(error: BaseException) -> str:
+def _short_message(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines[:2]).rstrip(".") if lines else type(error).__name__
 
 
 def freeze(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
-    """``model`` on ``device`` in ``dtype``, in evaluation mode and without gradients."""
+    """Return ``model`` on ``device`` in ``dtype``, in evaluation mode and without gradients."""
     model.requires_grad_(False)
     return nn.Module.to(model.eval(), device=device, dtype=dtype)

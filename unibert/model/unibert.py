@@ -1,4 +1,4 @@
-"""The module that is trained: one forward pass gives the three objectives of UniBERT."""
+"""The module that is trained: one forward pass computes the three objectives of UniBERT."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from unibert.stream import Batch
 
 @dataclass(kw_only=True)
 class StepWeights:
-    """What a micro-batch needs to know of its step, so that losses are means over the whole global batch.
+    """Weights and counts of a step, with which the losses of its micro-batches become means over the global batch.
 
-    Objectives are summed within a micro-batch and divided by the counts below; ``replicas`` undoes the averaging
-    over ranks and micro-batches that the engine does afterwards.
+    Objectives are summed within a micro-batch and divided by the counts below; ``replicas`` undoes the averaging over
+    ranks and micro-batches that the engine does afterwards.
     """
 
     replicas: int
@@ -46,8 +46,8 @@ class Objectives(NamedTuple):
     """``total`` is the loss to differentiate; ``sums`` are detached sums and counts for the metrics, see
     :meth:`UniBERT.forward`.
 
-    A tuple, because DeepSpeed looks for the loss in tuples, lists and dicts: one that it does not find leaves its ZeRO
-    stages with the last micro-batch's word on whether gradients are complete, and they lose some of several buckets'.
+    A tuple, because DeepSpeed looks for the loss in tuples, lists and dicts. If it finds none, its ZeRO stages keep the
+    last micro-batch's flag on whether gradients are complete, and lose gradients when there are several buckets.
     """
 
     total: Tensor
@@ -55,15 +55,15 @@ class Objectives(NamedTuple):
 
 
 class UniBERT(nn.Module):
-    """Encoder and MLM head, language discriminator, and the view of a frozen teacher.
+    """Encoder and MLM head, language discriminator, and access to a frozen teacher.
 
     Args:
-        masked_lm: the student, which is what training exports.
-        num_languages: languages of the corpus, the discriminator's classes.
-        mlm, adversary, distillation: the objectives' settings; None leaves an objective out.
-        teacher: frozen masked language model with the student's vocabulary, needed by ``distillation``; it stays
-            outside this module's parameters.
-        attention: the path by which student and teacher keep packed documents apart, see `unibert.model.attention`.
+        masked_lm: student, which training exports.
+        num_languages: number of languages, the discriminator's classes.
+        mlm, adversary, distillation: settings of the objectives; None omits an objective.
+        teacher: frozen masked language model with the student's vocabulary, required by ``distillation``; it is not
+            among this module's parameters.
+        attention: attention path of student and teacher, see `unibert.model.attention`.
 
     Raises:
         UserError: if teacher and student do not fit together.
@@ -133,7 +133,7 @@ class UniBERT(nn.Module):
 
     @property
     def teacher(self) -> PreTrainedModel | None:
-        """The teacher, which is no submodule."""
+        """The teacher, which is not a submodule."""
         return self._teacher[0]
 
     @staticmethod
@@ -143,39 +143,39 @@ class UniBERT(nn.Module):
             raise UserError(f"{key}: {layer} does not exist in a model of {depth} layers")
 
     def discriminator_parameters(self) -> set[nn.Parameter]:
-        """The parameters that learn at the discriminator's own rate."""
+        """Return the parameters that have the discriminator's learning rate."""
         return set(self.discriminator.parameters()) if self.adversary is not None else set()
 
     def parameters_used_outside_their_module(self) -> list[nn.Parameter]:
-        """What the fused head reads without calling its module; ZeRO-3 must be told to gather it."""
+        """Return the parameters that the fused head reads without calling their module, for ZeRO-3 to gather."""
         decoder = self.masked_lm.get_output_embeddings()
         return [decoder.weight] if decoder.bias is None else [decoder.weight, decoder.bias]
 
     def forward(self, batch: Batch, weights: StepWeights) -> Objectives:
-        """Losses of one micro-batch.
+        """Compute the losses of one micro-batch.
 
         ``sums`` holds fp32 scalars, each a sum over this micro-batch: ``mlm`` (nats), ``masked``, ``masked_correct``,
         ``adversary`` (nats, class-weighted), ``adversary_weight``, ``classified``, ``classified_correct``, ``logits``,
         ``relations``, ``hidden``, ``tokens``; and ``mlm_by_language`` (L, 3): loss, count and hits.
         """
         documents = PackedDocuments(batch.document_ids, batch.cu_seqlens, batch.max_seqlen)
-        states = encode(
+        hidden_states = encode(
             self.masked_lm,
             batch.input_ids,
             batch.position_ids,
             documents,
-            hidden_states=self._needs_all_states,
+            hidden_states=self._needs_all_hidden_states,
             attention=self.attention,
         )
         tokens = (batch.document_ids >= 0).sum().float()
         sums: dict[str, Tensor] = {"tokens": tokens}
-        total = self._prediction_losses(batch, documents, states, weights, sums)
+        total = self._prediction_losses(batch, documents, hidden_states, weights, sums)
         if self.adversary is not None:
-            total = total + self._adversary_loss(batch, states, weights, sums)
+            total = total + self._adversary_loss(batch, hidden_states, weights, sums)
         return Objectives(total * weights.replicas, sums)
 
     @property
-    def _needs_all_states(self) -> bool:
+    def _needs_all_hidden_states(self) -> bool:
         adversary, distillation = self.adversary, self.distillation
         return (adversary is not None and adversary.layer != -1) or (
             distillation is not None and distillation.hidden > 0 and distillation.student_layer != -1
@@ -185,26 +185,26 @@ class UniBERT(nn.Module):
         self,
         batch: Batch,
         documents: PackedDocuments,
-        states: tuple[Tensor, ...],
+        hidden_states: tuple[Tensor, ...],
         weights: StepWeights,
         sums: dict[str, Tensor],
     ) -> Tensor:
-        """MLM and distillation, which share the masked positions."""
-        rows = batch.masked_positions
+        """Compute the losses of MLM and distillation, which share the masked positions."""
+        positions = batch.masked_positions
         decoder = self.masked_lm.get_output_embeddings()
-        features = head_features(self.masked_lm, states[-1].flatten(0, 1)[rows])
-        labels = batch.labels.flatten()[rows]
-        lang_ids = batch.document_languages[batch.document_ids.flatten()[rows]]
+        features = head_features(self.masked_lm, hidden_states[-1].flatten(0, 1)[positions])
+        labels = batch.labels.flatten()[positions]
+        lang_ids = batch.document_languages[batch.document_ids.flatten()[positions]]
         config, teacher = self.distillation, self.teacher
         if config is None or teacher is None or not weights.distillation:
             return self._mlm_loss(features, labels, lang_ids, weights, sums)
-        teacher_states, taught = self._ask(teacher, config, batch, documents)
+        teacher_hidden_states, teacher_features = self._run_teacher(teacher, config, batch, documents)
         if config.logits:
             teacher_decoder = teacher.get_output_embeddings()
             output = distillation_loss(
                 features,
                 decoder.weight,
-                taught,
+                teacher_features,
                 teacher_decoder.weight,
                 labels,
                 decoder.bias,
@@ -221,7 +221,7 @@ class UniBERT(nn.Module):
             sums |= _prediction_sums(output) | {"logits": output.kl.detach() * output.count}
         else:
             total = self._mlm_loss(features, labels, lang_ids, weights, sums)
-        return total + self._state_losses(config, batch, states, teacher_states, weights, sums)
+        return total + self._hidden_state_losses(config, batch, hidden_states, teacher_hidden_states, weights, sums)
 
     def _mlm_loss(
         self, features: Tensor, labels: Tensor, lang_ids: Tensor, weights: StepWeights, sums: dict[str, Tensor]
@@ -243,11 +243,11 @@ class UniBERT(nn.Module):
         return weights.mlm * output.loss * (output.count / weights.masked_tokens)
 
     @torch.no_grad()
-    def _ask(
+    def _run_teacher(
         self, teacher: PreTrainedModel, config: DistillationConfig, batch: Batch, documents: PackedDocuments
     ) -> tuple[tuple[Tensor, ...], Tensor]:
-        """The teacher's hidden states and its head's features of the masked positions."""
-        states = encode(
+        """Return the teacher's hidden states, and its head's features at the masked positions."""
+        hidden_states = encode(
             teacher,
             batch.input_ids,
             batch.position_ids,
@@ -255,18 +255,18 @@ class UniBERT(nn.Module):
             hidden_states=config.teacher_layer != -1,
             attention=self.attention,
         )
-        return states, head_features(teacher, states[-1].flatten(0, 1)[batch.masked_positions])
+        return hidden_states, head_features(teacher, hidden_states[-1].flatten(0, 1)[batch.masked_positions])
 
-    def _state_losses(
+    def _hidden_state_losses(
         self,
         config: DistillationConfig,
         batch: Batch,
-        states: tuple[Tensor, ...],
-        teacher_states: tuple[Tensor, ...],
+        hidden_states: tuple[Tensor, ...],
+        teacher_hidden_states: tuple[Tensor, ...],
         weights: StepWeights,
         sums: dict[str, Tensor],
     ) -> Tensor:
-        total = states[-1].new_zeros((), dtype=torch.float32)
+        total = hidden_states[-1].new_zeros((), dtype=torch.float32)
         if config.relations:
             relations = relation_loss(
                 self._student_projections.take(),
@@ -277,20 +277,20 @@ class UniBERT(nn.Module):
             sums["relations"] = relations.detach()
             total = total + config.relations * relations
         if config.hidden:
-            student = states[config.student_layer]
+            student = hidden_states[config.student_layer]
             if hasattr(self, "hidden_projection"):
                 student = self.hidden_projection(student)
-            hidden = hidden_loss(student, teacher_states[config.teacher_layer], batch.document_ids)
+            hidden = hidden_loss(student, teacher_hidden_states[config.teacher_layer], batch.document_ids)
             sums["hidden"] = hidden.detach()
             total = total + config.hidden * hidden
         return total * (weights.distillation / weights.tokens)
 
     def _adversary_loss(
-        self, batch: Batch, states: tuple[Tensor, ...], weights: StepWeights, sums: dict[str, Tensor]
+        self, batch: Batch, hidden_states: tuple[Tensor, ...], weights: StepWeights, sums: dict[str, Tensor]
     ) -> Tensor:
         assert self.adversary is not None
         output = self.discriminator(
-            states[self.adversary.layer].flatten(0, 1),
+            hidden_states[self.adversary.layer].flatten(0, 1),
             batch.document_ids.flatten(),
             batch.document_languages,
             weights.reversal_lambda,

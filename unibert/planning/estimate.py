@@ -249,7 +249,7 @@ class Plan:
                 documents_per_token=1 / phase.sequence_length,
                 distillation=distillation,
                 teacher=self.teacher,
-                taught=taught,
+                distilled=taught,
             )
             for part, flops in parts.items():
                 total[part] = total.get(part, 0.0) + flops * tokens / self.timeline.total_tokens
@@ -330,20 +330,20 @@ class Plan:
         rows = self.max_masking_rate * tokens
         head_path = self.head_path(ds_config, micro_batch_size)
         student, hidden = self.student, self.student.hidden_size
-        kept = student.kept_elements(self.max_sequence_length, masks=self.uses_attention_masks)
+        saved = student.saved_activations(self.max_sequence_length, masks=self.uses_attention_masks)
         # The vocabulary's gradient exists in fp32, then in the weights' precision, beside that of the embedding.
         vocabulary = (4 + 2 * itemsize) * student.vocab_size * hidden
         teacher = 0.0
         if self.teacher is not None:
-            elements = self.teacher.passing_elements() + self.teacher.hidden_size
-            teacher = itemsize * (self.teacher_parameters + tokens * elements) + self._relation_bytes(micro_batch_size)
+            held = self.teacher.backward_activations() + self.teacher.hidden_size
+            teacher = itemsize * (self.teacher_parameters + tokens * held) + self._relation_bytes(micro_batch_size)
         states, on_cpu = self.states(ds_config), self.accelerator.device_type == "cpu"
         checkpoint_copy = rank_checkpoint_bytes(
             zero_stage(dict(ds_config)), self.parameters, itemsize, rank=0, world_size=self.world_size
         )
         return MemoryBytes(
             states=states,
-            activations=itemsize * tokens * (kept + student.passing_elements()),
+            activations=itemsize * tokens * (saved + student.backward_activations()),
             head=rows * hidden * (5 * itemsize + 4) + vocabulary + self._head_workspace(head_path, rows, itemsize),
             teacher=teacher,
             process=PROCESS_GIB * GIB + (checkpoint_copy if on_cpu else 0.0),

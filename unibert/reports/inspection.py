@@ -79,7 +79,7 @@ def format_contents(manifest: Manifest, contents: Sequence[LanguageContents]) ->
         "smallest": ", ".join(f"{entry.code} {short(entry.tokens)}" for entry in contents[:-9:-1]) + " tokens",
     }
     if single:
-        described["single shard"] = f"{_languages(len(single))} always read completely: {_listed(single)}"
+        described["single shard"] = f"{_languages(len(single))} read completely with every draw: {_listed(single)}"
     header = ["language", "documents", "tokens", "share", "tokens/doc", "bytes/token", "shards", "min/median/max"]
     rows = [
         [

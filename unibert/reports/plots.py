@@ -31,7 +31,7 @@ WIDTH = 6.4
 SCATTER_COLOURS = (BLUE, VERMILLION, GREEN, ORANGE, SKY, PURPLE, INK, "#8c6d1f")
 SCATTER_MARKERS = "os^Dv<>P"
 MAX_LABELLED_LANGUAGES = 40
-"""Maximum languages whose names fit beside a matrix."""
+"""Maximum number of languages whose names fit next to a matrix."""
 
 _OBJECTIVES = {
     "loss": ("total loss", INK),

@@ -135,7 +135,7 @@ def _batches(work: Work) -> dict[str, Source]:
     parts = _kept(_mask(work, _pack(work, _read(work))))
     return {
         "": lambda: (
-            Delivery(*_size(sequences), [Batch.from_sequences(sequences, 0, len(sequences.input_ids))])
+            Delivery(*_size(sequences), [Batch.from_sequences(sequences, 0, sequences.num_sequences)])
             for sequences in cycle(parts)
         )
     }
