@@ -1,12 +1,12 @@
-"""The tokenizer of another model, as a corpus uses it: whole, or trimmed to the pieces that the corpus uses most."""
+"""The tokenizer of another model, whole or trimmed to the pieces that a corpus uses most."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -17,23 +17,51 @@ from unibert.corpus.trimming import trim
 from unibert.errors import UserError
 from unibert.files import write_atomically, write_json
 
-SOURCE_NAME, SOURCE_IDS_NAME = "source.json", "source_ids.npy"
-_CONFIG_NAME = "tokenizer_config.json"
+Ids = npt.NDArray[np.int64]
+
+_CONFIG_NAME, _ORIGIN_NAME, _SOURCE_IDS_NAME = "tokenizer_config.json", "source.json", "source_ids.npy"
+_ROLES = ("pad_token", "mask_token", "unk_token", "cls_token", "sep_token", "bos_token", "eos_token")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The tokenizer that a corpus's tokenizer was made from, in ``source.json`` beside it."""
+
+    name: str
+    """Folder or hub id."""
+    segmentation: str
+    """SHA-256 (hex) of all that decides how it segments a text and numbers the pieces."""
+    source_ids: Ids | None = None
+    """Its id of each id, (V,), if the tokenizer was trimmed."""
+
+    @classmethod
+    def load(cls, folder: Path) -> Origin | None:
+        """Read it from a tokenizer's folder; None if the tokenizer was made from no other."""
+        if not (folder / _ORIGIN_NAME).is_file():
+            return None
+        content = json.loads((folder / _ORIGIN_NAME).read_text(encoding="utf-8"))
+        ids = folder / _SOURCE_IDS_NAME
+        return cls(**content, source_ids=np.load(ids, allow_pickle=False) if ids.is_file() else None)
+
+    def save(self, folder: Path) -> None:
+        """Write it into a tokenizer's folder."""
+        write_json(folder / _ORIGIN_NAME, {"name": self.name, "segmentation": self.segmentation})
+        if self.source_ids is not None:
+            np.save(folder / _SOURCE_IDS_NAME, self.source_ids)
 
 
 @dataclass(frozen=True)
 class PretrainedTokenizer:
-    """A fast tokenizer and where it comes from."""
+    """A fast tokenizer with its settings and its origin."""
 
-    name: str
-    """Folder or hub id."""
     content: str
-    """Text of its ``tokenizer.json``."""
+    """Text of ``tokenizer.json``."""
     config: dict[str, Any]
-    """Content of its ``tokenizer_config.json``."""
+    """Content of ``tokenizer_config.json``."""
+    origin: Origin
 
     @classmethod
-    def load(cls, name: str) -> PretrainedTokenizer:
+    def load(cls, name: str) -> Self:
         """Load a tokenizer from a folder or the Hugging Face hub.
 
         Raises:
@@ -43,39 +71,57 @@ class PretrainedTokenizer:
 
         try:
             tokenizer = AutoTokenizer.from_pretrained(name)
-        except Exception as error:  # transformers raises whatever its parts raise
+        except Exception as error:  # transformers passes on whatever its parts raise
             raise UserError(
-                f"tokenizer: {name} is neither a folder with a tokenizer nor a model that the Hugging Face hub gives "
+                f"tokenizer: {name} is neither a folder with a tokenizer nor a reachable model on the Hugging Face hub "
                 f"({_first_line(error)})"
             ) from error
         if not tokenizer.is_fast:
-            raise UserError(f"tokenizer: {name} has a slow tokenizer only; convert it to a fast one (tokenizer.json)")
-        roles = ("pad_token", "mask_token", "unk_token", "cls_token", "sep_token", "bos_token", "eos_token")
-        config: dict[str, Any] = {role: str(token) for role in roles if (token := getattr(tokenizer, role)) is not None}
+            raise UserError(f"tokenizer: {name} has only a slow tokenizer; convert it to a fast one (tokenizer.json)")
+        content = tokenizer.backend_tokenizer.to_str()
+        config: dict[str, Any] = {
+            role: str(token) for role in _ROLES if (token := getattr(tokenizer, role)) is not None
+        }
         config |= {
-            # The one class that transformers 4 and 5 both have for a bare tokenizer.json.
+            # The one class that transformers 4 and 5 both have for a tokenizer.json alone.
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_input_names": ["input_ids", "attention_mask"],
             "clean_up_tokenization_spaces": False,
         }
-        return cls(name, tokenizer.backend_tokenizer.to_str(), config)
+        origin = Origin.load(Path(name)) or Origin(name, segmentation_digest(content))
+        return cls(content, config, origin)
 
     def text_tokenizer(self) -> TextTokenizer:
         """Return the tokenizer of plain text. Raises UserError if a mask, padding or frame is missing."""
-        return TextTokenizer(self.content, self.name, special_token_names(self.config))
+        return TextTokenizer(self.content, self.origin.name, special_token_names(self.config))
 
-    @property
-    def segmentation(self) -> str:
-        """SHA-256 (hex) of all that decides how a text is segmented, and of the ids."""
-        content = json.loads(Tokenizer.from_str(self.content).to_str())
-        parts = [content[key] for key in ("added_tokens", "normalizer", "pre_tokenizer", "model")]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    def trimmed(self, counts: npt.NDArray[np.float64], vocab_size: int) -> Self:
+        """Return the tokenizer with only the pieces that have the highest ``counts``, (V,).
 
-    def save(self, folder: Path, *, model_max_length: int, source_ids: npt.NDArray[np.int64] | None = None) -> None:
-        """Write a folder that ``AutoTokenizer`` loads, and the tokenizer's origin beside it."""
+        Raises:
+            UserError: if ``vocab_size`` is too small, or the tokenizer's algorithm cannot be trimmed.
+        """
+        content, kept = trim(self.content, counts, vocab_size, self.text_tokenizer().special_ids.special)
+        before = self.origin.source_ids
+        return replace(
+            self, content=content, origin=replace(self.origin, source_ids=kept if before is None else before[kept])
+        )
+
+    def save(self, folder: Path, *, model_max_length: int) -> None:
+        """Write a folder that ``AutoTokenizer`` loads."""
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / TOKENIZER_NAME, self.content)
         write_json(folder / _CONFIG_NAME, self.config | {"model_max_length": model_max_length})
-        write_json(folder / SOURCE_NAME, {"name": self.name, "segmentation": self.segmentation})
-        if source_ids is not None:
-            np.save(folder / SOURCE_IDS_NAME, source_ids)
+        self.origin.save(folder)
+
+
+def segmentation_digest(content: str) -> str:
+    """Return the SHA-256 (hex) of the parts of a ``tokenizer.json`` that decide the ids of a text."""
+    parsed = json.loads(Tokenizer.from_str(content).to_str())
+    parts = [parsed[key] for key in ("added_tokens", "normalizer", "pre_tokenizer", "model")]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].rstrip(".") if lines else type(error).__name__
