@@ -61,8 +61,8 @@ class PretrainedTokenizer:
     origin: Origin
 
     @classmethod
-    def load(cls, name: str) -> Self:
-        """Load a tokenizer from a folder or the Hugging Face hub.
+    def load(cls, name: str, key: str = "tokenizer") -> Self:
+        """Load a tokenizer from a folder or the Hugging Face hub; ``key`` is the option to name in errors.
 
         Raises:
             UserError: if it cannot be found or loaded, or is not a fast tokenizer.
@@ -73,11 +73,11 @@ class PretrainedTokenizer:
             tokenizer = AutoTokenizer.from_pretrained(name)
         except Exception as error:  # transformers passes on whatever its parts raise
             raise UserError(
-                f"tokenizer: {name} is neither a folder with a tokenizer nor a reachable model on the Hugging Face hub "
+                f"{key}: {name} is neither a folder with a tokenizer nor a reachable model on the Hugging Face hub "
                 f"({_first_line(error)})"
             ) from error
         if not tokenizer.is_fast:
-            raise UserError(f"tokenizer: {name} has only a slow tokenizer; convert it to a fast one (tokenizer.json)")
+            raise UserError(f"{key}: {name} has only a slow tokenizer; convert it to a fast one (tokenizer.json)")
         content = tokenizer.backend_tokenizer.to_str()
         config: dict[str, Any] = {
             role: str(token) for role in _ROLES if (token := getattr(tokenizer, role)) is not None
@@ -90,6 +90,11 @@ class PretrainedTokenizer:
         }
         origin = Origin.load(Path(name)) or Origin(name, segmentation_digest(content))
         return cls(content, config, origin)
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the largest id."""
+        return max(Tokenizer.from_str(self.content).get_vocab(with_added_tokens=True).values()) + 1
 
     def text_tokenizer(self) -> TextTokenizer:
         """Return the tokenizer of plain text. Raises UserError if a mask, padding or frame is missing."""
