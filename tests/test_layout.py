@@ -14,7 +14,7 @@ KERNELS = "unibert_kernels"
 MAY_IMPORT = {
     "corpus": set(),
     "stream": {"corpus"},
-    "model": {"stream", KERNELS},
+    "model": {"stream", "corpus", KERNELS},
     "training": {"model", "stream", "corpus", KERNELS},
     "evaluation": set(),
     "planning": {"training", "model", "corpus", KERNELS},
@@ -26,7 +26,9 @@ MAY_IMPORT = {
 """Packages that each package of `unibert` may import, in addition to top-level modules, which import no package."""
 ENTRY_POINTS = {"unibert.cli", "unibert.command", "unibert.__main__"}
 """The modules of the command line, which may import everything and which no package imports."""
-CORPUS_FORMATS = {f"unibert.corpus.{name}" for name in ("manifest", "shards", "tokenizer")}
+CORPUS_FORMATS = {
+    f"unibert.corpus.{name}" for name in ("manifest", "pretrained_tokenizer", "shards", "special_ids", "tokenizer")
+}
 """The modules of `unibert.corpus` that readers of a corpus may import."""
 DOTTED_NAME = re.compile(rf"(?<![\w./-])(?:unibert|{KERNELS})(?:\.[a-z_]+)+(?:\.[A-Z_]\w*)?(?![\w-])")
 """A dotted name of a module or of an object in it, in a text."""

@@ -63,7 +63,9 @@ def find_command(words: list[str]) -> tuple[Command, list[str]]:
         raise UserError(f"{first} needs a subcommand; the commands are {', '.join(group)}")
     unknown = " ".join(words[:2]) if group else first
     by_last_word = {name.split()[-1]: name for name in COMMANDS}
+    by_synonym = {"train": "pretrain", "eval": "evaluate", "check": "doctor"}
     nearest = [
+        *(by_synonym[word] for word in difflib.get_close_matches(first, by_synonym, n=1, cutoff=0.75)),
         *difflib.get_close_matches(" ".join(words[:2]), COMMANDS, n=1, cutoff=0.75),
         *difflib.get_close_matches(words[-1] if group and len(words) < 3 else first, COMMANDS, n=1),
         *(by_last_word[word] for word in difflib.get_close_matches(first, by_last_word, n=1)),
@@ -169,6 +171,13 @@ def _doctor(call: Call) -> None:
     # The run file is read after the check of the packages that it needs.
     if not examine(call.run_config if call.words else None):
         sys.exit(1)
+
+
+def _trim(call: Call) -> None:
+    options = call.options()
+    from unibert.model.trim import trim_model
+
+    trim_model(options.model, options.corpus, options.output)
 
 
 def _evaluate(call: Call) -> None:
@@ -330,6 +339,15 @@ _ROWS = (
         _export,
         "unibert.command_options:ExportOptions",
         "run_dir",
+    ),
+    Command(
+        "trim",
+        "MODEL --corpus DIR --output DIR",
+        "write a model with only the pieces of a corpus's vocabulary",
+        _trim,
+        "unibert.command_options:TrimOptions",
+        "model",
+        about="Build the corpus with --tokenizer MODEL --trim_vocabulary N first.",
     ),
     Command(
         "evaluate",

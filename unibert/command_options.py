@@ -71,6 +71,20 @@ class ExportOptions:
 
 
 @dataclass(kw_only=True)
+class TrimOptions:
+    """Options of ``unibert trim``."""
+
+    model: str
+    """Model folder or hub id."""
+
+    corpus: Path
+    """Corpus folder that was built with the model's tokenizer and --trim_vocabulary."""
+
+    output: Path
+    """Model folder to create."""
+
+
+@dataclass(kw_only=True)
 class ReportOptions:
     """Options of ``unibert report``."""
 

@@ -140,7 +140,8 @@ def test_shard_that_disappears_is_named(make_corpus: Callable[..., Path], num_wo
         (
             StreamConfig(lanes=2),
             {"timeline": Timeline(100, 2, 2)},
-            "training.sequence_length: 2 leaves no room between <s> and </s>; raise it",
+            "training.sequence_length: 2 leaves no room for text between the 2 special tokens that frame a document; "
+            "raise it",
         ),
     ],
 )

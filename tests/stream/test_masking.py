@@ -1,11 +1,14 @@
 import numpy as np
 import pytest
 
+from unibert.corpus.special_ids import OWN_SPECIAL_IDS
 from unibert.stream.masking import mask
 from unibert.stream.randomness import Purpose
 from unibert.stream.sequences import MaskedSequences, Sequences
+from unibert.stream.vocabulary import Vocabulary
 
 VOCAB_SIZE = 300
+VOCABULARY = Vocabulary(VOCAB_SIZE, OWN_SPECIAL_IDS)
 
 
 def packed(num_sequences: int, sequence_length: int, seed: int = 0) -> Sequences:
@@ -29,7 +32,7 @@ def masked(sequences: Sequences, rate: float = 0.3, first_sequence: int = 0, **c
         purpose=Purpose.MASKING,
         first_sequence=first_sequence,
         rate=rate,
-        vocab_size=VOCAB_SIZE,
+        vocabulary=VOCABULARY,
         **shares,
     )
 

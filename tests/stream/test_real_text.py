@@ -10,7 +10,6 @@ from unibert.corpus.config import CorpusConfig
 from unibert.corpus.manifest import Manifest
 from unibert.schedules import Timeline
 from unibert.stream import Stream, StreamConfig
-from unibert.stream.plan import FRAME_TOKENS
 
 LANGUAGES = ("ast", "bar", "da", "hi", "ja", "my")
 
@@ -44,7 +43,7 @@ def test_tokens_follow_the_mixture(corpus: Path, exponent: float) -> None:
     drawn = np.zeros(len(LANGUAGES))
     for step in stream.steps():
         drawn += np.bincount(
-            step.sequences.document_languages, step.sequences.document_lengths - FRAME_TOKENS, minlength=len(LANGUAGES)
+            step.sequences.document_languages, step.sequences.document_lengths - 2, minlength=len(LANGUAGES)
         )
     tokens = np.array([manifest.tokens(code) for code in stream.languages], dtype=float)
     expected = tokens**exponent / (tokens**exponent).sum()

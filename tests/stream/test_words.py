@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from unibert.corpus.special_ids import OWN_SPECIAL_IDS
 from unibert.corpus.tokenizer import encode, load_tokenizer, train_tokenizer
 from unibert.errors import UserError
 from unibert.schedules import Timeline
@@ -13,11 +14,13 @@ from unibert.stream import Stream, StreamConfig
 from unibert.stream.masking import mask
 from unibert.stream.randomness import Purpose
 from unibert.stream.sequences import MaskedSequences, Sequences
+from unibert.stream.vocabulary import Vocabulary
 from unibert.stream.words import word_starts
 
 # Every third ordinary piece begins a word.
 STARTS = np.array([True] * 5 + [True, False, False] * 100)
 VOCAB_SIZE = len(STARTS)
+VOCABULARY = Vocabulary(VOCAB_SIZE, OWN_SPECIAL_IDS)
 
 PIECES = 340
 
@@ -38,7 +41,7 @@ def masked(ids: np.ndarray, rate: float, starts: np.ndarray | None = STARTS) -> 
         rate=rate,
         mask_share=0.8,
         random_share=0.1,
-        vocab_size=VOCAB_SIZE,
+        vocabulary=VOCABULARY,
         word_starts=starts,
     )
 
@@ -141,7 +144,7 @@ def test_the_stream_masks_whole_words(make_corpus: Callable[..., Path], tokenize
     corpus = make_corpus({"da": 60}, vocab_size=PIECES)
     config = StreamConfig(lanes=1, whole_words=True)
     timeline = Timeline(64 * 64, 64, 64)
-    with pytest.raises(UserError, match=r"tokenizer: .*sentencepiece\.model cannot be read"):
+    with pytest.raises(UserError, match=r"tokenizer\.json: cannot be read"):
         Stream(corpus, config, seed=0, timeline=timeline)
     (corpus / "tokenizer").symlink_to(tokenizer / "tokenizer")
     sequences = next(Stream(corpus, config, seed=0, timeline=timeline).steps()).sequences
@@ -155,5 +158,5 @@ def test_the_stream_masks_whole_words(make_corpus: Callable[..., Path], tokenize
 def test_a_tokenizer_of_another_corpus_is_refused(make_corpus: Callable[..., Path], tokenizer: Path) -> None:
     corpus = make_corpus({"da": 60})
     (corpus / "tokenizer").symlink_to(tokenizer / "tokenizer")
-    with pytest.raises(UserError, match=r"sentencepiece\.model: has 340 pieces, the corpus 1000"):
+    with pytest.raises(UserError, match=r"tokenizer: has 340 pieces, the corpus 1000"):
         Stream(corpus, StreamConfig(lanes=1, whole_words=True), seed=0, timeline=Timeline(4096, 64, 64))

@@ -10,28 +10,31 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import sentencepiece
 
 from unibert.corpus import selection
 from unibert.corpus.cleaning import CleaningTask, clean, num_parts, read_exclusions
 from unibert.corpus.config import CorpusConfig
+from unibert.corpus.document_tokenizer import DocumentTokenizer, corpus_tokenizer, find_tokenizer
 from unibert.corpus.executors import mpi_executor, process_executor, run_tasks, started_under_mpi
 from unibert.corpus.manifest import MANIFEST_NAME, Manifest, Shard, Split
+from unibert.corpus.pretrained_tokenizer import PretrainedTokenizer
 from unibert.corpus.readers import InputFile, find_inputs
 from unibert.corpus.report import REPORT_JSON, REPORT_MARKDOWN, LanguageReport, save_report
 from unibert.corpus.shards import ShardWriter, token_dtype
 from unibert.corpus.spool import Index, read_documents, read_index
-from unibert.corpus.tokenizer import MODEL_NAME, encode, load_tokenizer, train_tokenizer
+from unibert.corpus.text_tokenizer import use_one_thread
+from unibert.corpus.tokenizer import train_tokenizer
 from unibert.errors import UserError
 from unibert.languages import LANGUAGES, language
 
 _SPOOL_NAME = ".spool"
 _SAMPLED_DOCUMENTS = 200  # per language, to estimate its tokens per byte
+_BATCH_DOCUMENTS = 256  # tokenised at a time
+_COUNTED_DOCUMENTS = 4096  # per task, when pieces are counted
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,15 @@ class _ShardTask:
     documents: Index
     corpus_dir: Path
     tokens_per_block: int
+
+
+@dataclass(frozen=True)
+class _CountTask:
+    language: str
+    spools: list[Path]
+    documents: Index
+    tokenizer: Path
+    """Its folder."""
 
 
 def build_corpus(config: CorpusConfig) -> Manifest:
@@ -82,15 +94,19 @@ def _build(config: CorpusConfig, executor: Executor | None) -> Manifest:
     if not files:
         raise UserError(f"languages: the inputs hold no document in {', '.join(sorted(languages))}")
     excluded = read_exclusions(config.exclude)
-    model = load_tokenizer(Path(config.tokenizer)).serialized_model_proto() if config.tokenizer else None
+    given = None if config.tokenizer is None else find_tokenizer(config.tokenizer)
+    if config.trim_vocabulary is not None and not isinstance(given, PretrainedTokenizer):
+        raise UserError(
+            f"trim_vocabulary: {config.tokenizer} was trained by UniBERT; train a smaller one with vocab_size instead"
+        )
     _prepare_output(output, config.overwrite)
     try:
         spools, reports = _clean_files(config, files, excluded, executor)
         selections = {code: _select(config, code, paths, reports[code]) for code, paths in spools.items()}
         _raise_if_nothing_is_left(config, selections, reports)
         selections = {code: kept for code, kept in selections.items() if len(kept.train)}
-        model = model or _train_tokenizer(config, selections)
-        manifest = _write_shards(config, selections, model, reports, executor)
+        tokenizer_sha256 = _write_tokenizer(config, given, selections, reports, executor)
+        manifest = _write_shards(config, selections, tokenizer_sha256, reports, executor)
         save_report(output, reports, manifest)
         manifest.save(output)
     except BaseException as error:
@@ -212,18 +228,66 @@ def _lines(spools: list[Path], documents: Index) -> list[str]:
     return [line for _, text in read_documents(spools, documents) for line in text.split("\n")]
 
 
+def _write_tokenizer(
+    config: CorpusConfig,
+    given: bytes | PretrainedTokenizer | None,
+    selections: dict[str, _Selection],
+    reports: dict[str, LanguageReport],
+    executor: Executor | None,
+) -> str:
+    """Write the ``tokenizer`` folder; return the SHA-256 of its model."""
+    folder = Path(config.output) / "tokenizer"
+    if isinstance(given, PretrainedTokenizer):
+        tokenizer = given
+        if config.trim_vocabulary is not None:
+            counts = _count_pieces(config, given, selections, reports, executor)
+            tokenizer = given.trimmed(counts, config.trim_vocabulary)
+        tokenizer.save(folder, model_max_length=config.model_max_length)
+        return hashlib.sha256(tokenizer.content.encode()).hexdigest()
+    from unibert.corpus.fast_tokenizer import save_tokenizer  # imports transformers
+
+    model = given or _train_tokenizer(config, selections)
+    save_tokenizer(model, folder, model_max_length=config.model_max_length)
+    return hashlib.sha256(model).hexdigest()
+
+
+def _count_pieces(
+    config: CorpusConfig,
+    tokenizer: PretrainedTokenizer,
+    selections: dict[str, _Selection],
+    reports: dict[str, LanguageReport],
+    executor: Executor | None,
+) -> npt.NDArray[np.float64]:
+    """Count how much each piece is used, (V,): its share of each language's tokens, summed with the weights of a
+    tokenizer's training text."""
+    folder = Path(config.output) / _SPOOL_NAME / "tokenizer"
+    tokenizer.save(folder, model_max_length=config.model_max_length)
+    tasks = [
+        _CountTask(code, kept.spools, kept.train[first : first + _COUNTED_DOCUMENTS], folder)
+        for code, kept in selections.items()
+        for first in range(0, len(kept.train), _COUNTED_DOCUMENTS)
+    ]
+    vocab_size = corpus_tokenizer(folder).vocab_size
+    counts = {code: np.zeros(vocab_size, np.int64) for code in selections}
+    for task, task_counts in zip(tasks, run_tasks(executor, _count_task, tasks, "counting pieces"), strict=True):
+        counts[task.language] += task_counts
+    used = np.zeros(vocab_size)
+    for code, kept in selections.items():
+        reports[code].untrimmed_train_tokens = int(counts[code].sum())
+        weight = float(kept.train["text_bytes"].sum(dtype=np.int64)) ** config.tokenizer_exponent
+        used += weight * counts[code] / max(1, counts[code].sum())
+    return used
+
+
 def _write_shards(
     config: CorpusConfig,
     selections: dict[str, _Selection],
-    model: bytes,
+    tokenizer_sha256: str,
     reports: dict[str, LanguageReport],
     executor: Executor | None,
 ) -> Manifest:
-    from unibert.corpus.fast_tokenizer import save_tokenizer  # imports transformers
-
     corpus_dir = Path(config.output)
-    save_tokenizer(model, corpus_dir / "tokenizer", model_max_length=config.model_max_length)
-    processor = load_tokenizer(corpus_dir / "tokenizer")
+    tokenizer = corpus_tokenizer(corpus_dir / "tokenizer")
     tasks = [
         _ShardTask(
             language=code,
@@ -235,10 +299,10 @@ def _write_shards(
             tokens_per_block=config.tokens_per_block,
         )
         for code, kept in selections.items()
-        for split, shards in _cut_into_shards(config, kept, processor)
+        for split, shards in _cut_into_shards(config, kept, tokenizer)
         for number, documents in enumerate(shards)
     ]
-    vocab_size = processor.GetPieceSize()
+    vocab_size = tokenizer.vocab_size
     counts: dict[tuple[str, Split], npt.NDArray[np.int64]] = defaultdict(lambda: np.zeros(vocab_size, np.int64))
     shards: list[Shard] = []
     for shard, token_counts in run_tasks(executor, _write_shard, tasks, "tokenising"):
@@ -250,7 +314,8 @@ def _write_shards(
         shards=tuple(shards),
         vocab_size=vocab_size,
         token_dtype="uint16" if token_dtype(vocab_size) is np.uint16 else "uint32",
-        tokenizer_sha256=hashlib.sha256(model).hexdigest(),
+        tokenizer_sha256=tokenizer_sha256,
+        special_ids=tokenizer.special_ids,
         unigram_entropy={
             key: selection.unigram_entropy(counts[key, "train"], counts[key, "heldout"])
             for key in ["all", *selections]
@@ -260,10 +325,11 @@ def _write_shards(
 
 
 def _cut_into_shards(
-    config: CorpusConfig, kept: _Selection, processor: sentencepiece.SentencePieceProcessor
+    config: CorpusConfig, kept: _Selection, tokenizer: DocumentTokenizer
 ) -> list[tuple[Split, list[Index]]]:
     sample = kept.train[:_SAMPLED_DOCUMENTS]
-    sampled_tokens = sum(len(encode(processor, text)) for _, text in read_documents(kept.spools, sample))
+    texts = [text for _, text in read_documents(kept.spools, sample)]
+    sampled_tokens = sum(len(tokens) for tokens in tokenizer.encode_batch(texts))
     tokens_per_byte = sampled_tokens / int(sample["text_bytes"].sum(dtype=np.int64))
     parts: list[tuple[Split, Index]] = [("train", kept.train), ("heldout", kept.heldout)]
     return [
@@ -274,8 +340,9 @@ def _cut_into_shards(
 
 def _write_shard(task: _ShardTask) -> tuple[Shard, npt.NDArray[np.int64]]:
     """Tokenise documents into one shard; return it and the number of occurrences of each token, (V,)."""
-    processor = _loaded_tokenizer(task.corpus_dir / "tokenizer" / MODEL_NAME)
-    counts = np.zeros(processor.GetPieceSize(), np.int64)
+    use_one_thread()
+    tokenizer = corpus_tokenizer(task.corpus_dir / "tokenizer")
+    counts = np.zeros(tokenizer.vocab_size, np.int64)
     writer = ShardWriter(
         task.corpus_dir,
         task.language,
@@ -285,14 +352,23 @@ def _write_shard(task: _ShardTask) -> tuple[Shard, npt.NDArray[np.int64]]:
         tokens_per_block=task.tokens_per_block,
     )
     with writer:
-        for document_id, text in read_documents(task.spools, task.documents):
-            tokens = np.array(encode(processor, text))
-            counts += np.bincount(tokens, minlength=len(counts))
-            writer.write(document_id, tokens, len(text.encode()))
+        for first in range(0, len(task.documents), _BATCH_DOCUMENTS):
+            documents = read_documents(task.spools, task.documents[first : first + _BATCH_DOCUMENTS])
+            encoded = tokenizer.encode_batch([text for _, text in documents])
+            for (document_id, text), tokens in zip(documents, encoded, strict=True):
+                counts += np.bincount(tokens, minlength=len(counts))
+                writer.write(document_id, tokens, len(text.encode()))
     assert writer.shard is not None
     return writer.shard, counts
 
 
-@cache
-def _loaded_tokenizer(path: Path) -> sentencepiece.SentencePieceProcessor:
-    return load_tokenizer(path)
+def _count_task(task: _CountTask) -> npt.NDArray[np.int64]:
+    """Count the occurrences of each piece in documents, (V,)."""
+    use_one_thread()
+    tokenizer = corpus_tokenizer(task.tokenizer)
+    counts = np.zeros(tokenizer.vocab_size, np.int64)
+    for first in range(0, len(task.documents), _BATCH_DOCUMENTS):
+        documents = read_documents(task.spools, task.documents[first : first + _BATCH_DOCUMENTS])
+        for tokens in tokenizer.encode_batch([text for _, text in documents]):
+            counts += np.bincount(tokens, minlength=len(counts))
+    return counts

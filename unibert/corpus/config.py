@@ -24,7 +24,11 @@ class CorpusConfig:
     vocab_size: int = 64_000
     """Pieces of the tokenizer to train, special tokens and bytes included. Ids take two bytes up to 65,536 pieces."""
     tokenizer: str | None = None
-    """Tokenizer to use instead of training one: a corpus, its tokenizer folder or a sentencepiece.model."""
+    """Tokenizer to use instead of training one: a corpus, a folder or hub id of a model with a fast tokenizer, or a
+    sentencepiece.model that UniBERT trained."""
+    trim_vocabulary: int | None = None
+    """Keep only this many pieces of ``tokenizer``: those that the text uses most, languages weighted by
+    ``tokenizer_exponent``. Teachers and initial models are trimmed alike when a run loads them."""
     tokenizer_sentences: int = 2_000_000
     """Maximum number of lines of text to train the tokenizer on."""
     tokenizer_exponent: float = 0.3
@@ -59,11 +63,20 @@ class CorpusConfig:
     def __post_init__(self) -> None:
         if not self.inputs:
             raise ValueError("inputs: give at least one file or folder of documents")
-        for key in ("tokenizer_sentences", "tokens_per_shard", "tokens_per_block", "model_max_length", "workers"):
+        for key in (
+            "tokenizer_sentences",
+            "trim_vocabulary",
+            "tokens_per_shard",
+            "tokens_per_block",
+            "model_max_length",
+            "workers",
+        ):
             if (value := getattr(self, key)) is not None and value < 1:
                 raise ValueError(f"{key}: must be at least 1, got {value}")
         if self.vocab_size < 300:
             raise ValueError(f"vocab_size: needs room for 256 bytes, special tokens and pieces, got {self.vocab_size}")
+        if self.trim_vocabulary is not None and self.tokenizer is None:
+            raise ValueError("trim_vocabulary: needs tokenizer, which names the model whose vocabulary to trim")
         if not 0 <= self.heldout_share < 1:
             raise ValueError(f"heldout_share: must be at least 0 and less than 1, got {self.heldout_share}")
         if not 0.9 <= self.character_coverage <= 1:

@@ -13,12 +13,14 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
+from unibert.corpus.special_ids import OWN_SPECIAL_IDS, SpecialIds
 from unibert.errors import UserError
 from unibert.files import file_sha256, write_json
 
 MANIFEST_NAME = "manifest.json"
 _FORMAT = "unibert-corpus"
-_VERSION = 1
+_VERSION = 2
+"""Version 1 did not name the special ids, which were those of UniBERT's own tokenizers."""
 
 Split = Literal["train", "heldout"]
 
@@ -52,13 +54,14 @@ class Manifest:
     vocab_size: int
     token_dtype: Literal["uint16", "uint32"]
     tokenizer_sha256: str
-    """SHA-256 of ``tokenizer/sentencepiece.model``."""
+    """SHA-256 of ``tokenizer/sentencepiece.model``, or of ``tokenizer/tokenizer.json`` if there is no such model."""
     unigram_entropy: dict[str, float]
     """Nats per held-out token, for "all" and every language: the loss of a model that knows only word frequencies.
 
     Cross-entropy of the held-out tokens under the add-one-smoothed unigram distribution of the train tokens; a
     language's entry uses its own tokens only. Languages without held-out documents have no entry.
     """
+    special_ids: SpecialIds = OWN_SPECIAL_IDS
 
     @cached_property
     def languages(self) -> list[str]:
@@ -106,7 +109,7 @@ class Manifest:
             raise UserError(f"{path}: cannot be read as JSON ({error}); build the corpus again") from error
         if not isinstance(content, dict) or content.pop("format", None) != _FORMAT:
             raise UserError(f"{path}: not the manifest of a UniBERT corpus; name another folder")
-        if (version := content.pop("version", None)) != _VERSION:
+        if (version := content.pop("version", None)) not in (1, _VERSION):
             raise UserError(
                 f"{path}: has manifest version {version}, this program reads {_VERSION}; build the corpus again"
             )
@@ -125,7 +128,10 @@ class Manifest:
         shards = tuple(_checked_shard(Shard(**entry)) for entry in content["shards"])
         if len({shard.path for shard in shards}) < len(shards):
             raise ValueError("a shard is listed twice")
-        return cls(**content | {"shards": shards})
+        special_ids = SpecialIds.of(content["special_ids"]) if "special_ids" in content else OWN_SPECIAL_IDS
+        if special_ids.special[-1] >= content["vocab_size"]:
+            raise ValueError(f"special_ids go up to {special_ids.special[-1]}, beyond the vocabulary")
+        return cls(**content | {"shards": shards, "special_ids": special_ids})
 
 
 def _checked_shard(shard: Shard) -> Shard:

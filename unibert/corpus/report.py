@@ -39,6 +39,8 @@ class LanguageReport:
     heldout_documents: int = 0
     train_tokens: int = 0
     heldout_tokens: int = 0
+    untrimmed_train_tokens: int | None = None
+    """Number of train tokens with the whole vocabulary, if it was trimmed."""
 
     def add(self, counts: Counter[str]) -> None:
         """Add the counts of a task: ``read``, ``cut_off_files``, and documents dropped by reason."""
@@ -67,6 +69,13 @@ class LanguageReport:
         return self.train_tokens + self.heldout_tokens
 
     @property
+    def trimming_cost(self) -> float | None:
+        """Share of tokens that trimming the vocabulary adds, if it was trimmed."""
+        if not self.untrimmed_train_tokens:
+            return None
+        return self.train_tokens / self.untrimmed_train_tokens - 1
+
+    @property
     def reasons(self) -> str:
         """Dropped documents by reason, most frequent first, as text: ``too_short 12, duplicate 3``."""
         return ", ".join(f"{reason} {count}" for reason, count in sorted(self.dropped.items(), key=_by_count)) or "none"
@@ -74,6 +83,8 @@ class LanguageReport:
     def content(self) -> dict[str, Any]:
         """Return the entry of report.json: the counts, and ratios if there are tokens."""
         content = vars(self) | {"dropped": dict(sorted(self.dropped.items(), key=_by_count))}
+        if self.untrimmed_train_tokens is None:
+            del content["untrimmed_train_tokens"]
         if self.tokens:
             content["tokens_per_word"] = round(self.tokens / self.words, 3)
             content["characters_per_token"] = round(self.characters / self.tokens, 3)
@@ -98,6 +109,7 @@ def _markdown(reports: Mapping[str, LanguageReport], manifest: Manifest) -> str:
         reasons += report.dropped
     num_bytes = sum(report.text_bytes for report in reports.values())
     num_tokens = sum(report.tokens for report in reports.values())
+    is_trimmed = any(report.trimming_cost is not None for report in reports.values())
     header = (
         "language",
         "read",
@@ -108,6 +120,7 @@ def _markdown(reports: Mapping[str, LanguageReport], manifest: Manifest) -> str:
         "tokens/word",
         "characters/token",
         "unigram loss",
+        *(["trimming"] if is_trimmed else []),
         "dropped",
     )
     lines = [
@@ -119,8 +132,11 @@ def _markdown(reports: Mapping[str, LanguageReport], manifest: Manifest) -> str:
         "",
         "Tokens per word (fertility) means little in scripts without spaces; characters per token compares better.",
         "",
+        *(["Trimming: tokens that the train text has more than with the whole vocabulary.", ""] if is_trimmed else []),
         *compact_markdown_table(
-            header, [_row(code, report, manifest) for code, report in sorted(reports.items())], numbers=header[1:-1]
+            header,
+            [_row(code, report, manifest, is_trimmed) for code, report in sorted(reports.items())],
+            numbers=header[1:-1],
         ),
         "",
         "## Dropped, all languages",
@@ -138,7 +154,7 @@ def _markdown(reports: Mapping[str, LanguageReport], manifest: Manifest) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _row(code: str, report: LanguageReport, manifest: Manifest) -> list[str]:
+def _row(code: str, report: LanguageReport, manifest: Manifest, is_trimmed: bool) -> list[str]:
     counts = (report.read, report.kept, report.heldout_documents, report.text_bytes, report.tokens)
     ratios = ["", "", ""]
     if report.tokens:
@@ -148,7 +164,9 @@ def _row(code: str, report: LanguageReport, manifest: Manifest) -> list[str]:
             f"{report.characters / report.tokens:.2f}",
             "" if entropy is None else f"{entropy:.2f}",
         ]
-    return [f"{code} {language(code).name}", *(f"{count:,}" for count in counts), *ratios, report.reasons]
+    cost = report.trimming_cost
+    trimming = ([""] if cost is None else [f"{cost:+.1%}"]) if is_trimmed else []
+    return [f"{code} {language(code).name}", *(f"{count:,}" for count in counts), *ratios, *trimming, report.reasons]
 
 
 def _by_count(entry: tuple[str, int]) -> tuple[int, str]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 
+from unibert.corpus.special_ids import OWN_SPECIAL_IDS
 from unibert.errors import UserError
 
 SPECIAL_TOKENS = ("<pad>", "<unk>", "<s>", "</s>", "<mask>")
@@ -106,6 +109,20 @@ def load_tokenizer(path: Path) -> sentencepiece.SentencePieceProcessor:
     if spec.model_type != spec.UNIGRAM:
         raise UserError(f"tokenizer: {file} is not a unigram model; only those convert to an equal fast tokenizer")
     return processor
+
+
+class OwnTokenizer:
+    """Tokenizes plain text with a SentencePiece model that UniBERT trained."""
+
+    special_ids = OWN_SPECIAL_IDS
+
+    def __init__(self, path: Path) -> None:
+        self._processor = load_tokenizer(path)
+        self.vocab_size: int = self._processor.GetPieceSize()
+
+    def encode_batch(self, texts: Sequence[str]) -> list[npt.NDArray[np.int32]]:
+        """Return the token ids of each text, without special tokens."""
+        return [np.array(encode(self._processor, text), dtype=np.int32) for text in texts]
 
 
 def encode(processor: sentencepiece.SentencePieceProcessor, text: str) -> list[int]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,16 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from unibert.corpus.special_ids import OWN_SPECIAL_IDS, SpecialIds
 from unibert.errors import UserError
 from unibert.model.attention import PackedDocuments, choose_attention_path, set_attention_path
 from unibert.model.config import ModelConfig
+from unibert.model.vocabulary import adapt_to_corpus
 
 # Compact models load and save quickly; progress bars would only interrupt the run's own.
 transformers_logging.disable_progress_bar()
 
-SPECIAL_IDS = {"pad_token_id": 0, "bos_token_id": 2, "cls_token_id": 2, "eos_token_id": 3, "sep_token_id": 3}
+_SET_BY_TOKENIZER = ("vocab_size", "pad_token_id", "bos_token_id", "cls_token_id", "eos_token_id", "sep_token_id")
 
 
 def _bert_features(model: Any, hidden: Tensor) -> Tensor:
@@ -109,22 +112,32 @@ def _compute_dtype(model: PreTrainedModel, device: torch.device) -> torch.dtype:
     return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else model.dtype
 
 
-def build_masked_lm(config: ModelConfig, vocab_size: int, sequence_length: int) -> PreTrainedModel:
+def build_masked_lm(
+    config: ModelConfig,
+    vocab_size: int,
+    sequence_length: int,
+    *,
+    special_ids: SpecialIds = OWN_SPECIAL_IDS,
+    tokenizer_dir: Path | None = None,
+) -> PreTrainedModel:
     """Build the student, freshly initialised (with torch's generator) or from another model's layers.
 
     Args:
         config: architecture and its settings.
         vocab_size: vocabulary size of the corpus's tokenizer.
         sequence_length: maximum of the run.
+        special_ids: special ids of the corpus.
+        tokenizer_dir: ``tokenizer`` folder of the corpus, to whose vocabulary an initial model is brought; None if
+            there is no corpus yet.
 
     Raises:
         UserError: for an unknown setting (naming the nearest), an invalid value, or a folder to initialise from that
             does not fit.
     """
     if config.initialize_from is not None:
-        return _initialized_from_layers(config, vocab_size, sequence_length)
+        return _initialized_from_layers(config, vocab_size, sequence_length, special_ids, tokenizer_dir)
     check_architecture(config.architecture, "model.architecture")
-    return AutoModelForMaskedLM.from_config(_encoder_config(config, vocab_size, sequence_length))
+    return AutoModelForMaskedLM.from_config(_encoder_config(config, vocab_size, sequence_length, special_ids))
 
 
 def load_masked_lm(folder: str | Path, key: str) -> PreTrainedModel:
@@ -133,22 +146,62 @@ def load_masked_lm(folder: str | Path, key: str) -> PreTrainedModel:
     Raises:
         UserError: if the folder holds no usable model.
     """
-    if not (Path(folder) / "config.json").is_file():
-        raise UserError(f"{key}: {folder} is not a Hugging Face model folder (it has no config.json)")
-    try:
-        model = AutoModelForMaskedLM.from_pretrained(folder)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"{key}: the model in {folder} cannot be loaded: {_short_message(error)}") from error
-    check_architecture(model.config.model_type, f"{key} ({folder})")
+    return _load(folder, key)[0]
+
+
+def load_teacher(folder: str | Path, *, needs_head: bool) -> PreTrainedModel:
+    """Load a teacher from a Hugging Face folder. Its masked-LM head may be missing unless ``needs_head``.
+
+    Raises:
+        UserError: if the folder holds no usable model, or lacks a head that is needed.
+    """
+    model, missing = _load(folder, "distillation.teacher")
+    if missing and needs_head:
+        raise UserError(
+            f"distillation.logits: {folder} has no masked-LM head ({missing[0]} is missing); set distillation.logits "
+            "to 0 and teach by relations or hidden, or choose another teacher"
+        )
     return model
 
 
-def _encoder_config(config: ModelConfig, vocab_size: int, sequence_length: int) -> PreTrainedConfig:
+def _load(folder: str | Path, key: str) -> tuple[PreTrainedModel, list[str]]:
+    """Return the model and the names of the head's tensors that are missing."""
+    if not (Path(folder) / "config.json").is_file():
+        raise UserError(f"{key}: {folder} is not a Hugging Face model folder (it has no config.json)")
+    try:
+        with _quiet_transformers():
+            model, loading = AutoModelForMaskedLM.from_pretrained(folder, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"{key}: the model in {folder} cannot be loaded: {_short_message(error)}") from error
+    check_architecture(model.config.model_type, f"{key} ({folder})")
+    missing = sorted(loading["missing_keys"])
+    if inside := [name for name in missing if name.startswith(f"{model.base_model_prefix}.")]:
+        raise UserError(f"{key}: {folder} is incomplete: its weights lack {len(inside)} tensors, the first {inside[0]}")
+    return model, missing
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Suppress the report on tensors that are missing or unused, which is read from the loading information instead."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+
+
+def _encoder_config(
+    config: ModelConfig, vocab_size: int, sequence_length: int, special_ids: SpecialIds
+) -> PreTrainedConfig:
     defaults = AutoConfig.for_model(config.architecture)
     _check_settings(config.config, defaults)
-    settings = {"max_position_embeddings": _num_positions(config.architecture, sequence_length), **config.config}
+    num_positions = positions_needed(config.architecture, sequence_length, special_ids.pad)
+    settings = {"max_position_embeddings": num_positions, **config.config}
     try:
-        built = AutoConfig.for_model(config.architecture, vocab_size=vocab_size, **SPECIAL_IDS, **settings)
+        built = AutoConfig.for_model(
+            config.architecture, vocab_size=vocab_size, **_id_settings(special_ids), **settings
+        )
     except Exception as error:  # transformers validates with its own, unrelated exception types
         raise UserError(f"model.config: {_short_message(error)}; fix it in the run file") from error
     if built.hidden_size % built.num_attention_heads:
@@ -156,7 +209,7 @@ def _encoder_config(config: ModelConfig, vocab_size: int, sequence_length: int) 
             f"model.config: hidden_size {built.hidden_size} is not a multiple of "
             f"num_attention_heads {built.num_attention_heads}; change one of them"
         )
-    if built.max_position_embeddings < _num_positions(config.architecture, sequence_length):
+    if built.max_position_embeddings < num_positions:
         raise UserError(
             f"model.config.max_position_embeddings: {built.max_position_embeddings} is too small for "
             f"training.sequence_length {sequence_length}"
@@ -164,15 +217,22 @@ def _encoder_config(config: ModelConfig, vocab_size: int, sequence_length: int) 
     return built
 
 
-def _num_positions(architecture: str, sequence_length: int) -> int:
-    return sequence_length + (1 + SPECIAL_IDS["pad_token_id"] if architecture.endswith("roberta") else 0)
+def positions_needed(architecture: str, sequence_length: int, pad: int) -> int:
+    """Return the number of positions that a model needs; RoBERTa's are counted from the padding id on."""
+    return sequence_length + (1 + pad if architecture.endswith("roberta") else 0)
+
+
+def _id_settings(special_ids: SpecialIds) -> dict[str, int]:
+    first, last = special_ids.prefix[:1], special_ids.suffix[-1:]
+    settings = {"pad_token_id": special_ids.pad}
+    settings |= {name: id for id in first or last for name in ("bos_token_id", "cls_token_id")}
+    return settings | {name: id for id in last or first for name in ("eos_token_id", "sep_token_id")}
 
 
 def _check_settings(settings: dict[str, Any], defaults: PreTrainedConfig) -> None:
-    set_by_tokenizer = {"vocab_size", *SPECIAL_IDS}
     known = set(defaults.to_dict()) | {"local_attention", "global_attn_every_n_layers"}
     for key in settings:
-        if key in set_by_tokenizer:
+        if key in _SET_BY_TOKENIZER:
             raise UserError(f"model.config.{key}: comes from the corpus's tokenizer; remove it from the run file")
         if key not in known:
             nearest = difflib.get_close_matches(key, known, n=1)
@@ -180,15 +240,20 @@ def _check_settings(settings: dict[str, Any], defaults: PreTrainedConfig) -> Non
             raise UserError(f"model.config.{key}: {defaults.model_type} has no such setting{hint}")
 
 
-def _initialized_from_layers(config: ModelConfig, vocab_size: int, sequence_length: int) -> PreTrainedModel:
+def _initialized_from_layers(
+    config: ModelConfig, vocab_size: int, sequence_length: int, special_ids: SpecialIds, tokenizer_dir: Path | None
+) -> PreTrainedModel:
     assert config.initialize_from is not None
     source = load_masked_lm(config.initialize_from, "model.initialize_from")
+    if tokenizer_dir is not None:
+        adapt_to_corpus(source, config.initialize_from, tokenizer_dir, "model.initialize_from")
     if source.config.vocab_size != vocab_size:
         raise UserError(
             f"model.initialize_from: {config.initialize_from} has a vocabulary of {source.config.vocab_size}, "
             f"the corpus one of {vocab_size}; build the corpus with that model's tokenizer"
         )
-    if source.config.max_position_embeddings < _num_positions(source.config.model_type, sequence_length):
+    pad = source.config.pad_token_id or 0
+    if source.config.max_position_embeddings < positions_needed(source.config.model_type, sequence_length, pad):
         raise UserError(
             f"model.initialize_from: {config.initialize_from} has {source.config.max_position_embeddings} positions, "
             f"too few for training.sequence_length {sequence_length}"
@@ -208,7 +273,7 @@ def _initialized_from_layers(config: ModelConfig, vocab_size: int, sequence_leng
                 else f"{config.initialize_from} has {depth} layers; name those to keep in model.initialize_layers"
             )
         )
-    settings = source.config.to_dict() | {"num_hidden_layers": len(layers)}
+    settings = source.config.to_dict() | {"num_hidden_layers": len(layers)} | _id_settings(special_ids)
     layer_types = settings.pop("layer_types", None)
     if layer_types is not None:
         settings["layer_types"] = [layer_types[layer] for layer in layers]

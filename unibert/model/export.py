@@ -1,17 +1,20 @@
-"""Export of the student as a plain Hugging Face model, without remote code."""
+"""Writing models as plain Hugging Face folders, without remote code."""
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 from pathlib import Path
 
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from unibert.errors import UserError
+from unibert.files import write_json
 
-# A compact model saves quickly; a progress bar would only interrupt what the command prints.
+# Saving a compact model takes a moment; a progress bar would only clutter the command's output.
 transformers_logging.disable_progress_bar()
 
 _STUDENT = "masked_lm."
@@ -40,11 +43,43 @@ def write_hugging_face(state: dict[str, Tensor], config_dir: Path, tokenizer_dir
             f"the checkpoint does not fit {config_dir}/config.json: {', '.join(mismatched[:3])} missing or unknown"
         )
     model.tie_weights()
+    write_model_folder(model, tokenizer_dir, output)
+
+
+def write_model_folder(model: PreTrainedModel, tokenizer_dir: Path, output: Path) -> None:
+    """Write a model with the tokenizer of a corpus; the folder appears only when complete and replaces an older one.
+
+    transformers 4 and 5 can load it. ``model_max_length`` is the number of tokens that the model has positions for, if
+    it is less than the tokenizer's own. Raises OSError if the folder cannot be written.
+    """
     partial = output.with_name(f".partial-{output.name}")
     shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial)
-    AutoTokenizer.from_pretrained(tokenizer_dir).save_pretrained(partial)
-    for extra in tokenizer_dir.glob("*.model"):
-        shutil.copy2(extra, partial)
-    shutil.rmtree(output, ignore_errors=True)
-    partial.rename(output)
+    try:
+        model.save_pretrained(partial)
+        for file in [tokenizer_dir / "tokenizer.json", *tokenizer_dir.glob("*.model")]:
+            shutil.copy2(file, partial)
+        config = json.loads((tokenizer_dir / "tokenizer_config.json").read_text(encoding="utf-8"))
+        # transformers 5 writes a class that version 4 does not know; both know this one.
+        config |= {"tokenizer_class": "PreTrainedTokenizerFast"}
+        config |= {"model_max_length": min(config["model_max_length"], _max_tokens(model))}
+        write_json(partial / "tokenizer_config.json", config)
+        _make_readable(partial)
+        shutil.rmtree(output, ignore_errors=True)
+        partial.rename(output)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _max_tokens(model: PreTrainedModel) -> int:
+    """Number of tokens that a model has positions for; RoBERTa's are counted from the padding id on."""
+    positions = int(model.config.max_position_embeddings)
+    return positions - model.config.pad_token_id - 1 if model.config.model_type.endswith("roberta") else positions
+
+
+def _make_readable(folder: Path) -> None:
+    """Give files the permissions that new files have; safetensors makes weights readable by their owner alone."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for file in folder.iterdir():
+        file.chmod(0o666 & ~mask)

@@ -18,7 +18,7 @@ from unibert.corpus.manifest import Manifest
 from unibert.errors import UserError
 from unibert.schedules import Schedule, Timeline, value_at
 from unibert.stream.config import StreamConfig
-from unibert.stream.plan import FRAME_TOKENS, Floats, build_plan, raise_if_no_room_for_text
+from unibert.stream.plan import Floats, build_plan, raise_if_no_room_for_text
 from unibert.stream.stream import chosen_languages
 
 WORTHWHILE_EPOCHS = 4.0
@@ -65,7 +65,7 @@ class Phase:
 class Forecast:
     """Counts, by language, of what a run's plan draws.
 
-    Tokens include the two that frame each document. A draw that crosses a bound is divided there, so that phases add up
+    Tokens include those that frame each document. A draw that crosses a bound is divided there, so that phases add up
     to the run. Epochs count whole draws, as :meth:`Plan.epochs` does. A run pads one or two per cent of its tokens, so
     it gets that much less far in its plan than these figures say.
 
@@ -82,12 +82,12 @@ class Forecast:
     def __init__(self, manifest: Manifest, config: StreamConfig, *, seed: int, timeline: Timeline) -> None:
         self.languages = chosen_languages(manifest, config)
         self.run_tokens = timeline.total_tokens
-        self._config, self._timeline = config, timeline
+        self._config, self._timeline, self._frame_tokens = config, timeline, manifest.special_ids.frame_tokens
         shards = [manifest.shards_of(language) for language in self.languages]
         self._shard_counts = np.array([len(of_language) for of_language in shards])
         self._tokens = np.array([sum(shard.tokens for shard in of_language) for of_language in shards])
         self._documents = np.array([sum(shard.documents for shard in of_language) for of_language in shards])
-        raise_if_no_room_for_text(timeline)
+        raise_if_no_room_for_text(timeline, manifest.special_ids)
         self._plan = build_plan(manifest, self.languages, config, seed=seed, run_tokens=self.run_tokens)
         self._draws, self._bounds = self._draw()
 
@@ -188,7 +188,7 @@ class Forecast:
         ) as bar:
             while bounds[-1] < self.run_tokens:
                 draw = self._plan[len(languages)]
-                tokens = draw.shard.tokens + FRAME_TOKENS * draw.shard.documents
+                tokens = self._plan.framed_tokens(draw.shard)
                 languages.append(draw.language)
                 bounds.append(bounds[-1] + tokens)
                 bar.update(tokens)
@@ -202,7 +202,7 @@ class Forecast:
         step = [step for step in self._timeline.phases() if step.progress <= middle][-1]
         shares = self._plan.document_shares(middle, step.sequence_length)
         pieces = self._documents * self._plan.pieces_per_document(step.sequence_length)
-        framed_piece = self._tokens / pieces + FRAME_TOKENS
+        framed_piece = self._tokens / pieces + self._frame_tokens
         return Phase(
             start=start,
             end=end,

@@ -16,11 +16,11 @@ from unibert.stream.batch import Batch
 from unibert.stream.config import StreamConfig
 from unibert.stream.masking import mask
 from unibert.stream.packing import pack_shuffled
-from unibert.stream.plan import FRAME_TOKENS
 from unibert.stream.randomness import Purpose, permutation
 from unibert.stream.sequences import NOT_MASKED, MaskedSequences, Sequences
 from unibert.stream.source import ShardSource, check_shards_exist
 from unibert.stream.stream import chosen_languages
+from unibert.stream.vocabulary import Vocabulary
 from unibert.stream.window import load_window
 
 HELDOUT_MASKING_RATE = 0.15
@@ -62,13 +62,13 @@ def heldout_batches(
     held_out = [code for code in indices if manifest.tokens(code, "heldout")]
     if not held_out:
         raise UserError(f"{root}: the corpus has no held-out documents; build it with a held-out share")
-    source = ShardSource(root, config)
+    source, vocabulary = ShardSource(root, config), Vocabulary.of_corpus(manifest)
     parts: list[MaskedSequences] = []
     num_sequences = 0
     for code in held_out:
         shards = manifest.shards_of(code, "heldout")
         sequences = _language_sequences(
-            source, manifest, shards, indices[code], seed, sequence_length, max_sequences_per_language
+            source, vocabulary, shards, indices[code], seed, sequence_length, max_sequences_per_language
         )
         parts.append(
             mask(
@@ -79,7 +79,7 @@ def heldout_batches(
                 rate=HELDOUT_MASKING_RATE,
                 mask_share=config.mask_share,
                 random_share=config.random_share,
-                vocab_size=manifest.vocab_size,
+                vocabulary=vocabulary,
             )
         )
         num_sequences += sequences.num_sequences
@@ -96,7 +96,7 @@ def heldout_batches(
 
 def _language_sequences(
     source: ShardSource,
-    manifest: Manifest,
+    vocabulary: Vocabulary,
     shards: Sequence[Shard],
     language: int,
     seed: int,
@@ -107,7 +107,7 @@ def _language_sequences(
     if max_sequences is not None:
         tokens_before = np.cumsum([0] + [shard.tokens for shard in shards[:-1]])
         shards = shards[: int(np.searchsorted(tokens_before, max_sequences * sequence_length))]
-    window = load_window(source, [(language, shard) for shard in shards], manifest.vocab_size)
+    window = load_window(source, [(language, shard) for shard in shards], vocabulary)
     if window.skipped:
         damaged = next(shard for shard in shards if shard.path in window.skipped)
         raise UserError(
@@ -117,7 +117,7 @@ def _language_sequences(
     packing = pack_shuffled(
         window.documents(),
         sequence_length,
-        FRAME_TOKENS,
+        vocabulary.special_ids.frame_tokens,
         order_sequences=lambda count: permutation(count, seed, Purpose.HELDOUT_ORDER, language),
     )
     return window.sequences(

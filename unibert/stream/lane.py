@@ -7,10 +7,11 @@ from typing import Any
 
 from unibert.errors import UserError
 from unibert.stream.packing import Packing, Permutation, Pieces, pack_shuffled
-from unibert.stream.plan import FRAME_TOKENS, Draw, Plan
+from unibert.stream.plan import Draw, Plan
 from unibert.stream.randomness import Purpose, permutation
 from unibert.stream.sequences import Sequences
 from unibert.stream.source import ShardSource
+from unibert.stream.vocabulary import Vocabulary
 from unibert.stream.window import Window, load_window
 
 _BUFFER_TOKENS = 1 << 15
@@ -28,7 +29,7 @@ class Lane:
         window_shards: draws per window.
         plan: plan of the run.
         source: source of the shards.
-        vocab_size: vocabulary size of the corpus; blocks with other ids count as damaged.
+        vocabulary: vocabulary of the corpus; blocks with other ids count as damaged.
         seed: seed of the run.
         state: state of an earlier lane of the same run, to continue from there.
     """
@@ -41,12 +42,12 @@ class Lane:
         window_shards: int,
         plan: Plan,
         source: ShardSource,
-        vocab_size: int,
+        vocabulary: Vocabulary,
         seed: int,
         state: dict[str, Any] | None = None,
     ) -> None:
         self._index, self._num_lanes, self._window_shards = index, num_lanes, window_shards
-        self._plan, self._source, self._vocab_size, self._seed = plan, source, vocab_size, seed
+        self._plan, self._source, self._vocabulary, self._seed = plan, source, vocabulary, seed
         self._window_index = 0
         self._packs: list[list[int]] = []
         self._window: Window | None = None
@@ -128,14 +129,14 @@ class Lane:
         """Open the window or, if it is open, rejoin what is left of it; then pack."""
         if self._window is None:
             shards = [(draw.language, draw.shard) for draw in self._draws()]
-            self._window = load_window(self._source, shards, self._vocab_size)
+            self._window = load_window(self._source, shards, self._vocabulary)
             for path, count in self._window.skipped.items():
                 self._skipped[path] = self._skipped.get(path, 0) + count
         decision = 2 * len(self._packs)
         self._packing = pack_shuffled(
             self._remaining(),
             sequence_length,
-            FRAME_TOKENS,
+            self._vocabulary.special_ids.frame_tokens,
             order_documents=self._permutation(decision),
             order_sequences=self._permutation(decision + 1),
         )

@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from unibert.stream.randomness import WORDS_PER_BLOCK, Purpose, random_words
-from unibert.stream.sequences import MASK, NOT_MASKED, NUM_SPECIAL_TOKENS, MaskedSequences, Sequences
+from unibert.stream.sequences import NOT_MASKED, MaskedSequences, Sequences
+from unibert.stream.vocabulary import Vocabulary
 
 _CHUNK_TOKENS = 1 << 15
 """Tokens to mask at a time: so many random numbers and masks fit into the processor's cache."""
@@ -21,14 +22,14 @@ def mask(
     rate: float,
     mask_share: float,
     random_share: float,
-    vocab_size: int,
+    vocabulary: Vocabulary,
     word_starts: npt.NDArray[np.bool_] | None = None,
 ) -> MaskedSequences:
     """Mask each ordinary token independently with probability ``rate``; never mask special tokens.
 
     ``word_starts``, (V,), marks the pieces that begin a word; with it, the tokens of a word are masked together or not
     at all. If a sequence would have no masked position, one ordinary token (or word) of it is masked. Masked positions
-    show ``<mask>`` with probability ``mask_share``, an ordinary token drawn from the whole vocabulary with
+    show the mask token with probability ``mask_share``, an ordinary token drawn from the whole vocabulary with
     ``random_share``, and their original token otherwise (80/10/10 in Devlin et al. 2019, arXiv 1810.04805). The first
     sequence has index ``first_sequence`` in the run. The masks of a sequence depend only on its tokens and on (seed,
     purpose, sequence index, sequence length).
@@ -47,11 +48,11 @@ def mask(
             sequence_length,
             first_block=(first_sequence + first) * blocks_per_sequence,
         ).reshape(len(originals), -1)[:, :sequence_length]
-        positions = np.flatnonzero(_choose_positions(originals, numbers, rate, word_starts))
+        positions = np.flatnonzero(_choose_positions(originals, numbers, rate, vocabulary, word_starts))
         masked = originals.ravel()[positions]
         labels[chunk].ravel()[positions] = masked
         input_ids[chunk].ravel()[positions] = _shown_tokens(
-            masked, numbers.ravel()[positions], mask_share, random_share, vocab_size
+            masked, numbers.ravel()[positions], mask_share, random_share, vocabulary
         )
     return MaskedSequences(
         **vars(sequences) | {"input_ids": input_ids},
@@ -64,10 +65,11 @@ def _choose_positions(
     input_ids: npt.NDArray[np.int32],
     numbers: npt.NDArray[np.uint64],
     rate: float,
+    vocabulary: Vocabulary,
     word_starts: npt.NDArray[np.bool_] | None,
 ) -> npt.NDArray[np.bool_]:
     """Choose the positions to mask, (R, S), by the high halves of their numbers."""
-    maskable = input_ids >= NUM_SPECIAL_TOKENS
+    maskable = vocabulary.is_ordinary(input_ids)
     threshold = max(int(rate * 2**32), 1) << 32
     if word_starts is not None:
         numbers = _share_within_words(numbers, input_ids, maskable, word_starts)
@@ -82,15 +84,15 @@ def _shown_tokens(
     numbers: npt.NDArray[np.uint64],
     mask_share: float,
     random_share: float,
-    vocab_size: int,
+    vocabulary: Vocabulary,
 ) -> npt.NDArray[np.int32]:
     """Choose what masked positions show instead of their original tokens, (N,), by the low halves of their numbers."""
     choice = (numbers & np.uint64(2**32 - 1)) * 2.0**-32
-    shown = np.where(choice < mask_share, np.int32(MASK), originals)
+    shown = np.where(choice < mask_share, np.int32(vocabulary.special_ids.mask), originals)
     randomised = np.flatnonzero((choice >= mask_share) & (choice < mask_share + random_share))
-    num_ordinary = vocab_size - NUM_SPECIAL_TOKENS
+    num_ordinary = len(vocabulary.ordinary_ids)
     drawn = ((choice[randomised] - mask_share) / random_share * num_ordinary).astype(np.int32)
-    shown[randomised] = NUM_SPECIAL_TOKENS + np.minimum(drawn, num_ordinary - 1)
+    shown[randomised] = vocabulary.ordinary_ids[np.minimum(drawn, num_ordinary - 1)]
     return shown
 
 

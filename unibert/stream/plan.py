@@ -10,13 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from unibert.corpus.manifest import Manifest, Shard
+from unibert.corpus.special_ids import SpecialIds
 from unibert.errors import UserError
 from unibert.schedules import Schedule, Timeline, value_at
 from unibert.stream.config import StreamConfig
 from unibert.stream.randomness import Purpose, permutation, random_words
-
-FRAME_TOKENS = 2
-"""Every document in a sequence is framed by ``<s>`` and ``</s>``."""
 
 _UNIFORMS_PER_CHUNK = 1024
 
@@ -70,7 +68,8 @@ class Plan:
         self._starts = np.zeros(len(languages)) if starts is None else np.array(starts)
         self._shard_counts = np.array([len(shards) for shards in self._shards])
         self._caps = np.floor(self._shard_counts * (np.inf if max_epochs is None else float(max_epochs)))
-        self._mean_shard = float((self._tokens + FRAME_TOKENS * self._documents).sum() / self._shard_counts.sum())
+        self._frame_tokens = manifest.special_ids.frame_tokens
+        self._mean_shard = float((self._tokens + self._frame_tokens * self._documents).sum() / self._shard_counts.sum())
 
         self._draws: list[Draw] = []
         self._tokens_before: list[int] = []
@@ -92,6 +91,10 @@ class Plan:
         """Number of shards of all languages of the plan."""
         return int(self._shard_counts.sum())
 
+    def framed_tokens(self, shard: Shard) -> int:
+        """Return the tokens of a shard, the frames of its documents included."""
+        return shard.tokens + self._frame_tokens * shard.documents
+
     def mixture(self, progress: float) -> Floats:
         """Return each language's share of the tokens drawn at ``progress``, caps ignored, (L,); 0 before it joins."""
         weights = self._tokens ** value_at(self._exponent, progress) * (self._starts <= progress)
@@ -103,7 +106,7 @@ class Plan:
         With exponentially distributed lengths of mean m, a document gives 1 / (1 - exp(-c / m)) pieces of at most c
         tokens.
         """
-        return 1 / -np.expm1(-(sequence_length - FRAME_TOKENS) / (self._tokens / self._documents))
+        return 1 / -np.expm1(-(sequence_length - self._frame_tokens) / (self._tokens / self._documents))
 
     def document_shares(self, progress: float, sequence_length: int) -> Floats:
         """Return the expected share of each language in a batch's documents, caps ignored, (L,).
@@ -142,7 +145,7 @@ class Plan:
                     f"{self.num_shards} shards); raise stream.max_epochs, lower training.tokens or stream.lanes, or "
                     "build a corpus with more or smaller shards"
                 )
-            supply[index % lanes] += _framed_tokens(shard)
+            supply[index % lanes] += self.framed_tokens(shard)
             index += 1
 
     def _draw(self) -> None:
@@ -168,7 +171,7 @@ class Plan:
         self._draws.append(Draw(language, epoch, shard))
         self._tokens_before.append(self._tokens_drawn)
 
-        tokens = _framed_tokens(shard)
+        tokens = self.framed_tokens(shard)
         self._tokens_drawn += tokens
         self._counts[language] += 1
         self._lag += shares * tokens
@@ -210,12 +213,11 @@ def build_plan(
     )
 
 
-def raise_if_no_room_for_text(timeline: Timeline) -> None:
-    """Raise UserError if the shortest sequences of a run hold only ``<s>`` and ``</s>``."""
+def raise_if_no_room_for_text(timeline: Timeline, special_ids: SpecialIds) -> None:
+    """Raise UserError if the shortest sequences of a run hold only the special tokens that frame a document."""
     shortest = min(phase.sequence_length for phase in timeline.phases())
-    if shortest <= FRAME_TOKENS:
-        raise UserError(f"training.sequence_length: {shortest} leaves no room between <s> and </s>; raise it")
-
-
-def _framed_tokens(shard: Shard) -> int:
-    return shard.tokens + FRAME_TOKENS * shard.documents
+    if shortest <= special_ids.frame_tokens:
+        raise UserError(
+            f"training.sequence_length: {shortest} leaves no room for text between the {special_ids.frame_tokens} "
+            "special tokens that frame a document; raise it"
+        )

@@ -11,8 +11,6 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-PAD, CLS, SEP, MASK = 0, 2, 3, 4
-NUM_SPECIAL_TOKENS = 5
 NOT_MASKED = -100
 
 

@@ -24,6 +24,7 @@ from unibert.stream.plan import Floats, build_plan, raise_if_no_room_for_text
 from unibert.stream.randomness import Purpose
 from unibert.stream.sequences import MaskedSequences, Sequences
 from unibert.stream.source import ShardSource, check_shards_exist
+from unibert.stream.vocabulary import Vocabulary
 from unibert.stream.words import word_starts
 
 
@@ -82,18 +83,18 @@ class Stream:
     ) -> None:
         self._corpus_dir, self._config, self._seed, self._timeline = Path(corpus_dir), config, seed, timeline
         self.manifest = Manifest.load(corpus_dir)
-        self.vocab_size = self.manifest.vocab_size
+        self._vocabulary = Vocabulary.of_corpus(self.manifest)
         self.languages = chosen_languages(self.manifest, config)
         config.raise_if_world_size_does_not_fit(world_size)
         config.raise_if_batches_do_not_fit(timeline)
-        raise_if_no_room_for_text(timeline)
+        raise_if_no_room_for_text(timeline, self.manifest.special_ids)
         train_shards = [shard for language in self.languages for shard in self.manifest.shards_of(language)]
         self._train_blocks = sum(shard.blocks for shard in train_shards)
         self._source = ShardSource(self._corpus_dir, config)
         check_shards_exist(self._source, train_shards)
         self._plan = build_plan(self.manifest, self.languages, config, seed=seed, run_tokens=timeline.total_tokens)
         self._plan.check_supply(config.lanes)
-        self._word_starts = word_starts(self._corpus_dir, self.vocab_size) if config.whole_words else None
+        self._word_starts = word_starts(self._corpus_dir, self.manifest.vocab_size) if config.whole_words else None
         lanes_per_rank = config.lanes // world_size
         self._lanes = range(rank * lanes_per_rank, (rank + 1) * lanes_per_rank)
 
@@ -165,7 +166,7 @@ class Stream:
                 window_shards=self._config.window_shards,
                 plan=self._plan,
                 source=self._source,
-                vocab_size=self.vocab_size,
+                vocabulary=self._vocabulary,
                 seed=self._seed,
                 state=None if state is None else state[str(index)],
             )
@@ -189,7 +190,7 @@ class Stream:
                 rate=value_at(self._config.masking_rate, step.progress),
                 mask_share=self._config.mask_share,
                 random_share=self._config.random_share,
-                vocab_size=self.vocab_size,
+                vocabulary=self._vocabulary,
                 word_starts=self._word_starts,
             )
             yield StepBatch(

@@ -10,11 +10,12 @@ import numpy.typing as npt
 
 from unibert.corpus.manifest import Shard
 from unibert.corpus.shards import Block
+from unibert.corpus.special_ids import SpecialIds
 from unibert.stream.packing import Packing, Pieces
-from unibert.stream.plan import FRAME_TOKENS
 from unibert.stream.reader import read_blocks
-from unibert.stream.sequences import CLS, PAD, SEP, Sequences
+from unibert.stream.sequences import Sequences
 from unibert.stream.source import ShardSource
+from unibert.stream.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,15 +32,17 @@ class Window:
     """Origin of each document as ``lang/train-000000.tar#document``, D of them."""
     skipped: dict[str, int]
     """Number of damaged blocks, for the shards that have any."""
+    special_ids: SpecialIds
+    """Those of the corpus."""
 
     def documents(self) -> Pieces:
         """Return every document as one piece."""
         return Pieces(np.arange(len(self.lengths)), np.cumsum(self.lengths) - self.lengths, self.lengths)
 
     def sequences(self, packing: Packing, sequence_length: int) -> Sequences:
-        """Assemble the packing's sequences: every piece framed by ``<s>`` and ``</s>``, padding at the right."""
-        pieces = packing.pieces
-        framed = pieces.length + FRAME_TOKENS
+        """Assemble the packing's sequences: every piece framed by special tokens, padding at the right."""
+        pieces, special = packing.pieces, self.special_ids
+        framed = pieces.length + special.frame_tokens
         pieces_per_sequence = np.diff(packing.bounds)
         piece_offset = np.cumsum(framed) - framed
         sequence_offset = np.arange(packing.num_sequences) * sequence_length
@@ -47,11 +50,15 @@ class Window:
         begin = piece_offset + np.repeat(sequence_offset - first_offset, pieces_per_sequence)
         end = begin + framed
 
-        flat = np.full(packing.num_sequences * sequence_length, PAD, dtype=np.int32)
-        flat[begin], flat[end - 1] = CLS, SEP
-        spans = zip(begin.tolist(), end.tolist(), pieces.start.tolist(), pieces.length.tolist(), strict=True)
-        for flat_begin, flat_end, start, length in spans:
-            flat[flat_begin + 1 : flat_end - 1] = self.tokens[start : start + length]
+        flat = np.full(packing.num_sequences * sequence_length, special.pad, dtype=np.int32)
+        for place, token in enumerate(special.prefix):
+            flat[begin + place] = token
+        for place, token in enumerate(reversed(special.suffix), start=1):
+            flat[end - place] = token
+        text_begin = begin + len(special.prefix)
+        spans = zip(text_begin.tolist(), pieces.start.tolist(), pieces.length.tolist(), strict=True)
+        for target, start, length in spans:
+            flat[target : target + length] = self.tokens[start : start + length]
         return Sequences(
             input_ids=flat.reshape(packing.num_sequences, sequence_length),
             documents_per_sequence=pieces_per_sequence,
@@ -61,7 +68,7 @@ class Window:
         )
 
 
-def load_window(source: ShardSource, shards: Iterable[tuple[int, Shard]], vocab_size: int) -> Window:
+def load_window(source: ShardSource, shards: Iterable[tuple[int, Shard]], vocabulary: Vocabulary) -> Window:
     """Read the shards of (language index, shard) pairs, in order.
 
     Raises:
@@ -72,7 +79,7 @@ def load_window(source: ShardSource, shards: Iterable[tuple[int, Shard]], vocab_
     origins: list[str] = []
     skipped: dict[str, int] = {}
     for language, shard in shards:
-        intact = list(read_blocks(source, shard, vocab_size))
+        intact = list(read_blocks(source, shard, vocabulary.size))
         if len(intact) < shard.blocks:
             skipped[shard.path] = skipped.get(shard.path, 0) + shard.blocks - len(intact)
         for block in intact:
@@ -87,4 +94,5 @@ def load_window(source: ShardSource, shards: Iterable[tuple[int, Shard]], vocab_
         languages=np.array(languages, dtype=np.int64),
         origins=origins,
         skipped=skipped,
+        special_ids=vocabulary.special_ids,
     )

@@ -9,14 +9,15 @@ from typing import Any
 
 import torch
 import yaml
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from unibert.configuration import read_yaml, to_dict
 from unibert.corpus.manifest import Manifest, damaged_shards
 from unibert.errors import UserError
 from unibert.files import write_atomically
-from unibert.model.encoder import build_masked_lm, freeze, load_masked_lm
+from unibert.model.encoder import build_masked_lm, freeze, load_teacher, positions_needed
 from unibert.model.unibert import UniBERT
+from unibert.model.vocabulary import adapt_to_corpus
 from unibert.schedules import Timeline
 from unibert.stream import Stream
 from unibert.training.checkpoint.claim import Claim
@@ -124,29 +125,32 @@ def _build_model(
     torch.manual_seed(config.seed)
     max_sequence_length = max(phase.sequence_length for phase in timeline.phases())
     return UniBERT(
-        build_masked_lm(config.model, manifest.vocab_size, max_sequence_length),
+        build_masked_lm(
+            config.model,
+            manifest.vocab_size,
+            max_sequence_length,
+            special_ids=manifest.special_ids,
+            tokenizer_dir=Path(config.corpus) / "tokenizer",
+        ),
         len(stream.languages),
         mlm=config.mlm,
         adversary=config.adversary,
         distillation=config.distillation,
-        teacher=_load_teacher(config, device),
+        teacher=_load_teacher(config, max_sequence_length, device),
         attention=config.model.attention,
     )
 
 
-def _load_teacher(config: RunConfig, device: torch.device) -> PreTrainedModel | None:
+def _load_teacher(config: RunConfig, max_sequence_length: int, device: torch.device) -> PreTrainedModel | None:
     if config.distillation is None:
         return None
     folder = config.distillation.teacher
-    teacher = load_masked_lm(folder, "distillation.teacher")
-    vocabulary = AutoTokenizer.from_pretrained(Path(config.corpus) / "tokenizer").get_vocab()
-    try:
-        equal = AutoTokenizer.from_pretrained(folder).get_vocab() == vocabulary
-    except (OSError, ValueError) as error:
-        raise UserError(f"distillation.teacher: {folder} has no tokenizer that can be loaded") from error
-    if not equal:
+    teacher = load_teacher(folder, needs_head=config.distillation.logits > 0)
+    needed = positions_needed(teacher.config.model_type, max_sequence_length, teacher.config.pad_token_id or 0)
+    if teacher.config.max_position_embeddings < needed:
         raise UserError(
-            f"distillation.teacher: the vocabulary of {folder} differs from that of {config.corpus}/tokenizer; build "
-            "the corpus with the teacher's tokenizer or train a teacher on this corpus"
+            f"distillation.teacher: {folder} has {teacher.config.max_position_embeddings} positions, too few for "
+            f"training.sequence_length {max_sequence_length}; shorten the sequences or choose another teacher"
         )
+    adapt_to_corpus(teacher, folder, Path(config.corpus) / "tokenizer", "distillation.teacher")
     return freeze(teacher, device, torch.bfloat16 if device.type == "cuda" else torch.float32)

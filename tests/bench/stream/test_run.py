@@ -21,9 +21,10 @@ from unibert.bench.stream.providers import STREAM_PROVIDERS
 from unibert.bench.stream.work import Delivery, Work, prepare_sequences
 from unibert.bench.stream.worker import measure_pass, tune
 from unibert.cli import main
+from unibert.corpus.special_ids import OWN_SPECIAL_IDS as SPECIAL
 from unibert.stream.config import StreamConfig
 from unibert.stream.reader import read_blocks
-from unibert.stream.sequences import CLS, MASK, NOT_MASKED, NUM_SPECIAL_TOKENS, SEP
+from unibert.stream.sequences import NOT_MASKED
 from unibert.stream.source import ShardSource
 
 SEQUENCE_LENGTH, BATCH_SIZE = 128, 8
@@ -150,7 +151,7 @@ def test_a_peers_pass_holds_the_corpus_once(provider, work, facts, documents, pr
         provider.prepare(work)
         prepared.add(provider.prepare)
     expected = histogram([np.concatenate(list(documents.values()))])
-    expected[[CLS, SEP]] = len(documents)
+    expected[[*SPECIAL.prefix, *SPECIAL.suffix]] = len(documents)
     for option, source in provider.sources(work).items():
         deliveries = list(source())
         batches = [batch for delivery in deliveries for batch in delivery.batches]
@@ -176,7 +177,7 @@ def test_our_pass_holds_whole_documents_of_the_corpus(work, facts, documents):
         assert delivery.positions == sum(batch.input_ids.numel() for batch in delivery.batches)
         for batch in delivery.batches:
             flat, bounds = unmasked(batch).ravel(), batch.cu_seqlens.tolist()
-            stretches = [flat[begin:end] for begin, end in pairwise(bounds) if flat[begin] == CLS]
+            stretches = [flat[begin:end] for begin, end in pairwise(bounds) if flat[begin] == SPECIAL.prefix[0]]
             origins = [origin for row in batch.origins for origin in row]
             for stretch, origin in zip(stretches, origins, strict=True):
                 if len(documents[origin]) <= SEQUENCE_LENGTH - 2:
@@ -210,11 +211,11 @@ def test_both_ways_to_mask_peers_sequences_spare_special_tokens(work, facts):
     for batch in (vectorised_masking(work)(sequences), dict(standard_collator(work)(tensors))):
         np.testing.assert_array_equal(unmasked(batch), sequences)
         masked = batch["labels"] != NOT_MASKED
-        assert not (masked & (torch.from_numpy(sequences.astype(np.int64)) < NUM_SPECIAL_TOKENS)).any()
+        assert not np.isin(sequences[masked.numpy()], SPECIAL.special).any()
         # Standard deviations: 0.0015 of the rate, 0.003 of the shares.
         assert float(masked.float().mean()) == pytest.approx(0.3, abs=0.02)
         shown = batch["input_ids"][masked]
-        assert float((shown == MASK).float().mean()) == pytest.approx(0.8, abs=0.02)
+        assert float((shown == SPECIAL.mask).float().mean()) == pytest.approx(0.8, abs=0.02)
         assert float((shown == batch["labels"][masked]).float().mean()) == pytest.approx(0.1, abs=0.02)
         assert int(shown.max()) < VOCAB_SIZE
 

@@ -23,8 +23,7 @@ from unibert.bench.availability import installed
 from unibert.bench.stream.work import Delivery, Source, StreamProvider, Work, cut_sequences, framed
 from unibert.corpus.shards import Block, decode_block
 from unibert.stream.config import StreamConfig
-from unibert.stream.plan import FRAME_TOKENS
-from unibert.stream.sequences import CLS, MASK, NOT_MASKED, NUM_SPECIAL_TOKENS, PAD, SEP
+from unibert.stream.sequences import NOT_MASKED
 
 SHUFFLE_SEQUENCES = 1000
 """Shuffle buffers of WebDataset and Hugging Face datasets, as their documentation has them."""
@@ -37,18 +36,18 @@ Masking = Callable[[TokenArray], dict[str, torch.Tensor]]
 def vectorised_masking(work: Work) -> Masking:
     """A function from sequences (B, S) to a masked batch: one 24-bit random number per token decides whether it is
     masked and what it then shows, with our shares and as in DataCollatorForLanguageModeling, ordinary tokens only."""
-    config, vocab_size, generator = StreamConfig(), work.vocab_size, np.random.default_rng(work.seed)
+    config, vocabulary, generator = StreamConfig(), work.vocabulary, np.random.default_rng(work.seed)
     shows_mask = work.masking_rate * config.mask_share
     shows_random = shows_mask + work.masking_rate * config.random_share
 
     def masked(sequences: TokenArray) -> dict[str, torch.Tensor]:
         ids = sequences.astype(np.int64)
         numbers = generator.random(ids.shape, dtype=np.float32)
-        ordinary = ids >= NUM_SPECIAL_TOKENS
+        ordinary = vocabulary.is_ordinary(ids)
         labels = np.where((numbers < work.masking_rate) & ordinary, ids, NOT_MASKED)
         randomised = (numbers >= shows_mask) & (numbers < shows_random) & ordinary
-        ids[randomised] = generator.integers(NUM_SPECIAL_TOKENS, vocab_size, np.count_nonzero(randomised))
-        ids[(numbers < shows_mask) & ordinary] = MASK
+        ids[randomised] = generator.choice(vocabulary.ordinary_ids, np.count_nonzero(randomised))
+        ids[(numbers < shows_mask) & ordinary] = vocabulary.special_ids.mask
         return {"input_ids": torch.from_numpy(ids), "labels": torch.from_numpy(labels)}
 
     return masked
@@ -60,10 +59,13 @@ def standard_collator(work: Work) -> Callable[[Sequence[Any]], Mapping[str, torc
     from tokenizers.models import WordLevel
     from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFast
 
-    special = {"pad_token": PAD, "unk_token": 1, "cls_token": CLS, "sep_token": SEP, "mask_token": MASK}
-    words = special | {str(index): index for index in range(NUM_SPECIAL_TOKENS, work.vocab_size)}
+    vocabulary, words = work.vocabulary, {str(index): index for index in range(work.vocabulary.size)}
+    special = vocabulary.special_ids
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(WordLevel(words, unk_token="unk_token")), **{name: name for name in special}
+        tokenizer_object=Tokenizer(WordLevel(words, unk_token=str(special.pad))),
+        pad_token=str(special.pad),
+        mask_token=str(special.mask),
+        additional_special_tokens=[str(index) for index in special.special],
     )
     collator: Callable[[Sequence[Any]], Mapping[str, torch.Tensor]] = DataCollatorForLanguageModeling(
         tokenizer, mlm_probability=work.masking_rate
@@ -117,14 +119,15 @@ def _webdataset_blocks(work: Work) -> dict[str, Source]:
     import webdataset as wds
 
     paths = [str(Path(work.corpus).absolute() / shard.path) for shard in work.shards]
-    masked = vectorised_masking(work)
+    masked, special_ids = vectorised_masking(work), work.vocabulary.special_ids
 
     def sequences_of_blocks(blocks: Iterable[Block]) -> Iterator[TokenArray]:
-        return cut_sequences(map(framed, blocks), work.sequence_length)
+        return cut_sequences((framed(block, special_ids) for block in blocks), work.sequence_length)
 
     def documents(blocks: Iterable[Block]) -> Iterator[TokenArray]:
         for block in blocks:
-            flat, ends = framed(block), np.cumsum(block.lengths + np.uint32(FRAME_TOKENS), dtype=np.int64)
+            flat = framed(block, special_ids)
+            ends = np.cumsum(block.lengths + np.uint32(special_ids.frame_tokens), dtype=np.int64)
             yield from np.split(flat, ends[:-1])
 
     def sequences_of_documents(documents: Iterable[TokenArray]) -> Iterator[TokenArray]:

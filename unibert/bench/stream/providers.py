@@ -16,7 +16,6 @@ from unibert.stream.batch import Batch
 from unibert.stream.config import StreamConfig
 from unibert.stream.masking import mask
 from unibert.stream.packing import Permutation, pack_shuffled
-from unibert.stream.plan import FRAME_TOKENS
 from unibert.stream.randomness import Purpose, permutation
 from unibert.stream.sequences import MaskedSequences, Sequences
 from unibert.stream.source import ShardSource
@@ -36,7 +35,8 @@ def stream_config(work: Work, num_workers: int = 0) -> StreamConfig:
 
 def timeline(work: Work) -> Timeline:
     """Steps of ``batch_size`` sequences a lane, for more than twice the corpus."""
-    tokens = 2 * sum(shard.tokens + FRAME_TOKENS * shard.documents for shard in work.shards)
+    frame_tokens = work.vocabulary.special_ids.frame_tokens
+    tokens = 2 * sum(shard.tokens + frame_tokens * shard.documents for shard in work.shards)
     sequences = work.batch_size * StreamConfig().lanes
     return Timeline(tokens + sequences * work.sequence_length, sequences, work.sequence_length)
 
@@ -60,11 +60,11 @@ def _whole(num_workers: int) -> Callable[[Work], dict[str, Source]]:
 def _read(work: Work) -> Iterator[Window]:
     """Every shard of the corpus once, in windows as the lanes hold them, but in random order."""
     config = stream_config(work)
-    shards, vocab_size, source = work.shards, work.vocab_size, ShardSource(Path(work.corpus), config)
+    shards, vocabulary, source = work.shards, work.vocabulary, ShardSource(Path(work.corpus), config)
     order = np.random.default_rng(work.seed).permutation(len(shards))
     for first in range(0, len(shards), config.window_shards):
         together = [(0, shards[index]) for index in order[first : first + config.window_shards]]
-        yield load_window(source, together, vocab_size)
+        yield load_window(source, together, vocabulary)
 
 
 def _pack(work: Work, windows: Iterable[Window]) -> Iterator[Sequences]:
@@ -75,7 +75,7 @@ def _pack(work: Work, windows: Iterable[Window]) -> Iterator[Sequences]:
         packing = pack_shuffled(
             window.documents(),
             work.sequence_length,
-            FRAME_TOKENS,
+            window.special_ids.frame_tokens,
             order_documents=order(number, 0),
             order_sequences=order(number, 1),
         )
@@ -85,7 +85,7 @@ def _pack(work: Work, windows: Iterable[Window]) -> Iterator[Sequences]:
 
 
 def _mask(work: Work, parts: Iterable[Sequences]) -> Iterator[MaskedSequences]:
-    config, vocab_size = stream_config(work), work.vocab_size
+    config, vocabulary = stream_config(work), work.vocabulary
     for number, sequences in enumerate(parts):
         yield mask(
             sequences,
@@ -95,14 +95,14 @@ def _mask(work: Work, parts: Iterable[Sequences]) -> Iterator[MaskedSequences]:
             rate=work.masking_rate,
             mask_share=config.mask_share,
             random_share=config.random_share,
-            vocab_size=vocab_size,
+            vocabulary=vocabulary,
         )
 
 
 def _size(product: Window | Sequences) -> tuple[int, int]:
     """Tokens, and positions with padding."""
     if isinstance(product, Window):
-        tokens = int(product.lengths.sum()) + FRAME_TOKENS * len(product.lengths)
+        tokens = int(product.lengths.sum()) + product.special_ids.frame_tokens * len(product.lengths)
         return tokens, tokens
     return int(product.document_lengths.sum()), product.input_ids.size
 

@@ -12,12 +12,12 @@ import numpy.typing as npt
 
 from unibert.corpus.manifest import Manifest, Shard
 from unibert.corpus.shards import Block
+from unibert.corpus.special_ids import SpecialIds
 from unibert.files import write_json
 from unibert.stream.config import StreamConfig
-from unibert.stream.plan import FRAME_TOKENS
 from unibert.stream.reader import read_blocks
-from unibert.stream.sequences import CLS, SEP
 from unibert.stream.source import ShardSource
+from unibert.stream.vocabulary import Vocabulary
 
 SEQUENCES_NAME, FACTS_NAME = "sequences.npy", "corpus.json"
 
@@ -38,8 +38,8 @@ class Work:
     seed: int = 0
 
     @property
-    def vocab_size(self) -> int:
-        return Manifest.load(self.corpus).vocab_size
+    def vocabulary(self) -> Vocabulary:
+        return Vocabulary.of_corpus(Manifest.load(self.corpus))
 
     @property
     def shards(self) -> list[Shard]:
@@ -86,16 +86,18 @@ class StreamProvider:
     processes: int = 1
 
 
-def framed(block: Block) -> npt.NDArray[np.unsignedinteger]:
-    """The block's documents end to end, each between ``<s>`` and ``</s>``."""
+def framed(block: Block, special_ids: SpecialIds) -> npt.NDArray[np.unsignedinteger]:
+    """The block's documents end to end, each framed by special tokens."""
     lengths = block.lengths.astype(np.int64)
-    ends = np.cumsum(lengths + FRAME_TOKENS)
+    ends = np.cumsum(lengths + special_ids.frame_tokens)
     flat = np.empty(ends[-1], dtype=block.tokens.dtype)
-    begins = ends - lengths - FRAME_TOKENS
+    begins = ends - lengths - special_ids.frame_tokens
     inner = np.ones(len(flat), dtype=bool)
-    inner[begins] = inner[ends - 1] = False
+    for place, token in enumerate(special_ids.prefix):
+        flat[begins + place], inner[begins + place] = token, False
+    for place, token in enumerate(reversed(special_ids.suffix), start=1):
+        flat[ends - place], inner[ends - place] = token, False
     flat[inner] = block.tokens
-    flat[begins], flat[ends - 1] = CLS, SEP
     return flat
 
 
@@ -122,9 +124,10 @@ def prepare_sequences(work: Work) -> dict[str, Any]:
         "languages", "shards", "documents", "tokens" (without frames), "median_length" (tokens), "vocab_size",
         "delivered_tokens" of a pass: the sequences' tokens.
     """
-    source, shards, vocab_size = ShardSource(Path(work.corpus), StreamConfig()), work.shards, work.vocab_size
-    blocks = [block for shard in shards for block in read_blocks(source, shard, vocab_size)]
-    sequences = np.stack(list(cut_sequences(map(framed, blocks), work.sequence_length)))
+    source, shards, vocabulary = ShardSource(Path(work.corpus), StreamConfig()), work.shards, work.vocabulary
+    blocks = [block for shard in shards for block in read_blocks(source, shard, vocabulary.size)]
+    documents = (framed(block, vocabulary.special_ids) for block in blocks)
+    sequences = np.stack(list(cut_sequences(documents, work.sequence_length)))
     np.save(Path(work.folder) / SEQUENCES_NAME, sequences)
     lengths = np.concatenate([block.lengths for block in blocks])
     facts = {
@@ -133,7 +136,7 @@ def prepare_sequences(work: Work) -> dict[str, Any]:
         "documents": len(lengths),
         "tokens": int(lengths.sum()),
         "median_length": float(np.median(lengths)),
-        "vocab_size": vocab_size,
+        "vocab_size": vocabulary.size,
         "delivered_tokens": sequences.size,
     }
     write_json(Path(work.folder) / FACTS_NAME, facts)

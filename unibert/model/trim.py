@@ -1,0 +1,50 @@
+"""``unibert trim``: a Hugging Face model with the vocabulary of a corpus, without training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, PreTrainedModel
+
+from unibert.corpus.manifest import Manifest
+from unibert.errors import UserError
+from unibert.model.export import write_model_folder
+from unibert.model.vocabulary import adapt_to_corpus
+
+
+def trim_model(name: str, corpus: Path, output: Path) -> None:
+    """Write the model with the ids and the tokenizer of the corpus, and print what it has left.
+
+    Wherever a text segments alike with both tokenizers, the hidden states are the original's, bit for bit.
+
+    Args:
+        name: model folder or hub id.
+        corpus: corpus that was built with ``--tokenizer NAME --trim_vocabulary N``.
+        output: folder to create.
+
+    Raises:
+        UserError: if the output exists, the model cannot be loaded, or the corpus was made with another tokenizer.
+    """
+    manifest = Manifest.load(corpus)
+    if output.exists():
+        raise UserError(f"output: {output} exists; name another folder")
+    model = _load(name)
+    before, vocabulary = model.num_parameters(), model.get_input_embeddings().num_embeddings
+    adapt_to_corpus(model, name, corpus / "tokenizer", "trim")
+    try:
+        write_model_folder(model, corpus / "tokenizer", output)
+    except OSError as error:
+        raise UserError(f"output: {output} cannot be written ({error.strerror})") from error
+    print(
+        f"{output}: {manifest.vocab_size:,} of {vocabulary:,} pieces, {model.num_parameters():,} of {before:,} "
+        "parameters"
+    )
+
+
+def _load(name: str) -> PreTrainedModel:
+    try:
+        config = AutoConfig.from_pretrained(name)
+        has_head = any("MaskedLM" in architecture for architecture in config.architectures or [])
+        return (AutoModelForMaskedLM if has_head else AutoModel).from_pretrained(name)
+    except Exception as error:  # transformers passes on whatever its parts raise
+        raise UserError(f"trim: the model {name} cannot be loaded ({str(error).strip().splitlines()[0]})") from error
