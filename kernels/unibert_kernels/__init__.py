@@ -1,17 +1,18 @@
-"""Loss kernels of compact multilingual encoders, none of which holds logits over the vocabulary for all rows.
+"""Loss kernels for compact multilingual encoders that never hold logits over the vocabulary for all rows.
 
-Three losses, each a function of tensors that returns a named tuple of device tensors and never waits for the device:
+There are three losses. Each is a function of tensors that returns a named tuple of device tensors and never waits for
+the device:
 
 - `mlm_head_loss`: linear head and softmax cross-entropy over the masked rows;
 - `distillation_loss`: KL(teacher || student) between two linear heads;
 - `adversary_loss`: language discriminator behind gradient reversal (`LanguageDiscriminator` owns its parameters).
 
-Each may stand inside torch.compile, where it is one operator of torch.library without a graph break, and inside
-activation checkpointing.
+Each works inside torch.compile, as one operator of torch.library without a graph break, and inside activation
+checkpointing.
 
-The mathematics stands in the docstrings of `mlm_head`, `distillation` and `adversary`; how it is laid out in memory
-in `chunked`; how a path is chosen, in eager mode and compiled, in `operators`; `reference` holds the same in naive
-float64. The package imports nothing but torch, and Triton where a path of it is taken.
+The docstrings of `mlm_head`, `distillation` and `adversary` hold the mathematics, that of `chunked` the memory layout,
+that of `operators` the choice of a path in eager mode and compiled; `reference` holds naive float64 implementations.
+The package imports only torch, and Triton where one of its paths runs.
 """
 
 from unibert_kernels.adversary import AdversaryOutput, LanguageDiscriminator, adversary_loss

@@ -1,6 +1,6 @@
 """Language discriminator behind gradient reversal: pool, Linear, GELU, Linear, softmax cross-entropy over languages.
 
-After Ganin et al. 2016 (DANN, arXiv 1505.07818): one loss that the discriminator descends and the encoder climbs.
+After Ganin et al. 2016 (DANN, arXiv 1505.07818): the discriminator minimises one loss, and the encoder maximises it.
 With tokens t of documents d, languages y, class weights ω (1 without), the samples x_i are
 
     mean     x_d = Σ_{t in d} h_t / |d|
@@ -12,35 +12,33 @@ and, with the exact (erf) GELU,
     a = W1 x + b1      z = W2 gelu(a) + b2      p = softmax z
     loss = Σ_i ω_{y_i} (LSE(z_i) - z_{i, y_i}) / Ω            Ω = Σ_i ω_{y_i}
 
-Backward, the discriminator's parameters get the gradient of the loss as it is, from
+In the backward pass the discriminator's parameters get the plain gradient of the loss, from
 
     g_i = ω_{y_i} (p_i - onehot(y_i)) / Ω = ∂loss/∂z_i
 
 The encoder gets, through the same layers, the gradient of another objective, multiplied by λ:
 
-    reversal    -λ g_i                               climbs the discriminator's loss
-    uniform     +λ ω_{y_i} (p_i - 1/L) / Ω           descends the cross-entropy of p against the uniform distribution,
-                                                     LSE(z) - Σ_l z_l / L, whose optimum is a discriminator that cannot
-                                                     tell (Tzeng et al. 2015, arXiv 1510.02192, domain confusion)
+    reversal    -λ g_i                               maximises the discriminator's loss
+    uniform     +λ ω_{y_i} (p_i - 1/L) / Ω           minimises the cross-entropy of p against the uniform distribution,
+                                                     LSE(z) - Σ_l z_l / L, which is lowest where all languages are
+                                                     equally likely (Tzeng et al. 2015, arXiv 1510.02192)
 
 and hidden receives c_t · ∂/∂x_{d(t)}, where c_t is the weight of token t in its document's sample: 1/|d| (mean),
 1 for the first token and 0 for others (cls), 1 (token). Padding (document_id -1) and documents without tokens have
-weight 0, so their gradient is exactly 0. λ touches nothing but hidden's gradient.
+weight 0, so their gradient is exactly 0. λ changes only hidden's gradient.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from unibert_kernels import operators
+from unibert_kernels.arguments import AdversaryInputs, AdversaryOptions, Level, Objective
 from unibert_kernels.paths import ADVERSARY_PATHS, check_path
-
-Level = Literal["mean", "cls", "token"]
-Objective = Literal["reversal", "uniform"]
 
 
 class AdversaryOutput(NamedTuple):
@@ -74,7 +72,7 @@ def adversary_loss(
     """The discriminator's loss, whose backward pass gives the encoder λ times an adverse gradient; see the module.
 
     Computed in fp32 (fp64 for fp64 inputs, chunked only) with or without autocast: the layer is too small for half
-    precision to pay. Gradients come in the dtype of their input. Results are bitwise the same from run to run.
+    precision to pay. Gradients have the dtype of their input. Results are bitwise the same from run to run.
 
     Args:
         hidden: (T, H) states of all tokens.
@@ -86,16 +84,16 @@ def adversary_loss(
         b2: (L,).
         reversal: () fp32 on hidden's device: λ, read when the loss is computed.
         level: what a sample is: a document's mean, its first token, or every token.
-        objective: what the encoder is given: ``reversal`` of the discriminator's loss, or ``uniform`` confusion.
+        objective: the encoder's objective: ``reversal`` of the discriminator's loss, or ``uniform`` confusion.
         class_weights: (L,) ω.
         path: one of `unibert_kernels.ADVERSARY_PATHS`; see `unibert_kernels.paths`.
 
     Raises:
-        ValueError: shapes that do not fit, an unknown level or objective, a path that is unknown or cannot serve the
+        ValueError: if shapes do not fit, the level or objective is unknown, or the path is unknown or cannot serve the
             tensors (``fused`` takes at most `operators.MAX_FUSED_LANGUAGES` languages).
     """
     check_path(path, ADVERSARY_PATHS)
-    _check_choices(level, objective)
+    options = AdversaryOptions(level, objective)
     if hidden.ndim != 2 or document_ids.shape != hidden.shape[:1]:
         raise ValueError(f"document_ids: {tuple(document_ids.shape)} does not fit hidden (T, H) {tuple(hidden.shape)}")
     if w1.ndim != 2 or w2.ndim != 2:
@@ -112,15 +110,12 @@ def adversary_loss(
         if tensor is not None and tensor.shape != shape:
             raise ValueError(f"{name}: needs shape {shape}, got {tuple(tensor.shape)}")
 
-    return AdversaryOutput(
-        *operators.adversary(
-            hidden, document_ids, languages, (w1, b1, w2, b2), reversal, level, objective, class_weights, path
-        )
-    )
+    inputs = AdversaryInputs(hidden, document_ids, languages, w1, b1, w2, b2, reversal, class_weights)
+    return AdversaryOutput(*operators.adversary(inputs, options, path))
 
 
 class LanguageDiscriminator(nn.Module):
-    """Owns the parameters of `adversary_loss`: ``w1`` (F, H), ``b1`` (F,), ``w2`` (L, F), ``b2`` (L,).
+    """Module with the parameters of `adversary_loss`: ``w1`` (F, H), ``b1`` (F,), ``w2`` (L, F), ``b2`` (L,).
 
     They belong to the module itself, not to layers inside it, so that DeepSpeed's ZeRO stage 3 gathers them when the
     module is called.
@@ -135,7 +130,7 @@ class LanguageDiscriminator(nn.Module):
         objective: Objective = "reversal",
     ) -> None:
         super().__init__()
-        _check_choices(level, objective)
+        AdversaryOptions(level, objective)  # raises for unknown choices before the first step
         self.level = level
         self.objective = objective
         self.w1 = nn.Parameter(torch.empty(intermediate_size, hidden_size))
@@ -178,9 +173,3 @@ class LanguageDiscriminator(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.w1.shape[1]} → {self.w1.shape[0]} → {self.w2.shape[0]}, {self.level}, {self.objective}"
-
-
-def _check_choices(level: str, objective: str) -> None:
-    for name, value, choices in (("level", level, get_args(Level)), ("objective", objective, get_args(Objective))):
-        if value not in choices:
-            raise ValueError(f"{name}: must be one of {', '.join(choices)}, got {value!r}")

@@ -8,8 +8,8 @@ For a row with student logits s and teacher logits t, temperature T, p_T(z) = so
     ∂loss/∂s = (κ / T) (p_T(s) - p_T(t)) + α (softmax(s) - onehot(y))             α = ce_weight
 
 T² keeps the size of the KL's gradient when T changes (Hinton et al. 2015, arXiv 1503.02531, section 2). The second
-form of kl needs one pass over both heads and five running numbers a row (LSE(s), LSE_T(s), LSE_T(t), the expectation,
-s_y); the first cancels less. The teacher is a constant: it gets no gradient.
+form of kl needs one pass over both heads and five running numbers per row (LSE(s), LSE_T(s), LSE_T(t), the expectation,
+s_y); the first suffers less from cancellation. The teacher is a constant: it gets no gradient.
 The matrix products that turn ∂loss/∂s into gradients of the student's head are those of `mlm_head`.
 """
 
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from unibert_kernels import operators
+from unibert_kernels.arguments import DistillationOptions
 from unibert_kernels.labels import nan_if_any, replace_invalid
 from unibert_kernels.language_sums import check_languages, sums_by_language
 from unibert_kernels.linear_head import Head
@@ -64,18 +65,18 @@ def distillation_loss(
     path: str = "auto",
     max_workspace: int | None = None,
 ) -> DistillationOutput:
-    """Mean over rows of ``kl_weight · T² · KL(teacher || student) + ce_weight · cross-entropy``; see the module's text.
+    """Mean over rows of ``kl_weight · T² · KL(teacher || student) + ce_weight · cross-entropy``; see the module.
 
-    Precision, autocast and determinism are those of `unibert_kernels.mlm_head_loss`. Student and teacher may differ
-    in hidden size and dtype; their vocabularies are one.
+    Precision, autocast and determinism are as in `unibert_kernels.mlm_head_loss`. Student and teacher may differ in
+    hidden size and dtype but share one vocabulary.
 
     Args:
-        student_hidden: (N, H_s), rows already gathered.
+        student_hidden: (N, H_s).
         student_weight: (V, H_s).
         teacher_hidden: (N, H_t), the same rows.
         teacher_weight: (V, H_t).
         labels: (N,) int64 in 0 … V-1; a row with ``ignore_index`` counts neither in the KL nor in the cross-entropy,
-            any other label makes loss and gradients NaN. Without labels every row counts.
+            any other label outside 0 … V-1 makes loss and gradients NaN. Without labels every row counts.
         student_bias: (V,).
         teacher_bias: (V,).
         temperature: T, above 0.
@@ -84,36 +85,36 @@ def distillation_loss(
         scale_by_temperature_squared: whether the KL is multiplied by T².
         lang_ids: (N,) int64 language of each row, with ``num_languages``, for ``per_language``.
         num_languages: rows of ``per_language``.
-        ignore_index: the label of rows that count nowhere.
+        ignore_index: the label of rows that do not count.
         path: one of `unibert_kernels.DISTILLATION_PATHS`; see `unibert_kernels.paths`.
-        max_workspace: bytes of the teacher's logits that store-teacher keeps at a time, a sixteenth of the device's
-            memory by default.
+        max_workspace: maximum bytes of the teacher's logits that store-teacher keeps at a time; by default a sixteenth
+            of the device's memory.
 
     Raises:
-        ValueError: shapes that do not fit, a temperature not above 0, ``ce_weight`` without labels, a path that is
-            unknown or cannot serve the tensors.
+        ValueError: if shapes do not fit, the temperature is not above 0, ``ce_weight`` comes without labels, or the
+            path is unknown or cannot serve the tensors.
     """
     check_path(path, DISTILLATION_PATHS)
     num_rows, vocab_size = len(student_hidden), len(student_weight)
-    for who, hidden, weight, bias in (
+    for model, hidden, weight, bias in (
         ("student", student_hidden, student_weight, student_bias),
         ("teacher", teacher_hidden, teacher_weight, teacher_bias),
     ):
         if hidden.ndim != 2 or len(hidden) != num_rows:
-            raise ValueError(f"{who}_hidden: needs shape ({num_rows}, H), got {tuple(hidden.shape)}")
+            raise ValueError(f"{model}_hidden: needs shape ({num_rows}, H), got {tuple(hidden.shape)}")
         if weight.shape != (vocab_size, hidden.shape[1]):
             raise ValueError(
-                f"{who}_weight: needs shape ({vocab_size}, {hidden.shape[1]}): the student's vocabulary, "
-                f"the {who}'s hidden size; got {tuple(weight.shape)}"
+                f"{model}_weight: needs shape ({vocab_size}, {hidden.shape[1]}), the student's vocabulary by the "
+                f"{model}'s hidden size; got {tuple(weight.shape)}"
             )
         if bias is not None and bias.shape != (vocab_size,):
-            raise ValueError(f"{who}_bias: needs shape ({vocab_size},), got {tuple(bias.shape)}")
+            raise ValueError(f"{model}_bias: needs shape ({vocab_size},), got {tuple(bias.shape)}")
     if labels is not None and labels.shape != (num_rows,):
         raise ValueError(f"labels: needs shape ({num_rows},), one label per row, got {tuple(labels.shape)}")
     if labels is None and ce_weight != 0:
         raise ValueError(f"ce_weight: {ce_weight} needs labels")
-    if temperature <= 0:
-        raise ValueError(f"temperature: must be above 0, got {temperature}")
+    kl_factor = kl_weight * (temperature**2 if scale_by_temperature_squared else 1.0)
+    options = DistillationOptions(temperature, kl_factor, ce_weight)
     check_languages(lang_ids, num_languages, num_rows)
 
     if labels is None:
@@ -122,11 +123,10 @@ def distillation_loss(
     else:
         counted = labels != ignore_index
         labels, invalid = replace_invalid(labels, counted, vocab_size)
-    kl_factor = kl_weight * (temperature**2 if scale_by_temperature_squared else 1.0)
     student = Head.of(student_hidden, student_weight, student_bias)
     teacher = Head.of(teacher_hidden, teacher_weight, teacher_bias)
     row_kl, row_ce, row_hits, gradients = operators.distillation(
-        student, teacher, labels, counted, temperature, kl_factor, ce_weight, path, max_workspace
+        student, teacher, labels, counted, options, path, max_workspace
     )
     row_ce = row_ce.masked_fill(invalid, torch.nan)
     row_losses = kl_factor * row_kl + ce_weight * row_ce

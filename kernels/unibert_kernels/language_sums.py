@@ -1,4 +1,4 @@
-"""Sums of per-row numbers by language."""
+"""Sums of per-row values by language."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def check_languages(lang_ids: Tensor | None, num_languages: int | None, num_rows
 def sums_by_language(columns: list[Tensor], lang_ids: Tensor | None, num_languages: int | None) -> Tensor:
     """Sum each column (N,) over the rows of every language: (num_languages, len(columns)) fp32, or (0, …) without ids.
 
-    A product with a one-hot matrix instead of a scattered add, which has no fixed order on a GPU; in float64, so that
-    counts stay exact and TF32 has no say. An id outside 0 … num_languages-1 belongs to no row of the result.
+    Computed as a product with a one-hot matrix, since a scattered add has no fixed order on a GPU; in float64, so that
+    counts stay exact and TF32 is never used. An id outside 0 … num_languages-1 adds to no row of the result.
     """
     values = torch.stack(columns, dim=1).double()
     if lang_ids is None or num_languages is None:

@@ -1,4 +1,4 @@
-"""A linear head over the vocabulary, as a caller gives it."""
+"""A linear head over the vocabulary, as the caller passes it."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ class Head(NamedTuple):
     """z = h Wᵀ + b; see `Head.of`."""
 
     hidden: Tensor
-    """(N, H), or (T, H) of which rows are picked."""
+    """(N, H)."""
     weight: Tensor
     """(V, H)."""
     bias: Tensor | None
     """(V,)."""
     dtype: torch.dtype
-    """What the product's operands are rounded to where it takes halves."""
+    """Dtype that the product's operands are rounded to, where the product takes half precision."""
 
     @classmethod
     def of(cls, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Head:
-        """With autocast's dtype on CUDA, or else the one that holds both operands; fp64 stays what it is.
+        """Build a head in autocast's dtype on CUDA, else in the dtype that holds both operands; fp64 stays fp64.
 
-        Autocast is asked here and nowhere below: an operator runs later than it was traced, under whatever autocast.
+        Autocast is read only here: an operator runs later than it was traced, and autocast may differ by then.
         """
         dtype = torch.promote_types(hidden.dtype, weight.dtype)
         if hidden.is_cuda and dtype != torch.float64 and torch.is_autocast_enabled("cuda"):
@@ -33,5 +33,5 @@ class Head(NamedTuple):
 
     @property
     def tensors(self) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Those that a gradient may be wanted of."""
+        """The tensors that may need a gradient."""
         return self.hidden, self.weight, self.bias

@@ -7,18 +7,18 @@ For a row with hidden state h, label y and logits z = W h + b over V ids, with L
 
 ε is label smoothing (Szegedy et al. 2016, arXiv 1512.00567, the same mixture as torch's cross_entropy), ζ the
 coefficient of the z-loss (Chowdhery et al. 2022, PaLM, arXiv 2204.02311), which keeps LSE near 0. The row's maximum
-is taken off before exponentiation: with m = max_v z_v, LSE = m + log Σ_v exp(z_v - m). A row is a hit when z_y = m.
+is subtracted before exponentiation: with m = max_v z_v, LSE = m + log Σ_v exp(z_v - m). A row is a hit if z_y = m.
 
-Over tiles of the vocabulary, the pairs (m, S = Σ_v exp(z_v - m)) of two tiles merge to m = max(m1, m2) and
-S = S1 exp(m1 - m) + S2 exp(m2 - m); z_y comes from the one tile that holds y, Σ_v z_v is needed only if ε > 0. With
-LSE known, any tile of ∂loss/∂z follows from that tile's logits alone, since p_v = exp(z_v - LSE).
+The pairs (m, S = Σ_v exp(z_v - m)) of two tiles of the vocabulary merge to m = max(m1, m2) and
+S = S1 exp(m1 - m) + S2 exp(m2 - m). z_y comes from the one tile that holds y; Σ_v z_v is needed only if ε > 0. Once LSE
+is known, any tile of ∂loss/∂z follows from that tile's logits alone, since p_v = exp(z_v - LSE).
 
 The mean is over the N' counted rows. With dZ the (N, V) matrix of rows ∂loss/∂z, zero in rows not counted:
 
     ∂/∂hidden = dZ W / N'      ∂/∂W = dZᵀ hidden / N'      ∂/∂b = Σ_n dZ_n / N'
 
-The division by N' (and by a loss scale) comes last, on the small side: dZ itself lies in [-1, 1] when ζ = 0, which
-half precision holds well, while dZ / N' would fall below fp16's smallest number.
+The division by N' (and the product with a loss scale) comes last, on the smaller matrices: dZ itself lies in [-1, 1]
+if ζ = 0, which half precision holds well, while dZ / N' would fall below fp16's smallest number.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from unibert_kernels import operators
+from unibert_kernels.arguments import MLMHeadOptions
 from unibert_kernels.labels import nan_if_any, replace_invalid
 from unibert_kernels.language_sums import check_languages, sums_by_language
 from unibert_kernels.linear_head import Head
@@ -46,7 +47,7 @@ class MLMHeadOutput(NamedTuple):
     correct: Tensor
     """() int64: counted rows whose label has the largest logit (ties count)."""
     per_language: Tensor
-    """(num_languages, 3) fp32: sum of the rows' losses as they enter ``loss``, count, hits; (0, 3) without lang_ids."""
+    """(num_languages, 3) fp32: sum of the rows' losses as in ``loss``, count, hits; (0, 3) without lang_ids."""
 
 
 def mlm_head_loss(
@@ -55,7 +56,6 @@ def mlm_head_loss(
     labels: Tensor,
     bias: Tensor | None = None,
     *,
-    rows: Tensor | None = None,
     lang_ids: Tensor | None = None,
     num_languages: int | None = None,
     ignore_index: int = -100,
@@ -64,51 +64,46 @@ def mlm_head_loss(
     path: str = "auto",
     max_workspace: int | None = None,
 ) -> MLMHeadOutput:
-    """Mean cross-entropy of ``hidden @ weight.T + bias`` against ``labels``; the formula stands in the module's text.
+    """Mean cross-entropy of ``hidden @ weight.T + bias`` against ``labels``; the module's docstring has the formula.
 
-    Products accumulate in fp32 whatever the inputs' dtype, and the softmax is taken in fp32 (fp64 for fp64 inputs).
-    Under autocast on CUDA the operands are rounded to autocast's dtype first, as `torch.nn.functional.linear` does;
-    on the CPU autocast changes nothing, since fp32 products are the only ones there with an fp32 result.
-    Gradients come in the dtype of their input. Results are bitwise the same from run to run (on CUDA as long as
-    ``rows`` holds no index twice).
+    Products accumulate in fp32 for every dtype of the inputs, and the softmax is computed in fp32 (fp64 for fp64
+    inputs). Under autocast on CUDA the operands are rounded to autocast's dtype first, as `torch.nn.functional.linear`
+    does; on the CPU autocast changes nothing, since only fp32 products have an fp32 result there. Gradients have the
+    dtype of their input. Results are bitwise the same from run to run.
 
     Args:
-        hidden: (N, H) states of the rows, or (T, H) of which ``rows`` picks N.
+        hidden: (N, H) states of the rows.
         weight: (V, H), for instance the tied input embedding.
-        labels: (N,) int64 in 0 … V-1, or ``ignore_index`` for a row that does not count. Any other makes loss and
-            gradients NaN.
+        labels: (N,) int64 in 0 … V-1, or ``ignore_index`` for a row that does not count. Any other label makes loss
+            and gradients NaN.
         bias: (V,).
-        rows: (N,) int64 indices into T; the gradient comes back as (T, H), zero in other rows.
         lang_ids: (N,) int64 language of each row, with ``num_languages``, for ``per_language``.
         num_languages: rows of ``per_language``.
-        ignore_index: the label of rows that count nowhere.
+        ignore_index: the label of rows that do not count.
         label_smoothing: ε, from 0 to 1.
         z_loss: ζ, at least 0.
         path: one of `unibert_kernels.MLM_HEAD_PATHS`; see `unibert_kernels.paths`.
-        max_workspace: bytes of the exponentials that exp-store keeps at a time, a sixteenth of the device's memory by
-            default.
+        max_workspace: maximum bytes of exponentials that exp-store keeps at a time; by default a sixteenth of the
+            device's memory.
 
     Raises:
-        ValueError: shapes that do not fit, a factor out of range, a path that is unknown or cannot serve the tensors.
+        ValueError: if shapes do not fit, a factor is out of range, or the path is unknown or cannot serve the tensors.
     """
     check_path(path, MLM_HEAD_PATHS)
     if hidden.ndim != 2 or weight.ndim != 2 or hidden.shape[1] != weight.shape[1]:
         raise ValueError(f"weight: (V, H) {tuple(weight.shape)} does not fit hidden (N, H) {tuple(hidden.shape)}")
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"bias: needs shape ({weight.shape[0]},), got {tuple(bias.shape)}")
-    num_rows = len(hidden if rows is None else rows)
+    num_rows = len(hidden)
     if labels.shape != (num_rows,):
         raise ValueError(f"labels: needs shape ({num_rows},), one label per row, got {tuple(labels.shape)}")
     check_languages(lang_ids, num_languages, num_rows)
-    if not 0 <= label_smoothing <= 1:
-        raise ValueError(f"label_smoothing: must lie between 0 and 1, got {label_smoothing}")
-    if z_loss < 0:
-        raise ValueError(f"z_loss: must not be negative, got {z_loss}")
+    options = MLMHeadOptions(label_smoothing, z_loss)
 
     counted = labels != ignore_index
     labels, invalid = replace_invalid(labels, counted, len(weight))
     row_losses, row_hits, gradients = operators.mlm_head(
-        Head.of(hidden, weight, bias), rows, labels, counted, label_smoothing, z_loss, path, max_workspace
+        Head.of(hidden, weight, bias), labels, counted, options, path, max_workspace
     )
     row_losses = row_losses.masked_fill(invalid, torch.nan)
     count = counted.sum()

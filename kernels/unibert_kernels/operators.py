@@ -1,49 +1,45 @@
-"""Each loss's results and gradients by the path that is asked for: the one place between mathematics and paths.
+"""Dispatch of each loss to a path, in eager mode and under torch.compile.
 
-Eager mode calls straight through. Under torch.compile the same call is an operator, ``unibert_kernels::mlm_head``,
-``::distillation`` or ``::adversary``, that the compiler takes as it is: it knows the shapes and dtypes of the results,
-with sizes that may vary, and nothing of chunks, kernels or the choice of a path, which is made when the operator runs.
-An operator takes no part in autograd: it returns gradients, which `attach_gradients` gives to autograd outside of it.
+Eager mode calls the path directly. Under torch.compile the call is an operator, ``unibert_kernels::mlm_head``,
+``::distillation`` or ``::adversary``, which the compiler does not look into: it knows shapes and dtypes of the results,
+with sizes that may vary, but neither chunks nor kernels. The path is chosen when the operator runs. An operator takes
+no part in autograd: it returns gradients, which `attach_gradients` hands to autograd outside of it.
 """
 
-# torch.library reads the annotations of operators as types, so that they must not be strings.
+# torch.library reads the annotations of operators, so they must be types, not strings: no __future__ annotations.
 from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from unibert_kernels import chunked
+from unibert_kernels.arguments import AdversaryInputs, AdversaryOptions, DistillationOptions, MLMHeadOptions
 from unibert_kernels.labels import nan_if_any, replace_invalid
 from unibert_kernels.linear_head import Head
 from unibert_kernels.paths import choose_head_path, choose_path, default_workspace, runs_triton
-from unibert_kernels.precomputed_gradients import attach_gradients, wants_gradient
+from unibert_kernels.precomputed_gradients import attach_gradients, needs_gradient
 from unibert_kernels.products import accumulator_dtype
 
 MAX_FUSED_LANGUAGES = 256
-"""``fused`` holds a tile's logits over all languages in registers."""
+"""Maximum for ``fused``, which holds a tile's logits over all languages in registers."""
 
 Gradients = tuple[Tensor | None, ...]
-Wants = tuple[bool, ...]
-Discriminator = tuple[Tensor, Tensor, Tensor, Tensor]
+NeedsGrad = tuple[bool, ...]
 
 
 def mlm_head(
-    head: Head,
-    rows: Tensor | None,
-    labels: Tensor,
-    counted: Tensor,
-    label_smoothing: float,
-    z_loss: float,
-    path: str,
-    max_workspace: int | None,
+    head: Head, labels: Tensor, counted: Tensor, options: MLMHeadOptions, path: str, max_workspace: int | None
 ) -> tuple[Tensor, Tensor, Gradients]:
-    """As `chunked.mlm_head`, by ``path``; gradients are kept in fp32, fp64, or bf16 as `_gradient_dtypes` says."""
-    wants = wants_gradient(*head.tensors)
-    rest = rows, labels, counted, label_smoothing, z_loss, path, max_workspace
+    """As `chunked.mlm_head`, by ``path``; gradients have the dtypes of `_gradient_dtypes`."""
+    needs_grad = needs_gradient(*head.tensors)
     if not torch.compiler.is_compiling():
-        return _mlm_head(head, wants, *rest)
-    losses, hits, *gradients = mlm_head_operator(*_detached(head), wants, *rest)
-    return losses, hits, _only_wanted(gradients, wants)
+        return _mlm_head(head, needs_grad, labels, counted, options, path, max_workspace)
+    losses, hits, *gradients = mlm_head_operator(
+        *_detached(head), needs_grad, labels, counted, path, max_workspace, *_flat(options)
+    )
+    return losses, hits, _only_needed(gradients, needs_grad)
 
 
 def distillation(
@@ -51,59 +47,43 @@ def distillation(
     teacher: Head,
     labels: Tensor | None,
     counted: Tensor,
-    temperature: float,
-    kl_factor: float,
-    ce_weight: float,
+    options: DistillationOptions,
     path: str,
     max_workspace: int | None,
 ) -> tuple[Tensor, Tensor, Tensor, Gradients]:
-    """As `chunked.distillation`, by ``path``; gradients are kept as in `mlm_head`."""
-    wants = wants_gradient(*student.tensors)
-    rest = labels, counted, temperature, kl_factor, ce_weight, path, max_workspace
+    """As `chunked.distillation`, by ``path``; gradients have the dtypes of `_gradient_dtypes`."""
+    needs_grad = needs_gradient(*student.tensors)
     if not torch.compiler.is_compiling():
-        return _distillation(student, teacher, wants, *rest)
+        return _distillation(student, teacher, needs_grad, labels, counted, options, path, max_workspace)
     divergences, cross_entropies, hits, *gradients = distillation_operator(
-        *_detached(student), *_detached(teacher), wants, *rest
+        *_detached(student), *_detached(teacher), needs_grad, labels, counted, path, max_workspace, *_flat(options)
     )
-    return divergences, cross_entropies, hits, _only_wanted(gradients, wants)
+    return divergences, cross_entropies, hits, _only_needed(gradients, needs_grad)
 
 
-def adversary(
-    hidden: Tensor,
-    document_ids: Tensor,
-    languages: Tensor,
-    discriminator: Discriminator,
-    reversal: Tensor,
-    level: str,
-    objective: str,
-    class_weights: Tensor | None,
-    path: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """() each: the loss, differentiable with respect to hidden and ``discriminator``, Ω, number of samples, hits.
+def adversary(inputs: AdversaryInputs, options: AdversaryOptions, path: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """() each: the loss, differentiable with respect to hidden and the discriminator, Ω, number of samples, hits.
 
-    ``languages`` may be any numbers: one that is no language makes the loss and its gradients NaN.
+    A language outside 0 … L-1 makes the loss and its gradients NaN.
     """
-    inputs = hidden, *discriminator
-    wants = wants_gradient(*inputs)
-    rest = reversal, level, objective, class_weights
+    needs_grad = needs_gradient(*inputs.differentiable)
     compiling = torch.compiler.is_compiling()
-    if not compiling and _adversary_path(path, hidden, discriminator) == "fused":
-        # Triton is not to be had everywhere.
+    if not compiling and _adversary_path(path, inputs) == "fused":
+        # Imported here because Triton is not available everywhere.
         from unibert_kernels.fused import adversary as fused
 
-        return fused.adversary(hidden, document_ids, languages, discriminator, wants, *rest)
-    _, _, w2, _ = discriminator
-    languages, invalid = replace_invalid(languages, torch.ones_like(languages, dtype=torch.bool), len(w2))
+        return fused.adversary(inputs, needs_grad, options)
+    given = inputs.languages
+    languages, invalid = replace_invalid(given, torch.ones_like(given, dtype=torch.bool), len(inputs.w2))
+    valid = inputs._replace(languages=languages)
     if compiling:
-        loss, weight_sum, count, correct, *kept = adversary_operator(
-            hidden.detach(), document_ids, languages, *(tensor.detach() for tensor in discriminator), wants, *rest, path
-        )
-        gradients = _only_wanted(kept, wants)
+        detached = (None if tensor is None else tensor.detach() for tensor in valid)
+        loss, weight_sum, count, correct, *returned = adversary_operator(*detached, needs_grad, path, *_flat(options))
+        gradients = _only_needed(returned, needs_grad)
     else:
-        loss, weight_sum, count, correct, gradients = chunked.adversary(
-            hidden, document_ids, languages, discriminator, wants, *rest
-        )
-    return attach_gradients(loss, inputs, gradients) * nan_if_any(invalid), weight_sum, count, correct
+        loss, weight_sum, count, correct, gradients = chunked.adversary(valid, needs_grad, options)
+    loss = attach_gradients(loss, inputs.differentiable, gradients)
+    return loss * nan_if_any(invalid), weight_sum, count, correct
 
 
 @torch.library.custom_op("unibert_kernels::mlm_head", mutates_args=())
@@ -112,28 +92,18 @@ def mlm_head_operator(
     weight: Tensor,
     bias: Tensor | None,
     dtype: torch.dtype,
-    wants: Sequence[bool],
-    rows: Tensor | None,
+    needs_grad: Sequence[bool],
     labels: Tensor,
     counted: Tensor,
-    label_smoothing: float,
-    z_loss: float,
     path: str,
     max_workspace: int | None,
+    label_smoothing: float,
+    z_loss: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Row losses, hits, and three gradients, empty where none is wanted."""
-    losses, hits, gradients = _mlm_head(
-        Head(hidden, weight, bias, dtype),
-        tuple(wants),
-        rows,
-        labels,
-        counted,
-        label_smoothing,
-        z_loss,
-        path,
-        max_workspace,
-    )
-    of_hidden, of_weight, of_bias = _empty_for_none(gradients, losses)
+    """Row losses, hits, and three gradients, empty where none is needed."""
+    head, options = Head(hidden, weight, bias, dtype), MLMHeadOptions(label_smoothing, z_loss)
+    losses, hits, gradients = _mlm_head(head, tuple(needs_grad), labels, counted, options, path, max_workspace)
+    of_hidden, of_weight, of_bias = _empty_instead_of_none(gradients, losses)
     return losses, hits, of_hidden, of_weight, of_bias
 
 
@@ -143,19 +113,16 @@ def _(
     weight: Tensor,
     bias: Tensor | None,
     dtype: torch.dtype,
-    wants: Sequence[bool],
-    rows: Tensor | None,
+    needs_grad: Sequence[bool],
     labels: Tensor,
     counted: Tensor,
-    label_smoothing: float,
-    z_loss: float,
     path: str,
-    max_workspace: int | None,
+    *_: object,
 ) -> tuple[Tensor, ...]:
     head = Head(hidden, weight, bias, dtype)
     dtypes = _gradient_dtypes(head, runs_triton(path, hidden, weight))
     losses = labels.new_empty(labels.shape, dtype=accumulator_dtype(hidden, weight))
-    return losses, torch.empty_like(counted), *_like_gradients(head.tensors, dtypes, wants, losses)
+    return losses, torch.empty_like(counted), *_empty_gradients(head.tensors, dtypes, needs_grad, losses)
 
 
 @torch.library.custom_op("unibert_kernels::distillation", mutates_args=())
@@ -168,22 +135,23 @@ def distillation_operator(
     teacher_weight: Tensor,
     teacher_bias: Tensor | None,
     teacher_dtype: torch.dtype,
-    wants: Sequence[bool],
+    needs_grad: Sequence[bool],
     labels: Tensor | None,
     counted: Tensor,
+    path: str,
+    max_workspace: int | None,
     temperature: float,
     kl_factor: float,
     ce_weight: float,
-    path: str,
-    max_workspace: int | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Row KL, row cross-entropy, hits, and three gradients, empty where none is wanted."""
+    """Row KL, row cross-entropy, hits, and three gradients, empty where none is needed."""
     student = Head(student_hidden, student_weight, student_bias, student_dtype)
     teacher = Head(teacher_hidden, teacher_weight, teacher_bias, teacher_dtype)
+    options = DistillationOptions(temperature, kl_factor, ce_weight)
     divergences, cross_entropies, hits, gradients = _distillation(
-        student, teacher, tuple(wants), labels, counted, temperature, kl_factor, ce_weight, path, max_workspace
+        student, teacher, tuple(needs_grad), labels, counted, options, path, max_workspace
     )
-    of_hidden, of_weight, of_bias = _empty_for_none(gradients, divergences)
+    of_hidden, of_weight, of_bias = _empty_instead_of_none(gradients, divergences)
     return divergences, cross_entropies, hits, of_hidden, of_weight, of_bias
 
 
@@ -197,19 +165,16 @@ def _(
     teacher_weight: Tensor,
     teacher_bias: Tensor | None,
     teacher_dtype: torch.dtype,
-    wants: Sequence[bool],
+    needs_grad: Sequence[bool],
     labels: Tensor | None,
     counted: Tensor,
-    temperature: float,
-    kl_factor: float,
-    ce_weight: float,
     path: str,
-    max_workspace: int | None,
+    *_: object,
 ) -> tuple[Tensor, ...]:
     student = Head(student_hidden, student_weight, student_bias, student_dtype)
     triton = runs_triton(path, student_hidden, student_weight, teacher_hidden, teacher_weight)
     divergences = counted.new_empty(counted.shape, dtype=accumulator_dtype(student_hidden, student_weight))
-    gradients = _like_gradients(student.tensors, _gradient_dtypes(student, triton), wants, divergences)
+    gradients = _empty_gradients(student.tensors, _gradient_dtypes(student, triton), needs_grad, divergences)
     return divergences, torch.empty_like(divergences), torch.empty_like(counted), *gradients
 
 
@@ -222,22 +187,20 @@ def adversary_operator(
     b1: Tensor,
     w2: Tensor,
     b2: Tensor,
-    wants: Sequence[bool],
     reversal: Tensor,
+    class_weights: Tensor | None,
+    needs_grad: Sequence[bool],
+    path: str,
     level: str,
     objective: str,
-    class_weights: Tensor | None,
-    path: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Loss, Ω, number of samples, hits, and five gradients, empty where none is wanted."""
-    discriminator = w1, b1, w2, b2
+    """Loss, Ω, number of samples, hits, and five gradients, empty where none is needed."""
+    inputs = AdversaryInputs(hidden, document_ids, languages, w1, b1, w2, b2, reversal, class_weights)
     compute = chunked.adversary
-    if _adversary_path(path, hidden, discriminator) == "fused":
+    if _adversary_path(path, inputs) == "fused":
         from unibert_kernels.fused.adversary import adversary_with_gradients as compute
-    loss, weight_sum, count, correct, gradients = compute(
-        hidden, document_ids, languages, discriminator, tuple(wants), reversal, level, objective, class_weights
-    )
-    of_hidden, of_w1, of_b1, of_w2, of_b2 = _empty_for_none(gradients, loss)
+    loss, weight_sum, count, correct, gradients = compute(inputs, tuple(needs_grad), AdversaryOptions(level, objective))
+    of_hidden, of_w1, of_b1, of_w2, of_b2 = _empty_instead_of_none(gradients, loss)
     return loss, weight_sum, count, correct, of_hidden, of_w1, of_b1, of_w2, of_b2
 
 
@@ -250,28 +213,24 @@ def _(
     b1: Tensor,
     w2: Tensor,
     b2: Tensor,
-    wants: Sequence[bool],
     reversal: Tensor,
-    level: str,
-    objective: str,
     class_weights: Tensor | None,
-    path: str,
+    needs_grad: Sequence[bool],
+    *_: object,
 ) -> tuple[Tensor, ...]:
-    inputs = hidden, w1, b1, w2, b2
-    dtype = accumulator_dtype(*inputs)
+    differentiable = hidden, w1, b1, w2, b2
+    dtype = accumulator_dtype(*differentiable)
     loss, weight_sum = (hidden.new_empty((), dtype=dtype) for _ in range(2))
     count, correct = (hidden.new_empty((), dtype=torch.int64) for _ in range(2))
-    return loss, weight_sum, count, correct, *_like_gradients(inputs, (dtype,) * 5, wants, loss)
+    return loss, weight_sum, count, correct, *_empty_gradients(differentiable, (dtype,) * 5, needs_grad, loss)
 
 
 def _mlm_head(
     head: Head,
-    wants: Wants,
-    rows: Tensor | None,
+    needs_grad: NeedsGrad,
     labels: Tensor,
     counted: Tensor,
-    label_smoothing: float,
-    z_loss: float,
+    options: MLMHeadOptions,
     path: str,
     max_workspace: int | None,
 ) -> tuple[Tensor, Tensor, Gradients]:
@@ -281,21 +240,19 @@ def _mlm_head(
         "mlm_head_loss", path, "exp-store", workspace, len(labels), hidden, weight, operands=head.dtype
     )
     if path == "chunked":
-        return chunked.mlm_head(head, wants, rows, labels, counted, label_smoothing, z_loss)
+        return chunked.mlm_head(head, needs_grad, labels, counted, options)
     from unibert_kernels.fused import mlm_head as fused
 
-    return fused.mlm_head(head, wants, rows, labels, counted, label_smoothing, z_loss, path, workspace)
+    return fused.mlm_head(head, needs_grad, labels, counted, options, path, workspace)
 
 
 def _distillation(
     student: Head,
     teacher: Head,
-    wants: Wants,
+    needs_grad: NeedsGrad,
     labels: Tensor | None,
     counted: Tensor,
-    temperature: float,
-    kl_factor: float,
-    ce_weight: float,
+    options: DistillationOptions,
     path: str,
     max_workspace: int | None,
 ) -> tuple[Tensor, Tensor, Tensor, Gradients]:
@@ -312,26 +269,25 @@ def _distillation(
         teacher.weight,
         operands=student.dtype,
     )
-    common = student, teacher, wants, labels, counted, temperature, kl_factor, ce_weight
     if path == "chunked":
-        return chunked.distillation(*common)
+        return chunked.distillation(student, teacher, needs_grad, labels, counted, options)
     from unibert_kernels.fused import distillation as fused
 
-    return fused.distillation(*common, path, workspace)
+    return fused.distillation(student, teacher, needs_grad, labels, counted, options, path, workspace)
 
 
-def _adversary_path(path: str, hidden: Tensor, discriminator: Discriminator) -> str:
+def _adversary_path(path: str, inputs: AdversaryInputs) -> str:
     """``chunked`` or ``fused``; ValueError for ``fused`` where it cannot run."""
-    w1, _, w2, _ = discriminator
-    if len(w2) > MAX_FUSED_LANGUAGES:
+    num_languages = len(inputs.w2)
+    if num_languages > MAX_FUSED_LANGUAGES:
         if path == "fused":
-            raise ValueError(f"path: fused takes up to {MAX_FUSED_LANGUAGES} languages, got {len(w2)}")
+            raise ValueError(f"path: fused takes up to {MAX_FUSED_LANGUAGES} languages, got {num_languages}")
         return "chunked"
-    return choose_path("adversary_loss", path, "fused", hidden, w1, w2)
+    return choose_path("adversary_loss", path, "fused", inputs.hidden, inputs.w1, inputs.w2)
 
 
 def _gradient_dtypes(head: Head, triton: bool) -> tuple[torch.dtype, ...]:
-    """What the gradients of a head's three tensors are kept in."""
+    """Dtypes of the gradients of a head's three tensors between the passes."""
     if not triton:
         return (accumulator_dtype(head.hidden, head.weight),) * 3
     from unibert_kernels.fused.head import gradient_dtypes
@@ -344,20 +300,26 @@ def _detached(head: Head) -> tuple[Tensor, Tensor, Tensor | None, torch.dtype]:
     return hidden.detach(), weight.detach(), None if bias is None else bias.detach(), dtype
 
 
-def _only_wanted(gradients: list[Tensor], wants: Wants) -> Gradients:
-    return tuple(gradient if wanted else None for gradient, wanted in zip(gradients, wants, strict=True))
+def _only_needed(gradients: list[Tensor], needs_grad: NeedsGrad) -> Gradients:
+    return tuple(gradient if needed else None for gradient, needed in zip(gradients, needs_grad, strict=True))
 
 
-def _empty_for_none(gradients: Gradients, like: Tensor) -> tuple[Tensor, ...]:
-    """Operators return tensors, never None."""
+def _empty_instead_of_none(gradients: Gradients, like: Tensor) -> tuple[Tensor, ...]:
+    """Replace None by empty tensors, since operators return only tensors."""
     return tuple(like.new_empty(0) if gradient is None else gradient for gradient in gradients)
 
 
-def _like_gradients(
-    inputs: tuple[Tensor | None, ...], dtypes: tuple[torch.dtype, ...], wants: Sequence[bool], like: Tensor
+def _empty_gradients(
+    inputs: tuple[Tensor | None, ...], dtypes: tuple[torch.dtype, ...], needs_grad: Sequence[bool], like: Tensor
 ) -> tuple[Tensor, ...]:
-    """Tensors of the shapes and dtypes that the gradients of ``inputs`` will have."""
+    """Uninitialised gradients of ``inputs``, empty where none is needed."""
     return tuple(
-        tensor.new_empty(tensor.shape, dtype=dtype) if wanted and tensor is not None else like.new_empty(0)
-        for tensor, dtype, wanted in zip(inputs, dtypes, wants, strict=True)
+        tensor.new_empty(tensor.shape, dtype=dtype) if needed and tensor is not None else like.new_empty(0)
+        for tensor, dtype, needed in zip(inputs, dtypes, needs_grad, strict=True)
     )
+
+
+def _flat(options: MLMHeadOptions | DistillationOptions | AdversaryOptions) -> tuple[Any, ...]:
+    """The fields in the order of the operator's last arguments. Dynamo in torch 2.11 cannot trace
+    `dataclasses.astuple`."""
+    return tuple(getattr(options, field.name) for field in fields(options))

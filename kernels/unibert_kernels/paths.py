@@ -1,4 +1,4 @@
-"""The implementations that a caller may ask for, and what ``auto`` makes of a device."""
+"""The implementations that a caller may name, and the choice that ``auto`` makes."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import torch
 from torch import Tensor
 
 MLM_HEAD_PATHS = ("auto", "chunked", "recompute", "exp-store")
-"""``chunked`` is plain torch on any device. Triton on CUDA: ``recompute`` computes the logits twice, and needs the
-least memory; ``exp-store`` keeps their exponentials in between, and is the fastest."""
+"""``chunked`` is plain torch on any device. The others are Triton on CUDA: ``recompute`` computes the logits twice and
+needs the least memory; ``exp-store`` keeps their exponentials in between and is the fastest."""
 DISTILLATION_PATHS = ("auto", "chunked", "recompute", "store-teacher")
 """As above; ``store-teacher`` keeps the teacher's logits in between, so that only the student's are computed twice."""
 ADVERSARY_PATHS = ("auto", "chunked", "fused")
-"""``fused`` is Triton on CUDA, forward pass and gradients in one kernel."""
+"""``fused`` is Triton on CUDA: forward pass and gradients in one kernel."""
 
 WORKSPACE_SHARE = 16
-"""By default the buffer of ``exp-store`` and ``store-teacher`` is at most 1/16 of the device's memory."""
+"""By default the buffer of ``exp-store`` and ``store-teacher`` takes at most 1/16 of the device's memory."""
 MIN_STORED_ROWS = 1024
 """With fewer rows in the buffer the weight's gradient is read and written so often that storing does not pay: at 1024
-rows, 8 bytes an element against 6 x 1024 flops of products, a quarter of the time on an H100."""
+rows 8 bytes per element against 6 x 1024 flops of products, a quarter of the time on an H100."""
 
 _logger = logging.getLogger("unibert_kernels")
 
@@ -34,20 +34,20 @@ def check_path(path: str, paths: tuple[str, ...]) -> None:
 
 
 def choose_path(loss: str, path: str, best: str, *tensors: Tensor) -> str:
-    """The path to take for ``tensors`` when ``path`` is asked for: ``best`` or ``chunked`` if that is ``auto``.
+    """The path for ``tensors``: ``path`` itself or, if that is ``auto``, ``best`` where it can run, else ``chunked``.
 
-    The choice is logged once. It depends on devices, dtypes and shapes alone, so that a run that is resumed chooses
-    as before.
+    The choice is logged once. It depends on devices, dtypes and shapes alone, so that a resumed run makes the same
+    choice.
 
     Raises:
-        ValueError: if a path was asked for by name that cannot serve the tensors.
+        ValueError: if ``path`` names a path that cannot serve the tensors.
     """
-    obstacle = "" if path == "chunked" else _obstacle_on(path, tensors)
+    reason = "" if path == "chunked" else _reason_against_triton(path, tensors)
     chosen = path
     if path == "auto":
-        chosen = "chunked" if obstacle else best
+        chosen = "chunked" if reason else best
     if _logger.isEnabledFor(logging.INFO):
-        _log_once(loss, chosen, obstacle)
+        _log_once(loss, chosen, reason)
     return chosen
 
 
@@ -61,12 +61,13 @@ def choose_head_path(
     *weights: Tensor,
     operands: torch.dtype | None = None,
 ) -> str:
-    """As `choose_path`, for a head over the vocabulary: ``storing`` where the workspace allows, else recompute.
+    """As `choose_path`, for a head over the vocabulary: ``auto`` takes the path ``storing`` if the workspace is large
+    enough, else recompute.
 
-    ``operands`` is the dtype of the products' operands, hidden's unless given.
+    ``operands`` is the dtype of the products' operands, by default hidden's.
 
     Raises:
-        ValueError: also for ``storing`` with fp16 operands, whose range exponentials leave.
+        ValueError: also for exp-store with fp16 operands, whose range cannot hold exponentials.
     """
     operands = operands or hidden.dtype
     if path == "exp-store" and operands == torch.float16:
@@ -92,32 +93,40 @@ def best_head_path(storing: str, num_rows: int, vocab_size: int, operands: torch
 
 
 def runs_triton(path: str, *tensors: Tensor) -> bool:
-    """Whether `choose_path` leads to Triton; ValueError as there."""
-    return path != "chunked" and not _obstacle_on(path, tensors)
+    """Whether `choose_path` chooses a Triton path.
+
+    Raises:
+        ValueError: as `choose_path`.
+    """
+    return path != "chunked" and not _reason_against_triton(path, tensors)
 
 
 def default_workspace(device: torch.device) -> int:
-    """Bytes that a storing path may use on ``device`` unless told otherwise."""
+    """Default bytes that a storing path may use on ``device``."""
     if device.type != "cuda":
         return 2**30
     return torch.cuda.get_device_properties(device).total_memory // WORKSPACE_SHARE
 
 
-def interpreted() -> bool:
+def interpreter_enabled() -> bool:
     """Whether Triton interprets kernels on the CPU (TRITON_INTERPRET=1)."""
     return os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
 
 
-def _obstacle_on(path: str, tensors: tuple[Tensor, ...]) -> str:
-    """Why Triton cannot serve ``tensors``, nothing if it can; ValueError if ``path`` asks for it by name."""
-    # The interpreter takes a thousand times as long, so only a caller who names a path gets it.
-    obstacle = _obstacle(tensors, interpreter=path != "auto" and interpreted())
-    if obstacle and path != "auto":
-        raise ValueError(f"path: {path} {obstacle}; take chunked")
-    return obstacle
+def _reason_against_triton(path: str, tensors: tuple[Tensor, ...]) -> str:
+    """Why Triton cannot serve ``tensors``, empty if it can.
+
+    Raises:
+        ValueError: if it cannot, although ``path`` names a Triton path.
+    """
+    # The interpreter takes a thousand times as long, so ``auto`` never chooses it.
+    reason = _unmet_requirement(tensors, interpreter=path != "auto" and interpreter_enabled())
+    if reason and path != "auto":
+        raise ValueError(f"path: {path} {reason}; take chunked")
+    return reason
 
 
-def _obstacle(tensors: tuple[Tensor, ...], interpreter: bool) -> str:
+def _unmet_requirement(tensors: tuple[Tensor, ...], interpreter: bool) -> str:
     if not triton_installed():
         return "needs triton, which is not installed"
     device = tensors[0].device
@@ -140,5 +149,5 @@ def triton_installed() -> bool:
 
 
 @cache
-def _log_once(loss: str, path: str, obstacle: str) -> None:
-    _logger.info("%s: path %s%s", loss, path, f" (Triton {obstacle})" if obstacle else "")
+def _log_once(loss: str, path: str, reason: str) -> None:
+    _logger.info("%s: path %s%s", loss, path, f" (Triton {reason})" if reason else "")

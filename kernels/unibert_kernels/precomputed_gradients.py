@@ -1,4 +1,4 @@
-"""Losses whose gradients were computed together with their value."""
+"""Losses whose gradients are computed together with their value."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from torch.autograd.function import once_differentiable
 from unibert_kernels.paths import runs_triton
 
 
-def wants_gradient(*tensors: Tensor | None) -> tuple[bool, ...]:
-    """For each tensor, whether a backward pass from here would reach it."""
+def needs_gradient(*tensors: Tensor | None) -> tuple[bool, ...]:
+    """Whether a backward pass would reach each of ``tensors``."""
     return tuple(tensor is not None and tensor.requires_grad and torch.is_grad_enabled() for tensor in tensors)
 
 
 def attach_gradients(value: Tensor, inputs: tuple[Tensor | None, ...], gradients: tuple[Tensor | None, ...]) -> Tensor:
     """Make the scalar ``value`` differentiable with respect to ``inputs``.
 
-    ``gradients[i]`` has the shape of ``inputs[i]``, or is None where none is wanted. The backward pass multiplies it
-    by the incoming gradient and only then rounds it to the input's dtype, so that a loss scale for fp16 acts before
-    the rounding. It may run more than once (``retain_graph``); it cannot itself be differentiated.
+    ``gradients[i]`` has the shape of ``inputs[i]``, or is None where none is needed. The backward pass multiplies it by
+    the incoming gradient and only then rounds it to the input's dtype, so that a loss scale for fp16 acts before the
+    rounding. It may run more than once (``retain_graph``) but cannot itself be differentiated.
 
-    Traced by torch.compile the same numbers come about out of place, in whatever kernels the backend makes of it.
+    Under torch.compile the same numbers are computed out of place, by the backend's kernels.
 
-    None of the inputs is kept for the backward pass, only their gradients are. A parameter whose storage is swapped
-    between the passes (DeepSpeed's ZeRO stage 3) is therefore safe: it is an input of the node, and nobody reads it.
+    Only the gradients are saved for the backward pass, none of the inputs. A parameter whose storage is swapped between
+    the passes (DeepSpeed's ZeRO stage 3) is therefore safe: it is an input of the node, but is never read.
     """
-    wanted = [(tensor, gradient) for tensor, gradient in zip(inputs, gradients, strict=True) if gradient is not None]
+    needed = [(tensor, gradient) for tensor, gradient in zip(inputs, gradients, strict=True) if gradient is not None]
     function = _Traced if torch.compiler.is_compiling() else _PrecomputedGradients
-    result: Tensor = function.apply(value, *(tensor for tensor, _ in wanted), *(gradient for _, gradient in wanted))
+    result: Tensor = function.apply(value, *(tensor for tensor, _ in needed), *(gradient for _, gradient in needed))
     return result
 
 
 class _Traced(torch.autograd.Function):
-    """As torch.compile takes it: it knows nothing of the graph's last pass, nor of `once_differentiable`."""
+    """The variant for torch.compile, which supports neither the check for the last pass nor `once_differentiable`."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, *inputs_and_gradients: Tensor) -> Tensor:
@@ -57,9 +57,9 @@ class _PrecomputedGradients(_Traced):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        # A vocabulary's gradient is hundreds of megabytes: scaled in place when no other backward pass will need it.
+        # A vocabulary's gradient takes hundreds of megabytes: it is scaled in place unless another pass will need it.
         last_pass = not torch._C._autograd._get_current_graph_task_keep_graph()
-        # A scalar would be rounded to a bf16 gradient's dtype before it is multiplied; a tensor of one element is not.
+        # torch rounds a scalar to a bf16 gradient's dtype before the product, but not a tensor of one element.
         factor = upstream.view(1)
         scaled: list[Tensor] = []
         for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True):

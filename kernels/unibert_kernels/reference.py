@@ -1,8 +1,8 @@
-"""The three losses as naively as can be, in float64 with autograd: what every faster path is tested against.
+"""Naive implementations of the three losses, in float64 with autograd: the reference for tests of the faster paths.
 
-Same arguments and results as the public functions (without ``path``); inputs of any dtype are converted to float64
-first, and logits are materialised. The reference agrees with a path on the same rounded inputs up to that path's own
-rounding, so that tolerances can be argued from number formats.
+Arguments and results are those of the public functions, without ``path``. Inputs of any dtype are converted to float64
+first, and logits are materialised. On the same rounded inputs a path differs from the reference only by its own
+rounding, so that tolerances follow from number formats.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ def mlm_head_loss(
     labels: Tensor,
     bias: Tensor | None = None,
     *,
-    rows: Tensor | None = None,
     lang_ids: Tensor | None = None,
     num_languages: int | None = None,
     ignore_index: int = -100,
@@ -30,7 +29,7 @@ def mlm_head_loss(
     z_loss: float = 0.0,
 ) -> MLMHeadOutput:
     """`unibert_kernels.mlm_head_loss` in float64."""
-    logits = _logits(hidden if rows is None else hidden[rows], weight, bias)
+    logits = _logits(hidden, weight, bias)
     counted = labels != ignore_index
     losses = F.cross_entropy(
         logits, labels, reduction="none", label_smoothing=label_smoothing, ignore_index=ignore_index

@@ -10,14 +10,14 @@ SMALL = ["--hidden_size=64", "--layers=1", "--sequences=4", "--checkpoints=2", "
 
 
 @pytest.mark.slow
-def test_it_tells_what_each_checkpoint_took(corpus, tmp_path):  # noqa: F811
+def test_bytes_and_times_of_each_checkpoint_are_reported(corpus, tmp_path):  # noqa: F811
     output = tmp_path / "results" / "checkpoints.json"
     status, printed = run_to_end("bench", "checkpoints", str(corpus), *SMALL, f"--output={output}")
     assert status == 0, printed
     results = json.loads(output.read_text())
     assert len(results["checkpoints"]) == 2
     for checkpoint in results["checkpoints"]:
-        # AdamW's state and the weights in fp32 of more than the 300 embeddings of 64 numbers.
+        # AdamW's state and the fp32 weights of more than the 300 embeddings of 64 values.
         assert checkpoint["bytes"] > 12 * 300 * 64
         assert checkpoint["training_waited"] > 0
         assert checkpoint["writing"] > 0
@@ -28,14 +28,14 @@ def test_it_tells_what_each_checkpoint_took(corpus, tmp_path):  # noqa: F811
 
 
 @pytest.mark.parametrize(
-    ("option", "sentence"),
+    ("option", "message"),
     [
         ("--hidden_size=100", "hidden_size: must be a multiple of 64, got 100"),
         ("--checkpoints=1", "checkpoints: must be at least 2, got 1"),
     ],
 )
-def test_sizes_that_cannot_be(option, sentence, tmp_path):
+def test_invalid_sizes_are_rejected(option, message, tmp_path):
     status, printed = run_to_end("bench", "checkpoints", str(tmp_path), option)
     assert status == 1
-    assert sentence in printed
+    assert message in printed
     assert "Traceback" not in printed

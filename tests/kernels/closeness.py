@@ -1,4 +1,4 @@
-"""How far two results may lie apart, and how far they do."""
+"""Tolerances for two results, and the distance between them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from tests import odd_offsets
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-"""Where the losses are tested: kernels are interpreted on the CPU."""
+"""Device under test; on the CPU kernels are interpreted."""
 FP32_GRADIENT = 1e-5
 """Relative Frobenius error of an fp32 gradient: unit roundoff 6e-8 times the square root of the few thousand terms of
 a sum is 4e-6, and errors of the logits (|z| times the roundoff) enter the softmax as relative errors of that size."""
@@ -26,32 +26,33 @@ REORDERED = {
     torch.float16: 2.0**-10,
 }
 """Relative Frobenius distance of two results of the same sums in another order: unit roundoff times the square root of
-the thousand terms that the tests' sums have at most. Sums of halves run in fp32 and are rounded then: two that differ
-by a roundoff may come out as neighbours, which in bf16 with its 8 bits lie up to 2^-7 of themselves apart."""
+the number of terms, at most a thousand in the tests. Half-precision sums run in fp32 and are rounded at the end: two
+that differ by a roundoff may become neighbours, which in bf16 with its 8 bits differ by up to 2^-7 of themselves."""
 
 
 def repeats_bits(path: str) -> bool:
-    """Whether the same values give the same bits on ``path`` once more.
+    """Whether ``path`` gives the same bits for the same values in every run.
 
-    On CUDA the losses promise it. On the CPU torch's products repeat them because its tensors always lie on 64 bytes;
-    numpy's, the interpreter's among them, lie on 16, and go to whatever BLAS numpy was built with.
+    On CUDA the losses guarantee it. On the CPU torch's products repeat their bits because its tensors are always
+    aligned to 64 bytes. numpy's arrays, and with them the interpreter's, are aligned to 16 bytes, and their products
+    depend on the BLAS that numpy was built with.
     """
     return (DEVICE.type == "cuda" or path == "chunked") and not odd_offsets.in_use()
 
 
 def assert_same(actual: Iterable[Tensor | None], expected: Iterable[Tensor | None], bits: bool) -> None:
-    """Bit by bit, or up to the order of sums; counts exactly."""
-    for got, wanted in zip(actual, expected, strict=True):
-        if wanted is None:
-            assert got is None
+    """Assert equality bit by bit or, without ``bits``, up to the order of sums; integers must be equal either way."""
+    for one, other in zip(actual, expected, strict=True):
+        if other is None:
+            assert one is None
             continue
-        assert got is not None
-        assert got.dtype == wanted.dtype
-        if bits or not wanted.dtype.is_floating_point:
-            assert torch.equal(got, wanted)
+        assert one is not None
+        assert one.dtype == other.dtype
+        if bits or not other.dtype.is_floating_point:
+            assert torch.equal(one, other)
         else:
-            # On CUDA only compiled code and exp-store without gradients order sums anew, those of fp32.
-            assert distance(got, wanted) <= (FP32_LOSS if wanted.is_cuda else REORDERED[wanted.dtype])
+            # On CUDA only compiled code and exp-store without gradients change the order of sums, all of them fp32.
+            assert distance(one, other) <= (FP32_LOSS if other.is_cuda else REORDERED[other.dtype])
 
 
 def distance(actual: Tensor | None, expected: Tensor | None) -> float:
@@ -64,5 +65,5 @@ def distance(actual: Tensor | None, expected: Tensor | None) -> float:
 
 
 def gradients(loss: Tensor, *leaves: Tensor) -> tuple[Tensor, ...]:
-    """Gradients of ``loss``, leaving the leaves' own ``grad`` alone."""
+    """Gradients of ``loss``; the leaves' ``grad`` does not change."""
     return torch.autograd.grad(loss, leaves)

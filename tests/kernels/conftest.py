@@ -31,15 +31,15 @@ ON_THE_CPU = pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA has its 
 
 @pytest.fixture(params=["aligned", pytest.param("odd", marks=[ON_THE_CPU, odd_offsets.needs_compiler])])
 def placement(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Memory as torch and numpy give it, and at odd offsets."""
+    """Memory where torch and numpy place it, and at odd offsets."""
     with odd_offsets.odd_offsets() if request.param == "odd" else nullcontext():
         yield
 
 
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Seven rows a chunk, three rows a strip at a vocabulary of 1031, five samples; 512 columns and 16 rows a chunk of
-    the Triton paths: every loop goes round."""
+    """Chunks so small that every loop runs more than once: at a vocabulary of 1031 seven rows per chunk and three per
+    strip, five samples; on the Triton paths 512 columns and at most 30 rows."""
     monkeypatch.setattr(chunked, "WORKSPACE", 7 * 1031)
     monkeypatch.setattr(chunked, "STRIP", 3 * 1031)
     monkeypatch.setattr(chunked, "SAMPLES", 5)
@@ -50,8 +50,8 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(params=["pointers", "descriptors"])
 def tile_loads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both ways to load tiles, of a size that no vocabulary of the tests is a multiple of."""
+    """Both ways to load tiles, with a tile size that divides no vocabulary of the tests."""
     if request.param == "descriptors" and odd_offsets.in_use() and not torch.cuda.is_available():
-        pytest.skip("descriptors want the 16 bytes that torch's own memory lies on")
+        pytest.skip("descriptors need memory aligned to 16 bytes, as torch's own is")
     config = dataclasses.replace(configs.INTERPRETED, columns=128, descriptors=request.param == "descriptors")
     monkeypatch.setattr(head, "tile_config", lambda kernel, dtype, generation: config)

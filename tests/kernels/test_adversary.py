@@ -16,7 +16,7 @@ OBJECTIVES = ("reversal", "uniform")
 
 
 def batch(dtype: torch.dtype = torch.float32, reversal: float = 0.3) -> dict[str, Any]:
-    """Seven packed documents of 1 to 12 tokens with padding between and behind, five languages, one of them absent."""
+    """Seven packed documents of 1 to 12 tokens with padding between them and at the end; five languages, one absent."""
     generator = torch.Generator().manual_seed(0)
     lengths = [5, 1, 12, 7, 3, 9, 2]
     ids = torch.cat([torch.full((length,), document) for document, length in enumerate(lengths)])
@@ -63,17 +63,17 @@ def test_loss_and_gradients_agree_with_float64(level: str, objective: str, weigh
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_reversal_multiplies_the_gradient_of_hidden_alone(level: str) -> None:
+def test_reversal_scales_only_the_gradient_of_hidden(level: str) -> None:
     def run(reversal: float) -> tuple[Tensor, ...]:
         tensors = batch(reversal=reversal)
         return gradients(adversary_loss(**tensors, level=level).loss, *leaves(tensors))
 
-    plain = run(-1.0)  # λ = -1: the gradient as it would be without reversal
+    plain = run(-1.0)  # λ = -1: the gradient without reversal
     for factor in (0.5, 2.0, 0.0):  # powers of two, so that the product is exact
         assert_same(run(factor), [-factor * plain[0], *plain[1:]], repeats_bits("chunked"))
 
 
-def test_plain_gradient_is_that_of_an_ordinary_classifier() -> None:
+def test_without_reversal_the_gradient_is_that_of_an_ordinary_classifier() -> None:
     tensors = batch(reversal=-1.0)
     loss = F.cross_entropy(classify_means(tensors, tensors["hidden"]), tensors["languages"])
     actual = adversary_loss(**tensors).loss
@@ -81,7 +81,7 @@ def test_plain_gradient_is_that_of_an_ordinary_classifier() -> None:
         assert distance(one, other) <= FP32_GRADIENT
 
 
-def test_the_confusion_objective_leaves_the_discriminator_its_own() -> None:
+def test_the_uniform_objective_does_not_change_the_discriminators_gradients() -> None:
     def run(objective: str) -> tuple[Tensor, ...]:
         tensors = batch()
         return gradients(adversary_loss(**tensors, objective=objective).loss, *leaves(tensors))
@@ -91,7 +91,7 @@ def test_the_confusion_objective_leaves_the_discriminator_its_own() -> None:
     assert_same(uniform[1:], reversed_[1:], repeats_bits("chunked"))
 
 
-def test_descending_the_confusion_objective_hides_the_language() -> None:
+def test_a_step_along_the_uniform_objective_raises_the_entropy() -> None:
     tensors = batch(reversal=1.0)
 
     @torch.no_grad()
@@ -104,19 +104,19 @@ def test_descending_the_confusion_objective_hides_the_language() -> None:
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("level", LEVELS)
-def test_padding_gets_exactly_zero(level: str, objective: str) -> None:
+def test_padding_gets_zero_gradient(level: str, objective: str) -> None:
     tensors = batch()
     (gradient,) = gradients(adversary_loss(**tensors, level=level, objective=objective).loss, tensors["hidden"])
     padding = tensors["document_ids"] == -1
     assert (gradient[padding] == 0).all()
     assert (gradient[~padding] != 0).any(dim=1).all() == (level != "cls")
     if level == "cls":
-        firsts = torch.tensor([0, 5, 6, 22, 29, 32, 41])  # padding stands at 18 … 21
+        firsts = torch.tensor([0, 5, 6, 22, 29, 32, 41])  # padding is at 18 … 21
         assert torch.equal((gradient != 0).any(dim=1).nonzero()[:, 0], firsts)
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_a_document_without_tokens_counts_for_nothing(level: str) -> None:
+def test_documents_without_tokens_do_not_count(level: str) -> None:
     tensors = batch()
     more = tensors | {"languages": torch.cat([tensors["languages"], torch.tensor([3, 3])])}
     one, other = adversary_loss(**tensors, level=level), adversary_loss(**more, level=level)
@@ -127,7 +127,7 @@ def test_a_document_without_tokens_counts_for_nothing(level: str) -> None:
 
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("num_documents", [0, 2])
-def test_padding_alone_gives_zero_loss_and_zero_gradients(level: str, num_documents: int) -> None:
+def test_only_padding_gives_zero_loss_and_gradients(level: str, num_documents: int) -> None:
     tensors = batch()
     tensors |= {
         "document_ids": torch.full_like(tensors["document_ids"], -1),
@@ -139,7 +139,7 @@ def test_padding_alone_gives_zero_loss_and_zero_gradients(level: str, num_docume
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_no_tokens_at_all(level: str) -> None:
+def test_no_tokens_give_zero_loss(level: str) -> None:
     tensors = batch()
     tensors |= {"hidden": tensors["hidden"][:0], "document_ids": tensors["document_ids"][:0]}
     assert adversary_loss(**tensors, level=level).loss == 0
@@ -191,7 +191,7 @@ def test_bitwise_the_same_from_run_to_run() -> None:
     assert_same(run(), run(), repeats_bits("chunked"))
 
 
-def test_the_module_calls_the_function_with_its_parameters() -> None:
+def test_the_module_passes_its_parameters_to_the_function() -> None:
     tensors = batch()
     module = LanguageDiscriminator(16, 5, 8, level="token", objective="uniform")
     inputs = {name: tensors[name] for name in ("hidden", "document_ids", "languages", "reversal")}
@@ -209,7 +209,7 @@ def test_the_module_calls_the_function_with_its_parameters() -> None:
     assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in module.parameters())
 
 
-def test_a_discriminator_trained_with_no_reversal_learns_the_languages() -> None:
+def test_a_discriminator_trained_without_reversal_learns_the_languages() -> None:
     torch.manual_seed(0)
     tensors = batch(reversal=0.0)
     module = LanguageDiscriminator(16, 5, 32)
@@ -237,11 +237,11 @@ def test_a_discriminator_trained_with_no_reversal_learns_the_languages() -> None
         ({"reversal": torch.ones(1)}, "reversal"),
     ],
 )
-def test_what_does_not_fit_is_refused(change: dict[str, Any], message: str) -> None:
+def test_invalid_arguments_are_rejected(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}"):
         adversary_loss(**(batch() | change))
 
 
-def test_the_module_refuses_an_unknown_level_when_it_is_made() -> None:
+def test_the_module_rejects_an_unknown_level_at_construction() -> None:
     with pytest.raises(ValueError, match=r"^level"):
         LanguageDiscriminator(16, 5, 8, level="sentence")  # type: ignore[arg-type]

@@ -45,9 +45,9 @@ def _nothing_compiled_before() -> Iterator[None]:
 def batch(
     loss: str, num_rows: int = 21, dtype: torch.dtype = torch.float32
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors that want gradients and all other arguments; ``num_rows`` are tokens of five documents to the adversary.
+    """Tensors that require gradients, and all other arguments; for the adversary the rows are tokens of five documents.
 
-    Sizes of the model are the same whatever the number of rows.
+    The sizes of the model do not depend on the number of rows.
     """
     generator = torch.Generator().manual_seed(num_rows)
 
@@ -76,7 +76,8 @@ def batch(
 
 
 def run(function: Callable[..., Any], tensors: dict[str, Tensor], rest: dict[str, Any]) -> list[Tensor | None]:
-    """Every result and, of the loss (the first) times 3, the gradients by ``tensors``."""
+    """All results, and the gradients of three times the loss, which is the first result, with respect to
+    ``tensors``."""
     tensors = {name: tensor.detach().requires_grad_(tensor.requires_grad) for name, tensor in tensors.items()}
     output = function(**tensors, **rest)
     if output[0].requires_grad:
@@ -85,13 +86,13 @@ def run(function: Callable[..., Any], tensors: dict[str, Tensor], rest: dict[str
 
 
 def compiled_bits(path: str) -> bool:
-    """Whether compiled code repeats the bits of eager code. On CUDA it may choose other products; ``fused`` multiplies
-    by λ, by the token's share and by the upstream gradient in another order."""
+    """Whether compiled code gives the bits of eager code. On CUDA it may choose other products, and ``fused``
+    multiplies by λ, by the token's share and by the upstream gradient in another order."""
     return repeats_bits(path) and DEVICE.type == "cpu"
 
 
 @every_path
-def test_as_in_eager_mode_and_another_number_of_rows_compiles_nothing_anew(loss: str, path: str) -> None:
+def test_compiled_equals_eager_and_another_number_of_rows_does_not_recompile(loss: str, path: str) -> None:
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(LOSSES[loss], fullgraph=True, backend=counter, dynamic=True)
     graphs = []
@@ -104,7 +105,7 @@ def test_as_in_eager_mode_and_another_number_of_rows_compiles_nothing_anew(loss:
 
 
 @every_path
-def test_gradients_wanted_of_some_tensors(loss: str, path: str) -> None:
+def test_gradients_of_some_tensors_only(loss: str, path: str) -> None:
     tensors, rest = batch(loss)
     rest["path"] = path
     names = list(tensors)
@@ -126,14 +127,14 @@ def test_compiled_in_other_dtypes(loss: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize(("loss", "path"), [entry for entry in PATHS if entry[1] not in ("chunked", "fused")])
-def test_gradients_that_are_kept_in_bf16(loss: str, path: str) -> None:
+def test_gradients_kept_in_bf16(loss: str, path: str) -> None:
     tensors, rest = batch(loss, dtype=torch.bfloat16)
     rest["path"] = path
     compiled = torch.compile(LOSSES[loss], fullgraph=True, backend="aot_eager")
     assert_same(run(compiled, tensors, rest), run(LOSSES[loss], tensors, rest), compiled_bits(path))
 
 
-@pytest.mark.skipif(shutil.which("g++") is None and DEVICE.type == "cpu", reason="inductor wants a C++ compiler")
+@pytest.mark.skipif(shutil.which("g++") is None and DEVICE.type == "cpu", reason="inductor needs a C++ compiler")
 @chunked
 def test_compiled_by_inductor_within_a_model(loss: str) -> None:
     tensors, rest = batch(loss)
@@ -143,16 +144,9 @@ def test_compiled_by_inductor_within_a_model(loss: str) -> None:
         return LOSSES[loss](**arguments | {first: torch.tanh(arguments[first])})
 
     compiled = torch.compile(model, fullgraph=True, dynamic=True)
-    for got, wanted in zip(run(compiled, tensors, rest), run(model, tensors, rest), strict=True):
-        # Sums are vectorised, and so ordered, as inductor likes.
-        assert distance(got, wanted) <= FP32_GRADIENT
-
-
-def test_rows_that_are_picked() -> None:
-    tensors, rest = batch("mlm", 30)
-    rest = {"labels": rest["labels"][:4], "rows": torch.tensor([7, 2, 2, 29], device=DEVICE)}
-    compiled = torch.compile(mlm_head_loss, fullgraph=True, backend="aot_eager", dynamic=True)
-    assert_same(run(compiled, tensors, rest), run(mlm_head_loss, tensors, rest), compiled_bits("chunked"))
+    for actual, expected in zip(run(compiled, tensors, rest), run(model, tensors, rest), strict=True):
+        # Inductor vectorises sums, and so changes their order.
+        assert distance(actual, expected) <= FP32_GRADIENT
 
 
 @pytest.mark.parametrize("level", ["mean", "cls", "token"])
@@ -165,34 +159,34 @@ def test_every_level_of_the_adversary(path: str, level: str) -> None:
     assert_same(run(compiled, tensors, rest), run(adversary_loss, tensors, rest), compiled_bits(path))
 
 
-def test_a_path_that_cannot_serve_is_refused_in_compiled_code_too() -> None:
+def test_compiled_code_rejects_a_path_that_cannot_serve() -> None:
     tensors, rest = batch("mlm", dtype=torch.float64)
     compiled = torch.compile(mlm_head_loss, fullgraph=True, backend="aot_eager")
     with pytest.raises(RuntimeError, match="path: recompute computes in fp32 at most"):
         compiled(**tensors, **rest, path="recompute")
 
 
-def arguments_of(loss: str, path: str, wants: tuple[bool, ...]) -> tuple[Any, tuple[Any, ...]]:
-    """An operator and arguments for it."""
+def arguments_of(loss: str, path: str, needs_grad: tuple[bool, ...]) -> tuple[Any, tuple[Any, ...]]:
+    """An operator and its arguments."""
     tensors, rest = batch(loss)
     inputs = [tensor.detach() for tensor in tensors.values()]
     if loss == "adversary":
         hidden, *discriminator = inputs
         documents, languages = rest["document_ids"], rest["languages"]
-        head = (hidden, documents, languages, *discriminator, (*wants, *wants[1:]))
-        return operators.adversary_operator, (*head, rest["reversal"], "mean", "reversal", None, path)
+        inputs = [hidden, documents, languages, *discriminator, rest["reversal"], None]
+        return operators.adversary_operator, (*inputs, (*needs_grad, *needs_grad[1:]), path, "mean", "reversal")
     counted = rest["labels"] >= 0
     labels = rest["labels"].where(counted, 0)
     student = (*inputs, torch.float32)
     if loss == "mlm":
-        return operators.mlm_head_operator, (*student, wants, None, labels, counted, 0.1, 0.0, path, None)
+        return operators.mlm_head_operator, (*student, needs_grad, labels, counted, path, None, 0.1, 0.0)
     teacher = rest["teacher_hidden"], rest["teacher_weight"], None, torch.float32
-    return operators.distillation_operator, (*student, *teacher, wants, labels, counted, 2.0, 4.0, 0.5, path, None)
+    return operators.distillation_operator, (*student, *teacher, needs_grad, labels, counted, path, None, 2.0, 4.0, 0.5)
 
 
 @every_path
-def test_operators_are_what_they_say(loss: str, path: str) -> None:
-    operator, arguments = arguments_of(loss, path, wants=(True, False, True))
+def test_operators_pass_opcheck(loss: str, path: str) -> None:
+    operator, arguments = arguments_of(loss, path, needs_grad=(True, False, True))
     torch.library.opcheck(operator, arguments)
 
 
@@ -207,7 +201,7 @@ def test_activation_checkpointing_changes_nothing(loss: str, path: str, reentran
         return LOSSES[loss](**arguments | {first: torch.tanh(arguments[first])})
 
     def checkpointed(**arguments: Any) -> Any:
-        # The reentrant kind sees tensors by place only.
+        # Reentrant checkpointing tracks positional tensors only.
         names, values = list(tensors), [arguments.pop(name) for name in tensors]
 
         def segment(*values: Tensor) -> Any:
@@ -217,8 +211,8 @@ def test_activation_checkpointing_changes_nothing(loss: str, path: str, reentran
 
     expected = run(model, tensors, rest)
     if reentrant:
-        # Its results are those of a first pass without gradients, for which exp-store stores nothing and takes another
-        # shift; a second one gives the gradients.
+        # Its results come from a first pass without gradients, in which exp-store stores nothing and takes another
+        # shift; the gradients come from a second pass.
         with torch.no_grad():
             results = model(**tensors, **rest)
         expected[: len(results)] = results
@@ -279,9 +273,9 @@ def test_gradients_accumulate_in_compiled_code(loss: str) -> None:
     def accumulate(function: Callable[..., Any]) -> list[Tensor | None]:
         leaves = {name: tensor.detach().requires_grad_() for name, tensor in shared.items()}
         for tensors, rest in halves:
-            # Hidden states are each half's own, parameters are shared.
-            own = {name: tensor for name, tensor in tensors.items() if name.endswith("hidden")}
-            (function(**leaves | own, **rest).loss / 2).backward()
+            # Each half has its own hidden states; the parameters are shared.
+            hidden = {name: tensor for name, tensor in tensors.items() if name.endswith("hidden")}
+            (function(**leaves | hidden, **rest).loss / 2).backward()
         return [tensor.grad for name, tensor in leaves.items() if not name.endswith("hidden")]
 
     assert_same(accumulate(compiled), accumulate(LOSSES[loss]), compiled_bits("chunked"))

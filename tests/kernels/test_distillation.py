@@ -45,7 +45,7 @@ def pair(num_rows: int = 40, student_size: int = 48, teacher_size: int = 96, voc
 
 
 def convert(tensors: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
-    """The same with heads of ``dtype``."""
+    """The same tensors with heads in ``dtype``."""
     labels = {"labels": tensors["labels"]}
     return {
         name: tensor.detach().to(dtype).requires_grad_() for name, tensor in tensors.items() if name not in labels
@@ -113,13 +113,13 @@ def test_cross_entropy_alone_is_the_mlm_head_loss(path: str) -> None:
 @pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
 @every_path
-def test_a_teacher_equal_to_the_student_gives_nothing(path: str, temperature: float) -> None:
+def test_a_teacher_equal_to_the_student_gives_zero_loss_and_gradients(path: str, temperature: float) -> None:
     tensors = pair()
     for name in ("hidden", "weight", "bias"):
         tensors[f"teacher_{name}"] = tensors[f"student_{name}"].detach().clone()
     output = distillation_loss(**tensors, temperature=temperature, path=path)
-    # Exactly nothing where torch multiplies on the CPU. A GPU may fuse a product with the sum behind it on one side and
-    # not on the other, the interpreter may order the two sides' sums by where they lie: a roundoff of 6e-8 relative to
+    # Exactly zero where torch multiplies on the CPU. A GPU may fuse a product with the following sum for one model and
+    # not for the other, and the interpreter's order of sums may depend on addresses: a roundoff of 6e-8 relative to
     # logits of order 10.
     tolerance = 0 if DEVICE.type == "cpu" and repeats_bits(path) else 1e-5
     assert abs(output.kl) <= tolerance
@@ -127,7 +127,7 @@ def test_a_teacher_equal_to_the_student_gives_nothing(path: str, temperature: fl
 
 
 @every_path
-def test_the_square_of_the_temperature_is_explicit(path: str) -> None:
+def test_scaling_by_the_squared_temperature(path: str) -> None:
     tensors = pair()
     scaled = distillation_loss(**tensors, temperature=3.0, path=path)
     plain = distillation_loss(**tensors, temperature=3.0, scale_by_temperature_squared=False, path=path)
@@ -145,7 +145,7 @@ def test_the_teacher_gets_no_gradient(path: str) -> None:
 
 @pytest.mark.usefixtures("tile_loads", "small_chunks")
 @pytest.mark.parametrize("path", FUSED)
-def test_tiles_by_pointers_and_by_descriptors(path: str) -> None:
+def test_tiles_loaded_by_pointers_and_by_descriptors(path: str) -> None:
     tensors, options = pair(), {"temperature": 2.0, "ce_weight": 0.5}
     actual = distillation_loss(**tensors, **options, path=path, max_workspace=20 * VOCAB * 4)
     expected = reference.distillation_loss(**tensors, **options)
@@ -155,31 +155,30 @@ def test_tiles_by_pointers_and_by_descriptors(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", FUSED)
-def test_half_precision_errs_by_the_rounding_of_logits_and_gradients(path: str) -> None:
+def test_half_precision_error_is_the_rounding_of_logits_and_gradients(path: str) -> None:
     tensors = convert(pair(), torch.float16)
     actual = distillation_loss(**tensors, temperature=2.0, ce_weight=0.5, path=path)
     expected = reference.distillation_loss(**tensors, temperature=2.0, ce_weight=0.5)
-    # The teacher's logits over T, of which those that matter are below 8, are kept to 2^-11 of themselves, which makes
-    # 8 * 2^-12 in the mean: that is p's relative error and so the loss's at most.
+    # The teacher's logits over T are kept to 2^-11 of themselves. Those that matter are below 8, so the mean error is
+    # 8 * 2^-12: p has that relative error, and the loss at most that.
     assert actual.loss.item() == pytest.approx(expected.loss.item(), rel=2e-3)
     leaves = student(tensors)
     scale = 2.0**10
-    got = gradients(actual.loss * scale, *leaves)
-    wanted = gradients(expected.loss * scale, *leaves)
-    assert all(distance(one, other) <= 2e-3 + 2.0**-10 for one, other in zip(got, wanted, strict=True))
+    pairs = zip(gradients(actual.loss * scale, *leaves), gradients(expected.loss * scale, *leaves), strict=True)
+    assert all(distance(one, other) <= 2e-3 + 2.0**-10 for one, other in pairs)
 
 
-@pytest.mark.skipif(DEVICE.type != "cuda", reason="bf16 needs a GPU: the interpreter does not round as it should")
+@pytest.mark.skipif(DEVICE.type != "cuda", reason="bf16 needs a GPU: the interpreter does not round correctly")
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 @every_path
-def test_bf16_errs_no_more_than_twice_as_much_as_torch(path: str, temperature: float) -> None:
+def test_bf16_error_is_at_most_twice_that_of_torch(path: str, temperature: float) -> None:
     tensors = convert(pair(1024, 384, 768, 32_003), torch.bfloat16)
     labels = tensors["labels"]
     actual = distillation_loss(**tensors, temperature=temperature, ce_weight=0.5, path=path).loss
     expected = reference.distillation_loss(**tensors, temperature=temperature, ce_weight=0.5).loss
     logits, teacher = (
-        torch.nn.functional.linear(*(tensors[f"{who}_{name}"] for name in ("hidden", "weight", "bias"))).float()
-        for who in ("student", "teacher")
+        torch.nn.functional.linear(*(tensors[f"{model}_{name}"] for name in ("hidden", "weight", "bias"))).float()
+        for model in ("student", "teacher")
     )
     kl = torch.nn.functional.kl_div(
         (logits / temperature).log_softmax(1),
@@ -196,7 +195,7 @@ def test_bf16_errs_no_more_than_twice_as_much_as_torch(path: str, temperature: f
         assert distance(got, wanted) <= max(5e-3, 2 * distance(torchs, wanted))
 
 
-@pytest.mark.skipif(DEVICE.type != "cpu", reason="only CPUs multiply halves as fp32")
+@pytest.mark.skipif(DEVICE.type != "cpu", reason="only CPUs multiply half-precision operands as fp32")
 def test_a_bfloat16_teacher_and_student() -> None:
     tensors = convert(pair(), torch.bfloat16)
     actual = distillation_loss(**tensors, temperature=2.0)
@@ -210,7 +209,7 @@ def test_a_bfloat16_teacher_and_student() -> None:
 
 @pytest.mark.parametrize("num_rows", [0, 4])
 @every_path
-def test_nothing_to_count_gives_zero_loss_and_zero_gradients(path: str, num_rows: int) -> None:
+def test_without_counted_rows_loss_and_gradients_are_zero(path: str, num_rows: int) -> None:
     tensors = pair(num_rows)
     tensors["labels"].fill_(-100)
     output = distillation_loss(**tensors, ce_weight=1.0, path=path)
@@ -241,6 +240,6 @@ def test_gradcheck() -> None:
         ({"num_languages": 3}, "lang_ids"),
     ],
 )
-def test_what_does_not_fit_is_refused(change: dict[str, Any], message: str) -> None:
+def test_invalid_arguments_are_rejected(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}"):
         distillation_loss(**(pair() | change))

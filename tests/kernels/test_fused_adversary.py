@@ -32,8 +32,9 @@ NUM_LANGUAGES = 21
 def batch(
     dtype: torch.dtype = torch.float32, reversal: float = 0.3, hidden_size: int = 80, intermediate_size: int = 48
 ) -> dict[str, Any]:
-    """19 documents, two tiles of 16: the second longer than a block of tokens, the fourth and fifth interleaved;
-    padding inside and at the end, two languages absent. H and F are no multiples of a block."""
+    """19 documents in two tiles of 16: the second is longer than a block of tokens, the fourth and fifth are
+    interleaved. There is padding inside and at the end, and two languages are absent. H and F are no multiples of a
+    block."""
     generator = torch.Generator().manual_seed(0)
     lengths = [5, 70, 1, 4, 4, 9, *[2] * 13]
     ids = torch.cat([torch.full((length,), document) for document, length in enumerate(lengths)])
@@ -90,7 +91,7 @@ def test_loss_and_gradients_agree_with_float64(level: str, objective: str, weigh
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_several_blocks_of_either_size(level: str) -> None:
+def test_several_blocks_of_hidden_and_intermediate_columns(level: str) -> None:
     tensors = batch(hidden_size=48, intermediate_size=272)
     assert_agrees(tensors, reference.adversary_loss(**tensors, level=level), level=level)
     tensors = batch(hidden_size=272, intermediate_size=16)
@@ -99,7 +100,7 @@ def test_several_blocks_of_either_size(level: str) -> None:
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("num_languages", [2, 16, 250])
-def test_few_languages_and_many(num_languages: int, objective: str) -> None:
+def test_few_and_many_languages(num_languages: int, objective: str) -> None:
     tensors = batch()
     generator = torch.Generator().manual_seed(1)
     tensors["languages"] = torch.randint(num_languages, (19,), generator=generator).to(DEVICE)
@@ -130,7 +131,7 @@ def test_agrees_with_the_chunked_path_where_documents_have_no_tokens(level: str,
 
 @pytest.mark.parametrize("path", ["fused", "chunked"])
 @pytest.mark.parametrize("language", [NUM_LANGUAGES, -1, 2**40])
-def test_a_language_that_does_not_exist_makes_loss_and_gradients_nan(language: int, path: str) -> None:
+def test_an_invalid_language_makes_loss_and_gradients_nan(language: int, path: str) -> None:
     tensors = batch()
     tensors["languages"] = tensors["languages"].clone()
     tensors["languages"][3] = language
@@ -141,7 +142,7 @@ def test_a_language_that_does_not_exist_makes_loss_and_gradients_nan(language: i
 
 @pytest.mark.parametrize("language", [NUM_LANGUAGES, -1, 2**40])
 @pytest.mark.parametrize("level", LEVELS)
-def test_a_language_that_does_not_exist_is_found_in_a_document_without_tokens(level: str, language: int) -> None:
+def test_an_invalid_language_of_a_document_without_tokens_is_detected(level: str, language: int) -> None:
     tensors = batch()
     tensors["languages"] = torch.cat([tensors["languages"], torch.tensor([language], device=DEVICE)])
     outputs = {path: adversary_loss(**tensors, level=level, path=path) for path in ("fused", "chunked")}
@@ -154,7 +155,7 @@ def test_a_language_that_does_not_exist_is_found_in_a_document_without_tokens(le
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_a_language_that_does_not_exist_passes_for_the_first(level: str) -> None:
+def test_an_invalid_language_is_treated_as_the_first(level: str) -> None:
     tensors = batch() | {"class_weights": torch.linspace(0.25, 2.0, NUM_LANGUAGES, device=DEVICE)}
     tensors["languages"] = tensors["languages"].clone()
     tensors["languages"][1] = NUM_LANGUAGES
@@ -164,19 +165,19 @@ def test_a_language_that_does_not_exist_passes_for_the_first(level: str) -> None
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_reversal_multiplies_the_gradient_of_hidden_alone(level: str) -> None:
+def test_reversal_scales_only_the_gradient_of_hidden(level: str) -> None:
     def run(reversal: float) -> tuple[Tensor, ...]:
         tensors = batch(reversal=reversal)
         return gradients(fused(tensors, level=level).loss, *leaves(tensors))
 
-    plain = run(-1.0)  # λ = -1: the gradient as it would be without reversal
+    plain = run(-1.0)  # λ = -1: the gradient without reversal
     for factor in (2.0, 0.0):  # powers of two, so that the product is exact
         assert_same(run(factor), [-factor * plain[0], *plain[1:]], repeats_bits("fused"))
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("level", LEVELS)
-def test_padding_gets_exactly_zero_whatever_it_holds(level: str, objective: str) -> None:
+def test_padding_gets_zero_gradient_even_if_it_holds_nan(level: str, objective: str) -> None:
     tensors = batch()
     padding = tensors["document_ids"] == -1
     with torch.no_grad():
@@ -195,7 +196,7 @@ def test_padding_gets_exactly_zero_whatever_it_holds(level: str, objective: str)
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("num_documents", [0, 2])
 @pytest.mark.parametrize("num_tokens", [0, 5])
-def test_without_samples_everything_is_zero(level: str, num_documents: int, num_tokens: int) -> None:
+def test_without_samples_loss_and_gradients_are_zero(level: str, num_documents: int, num_tokens: int) -> None:
     tensors = batch()
     tensors |= {
         "hidden": tensors["hidden"].detach()[:num_tokens].requires_grad_(),
@@ -208,7 +209,7 @@ def test_without_samples_everything_is_zero(level: str, num_documents: int, num_
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_a_loss_scale_acts_before_fp16_rounds(level: str) -> None:
+def test_a_loss_scale_acts_before_rounding_to_fp16(level: str) -> None:
     tensors = batch(torch.float16)
     scale = 2.0**12
     # Without the scale most of hidden's gradient would be below fp16's normal numbers, 2^-14.
@@ -217,24 +218,24 @@ def test_a_loss_scale_acts_before_fp16_rounds(level: str) -> None:
     wanted = torch.autograd.grad(expected, leaves(tensors))
     for name, one, other in zip(LEAVES, actual, wanted, strict=True):
         assert one.dtype == torch.float16
-        # Both round the same number, to neighbours at worst.
+        # Both round nearly the same number, at worst to neighbours.
         assert distance(one, other) <= 2 * FP16_GRADIENT, name
 
 
-@pytest.mark.skipif(DEVICE.type != "cuda", reason="the interpreter does not round to bf16 as it should")
+@pytest.mark.skipif(DEVICE.type != "cuda", reason="the interpreter does not round to bf16 correctly")
 @pytest.mark.parametrize("level", LEVELS)
-def test_bf16_hidden_states_err_by_the_rounding_of_their_gradient_alone(level: str) -> None:
+def test_bf16_error_of_hidden_states_is_the_rounding_of_their_gradient(level: str) -> None:
     tensors = batch()
     tensors["hidden"] = tensors["hidden"].detach().bfloat16().requires_grad_()
     with torch.autocast("cuda", dtype=torch.bfloat16):
         actual = gradients(fused(tensors, level=level).loss, *leaves(tensors))
     expected = gradients(reference.adversary_loss(**tensors, level=level).loss, *leaves(tensors))
     for name, one, other in zip(LEAVES, actual, expected, strict=True):
-        # Both round the same number, to neighbours at worst.
+        # Both round nearly the same number, at worst to neighbours.
         assert distance(one, other) <= (2 * BF16_GRADIENT if name == "hidden" else FP32_GRADIENT), name
 
 
-def test_parameters_of_different_dtypes_keep_theirs() -> None:
+def test_gradients_have_the_dtypes_of_their_parameters() -> None:
     tensors = batch()
     tensors["b2"] = tensors["b2"].detach().half().requires_grad_()
     actual = gradients(fused(tensors).loss, *leaves(tensors))
@@ -244,7 +245,7 @@ def test_parameters_of_different_dtypes_keep_theirs() -> None:
         assert distance(one, other) <= (2 * FP16_GRADIENT if name == "b2" else FP32_GRADIENT), name
 
 
-def test_rows_that_are_not_contiguous() -> None:
+def test_tensors_that_are_not_contiguous() -> None:
     tensors = batch()
     tensors["hidden"] = tensors["hidden"].detach().t().contiguous().t().requires_grad_()
     tensors["w1"] = tensors["w1"].detach().t().contiguous().t().requires_grad_()
@@ -260,7 +261,7 @@ def test_the_graph_can_be_retained() -> None:
 
 
 @pytest.mark.parametrize("frozen", [("hidden",), ("w1", "b2"), LEAVES[1:]])
-def test_frozen_tensors_get_no_gradient_and_change_no_other(frozen: tuple[str, ...]) -> None:
+def test_frozen_tensors_get_no_gradient_and_do_not_change_the_others(frozen: tuple[str, ...]) -> None:
     tensors = batch()
     expected = dict(zip(LEAVES, gradients(fused(tensors).loss, *leaves(tensors)), strict=True))
     tensors |= {name: tensors[name].detach() for name in frozen}
@@ -281,11 +282,11 @@ def test_without_gradients_the_results_are_the_same() -> None:
     assert_same(actual, expected, repeats_bits("fused"))
 
 
-def test_parameters_may_be_swapped_out_between_the_passes() -> None:
-    def run(swap: bool) -> tuple[Tensor, ...]:
+def test_parameters_may_be_replaced_between_the_passes() -> None:
+    def run(replace: bool) -> tuple[Tensor, ...]:
         tensors = batch()
         loss = fused(tensors).loss
-        if swap:
+        if replace:
             for name in LEAVES:
                 tensors[name].data = torch.full_like(tensors[name], float("nan"))
         return gradients(loss, *leaves(tensors))
@@ -315,7 +316,7 @@ def test_bitwise_the_same_from_run_to_run(level: str) -> None:
 
 
 class _Operations(TorchDispatchMode):
-    """Collects torch's operations that compute, by name."""
+    """Record the names of torch's operations that compute."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -328,7 +329,7 @@ class _Operations(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def test_beside_its_launches_it_computes_next_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torch_computes_almost_nothing_besides_the_launches(monkeypatch: pytest.MonkeyPatch) -> None:
     from unibert_kernels.fused import adversary
 
     launched = []
@@ -337,13 +338,13 @@ def test_beside_its_launches_it_computes_next_to_nothing(monkeypatch: pytest.Mon
     upstream = torch.ones((), device=DEVICE)
     with _Operations() as operations:
         torch.autograd.grad(fused(tensors).loss, leaves(tensors), upstream)
-    # The ranges; dW1 and dW2; factors and gradients times upstream.
+    # Ranges; dW1 and dW2; factors and gradients times upstream.
     assert operations.names == ["zeros", "addmm", "addmm", "mul", "mul"]
     names = ("find_documents", "discriminate", "finish", "hidden_gradient")
     assert launched == [f"{name}_kernel" for name in names]
 
 
-def test_what_it_cannot_serve_is_refused() -> None:
+def test_tensors_that_it_cannot_serve_are_rejected() -> None:
     tensors = batch()
     many = tensors | {"w2": torch.zeros(257, 48, device=DEVICE), "b2": torch.zeros(257, device=DEVICE)}
     with pytest.raises(ValueError, match=r"^path: fused takes up to 256 languages"):
@@ -353,7 +354,7 @@ def test_what_it_cannot_serve_is_refused() -> None:
         fused(batch(torch.float64))
 
 
-@pytest.mark.skipif(DEVICE.type != "cpu", reason="about machines without a GPU")
+@pytest.mark.skipif(DEVICE.type != "cpu", reason="for machines without a GPU")
 def test_cpu_tensors_need_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRITON_INTERPRET")
     with pytest.raises(ValueError, match=r"^path: fused needs CUDA tensors"):

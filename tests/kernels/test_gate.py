@@ -1,4 +1,4 @@
-"""Every kernel compiled for both generations of GPUs, by both versions of Triton that are supported."""
+"""Every kernel is compiled for both GPU generations by both supported versions of Triton."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PINNED, OLDER = "pinned", "3.6.0"
 
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[subprocess.Popen[str], Path]]:
-    """The gate by either version, side by side, in processes where Triton compiles instead of interpreting."""
+    """The gate with each version, in parallel processes in which Triton compiles instead of interpreting."""
     folder = tmp_path_factory.mktemp("gate")
     older = Path(sys.prefix) / f"triton-{OLDER}"
     started = {}
@@ -51,11 +51,11 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[subpr
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("version", [PINNED, OLDER])
-def test_no_kernel_spills_wants_too_much_shared_memory_or_is_warned_of(
+def test_no_kernel_spills_or_exceeds_shared_memory_or_makes_ptxas_warn(
     processes: dict[str, tuple[subprocess.Popen[str], Path]], version: str
 ) -> None:
     if version not in processes:
-        pytest.skip(f"no Triton {version} beside the environment; `make test` installs it")
+        pytest.skip(f"Triton {version} is not installed beside the environment; `make test` installs it")
     process, report = processes[version]
     printed, _ = process.communicate()
     assert process.returncode == 0, printed
@@ -64,7 +64,7 @@ def test_no_kernel_spills_wants_too_much_shared_memory_or_is_warned_of(
     for generation in ("sm_80", "sm_90"):
         of_generation = [kernel for kernel in found["kernels"] if kernel["generation"] == generation]
         assert {kernel["kernel"] for kernel in of_generation} == KERNELS
-        # Half precision goes through tensor cores wherever there is a product over the vocabulary.
+        # Half-precision products over the vocabulary use tensor cores.
         products = [kernel for kernel in of_generation if "DEPTH" in kernel["constants"]]
         assert {kernel["dtype"] for kernel in products} == {"bfloat16", "float32", "float32 as tf32"}
         assert all(kernel["tensor_core_instructions"] for kernel in products if kernel["dtype"] == "bfloat16")
@@ -75,13 +75,13 @@ def test_no_kernel_spills_wants_too_much_shared_memory_or_is_warned_of(
     ("generation", "spilled", "shared", "warnings", "problem"),
     [
         ("sm_90", 0, 232_448, "", ""),
-        ("sm_90", 0, 232_449, "", "wants 232449 bytes of 232448 shared"),
-        ("sm_80", 0, 150_000, "", "wants 150000 bytes of 101376 shared"),
+        ("sm_90", 0, 232_449, "", "needs 232449 bytes of shared memory, 232448 are available"),
+        ("sm_80", 0, 150_000, "", "needs 150000 bytes of shared memory, 101376 are available"),
         ("sm_80", 8, 1_000, "", "spills 8 bytes"),
         ("sm_90", 0, 232_448, "C7515", "ptxas warns: C7515"),
     ],
 )
-def test_what_does_not_pass(
+def test_problems_are_reported(
     generation: str,
     spilled: int,
     shared: int,

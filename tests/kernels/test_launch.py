@@ -9,7 +9,7 @@ from unibert_kernels.fused import launch
 
 
 class _Kernel:
-    """Takes the place of a Triton kernel, and says what it was launched with."""
+    """Stand-in for a Triton kernel that records the arguments of its launches."""
 
     def __init__(self) -> None:
         self.launched: list[dict[str, Any]] = []
@@ -19,7 +19,7 @@ class _Kernel:
 
 
 @pytest.mark.parametrize(("current", "switches"), [(0, [1]), (1, [])])
-def test_the_current_device_is_changed_only_for_tensors_on_another(
+def test_the_current_device_changes_only_for_tensors_on_another_device(
     current: int, switches: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     switched = []

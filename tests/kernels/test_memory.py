@@ -1,4 +1,4 @@
-"""Peak memory of a forward and backward pass, each in a process of its own."""
+"""Peak memory of a forward and backward pass, each in its own process."""
 
 from __future__ import annotations
 
@@ -37,6 +37,6 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 @pytest.mark.parametrize("loss", [MLM_HEAD, DISTILLATION], ids=["mlm_head", "distillation"])
 def test_peak_memory_does_not_grow_with_rows_times_vocabulary(loss: str) -> None:
     growth = peak_mebibytes(loss, MANY) - peak_mebibytes(loss, FEW)
-    # Logits of the added rows alone would be 4096 x 20000 x 4 bytes = 312 MiB. Hidden states and their gradients grow
-    # by 1 MiB; the rest of the bound is left to the allocator.
+    # Logits of the added rows alone would take 4096 x 20000 x 4 bytes = 312 MiB. Hidden states and their gradients grow
+    # by 1 MiB; the rest of the bound allows for the allocator.
     assert growth < 64

@@ -33,10 +33,10 @@ def head(
     num_rows: int = 40,
     hidden_size: int = 64,
     vocab_size: int = VOCAB,
-    seed: int = 0,
     dtype: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Hidden, weight, bias and labels with logits of order 3, some rows ignored, repeated labels and the last id."""
+    """Hidden, weight, bias and labels. Logits are of order 3; some rows are ignored, and the last id occurs
+    repeatedly."""
     generator = torch.Generator().manual_seed(0)
 
     def leaf(*shape: int, scale: float) -> Tensor:
@@ -90,13 +90,13 @@ def test_loss_and_gradients_agree_with_float64(
 
 @pytest.mark.usefixtures("tile_loads")
 @pytest.mark.parametrize("path", FUSED)
-def test_tiles_by_pointers_and_by_descriptors(path: str) -> None:
+def test_tiles_loaded_by_pointers_and_by_descriptors(path: str) -> None:
     assert_agrees(*head(hidden_size=80), path=path)
 
 
 @pytest.mark.parametrize("hidden_size", [256, 272, 384, 512, 768])
 @every_path
-def test_usual_hidden_sizes_agree_with_float64(path: str, hidden_size: int) -> None:
+def test_common_hidden_sizes_agree_with_float64(path: str, hidden_size: int) -> None:
     assert_agrees(*head(24, hidden_size), path=path)
 
 
@@ -108,28 +108,25 @@ def test_peaked_logits_agree_with_float64(path: str) -> None:
 
 
 @every_path
-def test_a_label_far_below_the_largest_logit(path: str) -> None:
+def test_labels_far_below_the_largest_logit(path: str) -> None:
     hidden, weight, bias, labels = head(hidden_size=64)
     # Every other row has logits 300 apart: exponentials relative to the label's overflow.
     scale = torch.tensor([1.0, 40.0], device=DEVICE).repeat(20)[:, None]
     hidden = (hidden * scale).detach().requires_grad_()
     assert_agrees(hidden, weight, bias, labels, tolerance=1e-4, path=path)
-    losses = reference.mlm_head_loss(
-        hidden, weight, labels[1::2], bias, rows=torch.arange(1, 40, 2, device=DEVICE)
-    ).loss
-    assert losses > 100
+    assert reference.mlm_head_loss(hidden[1::2], weight, labels[1::2], bias).loss > 100
 
 
 @pytest.mark.usefixtures("small_chunks")
-@pytest.mark.skipif(DEVICE.type != "cpu", reason="only CPUs multiply halves as fp32")
-def test_half_precision_errs_by_the_rounding_of_the_gradient_alone() -> None:
+@pytest.mark.skipif(DEVICE.type != "cpu", reason="only CPUs multiply half-precision operands as fp32")
+def test_half_precision_error_is_the_rounding_of_the_gradient() -> None:
     assert_agrees(*head(dtype=torch.bfloat16), tolerance=BF16_GRADIENT, path="chunked")
 
 
-@pytest.mark.skipif(DEVICE.type != "cuda", reason="bf16 needs a GPU: the interpreter does not round as it should")
+@pytest.mark.skipif(DEVICE.type != "cuda", reason="bf16 needs a GPU: the interpreter does not round correctly")
 @pytest.mark.parametrize("hidden_size", [256, 384, 768])
 @every_path
-def test_bf16_errs_no_more_than_twice_as_much_as_torch(path: str, hidden_size: int) -> None:
+def test_bf16_error_is_at_most_twice_that_of_torch(path: str, hidden_size: int) -> None:
     hidden, weight, bias, labels = head(2048, hidden_size, 32_003, dtype=torch.bfloat16)
     actual = mlm_head_loss(hidden, weight, labels, bias, path=path).loss
     eager = torch.nn.functional.cross_entropy(torch.nn.functional.linear(hidden, weight, bias), labels)
@@ -137,50 +134,34 @@ def test_bf16_errs_no_more_than_twice_as_much_as_torch(path: str, hidden_size: i
     assert actual.item() == pytest.approx(expected.item(), rel=1e-5)
     leaves = hidden, weight, bias
     for got, torchs, wanted in zip(*(gradients(loss, *leaves) for loss in (actual, eager, expected)), strict=True):
-        # Twice what eager bf16 errs by, plus the rounding of the result itself; in norm a bf16 roundoff of 2^-9 for
-        # each of logits' gradient, scaled states and result: 5e-3 holds all three.
+        # Twice the error of eager bf16, plus the rounding of the result itself. In norm the logits' gradient, the
+        # scaled hidden states and the result each add a bf16 roundoff of 2^-9: 5e-3 covers all three.
         assert (got - wanted).abs().max() <= 2 * (torchs - wanted).abs().max() + 1e-4
         assert distance(got, wanted) <= 5e-3
 
 
 @pytest.mark.parametrize("path", ["chunked", "recompute"])
-def test_loss_scale_acts_before_the_gradient_is_rounded_to_fp16(path: str) -> None:
+def test_a_loss_scale_acts_before_the_gradient_is_rounded_to_fp16(path: str) -> None:
     hidden, weight, _, labels = head(dtype=torch.float16)
     scale = 2.0**14
     actual = gradients(mlm_head_loss(hidden, weight, labels, path=path).loss * scale, hidden, weight)
     expected = gradients(reference.mlm_head_loss(hidden, weight, labels).loss * scale, hidden, weight)
-    # Unscaled, most of the weight's gradient lies under fp16's smallest normal number, 6e-5, and keeps few bits.
-    # Scaled, an element errs by at most 2^-11 of itself; the fused path, and CUDA, also round the logits' gradient.
+    # Unscaled, most of the weight's gradient lies below fp16's smallest normal number, 6e-5, and keeps few bits.
+    # Scaled, the error of an element is at most 2^-11 of itself; the fused path, and CUDA, also round the logits'
+    # gradient.
     roundings = 1 if path == "chunked" and DEVICE.type == "cpu" else 2
-    assert all(distance(got, wanted) <= roundings * 2.0**-11 for got, wanted in zip(actual, expected, strict=True))
+    assert all(distance(one, other) <= roundings * 2.0**-11 for one, other in zip(actual, expected, strict=True))
 
 
-def test_exponentials_are_not_stored_in_fp16() -> None:
+def test_exp_store_rejects_fp16() -> None:
     hidden, weight, _, labels = head(dtype=torch.float16)
     with pytest.raises(ValueError, match="path: exp-store needs bf16 or fp32"):
         mlm_head_loss(hidden, weight, labels, path="exp-store")
 
 
-@every_path
-@pytest.mark.usefixtures("small_chunks")
-def test_rows_are_gathered_and_their_gradient_scattered(path: str) -> None:
-    hidden, weight, bias, labels = head(90)
-    rows = (torch.randperm(30, generator=torch.Generator().manual_seed(1)) * 3).to(DEVICE)
-    assert_agrees(hidden, weight, bias, labels[:30], rows=rows, path=path)
-    (gradient,) = gradients(mlm_head_loss(hidden, weight, labels[:30], rows=rows, path=path).loss, hidden)
-    others = torch.ones(90, dtype=torch.bool, device=DEVICE).index_fill(0, rows, False)
-    assert (gradient[others] == 0).all()
-
-
-@every_path
-def test_a_row_named_twice_gets_both_gradients(path: str) -> None:
-    hidden, weight, bias, labels = head(20)
-    assert_agrees(hidden, weight, bias, labels, rows=torch.arange(20, device=DEVICE) // 2, path=path)
-
-
 @pytest.mark.parametrize("num_rows", [0, 4])
 @every_path
-def test_nothing_to_count_gives_zero_loss_and_zero_gradients(path: str, num_rows: int) -> None:
+def test_without_counted_rows_loss_and_gradients_are_zero(path: str, num_rows: int) -> None:
     hidden, weight, bias, labels = head(num_rows)
     output = mlm_head_loss(
         hidden,
@@ -213,21 +194,11 @@ def test_a_label_outside_the_vocabulary_makes_loss_and_gradients_nan(path: str, 
 
 
 @every_path
-def test_no_rows_picked_of_many(path: str) -> None:
-    hidden, weight, _, labels = head(12)
-    output = mlm_head_loss(hidden, weight, labels[:0], rows=labels[:0], path=path)
-    (gradient,) = gradients(output.loss, hidden)
-    assert output.loss == 0
-    assert gradient.shape == hidden.shape
-    assert (gradient == 0).all()
-
-
-@every_path
 @pytest.mark.usefixtures("small_chunks")
 def test_per_language_sums_split_the_loss(path: str) -> None:
     hidden, weight, bias, labels = head()
     languages = torch.randint(0, 4, labels.shape, generator=torch.Generator().manual_seed(2)).to(DEVICE)
-    languages[labels == -100] = -1  # a row that does not count may have no language
+    languages[labels == -100] = -1  # a row that does not count needs no language
     options: dict[str, Any] = {"lang_ids": languages, "num_languages": 6, "label_smoothing": 0.1, "z_loss": 1e-3}
     actual = mlm_head_loss(hidden, weight, labels, bias, **options, path=path)
     expected = reference.mlm_head_loss(hidden, weight, labels, bias, **options)
@@ -271,7 +242,7 @@ def test_a_frozen_weight_gets_no_gradient(path: str) -> None:
     ("trained", "products"),
     [((), 1), (("hidden",), 2), (("weight",), 2), (("hidden", "weight"), 3)],
 )
-def test_products_are_done_only_for_wanted_gradients(trained: tuple[str, ...], products: int) -> None:
+def test_products_are_computed_only_for_needed_gradients(trained: tuple[str, ...], products: int) -> None:
     hidden, weight, _, labels = head()
     hidden.requires_grad_("hidden" in trained)
     weight.requires_grad_("weight" in trained)
@@ -308,28 +279,27 @@ def test_gradients_of_micro_batches_add_up(path: str) -> None:
 
 
 @every_path
-def test_a_retained_graph_gives_the_same_gradients_again(path: str) -> None:
+def test_a_retained_graph_repeats_its_gradients(path: str) -> None:
     hidden, weight, bias, labels = head()
     loss = mlm_head_loss(hidden, weight, labels, bias, path=path).loss * 3
     first = torch.autograd.grad(loss, (hidden, weight, bias), retain_graph=True)
-    kept = [gradient.clone() for gradient in first]
-    again = torch.autograd.grad(loss, (hidden, weight, bias))
-    assert all(torch.equal(a, b) for a, b in zip(kept, again, strict=True))
-    assert all(torch.equal(a, b) for a, b in zip(kept, first, strict=True))
+    copies = [gradient.clone() for gradient in first]
+    second = torch.autograd.grad(loss, (hidden, weight, bias))
+    assert all(torch.equal(a, b) for a, b in zip(copies, second, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(copies, first, strict=True))
 
 
 def test_gradcheck() -> None:
     hidden, weight, bias, labels = head(9, 5, 13, dtype=torch.float64)
-    rows = torch.tensor([8, 3, 0, 1, 5, 5], device=DEVICE)
 
     def loss(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return mlm_head_loss(hidden, weight, labels[:6], bias, rows=rows, label_smoothing=0.2, z_loss=0.05).loss
+        return mlm_head_loss(hidden, weight, labels, bias, label_smoothing=0.2, z_loss=0.05).loss
 
     assert torch.autograd.gradcheck(loss, (hidden, weight, bias))
 
 
 @every_path
-def test_a_weight_whose_storage_is_swapped_between_the_passes(path: str) -> None:
+def test_a_weight_whose_storage_is_replaced_between_the_passes(path: str) -> None:
     hidden, weight, _, labels = head()
     (expected,) = gradients(mlm_head_loss(hidden, weight, labels, path=path).loss, weight)
     parameter = torch.nn.Parameter(weight.detach().clone())
@@ -360,7 +330,7 @@ def test_without_gradients_the_results_are_the_same(path: str) -> None:
     expected = mlm_head_loss(hidden, weight, labels, bias, **options)
     with torch.no_grad():
         actual = mlm_head_loss(hidden, weight, labels, bias, **options)
-    # exp-store then stores nothing and takes the rows' maxima for shifts, as recompute does.
+    # Without gradients exp-store stores nothing and takes the rows' maxima as shifts, as recompute does.
     assert_same(actual, expected, repeats_bits(path) and path != "exp-store")
 
 
@@ -383,22 +353,21 @@ def test_bitwise_the_same_from_run_to_run(path: str) -> None:
         ({"weight": torch.zeros(0)}, "weight"),
         ({"bias": torch.zeros(3)}, "bias"),
         ({"labels": torch.zeros(3, dtype=torch.int64)}, "labels"),
-        ({"rows": torch.zeros(3, dtype=torch.int64)}, "labels"),
         ({"lang_ids": torch.zeros(40, dtype=torch.int64)}, "lang_ids"),
         ({"lang_ids": torch.zeros(3, dtype=torch.int64), "num_languages": 1}, "lang_ids"),
         ({"label_smoothing": 1.5}, "label_smoothing"),
         ({"z_loss": -1.0}, "z_loss"),
     ],
 )
-def test_what_does_not_fit_is_refused(change: dict[str, Any], message: str) -> None:
+def test_invalid_arguments_are_rejected(change: dict[str, Any], message: str) -> None:
     hidden, weight, bias, labels = head()
     with pytest.raises(ValueError, match=f"^{message}"):
         mlm_head_loss(**{"hidden": hidden, "weight": weight, "labels": labels, "bias": bias, **change})
 
 
 @pytest.mark.parametrize("path", FUSED)
-def test_torchs_settings_for_tf32_old_and_new_are_understood(path: str) -> None:
-    # In a process of its own: torch refuses the old question for good once the new setting was used.
+def test_torchs_old_and_new_settings_for_tf32_are_supported(path: str) -> None:
+    # In a separate process, since torch rejects the old setting's getter once the new setting was used.
     program = """
 import sys, torch
 from unibert_kernels import mlm_head_loss
@@ -415,13 +384,13 @@ for setting, dtype in (("none", single), ("tf32", single), ("tf32", half), ("iee
     assert run.returncode == 0, run.stderr
 
 
-def test_rows_are_rounded_up_to_few_sizes_that_waste_little() -> None:
+def test_rounded_rows_have_few_values_and_waste_little() -> None:
     for num_rows in (0, 1, 7, 8, 9, 100, 9_830, 65_537):
         assert num_rows <= partition.rounded_rows(num_rows) <= 1.125 * num_rows
     assert len({partition.rounded_rows(num_rows) for num_rows in range(8_193, 16_385)}) == 8
 
 
-@pytest.mark.skipif(DEVICE.type != "cuda", reason="the CPU's allocator keeps nothing")
+@pytest.mark.skipif(DEVICE.type != "cuda", reason="the CPU's allocator caches nothing")
 @pytest.mark.parametrize("path", FUSED)
 def test_memory_does_not_grow_with_every_new_number_of_rows(path: str) -> None:
     hidden, weight, _, labels = head(4096, 64, 32_000, dtype=torch.bfloat16)

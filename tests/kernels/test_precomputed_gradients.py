@@ -9,10 +9,10 @@ from .closeness import DEVICE
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("retain", [False, True])
-def test_a_bf16_gradient_is_scaled_by_the_whole_factor_and_rounded_once(dtype: torch.dtype, retain: bool) -> None:
+def test_a_bf16_gradient_is_scaled_by_the_exact_factor_and_rounded_once(dtype: torch.dtype, retain: bool) -> None:
     leaf = torch.zeros(1000, dtype=dtype, device=DEVICE, requires_grad=True)
     gradient = torch.randn(1000, generator=torch.Generator().manual_seed(0)).to(DEVICE, torch.bfloat16)
-    exact = gradient.float() / 3  # a third has no bf16
+    exact = gradient.float() / 3  # bf16 cannot represent a third
     loss = attach_gradients(torch.zeros((), device=DEVICE), (leaf,), (gradient.clone(),)) / 3
-    (found,) = torch.autograd.grad(loss, leaf, retain_graph=retain)
-    torch.testing.assert_close(found, exact.to(dtype), rtol=2e-7 if dtype == torch.float32 else 0, atol=0)
+    (actual,) = torch.autograd.grad(loss, leaf, retain_graph=retain)
+    torch.testing.assert_close(actual, exact.to(dtype), rtol=2e-7 if dtype == torch.float32 else 0, atol=0)

@@ -22,12 +22,12 @@ def test_scaling_rounds_once(shape: tuple[int, ...], source: torch.dtype, target
 
 
 @pytest.mark.parametrize("hidden_size", [16, 80, 768])
-def test_sums_are_parted_into_weight_and_bias(hidden_size: int) -> None:
+def test_sums_are_split_into_weight_and_bias(hidden_size: int) -> None:
     sums = torch.randn(37, hidden_size + 8, generator=torch.Generator().manual_seed(0)).to(DEVICE)
     weight, bias = torch.empty(37, hidden_size, device=DEVICE), torch.empty(37, device=DEVICE)
-    rounding.keep(sums, weight, bias)
+    rounding.round_sums(sums, weight, bias)
     assert torch.equal(weight, sums[:, :hidden_size])
     assert torch.equal(bias, sums[:, hidden_size])
     only_bias = torch.empty(37, device=DEVICE)
-    rounding.keep(sums, None, only_bias)
+    rounding.round_sums(sums, None, only_bias)
     assert torch.equal(only_bias, sums[:, 0])

@@ -1,4 +1,4 @@
-"""200 steps of the module that is trained, with every kernel path, beside the naive float64 losses."""
+"""Loss curves of 200 training steps with every kernel path, compared with the naive float64 losses."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from .closeness import DEVICE
 
 SIZE = TrainingSize(vocab=600, hidden=32, layers=1, batch=2, sequence=64, steps=200)
 CURVE = 1e-5
-"""Relative. A gradient's error, at most 1e-5 of its norm, moves each step by about that share of itself; errors of
-different steps at worst add up to that share of the whole way, along which the loss changes by a part of itself."""
+"""Relative difference. A gradient's error, at most 1e-5 of its norm, changes each step by about that share. At worst
+the errors of all steps add up to that share of the whole way, along which the loss changes by a fraction of itself."""
 
 
 @pytest.fixture(scope="module")
 def naive() -> Callable[[bool], list[float]]:
-    """The curve with the losses of `reference`, computed once."""
+    """The curve with the losses of `reference`, computed once for each kind."""
     curves: dict[bool, list[float]] = {}
 
     def curve(distilled: bool) -> list[float]:
@@ -42,9 +42,9 @@ def _without_path(loss: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(DEVICE.type != "cpu", reason="the short trainings of `make gpu` compare curves under bf16")
+@pytest.mark.skipif(DEVICE.type != "cpu", reason="on a GPU `make gpu` compares curves under bf16")
 @pytest.mark.parametrize("name", PATHS)
-def test_the_curve_is_that_of_the_naive_losses(name: str, naive: Callable[[bool], list[float]]) -> None:
+def test_the_curve_agrees_with_the_naive_losses(name: str, naive: Callable[[bool], list[float]]) -> None:
     expected = naive(name.startswith("distillation"))
     actual = train(name, SIZE, "cpu")["losses"]
     assert expected[-1] < 0.95 * expected[0]

@@ -8,34 +8,37 @@ from typing import Any
 import pytest
 import torch
 from unibert_kernels.fused import configs, tune
-from unibert_kernels.fused.launch import generation_of
+from unibert_kernels.fused.launch import gpu_generation
 
 from .closeness import DEVICE
 
 
 @pytest.mark.parametrize("generation", ["sm_80", "sm_90"])
 @pytest.mark.parametrize("kernel", tune.KERNELS)
-def test_candidates_fit_and_hold_what_the_table_says(kernel: str, generation: str) -> None:
-    found = list(tune.candidates(kernel, generation))
-    present = configs.tile_config(kernel, torch.bfloat16, generation)
-    shapes = {(entry.rows, entry.columns, entry.depth, entry.num_warps, entry.num_stages) for entry in found}
-    assert (present.rows, present.columns, present.depth, present.num_warps, present.num_stages) in shapes
-    assert len(found) > 10
-    assert not any(entry.descriptors for entry in found if generation == "sm_80")
+def test_candidates_fit_and_include_the_entry_in_use(kernel: str, generation: str) -> None:
+    candidates = list(tune.candidates(kernel, generation))
+    in_use = configs.tile_config(kernel, torch.bfloat16, generation)
+    shapes = {(entry.rows, entry.columns, entry.depth, entry.num_warps, entry.num_stages) for entry in candidates}
+    assert (in_use.rows, in_use.columns, in_use.depth, in_use.num_warps, in_use.num_stages) in shapes
+    assert len(candidates) > 10
+    assert not any(entry.descriptors for entry in candidates if generation == "sm_80")
 
 
-def test_the_fastest_is_written_and_the_rest_stays(
+def test_the_fastest_is_written_and_the_other_entries_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rival = configs.TileConfig(rows=16, columns=512, depth=32, num_warps=8, num_stages=2, descriptors=False, reason="")
-    monkeypatch.setattr(tune, "candidates", lambda kernel, generation: [rival])
-    # The entry in use, then the rival, for each kernel: it wins, loses, wins by too little to count, loses ever after.
+    candidate = configs.TileConfig(
+        rows=16, columns=512, depth=32, num_warps=8, num_stages=2, descriptors=False, reason=""
+    )
+    monkeypatch.setattr(tune, "candidates", lambda kernel, generation: [candidate])
+    # For each kernel the entry in use, then the candidate, which wins, loses, wins by too little, and then always
+    # loses.
     times = itertools.chain([2.0, 1.0], [1.0, 2.0], [1.0, 0.99], itertools.cycle([1.0, 2.0]))
-    run_for_real = tune._time
-    monkeypatch.setattr(tune, "_time", lambda *args: run_for_real(*args) and next(times))
+    real_time = tune._time
+    monkeypatch.setattr(tune, "_time", lambda *args: real_time(*args) and next(times))
     best = tune.tune(1031, 32, 40, DEVICE, minutes=10)
     chosen = [(entry.rows, entry.columns) for entry in best.values()]
-    generation = generation_of(DEVICE)
+    generation = gpu_generation(DEVICE)
     kept = [configs.tile_config(kernel, torch.bfloat16, generation) for kernel in tune.KERNELS[1:]]
     assert chosen[1:] == [(entry.rows, entry.columns) for entry in kept]
     assert chosen[0] == (16, 512)
@@ -53,7 +56,7 @@ def test_the_fastest_is_written_and_the_rest_stays(
     assert table.read_text().startswith("# Tile sizes")
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to tune for")
-def test_without_a_gpu_it_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
+def test_without_a_gpu_tuning_ends_with_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert tune.main([]) == 1
-    assert capsys.readouterr().err == "unibert_kernels.fused.tune: needs a CUDA GPU, torch finds none\n"
+    assert capsys.readouterr().err == "unibert_kernels.fused.tune: needs a CUDA GPU, but torch finds none\n"

@@ -1,5 +1,5 @@
-"""Benchmarks, beside peers on the same work.
+"""Benchmarks against peers on the same work.
 
-`losses` has those of `unibert_kernels`, `stream` loaders, `checkpoints` how long a run waits for its own, `gpu`
-everything that wants a CUDA GPU.
+`losses` measures the losses of `unibert_kernels`, `stream` data loaders, `checkpoints` how long training stalls for
+checkpoints, and `gpu` everything that needs a CUDA GPU.
 """

@@ -1,4 +1,4 @@
-"""Whether a peer can take part here."""
+"""Whether a provider can run on this machine."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from unibert.environment import package_versions
 
 
 class NotAvailableError(Exception):
-    """This provider cannot take part here; the message says why."""
+    """The provider cannot run on this machine; the message gives the reason."""
 
 
-def installed(package: str) -> str:
-    """The version of a peer's package.
+def require_package(package: str) -> str:
+    """Return the version of a provider's package.
 
     Raises:
         NotAvailableError: if it is not installed.

@@ -1,4 +1,4 @@
-"""A goal that was set for a benchmark, and how it came out."""
+"""Goals of the benchmarks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Goal:
-    """One goal on one case."""
+    """A goal for one case, and whether a measured figure meets it."""
 
     name: str
     case: str
@@ -16,8 +16,8 @@ class Goal:
     met: bool
 
 
-def format_verdict(goals: Sequence[Goal]) -> str:
-    """One line a goal."""
+def format_goals(goals: Sequence[Goal]) -> str:
+    """One line for each goal."""
     if not goals:
         return "no goal can be decided from these rows"
     return "\n".join(

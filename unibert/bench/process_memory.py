@@ -1,4 +1,4 @@
-"""Linux's counts of a process's memory."""
+"""Memory of a process, as Linux counts it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ RESET_PEAK = "5"
 
 
 def status_bytes(key: str, status: Path = STATUS) -> int:
-    """An entry of a process's ``status``, or of a file like it, such as ``VmRSS``."""
+    """The entry ``key``, such as ``VmRSS``, of a process's ``status`` or a file of the same format, in bytes."""
     line = next(line for line in status.read_text().splitlines() if line.startswith(f"{key}:"))
     return int(line.split()[1]) * 1024

@@ -1,4 +1,4 @@
-"""The files that a benchmark leaves in its folder: results.json and results.csv, a row for each provider."""
+"""Result files of a benchmark: results.json and results.csv, with a row for each provider."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from unibert.errors import UserError
 from unibert.files import write_atomically
 
 FORMAT = 2
-"""Of results.json, in its key ``format``: 1 had another name for ``provider``."""
+"""Version in the key ``format`` of results.json; 1 had another name for ``provider``."""
 
 
 def label(row: Mapping[str, Any]) -> str:
-    """Provider and chosen option."""
+    """Provider, with the chosen option in parentheses."""
     return f"{row['provider']} ({row['option']})" if row["option"] else str(row["provider"])
 
 
 def write_results(results: Mapping[str, Any], folder: Path, columns: Sequence[str], *, tables: bool = True) -> None:
-    """results.json and, of its rows, results.csv if ``tables``, each whole or not at all.
+    """Write results.json and, if ``tables``, its rows to results.csv, each atomically.
 
     Raises:
         UserError: if the folder cannot be written.
@@ -41,10 +41,10 @@ def write_results(results: Mapping[str, Any], folder: Path, columns: Sequence[st
 
 
 def read_results(folder: Path) -> dict[str, Any]:
-    """The content of a folder's results.json.
+    """Read results.json in ``folder``.
 
     Raises:
-        UserError: if there is none, or it is not what `write_results` writes.
+        UserError: if the file is missing or was not written by this version of `write_results`.
     """
     path = folder / "results.json"
     try:

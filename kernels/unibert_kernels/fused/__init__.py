@@ -1,1 +1,1 @@
-"""The losses in Triton; imported only where a path of it is taken, since Triton may be missing elsewhere."""
+"""The losses in Triton; imported only where one of their paths runs, since Triton may be missing elsewhere."""

@@ -1,11 +1,11 @@
-"""Kernels of `unibert_kernels.fused.adversary`, which tells how they work together.
+"""Kernels of `unibert_kernels.fused.adversary`, which describes how they work together.
 
 Suffixes name the dimensions of a tile:
 
     t  tokens       n  samples      h  columns of hidden      f  intermediate columns      l  languages
-    k  terms of a product that are added at a time            c  columns of a product, whichever
+    k  terms of a product that are added at a time            c  columns of any product
 
-Pointers end in ``_ptr``; a tile of them has its suffixes before that: ``dx_n_ptr`` leads to each sample's row of dx.
+Pointers end in ``_ptr``, after the suffixes of their tile: ``dx_n_ptr`` points to each sample's row of dx.
 """
 
 from __future__ import annotations
@@ -14,15 +14,18 @@ import triton
 import triton.language as tl
 
 NUM_TOTALS = tl.constexpr(4)
-"""Sums over a tile's samples that `finish_kernel` adds up: loss, weights, samples, hits."""
+"""Number of sums over a tile's samples that `finish_kernel` adds up: loss, weights, samples, hits."""
 
 
-# Sizes that change with the batch are not specialised: that would compile anew in the midst of training.
+# Sizes that change with the batch are not specialised: that would recompile kernels in the middle of training.
 @triton.jit(do_not_specialize=["num_tokens", "num_documents"])
 def find_documents_kernel(document_ids_ptr, ranges_ptr, num_tokens, num_documents, BLOCK: tl.constexpr):
-    """``ranges`` (3, D) int32, zeros before: num_tokens - first token, last token + 1, number of tokens.
+    """Add each document's num_tokens - first token, last token + 1 and number of tokens to ``ranges`` (3, D) int32,
+    which holds zeros before.
 
-    Only the ends of runs of one id write here, and integers, so that neither contention nor order matters.
+    1. Find the tokens at which a run of one document id begins or ends.
+    2. Write what they say about their document. Only these tokens write, and integers, so that neither contention nor
+       order matters.
     """
     # 1. Ends of runs.
     tokens_t = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -33,7 +36,7 @@ def find_documents_kernel(document_ids_ptr, ranges_ptr, num_tokens, num_document
     begins_t = (ids_t >= 0) & (ids_t != before_t)
     ends_t = (ids_t >= 0) & (ids_t != after_t)
 
-    # 2. What they say of their document.
+    # 2. Ranges of their documents.
     firsts_t_ptr = ranges_ptr + ids_t
     pasts_t_ptr = firsts_t_ptr + num_documents
     lengths_t_ptr = pasts_t_ptr + num_documents
@@ -73,13 +76,20 @@ def discriminate_kernel(
     BLOCK: tl.constexpr,
     DEPTH: tl.constexpr,
 ):
-    """Samples ``start`` … ``start + num_samples`` to their loss and, with ``BACKWARD``, dx.
+    """Loss and, with ``BACKWARD``, dx of the samples ``start`` … ``start + num_samples``.
 
     Grid: (num_samples, column blocks of hidden) at level mean, (tiles,) at the others. ``scratch`` has a row for each
     sample, counted from ``start``: x, gelu(a), da, dz and, for the objective uniform, the adverse dz and da.
-    ``tile_sums`` has a row for each tile: `NUM_TOTALS`, then the sums of da and dz over its samples.
+    ``tile_sums`` has a row for each tile: `NUM_TOTALS` sums, then the sums of da and dz over its samples.
+
+    1. Level mean: pool one block of columns of one document. The last program of a tile goes on with the tile.
+    2. Find the tile's samples: first token, language, weight.
+    3. Other levels: copy the samples into scratch.
+    4. Forward: x → logits.
+    5. Loss, hits, and the sums of the tile.
+    6. Backward: probabilities → dz, da, dx.
     """
-    # 1. Level mean: pool one block of columns of one document. A tile's last program takes the tile from here.
+    # 1. Pooling.
     if LEVEL == "mean":
         sample = tl.program_id(0)
         tile = sample // ROWS
@@ -98,13 +108,13 @@ def discriminate_kernel(
         )
         tl.debug_barrier()
         arrivals_ptr = ranges_ptr + 3 * num_documents + start // ROWS + tile
-        before = tl.atomic_add(arrivals_ptr, 1, sem="acq_rel")  # shows this program the columns of those before it
-        if before + 1 < tl.minimum(ROWS, num_samples - tile * ROWS) * tl.num_programs(1):
+        earlier = tl.atomic_add(arrivals_ptr, 1, sem="acq_rel")  # makes the earlier programs' columns visible here
+        if earlier + 1 < tl.minimum(ROWS, num_samples - tile * ROWS) * tl.num_programs(1):
             return
     else:
         tile = tl.program_id(0)
 
-    # 2. The tile's samples: first token, language, weight.
+    # 2. Samples.
     rows_n = tile * ROWS + tl.arange(0, ROWS)
     inside_n = rows_n < num_samples
     samples_n = start + rows_n
@@ -122,7 +132,7 @@ def discriminate_kernel(
     if class_weights_ptr is not None:
         weights_n = tl.load(class_weights_ptr + labels_n, mask=exists_n, other=0.0).to(tl.float32)
 
-    # 3. Other levels: copy the samples.
+    # 3. Copies.
     scratch_n_ptr = scratch_ptr + rows_n * scratch_stride
     if LEVEL != "mean":
         for column in tl.range(0, hidden_size, BLOCK):
@@ -191,7 +201,7 @@ def discriminate_kernel(
 
 @triton.jit
 def _is_language(labels, num_languages):
-    """Others pass for language 0, and `finish_kernel` makes the loss NaN."""
+    """Others are treated as language 0, and `finish_kernel` makes the loss NaN."""
     return (labels >= 0) & (labels < num_languages)
 
 
@@ -209,18 +219,28 @@ def _pool(
     TOKENS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Write the mean of one document's tokens, columns from ``column`` on, to the row ``target``."""
+    """Write the mean of one document's tokens, from ``column`` on, to the row ``target``.
+
+    1. Load the document's range.
+    2. Sum its tokens, a block at a time; tokens of other documents may lie between them.
+    3. Divide by their number and store.
+    """
+    # 1. Range.
     first = num_tokens - tl.load(ranges_ptr + document)
     past = tl.load(ranges_ptr + num_documents + document)
     length = tl.load(ranges_ptr + 2 * num_documents + document)
     columns_h = column + tl.arange(0, BLOCK)
     within_h = columns_h < hidden_size
+
+    # 2. Sum.
     total_th = tl.zeros((TOKENS, BLOCK), tl.float32)
     for start in tl.range(first, past, TOKENS):
         tokens_t = start + tl.arange(0, TOKENS)
         belongs_t = tl.load(document_ids_ptr + tokens_t, mask=tokens_t < past, other=-1) == document
         source_th_ptr = hidden_ptr + tokens_t.to(tl.int64)[:, None] * hidden_size + columns_h[None, :]
         total_th += tl.load(source_th_ptr, mask=belongs_t[:, None] & within_h[None, :], other=0.0).to(tl.float32)
+
+    # 3. Mean.
     mean_h = tl.sum(total_th, axis=0) / tl.maximum(length, 1).to(tl.float32)
     tl.store(target_ptr + columns_h, mean_h, mask=within_h)
 
@@ -241,13 +261,17 @@ def _forward_tile(
     BLOCK: tl.constexpr,
     DEPTH: tl.constexpr,
 ):
-    """x in scratch → gelu(a) in scratch, with ``BACKWARD`` also gelu'(a) → the logits, -inf beyond the languages."""
+    """Logits of the samples whose x is in scratch; -inf beyond the languages.
+
+    1. a = x W1ᵀ + b1; gelu(a) and, with ``BACKWARD``, gelu'(a) go to scratch.
+    2. z = gelu(a) W2ᵀ + b2.
+    """
     activation_n_ptr = scratch_n_ptr + hidden_size
-    slope_n_ptr = activation_n_ptr + intermediate_size  # where da will be
+    slope_n_ptr = activation_n_ptr + intermediate_size  # the place of da later
 
     every_n = inside_n | True  # scratch holds whole tiles
 
-    # 1. a = x W1ᵀ + b1 → gelu(a), gelu'(a)
+    # 1. a, gelu(a), gelu'(a).
     for column in tl.range(0, intermediate_size, BLOCK):
         columns_f = column + tl.arange(0, BLOCK)
         within_f = columns_f < intermediate_size
@@ -270,7 +294,7 @@ def _forward_tile(
             tl.store(slope_n_ptr[:, None] + columns_f[None, :], slope_nf, mask=within_f[None, :])
     tl.debug_barrier()
 
-    # 2. z = gelu(a) W2ᵀ + b2
+    # 2. z.
     known_l = languages_l < num_languages
     z_nl = _product(
         activation_n_ptr,
@@ -306,8 +330,12 @@ def _backward_tile(
     BLOCK: tl.constexpr,
     DEPTH: tl.constexpr,
 ):
-    """Probabilities → dz, da in scratch and their sums over the samples → dx, by way of the adverse dz and da for the
-    objective uniform."""
+    """dx of a tile from its probabilities; dz, da and their sums over the samples on the way.
+
+    1. dz, and for the objective uniform the adverse dz, into scratch.
+    2. da = gelu'(a) (dz W2), in the place of gelu'(a); likewise the adverse da.
+    3. dx = ± da W1, from the adverse da for the objective uniform.
+    """
     da_n_ptr = scratch_n_ptr + hidden_size + intermediate_size
     dz_n_ptr = da_n_ptr + intermediate_size
     adverse_dz_n_ptr = dz_n_ptr + languages_l.shape[0]
@@ -315,7 +343,7 @@ def _backward_tile(
 
     every_n = inside_n | True  # scratch holds whole tiles
 
-    # 1. dz
+    # 1. dz.
     known_l = languages_l < num_languages
     dz_nl = weights_n[:, None] * tl.where(is_label_nl, p_nl - 1, p_nl)
     tl.store(dz_n_ptr[:, None] + languages_l[None, :], dz_nl)
@@ -325,7 +353,7 @@ def _backward_tile(
         tl.store(adverse_dz_n_ptr[:, None] + languages_l[None, :], adverse_dz_nl)
     tl.debug_barrier()
 
-    # 2. da = gelu'(a) (dz W2), in the place of gelu'(a)
+    # 2. da.
     for column in tl.range(0, intermediate_size, BLOCK):
         columns_f = column + tl.arange(0, BLOCK)
         within_f = columns_f < intermediate_size
@@ -360,7 +388,7 @@ def _backward_tile(
         tl.store(da_nf_ptr, da_nf, mask=within_f[None, :])
     tl.debug_barrier()
 
-    # 3. dx = ± da W1
+    # 3. dx.
     if OBJECTIVE == "uniform":
         encoder_da_n_ptr = adverse_da_n_ptr
         sign = 1.0
@@ -396,9 +424,9 @@ def _product(
     DEPTH: tl.constexpr,
     TRANSPOSED: tl.constexpr,
 ):
-    """left (N, K), by a pointer to each row, times right (K, C), or times the transpose of right (C, K); fp32.
+    """left (N, K), given by a pointer to each row, times right (K, C), or times the transpose of right (C, K); fp32.
 
-    left was written by other threads, on other processors even, so that it is read past the first-level cache.
+    left was written by other threads, even on other multiprocessors, so that it is read past the first-level cache.
     """
     product_nc = tl.zeros((mask_n.shape[0], columns_c.shape[0]), tl.float32)
     within_c = columns_c < num_columns
@@ -440,8 +468,12 @@ def finish_kernel(
     TILES: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Add up the tiles: the call's results and ``factors`` (2,), 1 / Ω and λ / Ω, by the first program, db1 and db2 by
-    all. A language that does not exist, be it of a document without tokens, makes loss and factors NaN."""
+    """Add up the tiles.
+
+    1. The first program: results of the call, and ``factors`` (2,), 1 / Ω and λ / Ω. A language that does not exist,
+       even of a document without tokens, makes loss and factors NaN.
+    2. Every program: a block of the biases' gradients, db1 and db2.
+    """
     stride = NUM_TOTALS + num_biases
     # 1. Results.
     if tl.program_id(0) == 0:
@@ -498,9 +530,13 @@ def hidden_gradient_kernel(
     TOKENS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """(T, H) in hidden's dtype: the second of ``factors`` · share of the token in its sample · dx of the sample; else
-    0."""
-    # 1. Each token's sample and its factor.
+    """Hidden's gradient (T, H) in its dtype: the second of ``factors`` · the token's share of its sample · dx of the
+    sample; 0 for a token without a sample.
+
+    1. Each token's sample and factor.
+    2. A block of columns of the gradient.
+    """
+    # 1. Samples and factors.
     tokens_t = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
     inside_t = tokens_t < num_tokens
     ids_t = tl.load(document_ids_ptr + tokens_t, mask=inside_t, other=-1)
@@ -514,7 +550,7 @@ def hidden_gradient_kernel(
     else:
         samples_t = tokens_t.to(tl.int64)
 
-    # 2. A block of columns.
+    # 2. Gradient.
     columns_h = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     within_h = columns_h < hidden_size
     source_th_ptr = dx_ptr + samples_t[:, None] * hidden_size + columns_h[None, :]

@@ -1,4 +1,4 @@
-"""How each kernel over the vocabulary is cut into tiles on a device: the table `configs.toml`."""
+"""Tile sizes of each kernel over the vocabulary, by device: the table `configs.toml`."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ import torch
 
 TABLE = Path(__file__).with_name("configs.toml")
 SHARED_BYTES = {"sm_80": 101_376, "sm_90": 232_448}
-"""Shared memory that a program may take. sm_80's tiles serve sm_86 and sm_89 too, which have 99 KiB where sm_80 has
-163."""
+"""Shared memory that a program may use. sm_80's tiles serve sm_86 and sm_89 too, which have 99 KiB; sm_80 has 163."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TileConfig:
-    """A tile of ``rows`` x ``columns`` logits, summed over slices of ``depth`` of the hidden size."""
+    """A tile of ``rows`` x ``columns`` logits, summed over slices of ``depth`` hidden columns."""
 
     rows: int
     columns: int
@@ -31,7 +30,7 @@ class TileConfig:
 
     @property
     def launch_options(self) -> dict[str, Any]:
-        """What every kernel over the vocabulary takes as constants, and triton as options."""
+        """Constants of every kernel over the vocabulary, and Triton's options."""
         return {
             "ROWS": self.rows,
             "COLUMNS": self.columns,
@@ -45,11 +44,11 @@ class TileConfig:
 INTERPRETED = TileConfig(
     rows=32, columns=256, depth=64, num_warps=4, num_stages=1, descriptors=False, reason="few steps of large tiles"
 )
-"""The interpreter takes the same time for a step whatever the tile's size."""
+"""The interpreter takes the same time for a step at every tile size."""
 
 
 def tile_config(kernel: str, dtype: torch.dtype, generation: str) -> TileConfig:
-    """The entry of ``kernel`` for operands of ``dtype``; see `launch.generation_of`."""
+    """The entry of ``kernel`` for operands of ``dtype``; see `launch.gpu_generation`."""
     if generation == "interpreter":
         return INTERPRETED
     return read_table()[generation, kernel, "single" if dtype == torch.float32 else "half"]

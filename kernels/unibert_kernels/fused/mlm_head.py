@@ -1,27 +1,35 @@
-"""`unibert_kernels.mlm_head` in Triton: the logits exist as tiles in registers, their gradient in half precision.
+"""`unibert_kernels.mlm_head` in Triton: logits exist only as tiles in registers, their gradient in half precision.
 
-Two ways to the gradient, both computed together with the loss as in `chunked`, and both bitwise the same from run to
-run, since every sum has a fixed order:
+There are two paths. Both compute the gradients together with the loss, as `chunked` does, and both give the same bits
+in every run, since every sum has a fixed order.
 
-**recompute** (8 N H V flops). Statistics first, for all rows; then by columns of the vocabulary
+**recompute** (8 N H V flops), over all rows, then by ranges of columns of the vocabulary:
 
-    dZ = (1 + 2 ζ LSE) exp(z - LSE) - (1 - ε) onehot - ε / V     logits computed again, rounded as they are written
-    dX += dZ W      dW[columns] = dZᵀ X                          products of halves with fp32 sums
+    1. statistics of the rows: LSE, loss, hit                    logits, 2 N H V
+    2. dZ = (1 + 2 ζ LSE) exp(z - LSE) - (1 - ε) onehot - ε / V  logits again, 2 N H V, rounded when they are written
+    3. dX += dZ W      dW[columns] = dZᵀ X                       half-precision products, fp32 sums, 4 N H V
 
-so that each element of dW is written once, and the buffer holds N x columns.
+Each element of dW is written once, and the buffer of dZ holds N x columns.
 
-**exp-store** (6 N H V flops). By rows: while the statistics are taken, E = exp(z - c) is written with one shift c for
-each row, the label's logit. With s = (1 + 2 ζ LSE) exp(c - LSE) and the label's entry of E replaced by
-E_y - (1 - ε) / s, a row of dZ is s E - ε / V, and
+**exp-store** (6 N H V flops), by chunks of rows. While the statistics are taken, E = exp(z - c) is written with one
+shift c per row, the label's logit. With s = (1 + 2 ζ LSE) exp(c - LSE), and E_y - (1 - ε) / s in the place of the
+label's entry E_y, a row of dZ is s E - ε / V:
 
-    dX = s (E W)      dW += Eᵀ (s X)                             the ε / V apart, as two vectors
+    1. statistics of the rows, and E                             logits, 2 N H V
+    2. E once more for rows whose exponentials overflowed        a launch that otherwise ends at once
+    3. LSE, loss, hit, s, and the label's entry of E
+    4. dX = s (E W)    dW += Eᵀ (s X)                            4 N H V; ε / V is added last, as two vectors
 
-Since c is at most the row's maximum, nothing underflows that matters, and E overflows only if some logit lies more
-than 60 above the label's. A second launch of the same kernel finds such rows by their maximum and writes them again
-with the maximum for a shift; its other programs end at once. No row waits for the host to look.
+c is at most the row's maximum, so that no exponential that matters underflows. E overflows only where some logit lies
+more than 60 above the label's. The kernel of step 2 finds such rows by their maximum and writes them again with the
+maximum as the shift. The host never waits to find out whether there are any.
 
-A row's hits are counted where its label's logit equals the maximum of the same tiles. Programs that run side by side
-hold different rows and the same columns, so that a tile of W is fetched from memory once.
+A row is a hit if its label's logit equals the maximum over the same tiles. Programs that run side by side hold
+different rows and the same columns, so that a tile of W is fetched from memory once.
+
+Suffixes name the dimensions of a tile, as in `tiles`:
+
+    n  rows      v  ids of the vocabulary
 """
 
 from __future__ import annotations
@@ -34,22 +42,32 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from unibert_kernels.arguments import MLMHeadOptions
 from unibert_kernels.fused.head import HeadGradients, LinearHead
-from unibert_kernels.fused.launch import launch, multiprocessors_of, tile_source
-from unibert_kernels.fused.partition import RECOMPUTE_ROWS, column_grid, column_slices, padded, rounded_rows, row_slices
+from unibert_kernels.fused.launch import launch, num_multiprocessors, tile_source
+from unibert_kernels.fused.partition import (
+    RECOMPUTE_ROWS,
+    column_grid,
+    column_slices,
+    padded_width,
+    rounded_rows,
+    row_slices,
+)
 from unibert_kernels.fused.tiles import LOG2_E, logits_tile, maximum_over_splits, store_tile
 from unibert_kernels.linear_head import Head
 
-FINISHED_ROWS = 128
+FINISH_ROWS = 128
+"""Rows that a program of `_finish_rows_kernel` takes."""
 
-REPAIR_ABOVE = tl.constexpr(60.0)
-"""exp(60) times any vocabulary is far below the largest number of bf16 and fp32, 3e38 = exp(88.7)."""
+MAX_EXPONENT = tl.constexpr(60.0)
+"""Largest exponent that stays stored: exp(60) times any vocabulary is far below the largest number of bf16 and fp32,
+3e38 = exp(88.7)."""
 
 
-# Sizes that change with the batch are not specialised: that would compile anew in the midst of training.
+# Sizes that change with the batch are not specialised: that would recompile kernels in the middle of training.
 @triton.jit(do_not_specialize=["num_rows", "splits", "tiles", "tiles_per_split"])
 def _rows_kernel(
-    states,
+    hidden,
     weight,
     bias_ptr,
     hidden_size,
@@ -74,37 +92,49 @@ def _rows_kernel(
     DEPTH: tl.constexpr,
     DESCRIPTORS: tl.constexpr,
 ):
-    """A block of rows over one split of the vocabulary.
+    """Statistics of a block of rows over one split of the vocabulary, in one of three modes:
 
-    statistics: maxima and sums of exp(z - maximum), label logits.
-    store:      the same with sums of exp(z - shift), which go into ``target`` too.
-    repair:     sums and ``target`` once more, for rows that `_overflowed` says, with their maximum for a shift.
+    statistics: maxima, sums of exp(z - maximum), label logits.
+    store:      maxima, sums of exp(z - shift), label logits; exp(z - shift) goes into ``target`` too.
+    repair:     sums and ``target`` once more, for rows that `_overflowed` names, with their maximum as the shift.
+
+    Steps:
+
+    1. Load labels and shifts; in mode repair end if no row overflowed.
+    2. For each tile of the split:
+       2.1 logits;
+       2.2 the label's logit, where the tile holds it;
+       2.3 running maximum and sum, and the exponentials into ``target``.
+    3. Store the split's sums and maxima.
     """
+    # 1. Labels and shifts.
     row = tl.program_id(0) * ROWS
     split = tl.program_id(1)
-    rows = row + tl.arange(0, ROWS)
-    present = rows < num_rows
-    partial = split * num_rows + rows
-    label = tl.load(labels_ptr + rows, mask=present, other=-1).to(tl.int32)
+    rows_n = row + tl.arange(0, ROWS)
+    inside_n = rows_n < num_rows
+    partials_n = split * num_rows + rows_n
+    labels_n = tl.load(labels_ptr + rows_n, mask=inside_n, other=-1).to(tl.int32)
     first = split * tiles_per_split
     last = tl.minimum(first + tiles_per_split, tiles)
-    written = present
+    written_n = inside_n
     if MODE != "statistics":
-        shift = tl.load(shifts_ptr + rows, mask=present, other=0.0)
+        shifts_n = tl.load(shifts_ptr + rows_n, mask=inside_n, other=0.0)
     if MODE == "repair":
-        overall = maximum_over_splits(maxima_ptr, rows, present, num_rows, splits, ROWS)
-        written = present & _overflowed(overall, shift)
-        if tl.max(written.to(tl.int32), 0) == 0:
+        row_maxima_n = maximum_over_splits(maxima_ptr, rows_n, inside_n, num_rows, splits, ROWS)
+        written_n = inside_n & _overflowed(row_maxima_n, shifts_n)
+        if tl.max(written_n.to(tl.int32), 0) == 0:
             return
-        shift = overall
+        shifts_n = row_maxima_n
 
-    maximum = tl.full((ROWS,), float("-inf"), tl.float32)
-    total = tl.zeros((ROWS,), tl.float32)
+    # 2. Tiles.
+    maxima_n = tl.full((ROWS,), float("-inf"), tl.float32)
+    sums_n = tl.zeros((ROWS,), tl.float32)
     # Flattened, so that the loads of the next tile are under way while this one's exponentials are taken.
     for tile in tl.range(first, last, flatten=True):
+        # 2.1 Logits.
         column = tile * COLUMNS
-        logits = logits_tile(
-            states,
+        logits_nv = logits_tile(
+            hidden,
             weight,
             bias_ptr,
             row,
@@ -119,37 +149,43 @@ def _rows_kernel(
             DESCRIPTORS,
             PRECISION,
         )
-        columns = column + tl.arange(0, COLUMNS)
-        if MODE != "repair":
-            mine = (label >= column) & (label < column + COLUMNS)
-            # Few tiles hold a label of their rows: the others skip three operations an element.
-            if tl.max(mine.to(tl.int32), 0) > 0:
-                label_logit = tl.sum(tl.where(columns[None, :] == label[:, None], logits, 0.0), 1)
-                tl.store(label_logits_ptr + rows, label_logit, mask=mine)
-        if MODE == "statistics":
-            higher = tl.maximum(maximum, tl.max(logits, 1))
-            exponent = higher * LOG2_E
-            total *= tl.exp2(maximum * LOG2_E - exponent)
-            total += tl.sum(tl.exp2(logits * LOG2_E - exponent[:, None]), 1)
-            maximum = higher
-        else:
-            exps = tl.exp2(logits * LOG2_E - shift[:, None] * LOG2_E)
-            total += tl.sum(exps, 1)
-            if MODE == "store":
-                maximum = tl.maximum(maximum, tl.max(logits, 1))
-                store_tile(target, row, column, num_rows, target_stride, exps.to(DTYPE), ROWS, COLUMNS, DESCRIPTORS)
-            else:
-                places = target + rows.to(tl.int64)[:, None] * target_stride + columns[None, :]
-                tl.store(places, exps.to(DTYPE), mask=written[:, None])
+        columns_v = column + tl.arange(0, COLUMNS)
 
-    tl.store(sums_ptr + partial, total, mask=written)
+        # 2.2 The label's logit.
+        if MODE != "repair":
+            in_tile_n = (labels_n >= column) & (labels_n < column + COLUMNS)
+            # Few tiles hold a label of their rows: the others skip three operations per element.
+            if tl.max(in_tile_n.to(tl.int32), 0) > 0:
+                is_label_nv = columns_v[None, :] == labels_n[:, None]
+                label_logits_n = tl.sum(tl.where(is_label_nv, logits_nv, 0.0), 1)
+                tl.store(label_logits_ptr + rows_n, label_logits_n, mask=in_tile_n)
+
+        # 2.3 Maximum, sum, exponentials.
+        if MODE == "statistics":
+            new_maxima_n = tl.maximum(maxima_n, tl.max(logits_nv, 1))
+            exponents_n = new_maxima_n * LOG2_E
+            sums_n *= tl.exp2(maxima_n * LOG2_E - exponents_n)
+            sums_n += tl.sum(tl.exp2(logits_nv * LOG2_E - exponents_n[:, None]), 1)
+            maxima_n = new_maxima_n
+        else:
+            exps_nv = tl.exp2(logits_nv * LOG2_E - shifts_n[:, None] * LOG2_E)
+            sums_n += tl.sum(exps_nv, 1)
+            if MODE == "store":
+                maxima_n = tl.maximum(maxima_n, tl.max(logits_nv, 1))
+                store_tile(target, row, column, num_rows, target_stride, exps_nv.to(DTYPE), ROWS, COLUMNS, DESCRIPTORS)
+            else:
+                target_nv_ptr = target + rows_n.to(tl.int64)[:, None] * target_stride + columns_v[None, :]
+                tl.store(target_nv_ptr, exps_nv.to(DTYPE), mask=written_n[:, None])
+
+    # 3. Results of the split.
+    tl.store(sums_ptr + partials_n, sums_n, mask=written_n)
     if MODE != "repair":
-        tl.store(maxima_ptr + partial, maximum, mask=present)
+        tl.store(maxima_ptr + partials_n, maxima_n, mask=inside_n)
 
 
 @triton.jit
-def _overflowed(maximum, shift):
-    return maximum - shift > REPAIR_ABOVE
+def _overflowed(maxima_n, shifts_n):
+    return maxima_n - shifts_n > MAX_EXPONENT
 
 
 @triton.jit(do_not_specialize=["num_rows", "splits"])
@@ -168,47 +204,60 @@ def _finish_rows_kernel(
     exps_ptr,
     exps_stride,
     splits,
-    smoothing,
+    label_smoothing,
     z_loss,
     STORED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Merge the splits of each row. ``scales`` is what exp(z - shift) is multiplied by in the gradient, where the shift
-    is LSE itself unless exponentials are stored; these get the label's entry."""
-    rows = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    present = rows < num_rows
-    label = tl.load(labels_ptr + rows, mask=present, other=-1).to(tl.int32)
-    counts = label >= 0
-    label_logit = tl.load(label_logits_ptr + rows, mask=counts, other=0.0)
-    maximum = maximum_over_splits(maxima_ptr, rows, present, num_rows, splits, BLOCK)
-    shift = maximum
+    """Merge the splits of each row.
+
+    1. Maximum of the row, and the shift c that its exponentials have: the maximum unless they are stored.
+    2. Sum over the splits; LSE.
+    3. Loss and hit; store them and LSE.
+    4. ``scales``, the factor of exp(z - c) in the gradient: 1 + 2 ζ LSE, where the gradient's kernel takes LSE for c,
+       or s for stored exponentials, whose label's entry is written here.
+    """
+    # 1. Maximum and shift.
+    rows_n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside_n = rows_n < num_rows
+    labels_n = tl.load(labels_ptr + rows_n, mask=inside_n, other=-1).to(tl.int32)
+    counted_n = labels_n >= 0
+    label_logits_n = tl.load(label_logits_ptr + rows_n, mask=counted_n, other=0.0)
+    maxima_n = maximum_over_splits(maxima_ptr, rows_n, inside_n, num_rows, splits, BLOCK)
+    shifts_n = maxima_n
     if STORED:
-        fixed = tl.load(shifts_ptr + rows, mask=present, other=0.0)
-        shift = tl.where(_overflowed(maximum, fixed), maximum, fixed)
-    total = tl.zeros((BLOCK,), tl.float32)
+        label_shifts_n = tl.load(shifts_ptr + rows_n, mask=inside_n, other=0.0)
+        shifts_n = tl.where(_overflowed(maxima_n, label_shifts_n), maxima_n, label_shifts_n)
+
+    # 2. Sum, LSE.
+    sums_n = tl.zeros((BLOCK,), tl.float32)
     for split in range(splits):
-        partial = split * num_rows + rows
-        part = tl.load(sums_ptr + partial, mask=present, other=1.0)
+        partials_n = split * num_rows + rows_n
+        split_sums_n = tl.load(sums_ptr + partials_n, mask=inside_n, other=1.0)
         if not STORED:
-            part *= tl.exp(tl.load(maxima_ptr + partial, mask=present, other=0.0) - maximum)
-        total += part
-    log_sum = shift + tl.log(total)
-    loss = log_sum - (1.0 - smoothing) * label_logit + z_loss * log_sum * log_sum
-    tl.store(losses_ptr + rows, tl.where(counts, loss, 0.0), mask=present)
-    tl.store(hits_ptr + rows, counts & (label_logit >= maximum), mask=present)
-    tl.store(log_sums_ptr + rows, log_sum, mask=present)
-    scale = tl.where(counts, 1.0 + 2.0 * z_loss * log_sum, 0.0)
+            split_sums_n *= tl.exp(tl.load(maxima_ptr + partials_n, mask=inside_n, other=0.0) - maxima_n)
+        sums_n += split_sums_n
+    log_sums_n = shifts_n + tl.log(sums_n)
+
+    # 3. Loss, hit, LSE.
+    losses_n = log_sums_n - (1.0 - label_smoothing) * label_logits_n + z_loss * log_sums_n * log_sums_n
+    tl.store(losses_ptr + rows_n, tl.where(counted_n, losses_n, 0.0), mask=inside_n)
+    tl.store(hits_ptr + rows_n, counted_n & (label_logits_n >= maxima_n), mask=inside_n)
+    tl.store(log_sums_ptr + rows_n, log_sums_n, mask=inside_n)
+
+    # 4. Scale and the label's entry.
+    scales_n = tl.where(counted_n, 1.0 + 2.0 * z_loss * log_sums_n, 0.0)
     if STORED:
-        scale /= total
-        entry = tl.exp(label_logit - shift) - (1.0 - smoothing) / tl.where(counts, scale, 1.0)
-        place = exps_ptr + rows.to(tl.int64) * exps_stride + label
-        tl.store(place, entry.to(exps_ptr.dtype.element_ty), mask=counts)
-    tl.store(scales_ptr + rows, scale, mask=present)
+        scales_n /= sums_n
+        entries_n = tl.exp(label_logits_n - shifts_n) - (1.0 - label_smoothing) / tl.where(counted_n, scales_n, 1.0)
+        entries_n_ptr = exps_ptr + rows_n.to(tl.int64) * exps_stride + labels_n
+        tl.store(entries_n_ptr, entries_n.to(exps_ptr.dtype.element_ty), mask=counted_n)
+    tl.store(scales_ptr + rows_n, scales_n, mask=inside_n)
 
 
 @triton.jit(do_not_specialize=["num_rows", "tiles", "tiles_per_split"])
 def _gradient_kernel(
-    states,
+    hidden,
     weight,
     bias_ptr,
     hidden_size,
@@ -222,7 +271,7 @@ def _gradient_kernel(
     width,
     tiles,
     tiles_per_split,
-    smoothing,
+    label_smoothing,
     HAS_BIAS: tl.constexpr,
     DTYPE: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -231,19 +280,30 @@ def _gradient_kernel(
     DEPTH: tl.constexpr,
     DESCRIPTORS: tl.constexpr,
 ):
-    """∂loss/∂logits, the ε / V apart, of a block of rows over one split of the columns of ``target`` (N, width)."""
+    """∂loss/∂logits without the ε / V, of a block of rows over one split of the columns of ``target`` (N, width).
+
+    1. Load each row's label, LSE and scale.
+    2. For each tile of the split:
+       2.1 logits;
+       2.2 their gradient, with the label's entry where the tile holds it;
+       2.3 store, rounded.
+    """
+    # 1. Labels, LSE, scales.
     row = tl.program_id(0) * ROWS
     first = tl.program_id(1) * tiles_per_split
-    rows = row + tl.arange(0, ROWS)
-    present = rows < num_rows
-    label = tl.load(labels_ptr + rows, mask=present, other=-1).to(tl.int32)
-    exponent = tl.load(log_sums_ptr + rows, mask=present, other=float("inf")) * LOG2_E
-    scale = tl.load(scales_ptr + rows, mask=present, other=0.0)
+    rows_n = row + tl.arange(0, ROWS)
+    inside_n = rows_n < num_rows
+    labels_n = tl.load(labels_ptr + rows_n, mask=inside_n, other=-1).to(tl.int32)
+    exponents_n = tl.load(log_sums_ptr + rows_n, mask=inside_n, other=float("inf")) * LOG2_E
+    scales_n = tl.load(scales_ptr + rows_n, mask=inside_n, other=0.0)
+
+    # 2. Tiles.
     for tile in tl.range(first, tl.minimum(first + tiles_per_split, tiles), flatten=True):
-        place = tile * COLUMNS
-        column = first_column + place
-        logits = logits_tile(
-            states,
+        # 2.1 Logits.
+        target_column = tile * COLUMNS
+        column = first_column + target_column
+        logits_nv = logits_tile(
+            hidden,
             weight,
             bias_ptr,
             row,
@@ -258,127 +318,125 @@ def _gradient_kernel(
             DESCRIPTORS,
             PRECISION,
         )
-        gradient = scale[:, None] * tl.exp2(logits * LOG2_E - exponent[:, None])
-        if tl.max(((label >= column) & (label < column + COLUMNS)).to(tl.int32), 0) > 0:
-            columns = column + tl.arange(0, COLUMNS)
-            gradient -= tl.where(columns[None, :] == label[:, None], 1.0 - smoothing, 0.0)
-        store_tile(target, row, place, num_rows, width, gradient.to(DTYPE), ROWS, COLUMNS, DESCRIPTORS)
+
+        # 2.2 Gradient.
+        dz_nv = scales_n[:, None] * tl.exp2(logits_nv * LOG2_E - exponents_n[:, None])
+        if tl.max(((labels_n >= column) & (labels_n < column + COLUMNS)).to(tl.int32), 0) > 0:
+            columns_v = column + tl.arange(0, COLUMNS)
+            dz_nv -= tl.where(columns_v[None, :] == labels_n[:, None], 1.0 - label_smoothing, 0.0)
+
+        # 2.3 Store.
+        store_tile(target, row, target_column, num_rows, width, dz_nv.to(DTYPE), ROWS, COLUMNS, DESCRIPTORS)
 
 
 def mlm_head(
     head: Head,
-    wants: tuple[bool, ...],
-    rows: Tensor | None,
+    needs_grad: tuple[bool, ...],
     labels: Tensor,
     counted: Tensor,
-    label_smoothing: float,
-    z_loss: float,
+    options: MLMHeadOptions,
     path: str,
     max_workspace: int,
 ) -> tuple[Tensor, Tensor, tuple[Tensor | None, ...]]:
-    """As `chunked.mlm_head`, by ``path`` recompute or exp-store; ``max_workspace`` bounds E, in bytes.
+    """As `chunked.mlm_head`, with ``path`` recompute or exp-store; ``max_workspace`` bounds E, in bytes.
 
-    Row losses are fp32, gradients of `head.gradient_dtypes`.
+    Row losses are fp32, gradients have the dtypes of `head.gradient_dtypes`.
     """
-    linear = LinearHead.prepare(head, rows)
-    targets = _Targets(labels.where(counted, -1), float(label_smoothing), float(z_loss))
+    linear = LinearHead.prepare(head)
+    labels = labels.where(counted, -1)
     stored = path == "exp-store"
     vocabulary = slice(0, linear.vocab_size)
-    width = padded(vocabulary, linear.tile_config("store").columns)
-    most = max(1, max_workspace // (width * linear.states.element_size())) if stored else RECOMPUTE_ROWS
-    parts = row_slices(len(labels), most)
-    gradients = HeadGradients(head, wants, linear, rows, rows_add_up=len(parts) > 1)
-    losses = linear.states.new_empty(len(labels), dtype=torch.float32)
+    width = padded_width(vocabulary, linear.tile_config("store").columns)
+    max_rows = max(1, max_workspace // (width * linear.hidden.element_size())) if stored else RECOMPUTE_ROWS
+    chunks = row_slices(len(labels), max_rows)
+    gradients = HeadGradients(head, needs_grad, linear, accumulate_rows=len(chunks) > 1)
+    losses = linear.hidden.new_empty(len(labels), dtype=torch.float32)
     hits = torch.empty_like(counted)
-    with torch.autocast(linear.states.device.type, enabled=False):
-        exps = None
-        if stored and gradients.wanted and parts:
-            exps = linear.states.new_empty((min(most, rounded_rows(parts[0].stop)), width))
-        for part in parts:
-            some, target = linear.take(part), targets.take(part)
-            statistics = _Statistics.of(some, target, None if exps is None else exps[: part.stop - part.start])
-            losses[part], hits[part] = statistics.losses, statistics.hits
+    with torch.autocast(linear.hidden.device.type, enabled=False):
+        buffer = None
+        if stored and gradients.any_needed and chunks:
+            buffer = linear.hidden.new_empty((min(max_rows, rounded_rows(chunks[0].stop)), width))
+        for chunk in chunks:
+            chunk_head = linear.slice_rows(chunk)
+            exps = None if buffer is None else buffer[: chunk.stop - chunk.start]
+            statistics = _Statistics.compute(chunk_head, labels[chunk], options, exps)
+            losses[chunk], hits[chunk] = statistics.losses, statistics.hits
             if exps is not None:
-                gradient = exps[: part.stop - part.start, vocabulary]
-                gradients.collect(part, vocabulary, gradient, statistics.scales)
-            elif gradients.wanted:
-                _collect_by_columns(gradients, part, some, target, statistics)
-        if label_smoothing:
-            losses -= counted * (label_smoothing / linear.vocab_size) * linear.logit_sums()
-            gradients.spread_evenly(-label_smoothing / linear.vocab_size, counted)
+                gradients.accumulate(chunk, vocabulary, exps[:, vocabulary], statistics.scales)
+            elif gradients.any_needed:
+                _accumulate_by_columns(gradients, chunk, chunk_head, labels[chunk], options, statistics)
+        if options.label_smoothing:
+            share = options.label_smoothing / linear.vocab_size
+            losses -= counted * share * linear.logit_sums()
+            gradients.add_to_every_logit(-share, counted)
     return losses, hits, gradients.results()
 
 
-@dataclass(frozen=True)
-class _Targets:
-    """``labels`` (N,), -1 in rows that do not count, and the loss's two factors."""
-
-    labels: Tensor
-    smoothing: float
-    z_loss: float
-
-    def take(self, rows: slice) -> _Targets:
-        return _Targets(self.labels[rows], self.smoothing, self.z_loss)
-
-
-def _collect_by_columns(
-    gradients: HeadGradients, part: slice, linear: LinearHead, targets: _Targets, statistics: _Statistics
+def _accumulate_by_columns(
+    gradients: HeadGradients,
+    chunk: slice,
+    linear: LinearHead,
+    labels: Tensor,
+    options: MLMHeadOptions,
+    statistics: _Statistics,
 ) -> None:
-    """Collect the gradient of the rows ``part``, whose states ``linear`` holds, a buffer of columns at a time."""
-    states, vocab_size = linear.states, linear.vocab_size
+    """Accumulate the gradients of the rows ``chunk``, which ``linear`` holds, one buffer of columns after the other."""
+    hidden, vocab_size = linear.hidden, linear.vocab_size
     config = linear.tile_config("gradient")
-    room = rounded_rows(len(states))
-    slices = column_slices(room, states.element_size(), vocab_size, config.columns)
-    width = padded(slices[0], config.columns)
-    buffer = states.new_empty((room, width))[: len(states)]
+    buffer_rows = rounded_rows(len(hidden))
+    slices = column_slices(buffer_rows, hidden.element_size(), vocab_size, config.columns)
+    width = padded_width(slices[0], config.columns)
+    buffer = hidden.new_empty((buffer_rows, width))[: len(hidden)]
     for columns in slices:
-        grid, cut = column_grid(len(states), columns.stop - columns.start, config, multiprocessors_of(states.device))
+        num_columns = columns.stop - columns.start
+        grid, tiling = column_grid(len(hidden), num_columns, config, num_multiprocessors(hidden.device))
         launch(
             _gradient_kernel,
             grid,
-            **linear.sources(config),
+            **linear.operand_arguments(config),
             target=tile_source(buffer, config.rows, config.columns, config.descriptors),
-            labels_ptr=targets.labels,
+            labels_ptr=labels,
             log_sums_ptr=statistics.log_sums,
             scales_ptr=statistics.scales,
-            num_rows=len(states),
+            num_rows=len(hidden),
             vocab_size=vocab_size,
             first_column=columns.start,
             width=width,
-            **cut,
-            smoothing=targets.smoothing,
+            **tiling,
+            label_smoothing=float(options.label_smoothing),
             **linear.constants(config),
         )
-        gradients.collect(part, columns, buffer[:, : columns.stop - columns.start])
+        gradients.accumulate(chunk, columns, buffer[:, :num_columns])
 
 
 @dataclass(frozen=True)
 class _Statistics:
-    """What is known of each row (N,) once all its logits have been seen."""
+    """Results of a pass over all logits of each row (N,)."""
 
     losses: Tensor
     hits: Tensor
     log_sums: Tensor
+    """LSE."""
     scales: Tensor
-    """What exp(z - shift) is multiplied by in the gradient; the shift is LSE, or that of the stored exponentials."""
+    """Factor of exp(z - shift) in the gradient; the shift is LSE, or that of the stored exponentials."""
 
     @classmethod
-    def of(cls, linear: LinearHead, targets: _Targets, exps: Tensor | None = None) -> _Statistics:
-        """Go over the vocabulary once, and write E into ``exps`` (N, multiple of a tile's columns) if given."""
-        states, vocab_size = linear.states, linear.vocab_size
-        num_rows, stored = len(states), exps is not None
+    def compute(cls, linear: LinearHead, labels: Tensor, options: MLMHeadOptions, exps: Tensor | None) -> _Statistics:
+        """Go over the vocabulary once, and write E into ``exps`` (N, a multiple of a tile's columns) if given."""
+        hidden, vocab_size = linear.hidden, linear.vocab_size
+        num_rows, stored = len(hidden), exps is not None
         config = linear.tile_config("store" if stored else "statistics")
-        grid, cut = column_grid(num_rows, vocab_size, config, multiprocessors_of(states.device))
+        grid, tiling = column_grid(num_rows, vocab_size, config, num_multiprocessors(hidden.device))
         _, splits = grid
 
         def per_row(*leading: int) -> Tensor:
-            return states.new_empty((*leading, num_rows), dtype=torch.float32)
+            return hidden.new_empty((*leading, num_rows), dtype=torch.float32)
 
-        result = cls(per_row(), states.new_empty(num_rows, dtype=torch.bool), per_row(), per_row())
-        shifts = linear.label_logits(targets.labels) if stored else per_row()
-        target = exps if exps is not None else states
+        result = cls(per_row(), hidden.new_empty(num_rows, dtype=torch.bool), per_row(), per_row())
+        shifts = linear.label_logits(labels) if stored else per_row()
+        target = exps if exps is not None else hidden
         shared: dict[str, Any] = {
-            "labels_ptr": targets.labels,
+            "labels_ptr": labels,
             "shifts_ptr": shifts,
             "maxima_ptr": per_row(splits),
             "sums_ptr": per_row(splits),
@@ -391,17 +449,17 @@ class _Statistics:
             launch(
                 _rows_kernel,
                 grid,
-                **linear.sources(config),
+                **linear.operand_arguments(config),
                 target=tile_source(target, config.rows, config.columns, config.descriptors and mode == "store"),
                 target_stride=target.stride(0),
-                **cut,
+                **tiling,
                 **shared,
                 MODE=mode,
                 **linear.constants(config),
             )
         launch(
             _finish_rows_kernel,
-            (triton.cdiv(num_rows, FINISHED_ROWS),),
+            (triton.cdiv(num_rows, FINISH_ROWS),),
             **shared,
             losses_ptr=result.losses,
             hits_ptr=result.hits,
@@ -409,9 +467,9 @@ class _Statistics:
             scales_ptr=result.scales,
             exps_ptr=target,
             exps_stride=target.stride(0),
-            smoothing=targets.smoothing,
-            z_loss=targets.z_loss,
+            label_smoothing=float(options.label_smoothing),
+            z_loss=float(options.z_loss),
             STORED=stored,
-            BLOCK=FINISHED_ROWS,
+            BLOCK=FINISH_ROWS,
         )
         return result

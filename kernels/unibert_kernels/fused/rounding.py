@@ -1,4 +1,9 @@
-"""Passes over gradients that do nothing but round: torch's own take four times as long where dtypes differ."""
+"""Passes over gradients that only round: torch's own take four times as long where dtypes differ.
+
+Suffixes name the dimensions of a tile:
+
+    e  elements of a flat tensor      n  rows      h  columns of hidden
+"""
 
 from __future__ import annotations
 
@@ -14,10 +19,11 @@ COLUMNS = 512
 
 @triton.jit
 def _scale_kernel(source_ptr, factor_ptr, target_ptr, size, ELEMENTS: tl.constexpr):
-    places = tl.program_id(0).to(tl.int64) * ELEMENTS + tl.arange(0, ELEMENTS)
-    inside = places < size
-    values = tl.load(source_ptr + places, mask=inside, other=0.0).to(tl.float32) * tl.load(factor_ptr)
-    tl.store(target_ptr + places, values.to(target_ptr.dtype.element_ty), mask=inside)
+    """One block of `scale`."""
+    places_e = tl.program_id(0).to(tl.int64) * ELEMENTS + tl.arange(0, ELEMENTS)
+    inside_e = places_e < size
+    values_e = tl.load(source_ptr + places_e, mask=inside_e, other=0.0).to(tl.float32) * tl.load(factor_ptr)
+    tl.store(target_ptr + places_e, values_e.to(target_ptr.dtype.element_ty), mask=inside_e)
 
 
 @triton.jit(do_not_specialize=["num_rows"])
@@ -33,23 +39,31 @@ def _keep_kernel(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    present = rows < num_rows
-    sources = sums_ptr + rows.to(tl.int64) * width
+    """One block of rows of `round_sums`.
+
+    1. Round the first ``hidden_size`` columns into the weight's gradient.
+    2. Copy the next column into the bias's gradient.
+    """
+    rows_n = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    inside_n = rows_n < num_rows
+    sums_n_ptr = sums_ptr + rows_n.to(tl.int64) * width
+    # 1. Weight.
     if HAS_WEIGHT:
-        targets = weight_ptr + rows.to(tl.int64) * hidden_size
+        weight_n_ptr = weight_ptr + rows_n.to(tl.int64) * hidden_size
         for column in tl.range(0, hidden_size, COLUMNS):
-            columns = column + tl.arange(0, COLUMNS)
-            inside = present[:, None] & (columns < hidden_size)[None, :]
-            values = tl.load(sources[:, None] + columns[None, :], mask=inside)
-            tl.store(targets[:, None] + columns[None, :], values.to(weight_ptr.dtype.element_ty), mask=inside)
+            columns_h = column + tl.arange(0, COLUMNS)
+            inside_nh = inside_n[:, None] & (columns_h < hidden_size)[None, :]
+            values_nh = tl.load(sums_n_ptr[:, None] + columns_h[None, :], mask=inside_nh)
+            weight_nh_ptr = weight_n_ptr[:, None] + columns_h[None, :]
+            tl.store(weight_nh_ptr, values_nh.to(weight_ptr.dtype.element_ty), mask=inside_nh)
+    # 2. Bias.
     if HAS_BIAS:
-        tl.store(bias_ptr + rows, tl.load(sources + hidden_size, mask=present), mask=present)
+        tl.store(bias_ptr + rows_n, tl.load(sums_n_ptr + hidden_size, mask=inside_n), mask=inside_n)
 
 
 def scale(source: Tensor, factor: Tensor, target: Tensor) -> None:
-    """Write ``source`` times ``factor`` (1,) fp32 into ``target``, which may be ``source``; multiplied in fp32, rounded
-    once. Both are contiguous and of one shape."""
+    """Write ``source`` times ``factor`` (1,) fp32 into ``target``, which may be ``source``: multiplied in fp32, rounded
+    once. Both are contiguous and have the same shape."""
     launch(
         _scale_kernel,
         (triton.cdiv(source.numel(), ELEMENTS),),
@@ -62,8 +76,8 @@ def scale(source: Tensor, factor: Tensor, target: Tensor) -> None:
     )
 
 
-def keep(sums: Tensor, weight: Tensor | None, bias: Tensor | None) -> None:
-    """Round ``sums`` (V, …) fp32 into ``weight`` (V, H), its first columns, and ``bias`` (V,), the next one."""
+def round_sums(sums: Tensor, weight: Tensor | None, bias: Tensor | None) -> None:
+    """Round the first columns of ``sums`` (V, …) fp32 into ``weight`` (V, H), the next one into ``bias`` (V,)."""
     num_rows, width = sums.shape
     hidden_size = 0 if weight is None else weight.shape[1]
     launch(

@@ -1,10 +1,10 @@
-"""Finds the fastest tiles on the GPU at hand and writes them into the table `configs.TABLE`.
+"""Find the fastest tiles on this machine's GPU and write them to the table `configs.TABLE`.
 
 `python -m unibert_kernels.fused.tune --vocab 120000 --hidden 384 --rows 9830` times each kernel over the vocabulary
 with many tile sizes, within the whole loss that it serves: *store* by exp-store, *statistics* and *gradient* by
-recompute, the others by store-teacher with a teacher twice as wide. bf16 only; fp32 keeps its entries. All processors
-compile the candidates first; ``--minutes`` bounds the timing, which begins with the entry in use, so that stopping
-early never makes things worse; ``--output`` names another file.
+recompute, the others by store-teacher with a teacher twice as wide. Only bf16 is tuned; fp32 keeps its entries. All
+processors compile the candidates first. ``--minutes`` bounds the timing, which begins with the entry in use, so that an
+early stop never makes things worse. ``--output`` names another file.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from torch import Tensor
 from unibert_kernels.distillation import distillation_loss
 from unibert_kernels.fused import configs, head
 from unibert_kernels.fused.configs import SHARED_BYTES, TABLE, TileConfig
-from unibert_kernels.fused.launch import generation_of
+from unibert_kernels.fused.launch import gpu_generation
 from unibert_kernels.mlm_head import mlm_head_loss
 
 KERNELS = ("statistics", "store", "gradient", "teacher", "divergence", "divergence_gradient")
-SMALL = 256
-"""Rows, and ids sixteen times as many, of the losses that only compile: the binaries do not depend on sizes."""
+COMPILE_ROWS = 256
+"""Rows of the losses that only compile, with 16 times as many ids: the binaries do not depend on sizes."""
 MIN_GAIN = 0.02
-"""A share of the time by which a rival has to win: less is noise, and would rewrite the table at every run."""
+"""Minimum share of the time that a candidate must save: less is noise, and would change the table at every run."""
 
 
 def candidates(kernel: str, generation: str) -> Iterator[TileConfig]:
-    """Tiles whose accumulators and loads fit registers and shared memory of ``generation``, loaded by descriptors where
-    there is a bulk copy engine."""
+    """Yield tiles whose accumulators and loads fit registers and shared memory of ``generation``. On sm_90, which has a
+    bulk copy engine, they are loaded by descriptors."""
     sizes = itertools.product((128, 64, 256), (256, 128, 64), (64, 32, 128), (8, 4), (3, 4, 2))
     descriptors = generation == "sm_90"
     for rows, columns, depth, num_warps, num_stages in sizes:
         accumulators = rows * columns / (32 * num_warps)
         if kernel.startswith("divergence"):
-            # The teacher's tile stands beside them.
+            # A tile of the teacher's logits takes as many registers.
             accumulators *= 2
         fits = 2 * (rows + columns) * depth * num_stages <= SHARED_BYTES[generation]
         if 32 <= accumulators <= 128 and fits:
@@ -64,32 +64,32 @@ def candidates(kernel: str, generation: str) -> Iterator[TileConfig]:
 def tune(
     vocab_size: int, hidden_size: int, num_rows: int, device: torch.device, minutes: float
 ) -> dict[str, TileConfig]:
-    """The best entry found for each kernel, in bf16 on CUDA and fp32 elsewhere, with the figures as its reason."""
-    generation = generation_of(device)
+    """Find the fastest entry for each kernel, in bf16 on CUDA and fp32 elsewhere; its reason holds the figures."""
+    generation = gpu_generation(device)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     best = {}
     if device.type == "cuda":
         _compile_ahead(generation, hidden_size)
     for kernel in KERNELS:
         run = _loss_of(kernel, vocab_size, hidden_size, num_rows, device, dtype)
-        present = configs.tile_config(kernel, dtype, generation)
+        in_use = configs.tile_config(kernel, dtype, generation)
         end = time.monotonic() + 60 * minutes / len(KERNELS)
         times: dict[TileConfig, float] = {}
-        for entry in itertools.chain([present], candidates(kernel, generation)):
+        for entry in itertools.chain([in_use], candidates(kernel, generation)):
             if times and time.monotonic() > end:
                 break
-            with _in_use(kernel, entry):
+            with _patched_config(kernel, entry):
                 milliseconds = _time(run, device)
             if milliseconds is None:
                 continue
             times[entry] = milliseconds
             print(f"{kernel} {_shape(entry)}: {milliseconds:.3f} ms", flush=True)
         fastest = min(times, key=lambda entry: times[entry])
-        if present in times and times[fastest] > (1 - MIN_GAIN) * times[present]:
-            fastest = present
-        where = torch.cuda.get_device_name(device) if device.type == "cuda" else "the interpreter"
+        if in_use in times and times[fastest] > (1 - MIN_GAIN) * times[in_use]:
+            fastest = in_use
+        device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else "the interpreter"
         reason = (
-            f"{times[fastest]:.3f} ms, the best of {len(times)} on {where}, V = {vocab_size}, H = {hidden_size}, "
+            f"{times[fastest]:.3f} ms, the best of {len(times)} on {device_name}, V = {vocab_size}, H = {hidden_size}, "
             f"N = {num_rows}"
         )
         best[kernel] = replace(fastest, reason=reason)
@@ -98,20 +98,20 @@ def tune(
 
 
 def _compile_ahead(generation: str, hidden_size: int) -> None:
-    """Leave every candidate compiled in Triton's cache."""
-    work = [(kernel, entry, hidden_size) for kernel in KERNELS for entry in candidates(kernel, generation)]
+    """Compile every candidate into Triton's cache."""
+    jobs = [(kernel, entry, hidden_size) for kernel in KERNELS for entry in candidates(kernel, generation)]
     begun = time.monotonic()
-    # A fork would inherit a CUDA context, which does not work in a child.
+    # A CUDA context inherited by a fork would not work in the child.
     with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
-        list(pool.map(_compile, work, chunksize=4))
-    print(f"{len(work)} candidates compiled in {time.monotonic() - begun:.0f} s", flush=True)
+        list(pool.map(_compile, jobs, chunksize=4))
+    print(f"{len(jobs)} candidates compiled in {time.monotonic() - begun:.0f} s", flush=True)
 
 
-def _compile(work: tuple[str, TileConfig, int]) -> None:
-    kernel, entry, hidden_size = work
-    run = _loss_of(kernel, 16 * SMALL, hidden_size, SMALL, torch.device("cuda"), torch.bfloat16)
-    # What does not compile now will not later, where it is dealt with.
-    with _in_use(kernel, entry), suppress(triton.runtime.errors.OutOfResources, triton.CompilationError):
+def _compile(job: tuple[str, TileConfig, int]) -> None:
+    kernel, entry, hidden_size = job
+    run = _loss_of(kernel, 16 * COMPILE_ROWS, hidden_size, COMPILE_ROWS, torch.device("cuda"), torch.bfloat16)
+    # A candidate that does not compile here fails again when it is timed, and is skipped there.
+    with _patched_config(kernel, entry), suppress(triton.runtime.errors.OutOfResources, triton.CompilationError):
         run()
 
 
@@ -144,10 +144,10 @@ def _loss_of(
     hidden, weight = leaf(num_rows, hidden_size), leaf(vocab_size, hidden_size, scale=hidden_size**-0.5)
     labels = torch.randint(vocab_size, (num_rows,), generator=generator).to(device)
     if kernel in ("teacher", "divergence", "divergence_gradient"):
-        taught = leaf(num_rows, 2 * hidden_size), leaf(vocab_size, 2 * hidden_size, scale=(2 * hidden_size) ** -0.5)
+        teacher = leaf(num_rows, 2 * hidden_size), leaf(vocab_size, 2 * hidden_size, scale=(2 * hidden_size) ** -0.5)
 
         def loss() -> None:
-            distillation_loss(hidden, weight, *taught, labels, ce_weight=1.0, path="store-teacher").loss.backward()
+            distillation_loss(hidden, weight, *teacher, labels, ce_weight=1.0, path="store-teacher").loss.backward()
     else:
         path = "exp-store" if kernel == "store" else "recompute"
 
@@ -162,8 +162,8 @@ def _loss_of(
 
 
 @contextmanager
-def _in_use(tuned: str, entry: TileConfig) -> Iterator[None]:
-    """Let the losses find ``entry`` for the kernel ``tuned``."""
+def _patched_config(tuned: str, entry: TileConfig) -> Iterator[None]:
+    """Let the losses use ``entry`` for the kernel ``tuned``."""
     real = head.tile_config
     head.tile_config = lambda kernel, dtype, generation: entry if kernel == tuned else real(kernel, dtype, generation)
     try:
@@ -173,7 +173,7 @@ def _in_use(tuned: str, entry: TileConfig) -> Iterator[None]:
 
 
 def _time(run: Callable[[], None], device: torch.device) -> float | None:
-    """Median milliseconds; None if the tile does not fit the GPU after all."""
+    """Median milliseconds, or None if the tile does not fit the GPU after all."""
     try:
         if device.type == "cuda":
             return float(triton.testing.do_bench(run, warmup=20, rep=100, return_mode="median"))
@@ -191,8 +191,12 @@ def _shape(entry: TileConfig) -> str:
     )
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit status."""
+def main(arguments: list[str]) -> int:
+    """Run the command line.
+
+    Returns:
+        the exit status.
+    """
     parser = argparse.ArgumentParser(prog="unibert_kernels.fused.tune", description=__doc__.split("\n")[0])
     parser.add_argument("--vocab", type=int, default=120_000)
     parser.add_argument("--hidden", type=int, default=384)
@@ -201,14 +205,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=TABLE)
     options = parser.parse_args(arguments)
     if not torch.cuda.is_available():
-        print("unibert_kernels.fused.tune: needs a CUDA GPU, torch finds none", file=sys.stderr)
+        print("unibert_kernels.fused.tune: needs a CUDA GPU, but torch finds none", file=sys.stderr)
         return 1
     device = torch.device("cuda")
     best = tune(options.vocab, options.hidden, options.rows, device, options.minutes)
-    write_table(options.output, generation_of(device), best)
+    write_table(options.output, gpu_generation(device), best)
     print(f"written to {options.output}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

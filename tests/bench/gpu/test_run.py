@@ -1,10 +1,9 @@
-"""What of ``unibert bench gpu`` a machine without a GPU can show."""
+"""``unibert bench gpu``, as far as it can be tested without a GPU."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 import subprocess
 import sys
@@ -20,19 +19,19 @@ from tests.training.conftest import corpus  # noqa: F401 - a fixture
 from unibert.bench.gpu import checks, trainings
 from unibert.bench.gpu.attention import AttentionCase, packed_sequences, time_paths
 from unibert.bench.gpu.checks import find_sanitizer, judge_sanitizer
-from unibert.bench.gpu.run import SECONDS_AROUND, STAGES, GpuBenchConfig, Part, Stage, bench_gpu
+from unibert.bench.gpu.part_context import Outcome, PartContext
+from unibert.bench.gpu.run import OVERHEAD_SECONDS, STAGES, GpuBenchConfig, Part, Stage, bench_gpu
 from unibert.bench.gpu.short_training import TrainingSize, train
-from unibert.bench.gpu.timed_command import Ended, run_command
+from unibert.bench.gpu.timed_command import CompletedCommand, run_command
 from unibert.bench.gpu.times import attention_times, judge_rows, tuning_figure
 from unibert.bench.gpu.trainings import compare_curves
-from unibert.bench.gpu.turn import Outcome, Turn
 from unibert.cli import main
 from unibert.model.config import ModelConfig
 from unibert.training.metrics_file import LoggedMetrics, read_metrics
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_it_says_that_it_needs_one(capsys):
+def test_without_a_gpu_it_ends_with_an_error(capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["bench", "gpu"])
     assert stopped.value.code == 1
@@ -48,7 +47,7 @@ def test_the_short_training_is_repeatable(name):
     assert first["tokens_per_second"] > 0
 
 
-def test_attention_paths_are_timed_where_they_can_run():
+def test_attention_paths_that_can_run_are_timed():
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
     case = AttentionCase(model=ModelConfig(config=sizes), sequences=2, sequence_length=512)
     result = time_paths(case, "cpu")
@@ -60,19 +59,19 @@ def test_attention_paths_are_timed_where_they_can_run():
     assert "varlen failed: ValueError: attention: varlen needs CUDA tensors" in line
 
 
-def test_sequences_for_the_attention_paths_are_packed_well_with_documents_of_many_lengths():
+def test_attention_paths_get_well_packed_sequences_of_documents_of_many_lengths():
     document_ids, position_ids = packed_sequences(64, 2048)
     assert float((document_ids < 0).float().mean()) < 0.05
     lengths = document_ids[document_ids >= 0].bincount().float()
-    # A quarter of a log-normal's values is below its median times exp(-0.67 sigma), here 204, a quarter above 785;
-    # cutting at 2048 hardly moves them.
+    # A quarter of a log-normal's values is below its median times exp(-0.67 sigma), here 204, and a quarter above 785;
+    # cutting at 2048 hardly changes this.
     assert 150 < float(lengths.quantile(0.25)) < 270
     assert 600 < float(lengths.quantile(0.75)) < 1000
     assert lengths.max() == 2048
     assert position_ids.max() == 2047
 
 
-def test_curves_that_agree_and_that_do_not():
+def test_curves_are_compared_with_the_chunked_path():
     falling = [9 - step / 40 for step in range(120)]
     results = {
         "chunked": {"losses": falling},
@@ -81,20 +80,20 @@ def test_curves_that_agree_and_that_do_not():
         "distillation, chunked": {"failed": "out of memory"},
         "distillation, recompute": {"losses": falling},
     }
-    found = compare_curves(results)
-    assert {name: entry["agree"] for name, entry in found.items()} == {"recompute": True, "exp-store": False}
+    comparisons = compare_curves(results)
+    assert {name: entry["agree"] for name, entry in comparisons.items()} == {"recompute": True, "exp-store": False}
     results["recompute"]["losses"] = [math.nan] * 120
     assert not compare_curves(results)["recompute"]["agree"]
 
 
-def turn_of(folder, seconds, **more):
-    return Turn(folder=folder, end=time.monotonic() + seconds, log=(folder / "log.txt").open("w"), **more)
+def make_context(folder, seconds, **more):
+    return PartContext(folder=folder, end=time.monotonic() + seconds, log=(folder / "log.txt").open("w"), **more)
 
 
 @pytest.mark.slow
-def test_a_run_that_resumes_is_told_from_one_that_does_not(corpus, tmp_path, monkeypatch):  # noqa: F811
-    turn = turn_of(tmp_path, 400, rehearsal=True)
-    assert trainings.resumes_exactly(corpus, tmp_path, turn)
+def test_an_exact_resume_is_distinguished_from_an_inexact_one(corpus, tmp_path, monkeypatch):  # noqa: F811
+    context = make_context(tmp_path, 400, rehearsal=True)
+    assert trainings.resumes_exactly(corpus, tmp_path, context)
     assert len(list((tmp_path / "interrupted" / "checkpoints").glob("step-*"))) == 2
     first, *others = read_metrics(tmp_path / "interrupted" / "metrics.jsonl").records
     assert others
@@ -105,22 +104,22 @@ def test_a_run_that_resumes_is_told_from_one_that_does_not(corpus, tmp_path, mon
         lambda file: LoggedMetrics(altered if "interrupted" in str(file) else [first, *others], damaged_lines=0),
     )
     shutil.rmtree(tmp_path / "interrupted")
-    assert not trainings.resumes_exactly(corpus, tmp_path, turn)
+    assert not trainings.resumes_exactly(corpus, tmp_path, context)
 
 
 @pytest.mark.parametrize("number", STAGES)
 def test_budgets_fit_the_stage(number):
     stage = STAGES[number]
     assert stage.seconds == {1: 360, 2: 420}[number]
-    own = [part.budget for part in stage.parts if not part.if_time]
-    assert sum(own) + SECONDS_AROUND <= stage.seconds
-    # Nothing is promised time behind parts that take what is left.
-    assert not any(part.if_time for part in stage.parts[: len(own)])
+    budgets = [part.budget for part in stage.parts if not part.optional]
+    assert sum(budgets) + OVERHEAD_SECONDS <= stage.seconds
+    # Optional parts come last, after all parts with reserved time.
+    assert not any(part.optional for part in stage.parts[: len(budgets)])
 
 
 @pytest.fixture
 def stage(tmp_path, monkeypatch, capsys):
-    """Run a stage of made-up parts: exit status, summary.json's parts and what was printed."""
+    """Function that runs a stage of made-up parts and returns success, the parts in summary.json and the output."""
 
     def run(*parts, seconds=60.0):
         monkeypatch.setattr("unibert.bench.gpu.run.STAGES", {1: Stage(seconds, parts)})
@@ -134,15 +133,15 @@ def stage(tmp_path, monkeypatch, capsys):
 def python(text):
     """A part that runs a line of Python."""
 
-    def run(turn):
-        ended = turn.python("-c", text)
-        return Outcome.of(ended.code == 0, ended.last_line)
+    def run(context):
+        completed = context.python("-c", text)
+        return Outcome.of(completed.exit_code == 0, completed.last_line)
 
     return run
 
 
-def test_a_part_that_fails_does_not_stop_the_next_and_other_parts_results_stay(tmp_path, stage):
-    def broken(turn):
+def test_a_failed_part_stops_no_other_part_and_earlier_results_stay(tmp_path, stage):
+    def broken(context):
         raise RuntimeError("the kernels are on fire")
 
     earlier = {"verdict": "ok", "seconds": 1, "figure": "x | y", "details": "", "data": None}
@@ -165,7 +164,7 @@ def test_a_part_that_fails_does_not_stop_the_next_and_other_parts_results_stay(t
     assert "4 of 4" in (tmp_path / "stage-1.txt").read_text()
 
 
-def test_a_part_that_overruns_is_killed_with_all_it_started_and_what_it_wrote_stays(tmp_path, stage):
+def test_a_part_that_exceeds_its_time_is_killed_with_its_children_and_its_output_stays(tmp_path, stage):
     pid = tmp_path / "pid"
     sleeper = (
         "import subprocess, sys, time; from pathlib import Path; "
@@ -175,7 +174,7 @@ def test_a_part_that_overruns_is_killed_with_all_it_started_and_what_it_wrote_st
     begun = time.monotonic()
     # The stage has 3 s for the first part and 5 s for the second.
     ok, parts, text = stage(
-        Part("endless", python(sleeper), 3), Part("next", python("print('done')"), 5), seconds=8 + SECONDS_AROUND
+        Part("endless", python(sleeper), 3), Part("next", python("print('done')"), 5), seconds=8 + OVERHEAD_SECONDS
     )
     assert time.monotonic() - begun < 3 + 8
     assert not ok
@@ -189,17 +188,17 @@ def test_a_part_that_overruns_is_killed_with_all_it_started_and_what_it_wrote_st
         "details": "",
         "data": None,
     }
-    # Its child was killed too; what is left, if anything, waits for its parent's parent.
+    # Its child was killed too; at most a zombie is left until init reaps it.
     status = Path(f"/proc/{pid.read_text()}/stat")
     assert not status.exists() or status.read_text().split()[2] == "Z"
 
 
-def test_time_that_is_left_goes_to_later_parts_and_some_are_run_only_then(stage):
+def test_unused_time_goes_to_later_and_optional_parts(stage):
     given = {}
 
     def note(name, seconds=0.0):
-        def run(turn):
-            given[name] = turn.seconds
+        def run(context):
+            given[name] = context.seconds
             time.sleep(seconds)
             return Outcome.of(True, "")
 
@@ -208,26 +207,26 @@ def test_time_that_is_left_goes_to_later_parts_and_some_are_run_only_then(stage)
     ok, parts, _ = stage(
         Part("quick", note("quick"), 20),
         Part("slow", note("slow", 1.5), 20),
-        Part("extra", note("extra"), 15, if_time=True, least=10),
-        Part("more", note("more"), 90, if_time=True, least=50),
-        seconds=40 + SECONDS_AROUND,
+        Part("extra", note("extra"), 15, optional=True, min_seconds=10),
+        Part("more", note("more"), 90, optional=True, min_seconds=50),
+        seconds=40 + OVERHEAD_SECONDS,
     )
     assert ok
     assert given["quick"] == pytest.approx(20, abs=1)
     assert given["slow"] == pytest.approx(40, abs=1)
     assert given["extra"] == pytest.approx(15, abs=0.5)
     assert parts["more"]["verdict"] == "not run"
-    assert "it wants 50" in parts["more"]["figure"]
+    assert "at least 50 are needed" in parts["more"]["figure"]
 
 
-def test_a_process_that_leaves_its_group_does_not_hold_the_command_up():
+def test_a_process_outside_the_group_does_not_delay_the_command():
     begun = time.monotonic()
     daemon = "import subprocess; subprocess.Popen(['sleep', '30'], start_new_session=True); print('left')"
-    assert run_command([sys.executable, "-c", daemon], 20) == Ended(0, "left\n")
+    assert run_command([sys.executable, "-c", daemon], 20) == CompletedCommand(0, "left\n")
     assert time.monotonic() - begun < 15
 
 
-def test_tests_are_named_as_they_fail_and_at_most_five(tmp_path, monkeypatch, capsys):
+def test_failed_tests_are_reported_at_once_and_at_most_five(tmp_path, monkeypatch, capsys):
     (tmp_path / "test_some.py").write_text(
         "import pytest, time\n"
         "@pytest.mark.parametrize('number', range(40))\n"
@@ -235,8 +234,8 @@ def test_tests_are_named_as_they_fail_and_at_most_five(tmp_path, monkeypatch, ca
     )
     monkeypatch.setattr(checks, "KERNEL_TESTS", tmp_path)
     monkeypatch.setattr(checks, "WORKERS", 2)
-    monkeypatch.setattr(Turn, "warming", lambda self, preset: nullcontext())
-    outcome = checks.numerics(turn_of(tmp_path, 60))
+    monkeypatch.setattr(PartContext, "compiling_in_background", lambda self, preset: nullcontext())
+    outcome = checks.numerics(make_context(tmp_path, 60))
     shown = [line for line in capsys.readouterr().out.splitlines() if "FAILED" in line]
     assert outcome.verdict == "FAILED"
     assert "failed" in outcome.figure
@@ -245,20 +244,20 @@ def test_tests_are_named_as_they_fail_and_at_most_five(tmp_path, monkeypatch, ca
     assert "AssertionError: even" in shown[0]
 
 
-def test_tests_that_run_out_of_time_leave_their_counts(tmp_path, monkeypatch):
+def test_after_the_time_limit_the_counts_of_tests_are_reported(tmp_path, monkeypatch):
     (tmp_path / "test_some.py").write_text(
         "import pytest, time\n@pytest.mark.parametrize('number', range(99))\ndef test_all(number):\n    time.sleep(1)\n"
     )
     monkeypatch.setattr(checks, "KERNEL_TESTS", tmp_path)
     monkeypatch.setattr(checks, "WORKERS", 2)
-    monkeypatch.setattr(Turn, "warming", lambda self, preset: nullcontext())
-    outcome = checks.numerics(turn_of(tmp_path, 40))
+    monkeypatch.setattr(PartContext, "compiling_in_background", lambda self, preset: nullcontext())
+    outcome = checks.numerics(make_context(tmp_path, 40))
     assert outcome.verdict == "FAILED"
     assert "it ran out of time after 40 s; so far: " in outcome.figure
     assert " passed" in outcome.figure
 
 
-def test_rows_decide_whether_the_losses_part_is_well():
+def test_the_outcome_follows_from_the_rows():
     rows = [
         *good(),
         row("UniBERT fused", 0.1, "ours", loss="adversary"),
@@ -275,7 +274,7 @@ def test_rows_decide_whether_the_losses_part_is_well():
     assert "UniBERT chunked (mlm, H=384): inaccurate" in wrong.details
     unreached = judge_rows({"rows": [*good()[2:5], *rows[-3:]]}, [])
     assert unreached.verdict == "FAILED"
-    assert "mlm: no path of ours was measured" in unreached.details
+    assert "mlm: no UniBERT path was measured" in unreached.details
 
 
 @pytest.mark.parametrize(
@@ -292,13 +291,13 @@ def test_rows_decide_whether_the_losses_part_is_well():
         (None, ["done: mlm", "it ran out of time after 9 s"], "FAILED", "no summary after 1 paths: it ran out of time"),
     ],
 )
-def test_what_the_sanitizer_says(code, lines, verdict, figure):
-    outcome = judge_sanitizer(Ended(code, "\n".join(lines)))
+def test_the_outcome_follows_from_the_sanitizers_output(code, lines, verdict, figure):
+    outcome = judge_sanitizer(CompletedCommand(code, "\n".join(lines)))
     assert outcome.verdict == verdict
     assert outcome.figure.startswith(figure)
 
 
-def test_the_sanitizer_is_found_in_cudas_folder_too(tmp_path, monkeypatch):
+def test_the_sanitizer_is_found_in_the_folder_of_cuda(tmp_path, monkeypatch):
     monkeypatch.setattr(checks, "CUDA", tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert find_sanitizer() is None
@@ -309,7 +308,7 @@ def test_the_sanitizer_is_found_in_cudas_folder_too(tmp_path, monkeypatch):
     assert find_sanitizer() == str(tool)
 
 
-def test_tuning_is_summed_up_from_its_lines():
+def test_the_figure_of_tuning_comes_from_its_lines():
     text = (
         "rows 128 x 256 x 64, 8 warps, 3 stages, pointers: 12.500 ms\n"
         "rows 128 x 128 x 64, 4 warps, 3 stages, descriptors: 11.000 ms\n"
@@ -321,28 +320,28 @@ def test_tuning_is_summed_up_from_its_lines():
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    ("arguments", "message"),
     [(["--stage", "3"], "stage"), (["numericks"], "there is no 'numericks'"), (["--minutes", "0"], "minutes: must")],
 )
-def test_mistakes_end_in_one_sentence(words, sentence, capsys):
+def test_mistakes_end_with_an_error(arguments, message, capsys):
     with pytest.raises(SystemExit) as stopped:
-        main(["bench", "gpu", *words])
+        main(["bench", "gpu", *arguments])
     assert stopped.value.code == 1
-    assert sentence in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_rehearsal_goes_through_both_stages(tmp_path):
+def test_the_rehearsal_runs_both_stages(tmp_path):
     command = [sys.executable, "-m", "unibert", "bench", "gpu", "--rehearse", "--output", str(tmp_path)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=dict(os.environ))
-    assert done.returncode == 0, done.stdout
+    completed = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert completed.returncode == 0, completed.stdout
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["rehearsal"]
     names = [part.name for stage in STAGES.values() for part in stage.parts]
     assert list(summary["parts"]) == names
     assert {record["verdict"] for record in summary["parts"].values()} == {"ok"}
-    table = done.stdout.splitlines()[-len(names) :]
+    table = completed.stdout.splitlines()[-len(names) :]
     assert [line.split(" | ")[:2] for line in table] == [[f"| {name}", "ok"] for name in names]
     files = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
     first = ["headline/results.json", "profile.json", "stage-1.txt"]

@@ -1,11 +1,11 @@
-"""The verdict on made-up results."""
+"""Goals on made-up results."""
 
 from __future__ import annotations
 
 import pytest
 
-from unibert.bench.goals import format_verdict
-from unibert.bench.losses.goals import verdict
+from unibert.bench.goals import format_goals
+from unibert.bench.losses.goals import evaluate_goals
 
 
 def row(provider, both_ms, side="peer", setting="fixed", **more):
@@ -44,14 +44,14 @@ def good():
 
 
 def outcomes(rows):
-    return {goal.name: goal.met for goal in verdict({"rows": rows})}
+    return {goal.name: goal.met for goal in evaluate_goals({"rows": rows})}
 
 
 def test_all_goals_are_met():
-    found = outcomes(good())
-    assert len(found) == 7
-    assert all(found.values())
-    assert "MISSED" not in format_verdict(verdict({"rows": good()}))
+    met = outcomes(good())
+    assert len(met) == 7
+    assert all(met.values())
+    assert "MISSED" not in format_goals(evaluate_goals({"rows": good()}))
 
 
 @pytest.mark.parametrize(
@@ -65,38 +65,38 @@ def test_all_goals_are_met():
         (5, {"both_ms": 23.0}, "distillation ≤ 2.2 times the MLM head"),
     ],
 )
-def test_each_goal_can_be_missed_alone(number, change, missed):
+def test_each_goal_can_be_missed_by_itself(number, change, missed):
     rows = good()
     rows[number] |= change
     assert [name for name, met in outcomes(rows).items() if not met] == [missed]
 
 
-def test_wide_models_have_a_lower_bar():
+def test_wide_models_have_a_lower_goal():
     rows = [one | {"hidden": 768} for one in good()]
     rows[4]["both_ms"] = 13.0
     assert outcomes(rows)["≥ 1.2 times the best peer"]
 
 
-def test_an_inaccurate_provider_sets_no_time():
+def test_inaccurate_providers_do_not_count():
     rows = good()
     rows[1] |= {"accurate": False}
     assert not outcomes(rows)["≥ 1.5 times the best peer"]
 
 
-def test_the_cpu_goal_compares_with_eager_and_torchs_own():
+def test_the_cpu_goal_compares_with_eager_and_torchs_loss():
     rows = [
         row("UniBERT chunked", 5000.0, "ours", dtype="float32"),
         row("eager", 8000.0, dtype="float32"),
         row("F.linear_cross_entropy, tuned", 5100.0, setting="tuned", dtype="float32", option="batch_chunk_size=512"),
         row("torch.compile", 10.0, dtype="float32"),
     ]
-    (goal,) = verdict({"rows": rows})
+    (goal,) = evaluate_goals({"rows": rows})
     assert goal.met
     assert "0.98" in goal.figure
     rows[2]["both_ms"] = 4900.0
-    assert not verdict({"rows": rows})[0].met
+    assert not evaluate_goals({"rows": rows})[0].met
 
 
 def test_rows_that_did_not_run_decide_nothing():
     rows = [{**row("UniBERT recompute", 1.0, "ours"), "status": "not run", "why": "no GPU"}]
-    assert format_verdict(verdict({"rows": rows})) == "no goal can be decided from these rows"
+    assert format_goals(evaluate_goals({"rows": rows})) == "no goal can be decided from these rows"

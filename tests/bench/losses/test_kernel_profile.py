@@ -3,7 +3,7 @@ import pytest
 from unibert.bench.losses.kernel_profile import summarize_trace
 
 
-def test_a_trace_is_summed_up_by_kernel():
+def test_a_trace_is_summed_by_kernel():
     def event(name, start, microseconds, category="kernel", **arguments):
         return {"ph": "X", "cat": category, "name": name, "ts": start, "dur": microseconds, "args": arguments}
 
@@ -15,10 +15,10 @@ def test_a_trace_is_summed_up_by_kernel():
         event("launch", 0, 50, "cuda_runtime"),
         {"ph": "i", "name": "mark"},
     ]
-    found = summarize_trace([*events, event("gemm", 900, 100)], 2, ("kernel", "gpu_memset"))
-    assert found["milliseconds"] == pytest.approx(0.45)
-    assert found["busy"] == pytest.approx(500 / 900)
-    rows, gemm = found["kernels"]
+    summary = summarize_trace([*events, event("gemm", 900, 100)], 2, ("kernel", "gpu_memset"))
+    assert summary["milliseconds"] == pytest.approx(0.45)
+    assert summary["busy"] == pytest.approx(500 / 900)
+    rows, gemm = summary["kernels"]
     assert rows == {
         "name": "rows",
         "calls": 1,

@@ -1,4 +1,4 @@
-"""``unibert bench kernels`` on shapes that take milliseconds; workers take seconds to start, so there are few."""
+"""``unibert bench kernels`` on shapes that take milliseconds. Workers take seconds to start, so few are started."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from unibert.bench.losses.case import Case
 from unibert.bench.losses.config import KernelBenchConfig
 from unibert.bench.losses.inputs import make_inputs
 from unibert.bench.losses.measure import measure_case
-from unibert.bench.losses.provider import Provider, single
+from unibert.bench.losses.provider import Provider, single_candidate
 from unibert.cli import main
 
 CASE = Case(rows=12, vocab=300, hidden=32)
@@ -26,13 +26,13 @@ def eager(inputs):
     return F.cross_entropy(F.linear(inputs.hidden, inputs.weight, inputs.bias).float(), inputs.labels)
 
 
-def measured(*entrants, case=CASE):
-    return {row["provider"]: row for row in measure_case(case, entrants, device="cpu", error_rows=8, repeats=1)}
+def measured(*chosen, case=CASE):
+    return {row["provider"]: row for row in measure_case(case, chosen, device="cpu", error_rows=8, repeats=1)}
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """One run through the command line: folder and standard output."""
+    """Folder and standard output of a run of the command line."""
     folder = tmp_path_factory.mktemp("bench")
     with pytest.MonkeyPatch.context() as patch:
         lines = []
@@ -42,7 +42,7 @@ def run(tmp_path_factory):
     return folder, "\n".join(lines)
 
 
-def test_table_json_csv_and_plot_hold_a_row_for_each_provider(run):
+def test_table_json_csv_and_plot_hold_every_provider(run):
     folder, text = run
     results = json.loads((folder / "results.json").read_text())
     assert results["format"] == 2
@@ -72,7 +72,7 @@ def test_table_json_csv_and_plot_hold_a_row_for_each_provider(run):
     assert (folder / "results.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_peer_that_is_missing_is_a_row_that_says_so(run):
+def test_the_row_of_a_missing_peer_holds_the_reason(run):
     folder, text = run
     rows = json.loads((folder / "results.json").read_text())["rows"]
     (liger,) = (row for row in rows if row["provider"] == "Liger, default")
@@ -98,13 +98,13 @@ def test_chunked_and_eager_agree_with_float64(loss, distribution):
         assert max(row["loss_error"], row["hidden_gradient_error"], row["weight_gradient_error"]) < 1e-5
 
 
-def test_a_bias_is_part_of_the_reference():
+def test_the_reference_includes_the_bias():
     case = Case(rows=12, vocab=300, hidden=32, bias=True)
     chosen = [each for each in mlm_providers.PROVIDERS if each.name in ("UniBERT chunked", "eager")]
     assert all(row["accurate"] for row in measured(*chosen, case=case).values())
 
 
-def test_every_kind_of_failure_is_a_row_of_its_own():
+def test_every_kind_of_failure_gives_a_row():
     def missing(inputs):
         raise NotAvailableError("nopackage is not installed")
 
@@ -115,11 +115,11 @@ def test_every_kind_of_failure_is_a_row_of_its_own():
         raise ValueError("path: recompute needs CUDA tensors")
 
     rows = measured(
-        Provider("eager", "peer", single(eager)),
+        Provider("eager", "peer", single_candidate(eager)),
         Provider("missing", "peer", missing),
-        Provider("exhausted", "peer", single(exhausted)),
-        Provider("refusing path", "ours", single(refusing)),
-        Provider("refusing peer", "peer", single(refusing)),
+        Provider("exhausted", "peer", single_candidate(exhausted)),
+        Provider("refusing path", "ours", single_candidate(refusing)),
+        Provider("refusing peer", "peer", single_candidate(refusing)),
     )
     assert {name: row["status"] for name, row in rows.items()} == {
         "eager": "ran",
@@ -131,19 +131,19 @@ def test_every_kind_of_failure_is_a_row_of_its_own():
     assert rows["exhausted"]["why"].endswith("70 GiB")
 
 
-def test_a_wrong_gradient_is_flagged():
+def test_a_wrong_gradient_is_detected():
     def wrong(inputs):
-        # The right loss; the gradient lacks one part in fifty.
+        # The loss is right; the gradient is 2 % too small.
         loss = eager(inputs)
         return loss - 0.02 * (loss - loss.detach())
 
-    row = measured(Provider("wrong", "ours", single(wrong)))["wrong"]
+    row = measured(Provider("wrong", "ours", single_candidate(wrong)))["wrong"]
     assert row["loss_error"] < 1e-6
     assert row["weight_gradient_error"] == pytest.approx(0.02, rel=1e-3)
     assert not row["accurate"]
 
 
-def test_the_fastest_option_is_taken_and_named():
+def test_the_fastest_option_is_chosen_and_named():
     def candidates(inputs):
         def slow():
             torch.randn(700, 700) @ torch.randn(700, 700)
@@ -155,25 +155,25 @@ def test_the_fastest_option_is_taken_and_named():
     assert row["option"] == "fast"
 
 
-def test_when_time_is_up_the_rest_is_not_run():
+def test_after_the_time_limit_providers_do_not_run():
     rows = measure_case(CASE, mlm_providers.PROVIDERS[:1], device="cpu", error_rows=8, seconds=-1)
     assert [row["why"] for row in rows] == ["the time given was used up"]
 
 
 @pytest.mark.parametrize(("distribution", "low", "high"), [("uniform", 9.2, 9.5), ("trained", 1.5, 2.6)])
-def test_losses_of_the_inputs_are_those_of_an_untrained_and_a_trained_model(distribution, low, high):
+def test_inputs_have_the_loss_of_an_untrained_or_a_trained_model(distribution, low, high):
     inputs = make_inputs(Case(rows=400, vocab=10_000, hidden=64, distribution=distribution), "cpu")
     assert low < eager(inputs).item() < high
 
 
-def test_inputs_depend_on_the_seed_alone():
+def test_inputs_depend_only_on_the_seed():
     first, again, other = (make_inputs(Case(rows=4, vocab=50, hidden=16, seed=seed), "cpu") for seed in (0, 0, 1))
     assert torch.equal(first.weight, again.weight)
     assert torch.equal(first.labels, again.labels)
     assert not torch.equal(first.weight, other.weight)
 
 
-def test_shapes_on_the_command_line_replace_the_presets():
+def test_shapes_on_the_command_line_replace_those_of_the_preset():
     config = KernelBenchConfig(preset="cpu", vocab=[10, 20], losses=["mlm", "adversary"])
     shapes = [(case.loss, case.rows, case.vocab, case.hidden) for case in config.cases()]
     assert shapes == [("mlm", 2048, 10, 384), ("mlm", 2048, 20, 384), ("adversary", 2048, 1, 384)]
@@ -182,22 +182,22 @@ def test_shapes_on_the_command_line_replace_the_presets():
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    ("arguments", "message"),
     [
         (["kernels", "--vocabs", "[3]"], "did you mean 'vocab'"),
         (["kernels", "--hidden", "[0]"], "hidden: sizes must be positive"),
         (["kernels", "--minutes", "0"], "minutes: must be positive"),
         (["kernels", "fastest"], "preset"),
-        (["kernels", "--providers", '["Liga"]'], "nobody is called Liga"),
+        (["kernels", "--providers", '["Liga"]'], "no provider matches Liga"),
         (["show", "/nowhere"], "/nowhere/results.json: cannot be read"),
         (["everything"], "there is no command 'bench everything'"),
     ],
 )
-def test_mistakes_end_in_one_sentence(words, sentence, capsys):
+def test_mistakes_give_one_line_errors(arguments, message, capsys):
     with pytest.raises(SystemExit) as stopped:
-        main(["bench", *words])
+        main(["bench", *arguments])
     assert stopped.value.code == 1
     error = capsys.readouterr().err
-    assert sentence in error
+    assert message in error
     assert error.startswith("unibert: error: ")
     assert error.count("\n") == 1

@@ -1,4 +1,4 @@
-"""``unibert bench stream`` on a corpus of 120,000 tokens; workers take seconds to start, so there are few."""
+"""``unibert bench stream`` on a corpus of 120,000 tokens. Workers take seconds to start, so few are started."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 
 from tests.stream.conftest import VOCAB_SIZE, write_corpus
 from unibert.bench.process_memory import CLEAR_REFS
-from unibert.bench.stream.goals import stream_verdict
+from unibert.bench.stream.goals import evaluate_stream_goals
 from unibert.bench.stream.peers import standard_collator, vectorised_masking
 from unibert.bench.stream.plan import measure_plan, measure_resume
 from unibert.bench.stream.providers import STREAM_PROVIDERS
@@ -54,6 +54,8 @@ def work(corpus, tmp_path_factory):
         folder=str(tmp_path_factory.mktemp("copies")),
         sequence_length=SEQUENCE_LENGTH,
         batch_size=BATCH_SIZE,
+        masking_rate=0.3,
+        seed=0,
     )
 
 
@@ -65,16 +67,17 @@ def facts(work):
 @pytest.fixture(scope="module")
 def documents(work):
     """Tokens of every train document by origin."""
-    source, found = ShardSource(Path(work.corpus), StreamConfig()), {}
+    source, documents = ShardSource(Path(work.corpus), StreamConfig()), {}
     for shard in work.shards:
         for block in read_blocks(source, shard, VOCAB_SIZE):
-            found |= {f"{shard.path}#{name}": tokens for name, tokens in zip(block.ids, block.documents(), strict=True)}
-    return found
+            named = zip(block.ids, block.documents(), strict=True)
+            documents |= {f"{shard.path}#{name}": tokens for name, tokens in named}
+    return documents
 
 
 @pytest.fixture(scope="module")
 def prepared():
-    """What wrote a copy of the corpus already."""
+    """``prepare`` functions that have written their copy of the corpus."""
     return set()
 
 
@@ -89,7 +92,7 @@ def unmasked(batch):
 
 @pytest.fixture(scope="module")
 def run(corpus, tmp_path_factory):
-    """One run through the command line: folder and standard output."""
+    """Folder and standard output of a run of the command line."""
     folder = tmp_path_factory.mktemp("results")
     with pytest.MonkeyPatch.context() as patch:
         lines = []
@@ -100,7 +103,7 @@ def run(corpus, tmp_path_factory):
     return folder, "\n".join(lines)
 
 
-def test_table_json_csv_and_plot_hold_a_row_for_each_provider(run, facts):
+def test_table_json_csv_and_plot_hold_every_provider(run, facts):
     folder, text = run
     results = json.loads((folder / "results.json").read_text())
     assert results["benchmark"] == "stream"
@@ -126,7 +129,7 @@ def test_table_json_csv_and_plot_hold_a_row_for_each_provider(run, facts):
     assert (folder / "results.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_peer_that_is_missing_is_a_row_that_says_so(run):
+def test_the_row_of_a_missing_peer_holds_the_reason(run):
     folder, text = run
     rows = {row["provider"]: row for row in json.loads((folder / "results.json").read_text())["rows"]}
     row = rows["MosaicML Streaming"]
@@ -144,7 +147,7 @@ def test_results_can_be_shown_again(run, capsys):
 
 
 @pytest.mark.parametrize("provider", PEERS, ids=lambda each: each.name)
-def test_a_peers_pass_holds_the_corpus_once(provider, work, facts, documents, prepared):
+def test_a_peers_pass_contains_the_corpus_once(provider, work, facts, documents, prepared):
     if not is_installed(provider.name):
         pytest.skip("the peer is not installed")
     if provider.prepare is not None and provider.prepare not in prepared:
@@ -157,18 +160,18 @@ def test_a_peers_pass_holds_the_corpus_once(provider, work, facts, documents, pr
         batches = [batch for delivery in deliveries for batch in delivery.batches]
         found = histogram([unmasked(batch) for batch in batches])
         assert sum(delivery.tokens for delivery in deliveries) == found.sum()
-        # What fills no sequence is dropped; MosaicML repeats some to give every one of its 64 nodes the same number.
+        # An incomplete sequence is dropped; MosaicML repeats some to give each of its 64 nodes the same number.
         repeated = 64 * SEQUENCE_LENGTH if provider.name.startswith("MosaicML") else 0
         assert (expected - found).clip(min=0).sum() < SEQUENCE_LENGTH, option
         assert (found - expected).clip(min=0).sum() <= repeated, option
         assert all(batch["input_ids"].shape[1] == SEQUENCE_LENGTH for batch in batches)
         assert {len(batch["input_ids"]) for batch in batches[:-1]} == {BATCH_SIZE}
         masked = np.mean([(batch["labels"] != NOT_MASKED).float().mean() for batch in batches])
-        # Some 100,000 tokens drawn at 0.3 spread by 0.0015.
+        # The standard deviation for about 100,000 tokens at a rate of 0.3 is 0.0015.
         assert masked == pytest.approx(0.3, abs=0.02), option
 
 
-def test_our_pass_holds_whole_documents_of_the_corpus(work, facts, documents):
+def test_unibert_delivers_whole_documents_of_the_corpus(work, facts, documents):
     (source,) = next(each for each in STREAM_PROVIDERS if each.name == "UniBERT").sources(work).values()
     tokens, whole = 0, 0
     for delivery in source():
@@ -177,11 +180,11 @@ def test_our_pass_holds_whole_documents_of_the_corpus(work, facts, documents):
         assert delivery.positions == sum(batch.input_ids.numel() for batch in delivery.batches)
         for batch in delivery.batches:
             flat, bounds = unmasked(batch).ravel(), batch.cu_seqlens.tolist()
-            stretches = [flat[begin:end] for begin, end in pairwise(bounds) if flat[begin] == SPECIAL.prefix[0]]
-            origins = [origin for row in batch.origins for origin in row]
-            for stretch, origin in zip(stretches, origins, strict=True):
+            framed = [flat[begin:end] for begin, end in pairwise(bounds) if flat[begin] == SPECIAL.prefix[0]]
+            origins = [origin for sequence in batch.origins for origin in sequence]
+            for tokens_of_document, origin in zip(framed, origins, strict=True):
                 if len(documents[origin]) <= SEQUENCE_LENGTH - 2:
-                    np.testing.assert_array_equal(stretch[1:-1], documents[origin])
+                    np.testing.assert_array_equal(tokens_of_document[1:-1], documents[origin])
                     whole += 1
         if tokens >= facts["delivered_tokens"]:
             break
@@ -189,7 +192,7 @@ def test_our_pass_holds_whole_documents_of_the_corpus(work, facts, documents):
 
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda each: each.name)
-def test_a_stage_counts_the_tokens_that_it_handles(stage, work, facts, documents):
+def test_a_stage_counts_its_tokens(stage, work, facts, documents):
     (source,) = stage.sources(work).values()
     tokens = 0
     for delivery in source():
@@ -205,7 +208,7 @@ def test_a_stage_counts_the_tokens_that_it_handles(stage, work, facts, documents
     assert tokens == sum(len(document) + 2 for document in documents.values())
 
 
-def test_both_ways_to_mask_peers_sequences_spare_special_tokens(work, facts):
+def test_both_kinds_of_masking_leave_special_tokens_unmasked(work, facts):
     sequences = np.array(work.sequences())
     tensors = [torch.from_numpy(sequence.astype(np.int64)) for sequence in sequences]
     for batch in (vectorised_masking(work)(sequences), dict(standard_collator(work)(tensors))):
@@ -220,7 +223,7 @@ def test_both_ways_to_mask_peers_sequences_spare_special_tokens(work, facts):
         assert int(shown.max()) < VOCAB_SIZE
 
 
-def test_an_option_that_fails_is_no_choice(work, facts):
+def test_an_option_that_fails_is_not_chosen(work, facts):
     provider = next(each for each in STREAM_PROVIDERS if each.name == "stage: reading")
 
     def refusing():
@@ -247,7 +250,7 @@ def test_memory_of_a_pass_is_its_peak():
         yield Delivery(1, 1, [np.ones(2**26, dtype=np.uint8)])
         yield Delivery(1, 1, [])
 
-    # Pages that the process had before may serve again, other threads may take some.
+    # The pass may reuse pages of the process, and other threads may allocate some.
     assert measure_pass(hungry, 2)["memory_bytes"] == pytest.approx(2**26, rel=0.25)
 
 
@@ -255,7 +258,7 @@ def test_planning_and_resuming_are_measured(work, facts):
     plan = measure_plan(num_languages=5, num_shards=60, run_tokens=20_000_000)
     assert list(plan["resume_seconds"]) == ["0.1", "0.5", "0.99"]
     assert min(plan["resume_seconds"].values()) > 0
-    # Three draws, each of several numpy calls.
+    # Planning a step takes three draws of several numpy calls each.
     assert plan["step_seconds"] > 1e-6
     assert plan["share_of_step"] == plan["step_seconds"] / 0.1
     resumed = measure_resume(work)
@@ -275,10 +278,10 @@ def goals(ours, usual, bulk, *, slowest=1.0, share=0.001):
         "rows": [row("UniBERT", "fixed", ours), row("one", "usual", usual), row("many", "bulk", bulk)],
         "plan": plan | {"resume_seconds": {"0.1": 0.5, "0.99": slowest}},
     }
-    return [goal.met for goal in stream_verdict(results)]
+    return [goal.met for goal in evaluate_stream_goals(results)]
 
 
-def test_the_verdict_follows_the_figures():
+def test_goals_follow_from_the_figures():
     assert goals(9e6, 2e6, 2.2e6) == [True] * 5
     assert goals(7e6, 1e6, 1e6) == [False, True, True, True, True]
     assert goals(9e6, 2e6, 2.5e6) == [True, True, False, True, True]
@@ -288,20 +291,20 @@ def test_the_verdict_follows_the_figures():
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    ("arguments", "message"),
     [
         (["/nowhere"], "/nowhere/manifest.json: no such file"),
         (["/nowhere", "--repeats", "0"], "repeats: must be at least 1"),
         (["/nowhere", "--masking_rate", "0"], "masking_rate: must lie above 0"),
         (["/nowhere", "--tuning_seconds", "0"], "tuning_seconds: must be positive"),
-        (["CORPUS", "--providers", '["Mosaik"]'], "nobody is called Mosaik"),
+        (["CORPUS", "--providers", '["Mosaik"]'], "no provider matches Mosaik"),
     ],
 )
-def test_mistakes_end_in_one_sentence(words, sentence, corpus, capsys):
+def test_mistakes_give_one_line_errors(arguments, message, corpus, capsys):
     with pytest.raises(SystemExit) as stopped:
-        main(["bench", "stream", *(str(corpus) if word == "CORPUS" else word for word in words)])
+        main(["bench", "stream", *(str(corpus) if word == "CORPUS" else word for word in arguments)])
     assert stopped.value.code == 1
     error = capsys.readouterr().err
-    assert sentence in error
+    assert message in error
     assert error.startswith("unibert: error: ")
     assert error.count("\n") == 1

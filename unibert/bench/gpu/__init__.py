@@ -1,5 +1,6 @@
-"""``bench gpu``: tests, benchmarks and short trainings on a CUDA GPU, in two stages of minutes.
+"""``bench gpu``: tests, benchmarks and short trainings on a CUDA GPU, in two stages of a few minutes.
 
-`run` is the command with the list of parts, which are in `checks`, `times` and `trainings`; a `turn` is what a part is
-given. `attention`, `failures_at_once`, `short_training`, `small_cases` and `tune_rehearsal` are started by parts.
+`run` is the command with the list of parts, which `checks`, `times` and `trainings` implement; `part_context` is the
+context that each receives. Parts start `attention`, `live_report`, `short_training`, `small_cases` and
+`tune_rehearsal`.
 """

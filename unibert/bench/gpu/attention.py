@@ -1,8 +1,8 @@
 """Time of the attention paths: ``python -m unibert.bench.gpu.attention PRESET SEQUENCE_LENGTH OUTPUT``.
 
-An encoder of the preset's size goes forward and back over packed sequences, as many tokens as a preset's micro-batch
-has; masks are built anew for every batch, as in training. Lengths of documents are log-normal with a median of 400
-tokens and a sigma of 1, about that of articles in real dumps; longer ones are cut, and all are packed as in training.
+An encoder of the preset's size runs forward and backward over packed sequences with as many tokens as a preset's
+micro-batch; masks are rebuilt for every batch, as in training. Document lengths are log-normal with a median of 400
+tokens and a sigma of 1, similar to articles in real dumps; longer documents are cut, and all are packed as in training.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ SEQUENCE_LENGTHS = (512, 2048)
 MICRO_BATCH_TOKENS = 32 * 512
 MEDIAN_LENGTH, SIGMA = 400.0, 1.0
 VOCAB = 1000
-"""The head is not run."""
+"""Small, since the head does not run."""
 CPU_RUNS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionCase:
-    """An encoder and the shape of its batch."""
+    """An encoder and the shape of its micro-batch."""
 
     model: ModelConfig
     sequences: int
@@ -50,7 +50,7 @@ class AttentionCase:
     def of_preset(
         cls, preset: str, sequence_length: int, tokens: int = MICRO_BATCH_TOKENS, layers: int | None = None
     ) -> AttentionCase:
-        """The preset's encoder on a micro-batch of so many tokens, at least one sequence."""
+        """The preset's encoder on a micro-batch of ``tokens`` tokens, at least one sequence."""
         model = ModelConfig(**read_yaml(run_file(preset))["model"])
         if layers is not None:
             model.config["num_hidden_layers"] = layers
@@ -58,11 +58,12 @@ class AttentionCase:
 
 
 def time_paths(case: AttentionCase, device: str) -> dict[str, Any]:
-    """Times of every path, bf16 on CUDA and fp32 on a CPU.
+    """Time every path, in bf16 on CUDA and fp32 on a CPU.
 
     Returns:
-        "sequences", "sequence_length", "documents", "padding_share", and in "paths", by name, "forward_ms" (with
-        gradients wanted), "both_ms", "tokens_per_second" (padding left out) and on CUDA "peak_bytes"; or "failed".
+        "sequences", "sequence_length", "documents", "padding_share" and "paths". The latter holds by name "forward_ms"
+        (with gradients enabled), "both_ms", "tokens_per_second" (without padding) and on CUDA "peak_bytes"; or
+        "failed".
     """
     document_ids, position_ids = packed_sequences(case.sequences, case.sequence_length)
     tokens = document_ids >= 0
@@ -76,7 +77,7 @@ def time_paths(case: AttentionCase, device: str) -> dict[str, Any]:
     for path in IMPLEMENTATIONS:
         try:
             timed = _time_path(case, path, device, document_ids, position_ids)
-        except Exception as error:  # what a path cannot do, or cannot hold in memory, is its result
+        except Exception as error:  # any error, out of memory included, is recorded as the path's result
             result["paths"][path] = {"failed": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
         else:
             result["paths"][path] = timed | {"tokens_per_second": 1000 * int(tokens.sum()) / timed["both_ms"]}
@@ -87,7 +88,7 @@ def time_paths(case: AttentionCase, device: str) -> dict[str, Any]:
 def packed_sequences(sequences: int, sequence_length: int) -> tuple[Tensor, Tensor]:
     """Document and position ids, each (sequences, sequence_length) int64, the same at every call."""
     generator = np.random.default_rng(0)
-    # Packing leaves the loosest sequences for last, so sequences are drawn from four times as many.
+    # Packing yields the emptiest sequences last, so four times as many are packed and some of them drawn.
     number = math.ceil(4 * sequences * sequence_length / MEDIAN_LENGTH)
     lengths = np.maximum(1, generator.lognormal(math.log(MEDIAN_LENGTH), SIGMA, number)).astype(np.int64)
     documents = Pieces(np.arange(number), np.zeros(number, dtype=np.int64), lengths)
@@ -96,9 +97,11 @@ def packed_sequences(sequences: int, sequence_length: int) -> tuple[Tensor, Tens
     document_ids = np.full((sequences, sequence_length), -1, dtype=np.int64)
     position_ids = np.zeros_like(document_ids)
     for sequence in range(sequences):
-        own = packing.pieces.length[packing.bounds[sequence] : packing.bounds[sequence + 1]]
-        document_ids[sequence, : own.sum()] = np.repeat(np.arange(len(own)) + packing.bounds[sequence], own)
-        position_ids[sequence, : own.sum()] = np.concatenate([np.arange(length) for length in own])
+        first, last = packing.bounds[sequence], packing.bounds[sequence + 1]
+        piece_lengths = packing.pieces.length[first:last]
+        num_tokens = piece_lengths.sum()
+        document_ids[sequence, :num_tokens] = np.repeat(np.arange(first, last), piece_lengths)
+        position_ids[sequence, :num_tokens] = np.concatenate([np.arange(length) for length in piece_lengths])
     return torch.from_numpy(document_ids), torch.from_numpy(position_ids)
 
 
@@ -111,14 +114,14 @@ def _time_path(
     input_ids = torch.randint(5, VOCAB, document_ids.shape).to(device)
     position_ids = position_ids.to(device)
     bounds = PackedDocuments.from_ids(document_ids.to(device))
-    direction = torch.randn(*document_ids.shape, model.config.hidden_size).to(device, model.dtype)
+    upstream = torch.randn(*document_ids.shape, model.config.hidden_size).to(device, model.dtype)
 
     def forward() -> Tensor:
         documents = PackedDocuments(bounds.document_ids, bounds.cu_seqlens, bounds.max_seqlen)
         return encode(model, input_ids, position_ids, documents, hidden_states=False, attention=path)[-1]
 
     def both() -> None:
-        forward().backward(direction)
+        forward().backward(upstream)
 
     both()
     timed: dict[str, Any] = {}
@@ -144,14 +147,14 @@ def _median_ms(function: Callable[[], object], leaves: list[Tensor]) -> float:
 
 
 def main() -> None:
-    """Time one preset at one length and write the result as JSON."""
+    """Time one preset at one sequence length and write the result as JSON."""
     parser = argparse.ArgumentParser(prog="python -m unibert.bench.gpu.attention")
     parser.add_argument("preset")
     parser.add_argument("sequence_length", type=int)
     parser.add_argument("output", type=Path)
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--tokens", type=int, default=MICRO_BATCH_TOKENS, help="of the micro-batch")
-    parser.add_argument("--layers", type=int, help="the preset's if not given")
+    parser.add_argument("--tokens", type=int, default=MICRO_BATCH_TOKENS, help="tokens of the micro-batch")
+    parser.add_argument("--layers", type=int, help="number of layers; default: the preset's")
     options = parser.parse_args()
     case = AttentionCase.of_preset(options.preset, options.sequence_length, options.tokens, options.layers)
     result = time_paths(case, options.device)

@@ -1,4 +1,4 @@
-"""Whether this machine can run ``unibert bench gpu``, found out without importing what may be missing."""
+"""Requirements of ``unibert bench gpu``, checked without importing packages that may be missing."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ PACKAGES = ("torch", "triton", "transformers", "numpy", "yaml", "jsonargparse")
 
 
 def check_gpu_packages() -> None:
-    """Raise UserError unless there are the packages that the script cannot do without."""
+    """Raise UserError unless all required packages are installed."""
     missing = [package for package in PACKAGES if find_spec(package) is None]
     if missing:
         raise UserError(
             f"bench gpu needs a CUDA GPU and the packages {', '.join(missing)}; name a Python that has torch with "
-            "'make gpu PYTHON=…', and fetch the small ones with 'make gpu-packages' where there is a network"
+            "'make gpu PYTHON=…', and fetch the small packages with 'make gpu-packages' where there is a network"
         )
 
 
 def check_gpu() -> None:
-    """Raise UserError unless there is a CUDA GPU."""
+    """Raise UserError if torch finds no CUDA GPU."""
     import torch
 
     if not torch.cuda.is_available():
         raise UserError(
-            "bench gpu needs a CUDA GPU, and torch finds none here; 'unibert bench gpu --rehearse' goes through all of "
-            "it on a CPU at small sizes, 'unibert bench kernels' measures there"
+            "bench gpu needs a CUDA GPU, and torch finds none; 'unibert bench gpu --rehearse' runs all parts at small "
+            "sizes on a CPU, and 'unibert bench kernels' measures there"
         )

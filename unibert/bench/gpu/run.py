@@ -1,13 +1,13 @@
-"""``unibert bench gpu``: everything that wants a CUDA GPU, in two stages that fit a quarter of an hour with one.
+"""``unibert bench gpu``: everything that needs a CUDA GPU, in two stages that fit into a quarter of an hour.
 
-Each stage is one command that ends by itself, stage 1 within six minutes and stage 2 within seven. A part of it has a
-budget and may use what earlier parts left of theirs; when that is used up its processes are killed, and what it had
-written stays. Parts marked ``if_time`` come last, and only while the stage's time lasts. A part that fails is recorded
-and does not stop the next; a part that is run again replaces what it left.
+Each stage is one command with a time limit, six minutes for stage 1 and seven for stage 2. Each part has a budget and
+may also use what earlier parts left of theirs; at its end the part's processes are killed, and the files that it wrote
+stay. Optional parts come last, and run only while the stage has time left. A part that fails is recorded and does not
+stop the next. A part that runs again replaces its earlier results.
 
-The output folder gets a few files, each when its part ends or earlier: ``summary.json``, which holds for each part
-``verdict`` (ok, FAILED, not run), ``seconds``, ``figure``, ``details`` and, where there is one, ``data``;
-``stage-1.txt`` or ``stage-2.txt`` with all that the parts printed; and the parts' own results.
+The output folder receives a few files, each at the end of its part or earlier: ``summary.json``, which holds for each
+part ``verdict`` (ok, FAILED, not run), ``seconds``, ``figure``, ``details`` and, where there is any, ``data``;
+``stage-1.txt`` or ``stage-2.txt`` with everything that the parts printed; and the parts' own results.
 """
 
 from __future__ import annotations
@@ -22,36 +22,36 @@ from typing import Any, Literal, TextIO
 
 from unibert.bench.gpu import checks, times, trainings
 from unibert.bench.gpu.machine import check_gpu
-from unibert.bench.gpu.turn import Outcome, Turn
+from unibert.bench.gpu.part_context import Outcome, PartContext
 from unibert.environment import describe_environment
 from unibert.errors import UserError
 from unibert.files import write_json
 from unibert.text import compact_markdown_table
 
-SECONDS_AROUND = 16.0
-"""To start Python and torch before a stage's clock runs, and to end after the last part."""
+OVERHEAD_SECONDS = 16.0
+"""Time to start Python and torch before the first part of a stage, and to finish after the last."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """One thing to find out."""
+    """One check or measurement."""
 
     name: str
-    run: Callable[[Turn], Outcome]
+    run: Callable[[PartContext], Outcome]
     budget: float
     """Seconds."""
-    if_time: bool = False
-    """Has no time of its own in a stage: it takes what is left, up to its budget."""
-    least: float = 0.0
-    """Seconds without which it is not begun."""
+    optional: bool = False
+    """Whether the part has no reserved time in a stage, but uses what is left, up to its budget."""
+    min_seconds: float = 0.0
+    """Minimum seconds left for the part to start."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Parts that are run by one command."""
+    """Parts that one command runs."""
 
     seconds: float
-    """In all, with `SECONDS_AROUND`."""
+    """Time limit, `OVERHEAD_SECONDS` included."""
     parts: tuple[Part, ...]
 
 
@@ -72,9 +72,9 @@ STAGES = {
             Part("tune", times.tune, 115),
             Part("training", trainings.training, 84),
             Part("compile", checks.compiled, 58),
-            Part("trainer", trainings.trainer, 75, if_time=True, least=30),
-            Part("checkpoints", trainings.checkpoints, 120, if_time=True, least=75),
-            Part("attention", times.attention, 100, if_time=True, least=25),
+            Part("trainer", trainings.trainer, 75, optional=True, min_seconds=30),
+            Part("checkpoints", trainings.checkpoints, 120, optional=True, min_seconds=75),
+            Part("attention", times.attention, 100, optional=True, min_seconds=25),
         ),
     ),
 }
@@ -82,7 +82,7 @@ STAGES = {
 
 @dataclass(kw_only=True)
 class GpuBenchConfig:
-    """Which stage or parts."""
+    """Options of ``unibert bench gpu``."""
 
     stage: Literal[1, 2] | None = None
     """Stage to run. Default: both, one after the other."""
@@ -107,11 +107,11 @@ class GpuBenchConfig:
                 raise ValueError(f"parts: there is no {name!r}; the parts are {', '.join(PARTS)}")
 
     def chosen(self) -> list[tuple[str, Stage]]:
-        """What to run, each with its own clock: a name for the log, and the stage."""
+        """Stages to run, each with a name for its log and a time limit of its own."""
         if self.parts is not None:
-            # Who names a part wants it run.
+            # A part that is named on the command line is not optional.
             parts = tuple(Part(name, PARTS[name].run, PARTS[name].budget) for name in self.parts)
-            stages = {"parts": Stage(SECONDS_AROUND + sum(part.budget for part in parts), parts)}
+            stages = {"parts": Stage(OVERHEAD_SECONDS + sum(part.budget for part in parts), parts)}
         else:
             stages = {f"stage-{number}": stage for number, stage in STAGES.items() if self.stage in (None, number)}
         if self.minutes is None:
@@ -119,7 +119,7 @@ class GpuBenchConfig:
         changed = []
         for name, stage in stages.items():
             parts = tuple(Part(part.name, part.run, 60 * self.minutes) for part in stage.parts)
-            changed.append((name, Stage(SECONDS_AROUND + 60 * self.minutes * len(parts), parts)))
+            changed.append((name, Stage(OVERHEAD_SECONDS + 60 * self.minutes * len(parts), parts)))
         return changed
 
 
@@ -127,13 +127,13 @@ PARTS = {part.name: part for stage in STAGES.values() for part in stage.parts}
 
 
 def bench_gpu(config: GpuBenchConfig) -> bool:
-    """Run a stage or parts, write every part's result when it ends, and print a table last.
+    """Run stages or parts, write each part's result when it ends, and print a table at the end.
 
     Returns:
-        whether no part failed.
+        False if any part failed.
 
     Raises:
-        UserError: if torch finds no CUDA GPU, or the folder cannot be made.
+        UserError: if torch finds no CUDA GPU, or the output folder cannot be created.
     """
     started = time.monotonic()
     if not config.rehearse:
@@ -144,7 +144,7 @@ def bench_gpu(config: GpuBenchConfig) -> bool:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{folder}: cannot be made: {error.strerror}") from error
+        raise UserError(f"{folder}: cannot be created: {error.strerror}") from error
     summary: dict[str, Any] = {
         "format": 2,
         "environment": environment,
@@ -156,7 +156,7 @@ def bench_gpu(config: GpuBenchConfig) -> bool:
         with (folder / f"{name}.txt").open("w", encoding="utf-8") as log:
             for part, record in _run_stage(stage, folder, log, config.rehearse, started):
                 ran.append(part)
-                # Set anew, so that parts stand in the order in which they were last run.
+                # Removed first, so that parts are in the order in which they last ran.
                 summary["parts"].pop(part, None)
                 summary["parts"][part] = record
                 write_json(folder / "summary.json", summary)
@@ -170,27 +170,29 @@ def bench_gpu(config: GpuBenchConfig) -> bool:
 def _run_stage(
     stage: Stage, folder: Path, log: TextIO, rehearsal: bool, started: float
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Name and record of each part, when it ends."""
-    end = started + stage.seconds - SECONDS_AROUND
-    reserved = sum(part.budget for part in stage.parts if not part.if_time)
+    """Run the parts of a stage; yield the name and record of each when it ends."""
+    end = started + stage.seconds - OVERHEAD_SECONDS
+    reserved = sum(part.budget for part in stage.parts if not part.optional)
     for part in stage.parts:
         begun = time.monotonic()
-        if part.if_time:
+        if part.optional:
             part_end = min(end, begun + part.budget)
         else:
-            # The later parts keep their budgets; what the earlier ones left is this one's.
+            # Later parts keep their budgets; what earlier parts left goes to this one.
             reserved -= part.budget
             part_end = end - reserved
         left = part_end - begun
         heading = f"== {part.name}, at most {left:.0f} s"
         print(f"\n{heading}", flush=True)
         log.write(f"{heading}\n")
-        if left < max(1.0, part.least):
-            outcome = Outcome("not run", f"{max(0.0, left):.0f} s were left, it wants {part.least:.0f}")
+        if left < max(1.0, part.min_seconds):
+            outcome = Outcome(
+                "not run", f"{max(0.0, left):.0f} s were left, at least {part.min_seconds:.0f} are needed"
+            )
         else:
             try:
-                outcome = part.run(Turn(folder=folder, end=part_end, log=log, rehearsal=rehearsal))
-            except Exception as error:  # whatever goes wrong is this part's result
+                outcome = part.run(PartContext(folder=folder, end=part_end, log=log, rehearsal=rehearsal))
+            except Exception as error:  # any error is recorded as the part's result
                 outcome = Outcome("FAILED", f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
         seconds = round(time.monotonic() - begun, 1)
         print(f"{outcome.verdict}: {outcome.figure}", flush=True)
@@ -218,7 +220,7 @@ def format_table(parts: dict[str, dict[str, Any]]) -> str:
 
 
 def _earlier_parts(folder: Path) -> dict[str, Any]:
-    """What a run of other parts left in ``folder``; what cannot be read is as good as none, it is written anew."""
+    """Results of other parts in ``folder`` from earlier runs; an unreadable summary counts as none and is replaced."""
     try:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         return dict(summary["parts"]) if summary["format"] == 2 else {}

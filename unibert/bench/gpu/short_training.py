@@ -1,8 +1,8 @@
 """Short trainings of UniBERT's module with given kernel paths: ``python -m unibert.bench.gpu.short_training OUTPUT``.
 
-Not the trainer, which wants DeepSpeed and a corpus: AdamW in plain torch under bf16 autocast, on a synthetic language
-per document in which every second token follows from the one before, so that there is something to learn. Paths start
-from the same weights and see the same batches; their loss curves differ by rounding alone.
+They do not use the trainer, which needs DeepSpeed and a corpus, but AdamW in plain torch under bf16 autocast. The
+documents are in synthetic languages in which every second token follows from the one before, so that there is something
+to learn. All paths start from the same weights and use the same batches: their loss curves differ only by rounding.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ NOT_MASKED = -100
 MASK_ID = 4
 FIRST_ID = 5
 NUM_LANGUAGES = 16
-MASKED = 0.15
+MASKING_RATE = 0.15
 DISTINCT_BATCHES = 64
 WARMUP_STEPS = 5
 
@@ -42,12 +42,12 @@ PATHS: dict[str, dict[str, Any]] = {
     "distillation, recompute": {"distillation": "recompute", "adversary": "fused"},
     "distillation, store-teacher": {"distillation": "store-teacher", "adversary": "fused"},
 }
-"""Which path each objective takes; the first of either kind is the one that the others are compared with."""
+"""Path of each objective. The first entry, with or without distillation, is the baseline of the others."""
 
 
 @dataclass(kw_only=True)
 class TrainingSize:
-    """Model and batch; the defaults are a compact model with a large vocabulary, on a GPU."""
+    """Sizes of model and batch; the defaults are a compact model with a large vocabulary, for a GPU."""
 
     vocab: int = 120_000
     hidden: int = 384
@@ -57,16 +57,16 @@ class TrainingSize:
     steps: int = 120
 
 
-REHEARSED = TrainingSize(vocab=200, hidden=32, layers=1, batch=2, sequence=64, steps=3)
-"""For a CPU with the interpreter."""
+REHEARSAL_SIZE = TrainingSize(vocab=200, hidden=32, layers=1, batch=2, sequence=64, steps=3)
+"""Size for a CPU with the interpreter."""
 
 
 def train(name: str, size: TrainingSize, device: str, seconds: float = float("inf")) -> dict[str, Any]:
-    """Train with the paths that ``name`` stands for in `PATHS`, until the steps or the seconds are used up.
+    """Train with the paths of the entry ``name`` in `PATHS`, until all steps are done or the seconds are over.
 
     Returns:
-        "losses" a step (nats: MLM, adversary and KL as they enter the total), "tokens_per_second" of the median step,
-        "peak_bytes" on CUDA, "size".
+        "losses", the total of each step (nats: MLM, adversary and KL with their weights), "tokens_per_second" of the
+        median step, "peak_bytes" on CUDA, "size".
     """
     torch.manual_seed(0)
     paths = PATHS[name]
@@ -102,7 +102,7 @@ def train(name: str, size: TrainingSize, device: str, seconds: float = float("in
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        # Reading the loss waits for the device, so the time is the step's.
+        # item() waits for the device, so that the time includes the whole step.
         losses.append(total.item())
         times.append(time.perf_counter() - begun)
     return {
@@ -136,7 +136,7 @@ def _weights(batch: Batch, device: str, distilled: bool) -> module.StepWeights:
 
 
 def _batch(number: int, size: TrainingSize) -> Batch:
-    """Four documents a row, each in a language of its own whose tokens follow one another by a fixed rule."""
+    """Four documents per sequence, each in one language, in which tokens follow one another by a fixed rule."""
     generator = torch.Generator().manual_seed(number)
     shape, length = (size.batch, size.sequence), size.sequence // 4
     content = size.vocab - FIRST_ID
@@ -147,7 +147,7 @@ def _batch(number: int, size: TrainingSize) -> Batch:
     shifts = languages[documents]
     ids[:, 1::2] = (ids[:, 0::2] + 1 + shifts[:, 0::2]) % content
     ids += FIRST_ID
-    masked = torch.rand(shape, generator=generator) < MASKED
+    masked = torch.rand(shape, generator=generator) < MASKING_RATE
     return Batch(
         input_ids=ids.masked_fill(masked, MASK_ID),
         labels=ids.masked_fill(~masked, NOT_MASKED),
@@ -163,14 +163,14 @@ def _batch(number: int, size: TrainingSize) -> Batch:
 
 
 def main() -> None:
-    """Train with entries of `PATHS`; OUTPUT gets a line {"started": name}, then {"name": …, "result": …} for each."""
+    """Train with entries of `PATHS`; write lines {"started": name} and {"name": …, "result": …} for each to OUTPUT."""
     parser = argparse.ArgumentParser(prog="python -m unibert.bench.gpu.short_training")
     parser.add_argument("output", type=Path)
     parser.add_argument("--paths", nargs="+", choices=PATHS, default=list(PATHS))
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="for all of them")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="time limit for all paths")
     parser.add_argument("--device", default="cuda")
     options = parser.parse_args()
-    size = TrainingSize() if options.device == "cuda" else REHEARSED
+    size = TrainingSize() if options.device == "cuda" else REHEARSAL_SIZE
     end = time.monotonic() + options.seconds
     with options.output.open("a", encoding="utf-8") as stream:
 
@@ -181,23 +181,23 @@ def main() -> None:
         for number, name in enumerate(options.paths):
             write({"started": name})
             if number:
-                # One path's peak is not another's.
+                # The peak of memory is measured for each path separately.
                 gc.collect()
                 if options.device == "cuda":
                     torch.cuda.empty_cache()
                     torch.cuda.reset_peak_memory_stats()
             share = (end - time.monotonic()) / (len(options.paths) - number)
-            # Start and compilation come out of a path's share too.
+            # The other half of the share is for start and compilation.
             try:
                 result = train(name, size, options.device, share / 2)
-            except Exception as error:  # whatever goes wrong is this path's result
+            except Exception as error:  # any error is recorded as the path's result
                 result = {"failed": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
             write({"name": name, "result": result})
-            print(f"{name}: {speed_of(result)}", flush=True)
+            print(f"{name}: {format_training(result)}", flush=True)
 
 
-def speed_of(result: dict[str, Any]) -> str:
-    """A line on one training."""
+def format_training(result: dict[str, Any]) -> str:
+    """One line with the result of a training."""
     if "failed" in result:
         return f"failed: {result['failed']}"
     first, last = result["losses"][0], result["losses"][-1]

@@ -1,4 +1,4 @@
-"""A command that gets so many seconds and no more; its lines are heard as they come."""
+"""Run a command with a time limit and receive its lines as they are printed."""
 
 from __future__ import annotations
 
@@ -13,31 +13,32 @@ from dataclasses import dataclass
 from typing import Any, TextIO
 
 SECONDS_TO_DRAIN = 5.0
-"""For the rest of the output, which a process that left the group may hold open for ever."""
+"""Time limit for reading the rest of the output, which a process outside the group may hold open forever."""
 
 
 @dataclass(frozen=True)
-class Ended:
-    """How a command ended."""
+class CompletedCommand:
+    """Result of a command."""
 
-    code: int | None
-    """Exit status; None: it ran out of time."""
-    text: str
-    """Standard output and error, with a last line that says so if it ran out of time."""
+    exit_code: int | None
+    """Exit status, or None if it ran out of time."""
+    output: str
+    """Standard output and error; the last line says if it ran out of time."""
 
     @property
     def last_line(self) -> str:
-        return next((line for line in reversed(self.text.splitlines()) if line.strip()), "no output")[:300]
+        return next((line for line in reversed(self.output.splitlines()) if line.strip()), "no output")[:300]
 
 
 def run_command(
-    command: Sequence[str], seconds: float, *, heard: Callable[[str], None] = lambda line: None, **variables: str
-) -> Ended:
-    """Run ``command``; whatever it started in its process group ends with it, or when the seconds are used up.
+    command: Sequence[str], seconds: float, *, on_line: Callable[[str], None] = lambda line: None, **variables: str
+) -> CompletedCommand:
+    """Run ``command``, and end its process group when it ends or when the seconds are over.
 
-    ``variables`` join the environment. ``heard`` gets each line, without its end, from another thread.
+    ``variables`` are added to the environment. ``on_line`` receives each line, without the line break, in another
+    thread.
     """
-    # A session of its own, so that a launcher's ranks and a benchmark's workers end with it.
+    # A process group of its own, so that a launcher's ranks and a benchmark's workers end with it.
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -54,25 +55,25 @@ def run_command(
     def read() -> None:
         for line in stream:
             lines.append(line)
-            heard(line.rstrip("\n"))
+            on_line(line.rstrip("\n"))
 
     reader = threading.Thread(target=read, daemon=True)
     reader.start()
     try:
-        code: int | None = process.wait(max(0.0, seconds))
+        exit_code: int | None = process.wait(max(0.0, seconds))
     except subprocess.TimeoutExpired:
-        code = None
+        exit_code = None
     finally:
         _kill_group(process)
         reader.join(SECONDS_TO_DRAIN)
-    if code is None:
+    if exit_code is None:
         lines.append(f"it ran out of time after {seconds:.0f} s\n")
-    return Ended(code, "".join(lines))
+    return CompletedCommand(exit_code, "".join(lines))
 
 
 @contextlib.contextmanager
 def running(command: Sequence[str], **variables: str) -> Iterator[TextIO]:
-    """``command`` in the background, killed at the end of the context; the file gets what it prints."""
+    """Run ``command`` in the background until the end of the context; yield the file with its output."""
     with tempfile.TemporaryFile("w+", errors="replace") as output:
         process = subprocess.Popen(
             command,

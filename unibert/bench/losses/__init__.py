@@ -1,6 +1,7 @@
-"""``bench kernels``: the losses of `unibert_kernels` beside their peers on the same work: time, memory, error.
+"""``bench kernels``: time, memory and error of the losses of `unibert_kernels` and their peers on the same work.
 
-`case` says what is measured, `inputs` makes it, `mlm_providers`, `distillation_providers` and `adversary_providers`
-hold who takes part, `measure` times one case in a `worker` process, `run` is the command. `kernel_profile` and
-`warmup` are commands of their own, for those who look closer or have little time.
+`case` describes what is measured, `inputs` draws its tensors, `mlm_providers`, `distillation_providers` and
+`adversary_providers` hold the implementations, `measure` times one case in a `worker` process, and `run` is the
+command. `kernel_profile` and `warmup` are separate commands: the one profiles kernels, the other compiles them in
+advance.
 """

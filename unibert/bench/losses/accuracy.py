@@ -1,4 +1,4 @@
-"""How far a provider's loss and gradients are from float64 on the same rounded inputs."""
+"""Errors of a provider's loss and gradients against float64 on the same rounded inputs."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from unibert.bench.losses.inputs import TEMPERATURE, AdversaryInputs, Distillati
 from unibert.bench.losses.provider import LossFunction
 
 CHUNK_ELEMENTS = 2**25
-"""Logits in float64 at a time: 256 MiB."""
+"""Maximum logits in float64 at a time: 256 MiB."""
 TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 5e-2}
-"""Relative gradient error above which a provider computes something else: several times what rounding explains
-(bf16 logits cost 1e-2, tf32 products 1e-3)."""
+"""Maximum relative gradient error of an accurate provider: several times what rounding explains (1e-2 from bf16 logits,
+1e-3 from tf32 products)."""
 
 
 @dataclass
 class Reference:
-    """float64 results."""
+    """Results in float64."""
 
     loss: float
     gradients: dict[str, Tensor]
-    """Of ``hidden`` and ``weight``."""
+    """Gradients of ``hidden`` and ``weight``."""
 
 
 @dataclass
 class Errors:
-    """``loss`` in nats; gradients as relative Frobenius norms of the difference."""
+    """Absolute error of the loss in nats, and relative errors of gradients in the Frobenius norm."""
 
     loss: float
     hidden: float
@@ -41,8 +41,8 @@ class Errors:
 
 
 @torch.no_grad()
-def reference_of(inputs: Inputs) -> Reference:
-    """Loss and gradients in float64; over the vocabulary by chunks of rows, so that logits are never whole."""
+def compute_reference(inputs: Inputs) -> Reference:
+    """Compute loss and gradients in float64; logits over the vocabulary are computed for a chunk of rows at a time."""
     if isinstance(inputs, AdversaryInputs):
         return _adversary_reference(inputs)
     bias = None if inputs.bias is None else inputs.bias.double()
@@ -54,7 +54,7 @@ def reference_of(inputs: Inputs) -> Reference:
     num_rows = len(inputs.hidden)
     weight_gradient = torch.zeros_like(weight)
     hidden_gradients = []
-    total = 0.0
+    loss_sum = 0.0
     step = max(1, CHUNK_ELEMENTS // len(weight))
     for start in range(0, num_rows, step):
         rows = slice(start, start + step)
@@ -65,21 +65,22 @@ def reference_of(inputs: Inputs) -> Reference:
         if isinstance(inputs, MLMInputs):
             log_p = logits.log_softmax(1)
             labels = inputs.labels[rows, None]
-            total -= log_p.gather(1, labels).sum().item()
+            loss_sum -= log_p.gather(1, labels).sum().item()
             gradient = log_p.exp_().scatter_add_(1, labels, -torch.ones_like(hidden[:, :1]))
         else:
             assert isinstance(inputs, DistillationInputs)
             assert teacher is not None
             log_p = (logits / TEMPERATURE).log_softmax(1)
-            taught = inputs.teacher_hidden[rows].double() @ teacher.t()
+            teacher_logits = inputs.teacher_hidden[rows].double() @ teacher.t()
             if teacher_bias is not None:
-                taught += teacher_bias
-            log_q = (taught / TEMPERATURE).log_softmax(1)
-            total += (log_q.exp() * (log_q - log_p)).sum().item()
+                teacher_logits += teacher_bias
+            log_q = (teacher_logits / TEMPERATURE).log_softmax(1)
+            loss_sum += (log_q.exp() * (log_q - log_p)).sum().item()
             gradient = (log_p.exp_() - log_q.exp_()) / TEMPERATURE
         hidden_gradients.append(gradient @ weight / num_rows)
         weight_gradient += gradient.t() @ hidden
-    return Reference(total / num_rows, {"hidden": torch.cat(hidden_gradients), "weight": weight_gradient / num_rows})
+    gradients = {"hidden": torch.cat(hidden_gradients), "weight": weight_gradient / num_rows}
+    return Reference(loss_sum / num_rows, gradients)
 
 
 def _adversary_reference(inputs: AdversaryInputs) -> Reference:
@@ -100,19 +101,19 @@ def _adversary_reference(inputs: AdversaryInputs) -> Reference:
     return Reference(loss.item(), gradients)
 
 
-def errors_of(function: LossFunction, inputs: Inputs, expected: Reference) -> Errors:
-    """Run ``function``, a provider on ``inputs``, forward and back once and compare."""
+def measure_errors(function: LossFunction, inputs: Inputs, expected: Reference) -> Errors:
+    """Run ``function``, a provider's loss of ``inputs``, forward and backward once and compare with ``expected``."""
     for leaf in inputs.leaves.values():
         leaf.grad = None
     loss = function()
     loss.backward()
     distances = {}
     for name, gradient in expected.gradients.items():
-        found = inputs.leaves[name].grad
-        if found is None:
+        actual = inputs.leaves[name].grad
+        if actual is None:
             distances[name] = float("inf")
         else:
-            distances[name] = float(((found.double() - gradient).norm() / gradient.norm()).nan_to_num(float("inf")))
+            distances[name] = float(((actual.double() - gradient).norm() / gradient.norm()).nan_to_num(float("inf")))
     for leaf in inputs.leaves.values():
         leaf.grad = None
     return Errors(abs(loss.item() - expected.loss), distances["hidden"], distances["weight"])

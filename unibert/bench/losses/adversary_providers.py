@@ -1,4 +1,4 @@
-"""Discriminator behind gradient reversal, level mean: our paths, eager with an autograd.Function, and compiled."""
+"""Providers of the discriminator behind gradient reversal at level mean: UniBERT's paths, eager, and compiled."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from unibert_kernels import adversary_loss
 
 from unibert.bench.availability import NotAvailableError
 from unibert.bench.losses.inputs import AdversaryInputs
-from unibert.bench.losses.provider import LossFunction, Provider, single
+from unibert.bench.losses.provider import LossFunction, Provider, single_candidate
 
 
 def _arguments(inputs: AdversaryInputs) -> tuple[Tensor, ...]:
@@ -27,21 +27,11 @@ def _arguments(inputs: AdversaryInputs) -> tuple[Tensor, ...]:
     )
 
 
-def _ours(path: str) -> Provider:
+def _unibert(path: str) -> Provider:
     def loss(inputs: AdversaryInputs) -> Tensor:
-        return adversary_loss(
-            inputs.hidden,
-            inputs.document_ids,
-            inputs.languages,
-            inputs.weight,
-            inputs.b1,
-            inputs.w2,
-            inputs.b2,
-            inputs.reversal,
-            path=path,
-        ).loss
+        return adversary_loss(*_arguments(inputs), path=path).loss
 
-    return Provider(f"UniBERT {path}", "ours", single(loss))
+    return Provider(f"UniBERT {path}", "ours", single_candidate(loss))
 
 
 class _GradientReversal(torch.autograd.Function):
@@ -78,11 +68,11 @@ def _eager(
 def _compiled(mode: str) -> Provider:
     def candidates(inputs: AdversaryInputs) -> dict[str, LossFunction]:
         if mode == "reduce-overhead" and not inputs.hidden.is_cuda:
-            raise NotAvailableError("reduce-overhead is CUDA graphs, which need a CUDA device")
+            raise NotAvailableError("reduce-overhead uses CUDA graphs, which need a CUDA device")
         compiled = torch.compile(_eager, dynamic=False, mode=mode)
 
         def loss() -> Tensor:
-            # A new step: its outputs may overwrite those of the call before.
+            # In a new step outputs may overwrite those of the previous call.
             torch.compiler.cudagraph_mark_step_begin()
             return compiled(*_arguments(inputs))
 
@@ -92,9 +82,9 @@ def _compiled(mode: str) -> Provider:
 
 
 PROVIDERS = (
-    _ours("chunked"),
-    _ours("fused"),
-    Provider("eager", "peer", single(lambda inputs: _eager(*_arguments(inputs)))),
+    _unibert("chunked"),
+    _unibert("fused"),
+    Provider("eager", "peer", single_candidate(lambda inputs: _eager(*_arguments(inputs)))),
     _compiled("default"),
     _compiled("reduce-overhead"),
 )

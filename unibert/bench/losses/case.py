@@ -1,4 +1,4 @@
-"""What is measured: one loss at one shape, on inputs of one kind."""
+"""A case of the benchmark: one loss at one shape, on inputs of one kind."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ Loss = Literal["mlm", "distillation", "adversary"]
 Distribution = Literal["uniform", "trained"]
 
 TEACHER_WIDTH = 2
-"""The teacher's hidden size over the student's."""
+"""Ratio of the teacher's hidden size to the student's."""
 NUM_LANGUAGES = 107
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One piece of work that all providers of ``loss`` are given."""
+    """One piece of work for all providers of ``loss``."""
 
     loss: Loss = "mlm"
     rows: int
-    """N, the masked rows; for the adversary all tokens."""
+    """N, the number of masked rows; for the adversary, of all tokens."""
     vocab: int
-    """V; the adversary has no use for it."""
+    """V; not used by the adversary."""
     hidden: int
     """H, the student's hidden size."""
     dtype: str = "float32"
-    """Of hidden states and head; the discriminator's own parameters are always fp32."""
+    """Type of hidden states and head; the discriminator's parameters are always fp32."""
     distribution: Distribution = "trained"
     bias: bool = False
     seed: int = 0
@@ -39,7 +39,7 @@ class Case:
 
     @property
     def floor_flops(self) -> int:
-        """Flops that no method can do without: three products for a trained head, one for a teacher's; 0: unnamed."""
+        """Minimum flops of any method: three products for a trained head, one for a teacher's; 0 for the adversary."""
         product = 2 * self.rows * self.hidden * self.vocab
         return {"mlm": 3, "distillation": 3 + TEACHER_WIDTH, "adversary": 0}[self.loss] * product
 

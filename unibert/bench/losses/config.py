@@ -1,4 +1,4 @@
-"""The benchmark's options, and the lists of cases that come with it."""
+"""Options of ``bench kernels``, and its presets of cases."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from unibert.bench.losses.case import Case, Distribution, Loss
 
 HEADLINE_PROVIDERS = ("UniBERT", "eager", "torch.compile", "Liger, default", "Liger, tuned")
 WIDTHS_PROVIDERS = ("UniBERT", "eager", "torch.compile", "Liger, tuned")
-REHEARSED_PROVIDERS = ("UniBERT", "eager")
-WITHOUT_BIAS_PROVIDERS = ("UniBERT", "cce_exact", "Liger JSD, tuned")
-"""Peers that take no bias, beside ours."""
+REHEARSAL_PROVIDERS = ("UniBERT", "eager")
+NO_BIAS_PROVIDERS = ("UniBERT", "cce_exact", "Liger JSD, tuned")
+"""UniBERT's paths, and peers that do not support a bias."""
 
 
 @dataclass(kw_only=True)
 class KernelBenchConfig:
-    """One run of ``unibert bench kernels``. Given shapes, losses or distributions replace the preset's."""
+    """Options of ``unibert bench kernels``. Shapes, losses and distributions replace those of the preset."""
 
     preset: Literal["auto", "cpu", "goals", "headline", "widths", "rehearsal"] = "auto"
     """Cases to measure. ``goals``: the shapes of the goals on a GPU, in bf16, most important first; ``headline`` and
-    ``widths``: a few of these shapes and peers, for minutes on a GPU; ``rehearsal``: tiny stand-ins for those two on a
-    CPU; ``cpu``: the MLM head in fp32. ``auto`` takes ``cpu`` or ``goals`` by the device."""
+    ``widths``: a few of these shapes and peers, for a few minutes on a GPU; ``rehearsal``: tiny versions of these two
+    for a CPU; ``cpu``: the MLM head in fp32. ``auto`` takes ``cpu`` or ``goals`` by the device."""
 
     vocab: list[int] | None = None
     """Vocabulary sizes."""
@@ -42,7 +42,7 @@ class KernelBenchConfig:
     """Losses to measure."""
 
     distributions: list[Distribution] | None = None
-    """Distributions of the logits: ``uniform`` as at the start of a training, ``trained`` with a peaked softmax."""
+    """Distributions of the logits: ``uniform`` as at the start of training, ``trained`` with a peaked softmax."""
 
     providers: list[str] | None = None
     """Measure only providers whose name contains one of these words. Default: a few for ``headline``, ``widths`` and
@@ -55,19 +55,19 @@ class KernelBenchConfig:
     """Device. ``auto`` takes the GPU if there is one."""
 
     threads: int | None = None
-    """CPU threads. Default: 1 if the CPU is measured, all cores if they draw the inputs for a GPU."""
+    """CPU threads. Default: 1 if the CPU is measured, all cores if the CPU only draws inputs for a GPU."""
 
     repeats: int = 3
     """Number of rounds on the CPU."""
 
     minutes: float | None = None
-    """Minutes for everything. Cases and providers that do not fit are reported as not run."""
+    """Time limit in minutes. Cases and providers that are not reached are reported as not run."""
 
     grace_seconds: float = 60.0
-    """Seconds beyond ``minutes`` in which a provider that has begun may end."""
+    """Seconds after ``minutes`` in which a provider that has started may finish."""
 
     memory: bool = True
-    """Measure memory on the CPU too, with one more process per row."""
+    """Measure memory on the CPU too, in one more process per row."""
 
     seed: int = 0
     """Seed of the inputs."""
@@ -88,7 +88,7 @@ class KernelBenchConfig:
         if self.minutes is not None and self.minutes <= 0:
             raise ValueError(f"minutes: must be positive, got {self.minutes}")
         if self.device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("device: cuda was asked for, but torch finds no CUDA GPU here; take cpu")
+            raise ValueError("device: cuda needs a CUDA GPU, and torch finds none; take cpu")
 
     @property
     def resolved_device(self) -> str:
@@ -99,41 +99,38 @@ class KernelBenchConfig:
 
     @property
     def resolved_threads(self) -> int:
-        """``threads``, or what its absence means."""
+        """``threads``, or its default."""
         if self.threads is not None:
             return self.threads
         return len(os.sched_getaffinity(0)) if self.resolved_device == "cuda" else 1
 
     def providers_for(self, case: Case) -> Sequence[str] | None:
-        """Words of which one is in the names of those who take part; None: everybody."""
+        """Words of which one must be in a provider's name; None for all providers."""
         if self.providers is not None or self.preset not in ("headline", "widths", "rehearsal"):
             return self.providers
         if case.loss != "adversary" and not case.bias:
-            return WITHOUT_BIAS_PROVIDERS
+            return NO_BIAS_PROVIDERS
         if self.preset == "rehearsal" and case.loss != "mlm":
-            # Compiling takes a CPU a quarter of a minute a case.
-            return REHEARSED_PROVIDERS
+            # On a CPU compilation takes a quarter of a minute for each case.
+            return REHEARSAL_PROVIDERS
         return WIDTHS_PROVIDERS if self.preset == "widths" else HEADLINE_PROVIDERS
 
     def cases(self) -> list[Case]:
-        """What to measure, in this order."""
+        """The cases to measure, in this order."""
         preset = self.preset
         if preset == "auto":
             preset = "goals" if self.resolved_device == "cuda" else "cpu"
-        listed = {"goals": _goals, "headline": _headline, "widths": _widths, "rehearsal": _rehearsal, "cpu": _cpu}[
-            preset
-        ]()
-        cases = [replace(case, seed=self.seed) for case in listed]
+        cases = [replace(case, seed=self.seed) for case in _PRESETS[preset]()]
         given = (self.losses, self.vocab, self.hidden, self.rows, self.distributions)
-        if any(axis is not None for axis in given):
-            own = [list(dict.fromkeys(getattr(case, key) for case in cases)) for key in _AXES]
-            axes = [values if values is not None else rest for values, rest in zip(given, own, strict=True)]
-            crossed = [
+        if any(values is not None for values in given):
+            defaults = [list(dict.fromkeys(getattr(case, key) for case in cases)) for key in _AXES]
+            axes = [default if values is None else values for values, default in zip(given, defaults, strict=True)]
+            product = [
                 replace(cases[0], bias=False, **dict(zip(_AXES, values, strict=True)))
                 for values in itertools.product(*axes)
             ]
-            # The adversary has no vocabulary, and should not be measured once for each.
-            cases = list(dict.fromkeys(replace(c, vocab=1) if c.loss == "adversary" else c for c in crossed))
+            # The adversary has no vocabulary, and is measured once instead of once for each size.
+            cases = list(dict.fromkeys(replace(c, vocab=1) if c.loss == "adversary" else c for c in product))
         return [replace(case, dtype=self.dtype) for case in cases] if self.dtype else cases
 
 
@@ -150,7 +147,7 @@ def _mlm(hidden: int, vocab: int, rows: int = 9_830) -> Case:
 
 
 def _headline() -> list[Case]:
-    """Most important first: a run that is stopped has measured those."""
+    """Most important first, since a run may be stopped."""
     first = _mlm(384, 250_000)
     distilled = replace(first, loss="distillation")
     adversary = replace(first, loss="adversary", rows=64 * 512, vocab=1, bias=False)
@@ -192,3 +189,6 @@ def _goals() -> list[Case]:
         replace(_mlm(768, 250_000), loss="distillation"),
         replace(_mlm(384, 120_000), loss="distillation"),
     ]
+
+
+_PRESETS = {"goals": _goals, "headline": _headline, "widths": _widths, "rehearsal": _rehearsal, "cpu": _cpu}

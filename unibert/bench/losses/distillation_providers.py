@@ -1,4 +1,4 @@
-"""KL(teacher || student) between two linear heads: our paths, eager, compiled, and Liger's fused JSD at beta 0."""
+"""Providers of KL(teacher || student) between two linear heads: UniBERT's paths, eager, compiled, Liger's fused JSD."""
 
 from __future__ import annotations
 
@@ -9,14 +9,20 @@ import torch.nn.functional as F
 from torch import Tensor
 from unibert_kernels import distillation_loss
 
-from unibert.bench.availability import NotAvailableError, installed
+from unibert.bench.availability import NotAvailableError, require_package
 from unibert.bench.losses.inputs import TEMPERATURE, DistillationInputs
-from unibert.bench.losses.provider import LossFunction, Provider, needs_cuda, single, without_bias
+from unibert.bench.losses.provider import (
+    LossFunction,
+    Provider,
+    raise_if_bias,
+    raise_if_not_cuda,
+    single_candidate,
+)
 
 LIGER_BUDGETS = (32, 64, 128, 256)
 
 
-def _ours(path: str) -> Provider:
+def _unibert(path: str) -> Provider:
     def loss(inputs: DistillationInputs) -> Tensor:
         return distillation_loss(
             inputs.hidden,
@@ -30,7 +36,7 @@ def _ours(path: str) -> Provider:
             path=path,
         ).loss
 
-    return Provider(f"UniBERT {path}", "ours", single(loss))
+    return Provider(f"UniBERT {path}", "ours", single_candidate(loss))
 
 
 def _eager(
@@ -56,15 +62,15 @@ def _compiled(inputs: DistillationInputs) -> dict[str, LossFunction]:
 
 
 def _liger(inputs: DistillationInputs) -> Any:
-    needs_cuda(inputs.hidden, "liger-kernel")
-    without_bias(inputs.bias, "Liger's fused JSD")
+    raise_if_not_cuda(inputs.hidden, "liger-kernel")
+    raise_if_bias(inputs.bias, "Liger's fused JSD")
     from liger_kernel.ops import fused_linear_jsd
 
     return fused_linear_jsd
 
 
 def _liger_loss(module: Any, inputs: DistillationInputs) -> Tensor:
-    # No labels, beta 0 for KL(teacher || student), nothing ignored.
+    # No labels, beta 0 for KL(teacher || student), no label ignored.
     loss: Tensor = module.LigerFusedLinearJSDFunction.apply(*_heads(inputs), None, 0.0, -100, TEMPERATURE)
     return loss
 
@@ -75,10 +81,10 @@ def _liger_default(inputs: DistillationInputs) -> dict[str, LossFunction]:
 
 
 def _liger_tuned(inputs: DistillationInputs) -> dict[str, LossFunction]:
-    """With the chunk's budget of elements, fixed by Liger for each device, set to a multiple of N x H."""
+    """Candidates by the chunk's budget of elements, which Liger fixes for each device: multiples of N x H."""
     module = _liger(inputs)
     if not hasattr(module, "_CHUNK_MEM_CONST_B300") or not hasattr(module, "_max_capability"):
-        raise NotAvailableError(f"liger-kernel {installed('liger-kernel')} has no chunk budget to tune")
+        raise NotAvailableError(f"liger-kernel {require_package('liger-kernel')} has no chunk budget to tune")
 
     def candidate(budget: int) -> LossFunction:
         def loss() -> Tensor:
@@ -95,10 +101,14 @@ def _liger_tuned(inputs: DistillationInputs) -> dict[str, LossFunction]:
 
 
 PROVIDERS = (
-    _ours("chunked"),
-    _ours("recompute"),
-    _ours("store-teacher"),
-    Provider("eager", "peer", single(lambda inputs: _eager(*_heads(inputs), inputs.bias, inputs.teacher_bias))),
+    _unibert("chunked"),
+    _unibert("recompute"),
+    _unibert("store-teacher"),
+    Provider(
+        "eager",
+        "peer",
+        single_candidate(lambda inputs: _eager(*_heads(inputs), inputs.bias, inputs.teacher_bias)),
+    ),
     Provider("torch.compile", "peer", _compiled),
     Provider("Liger JSD, default", "peer", _liger_default, "default"),
     Provider("Liger JSD, tuned", "peer", _liger_tuned, "tuned"),

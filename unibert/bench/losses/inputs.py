@@ -1,18 +1,18 @@
-"""The tensors of a case: the same for every provider, process and device, since they are drawn on the CPU by seed.
+"""The tensors of a case, drawn on the CPU from a seed, so that every provider, process and device gets the same.
 
-**Labels** follow Zipf's law, p(v) ∝ 1 / (v + 2.7), as the ids of a tokenizer sorted by frequency do.
+**Labels** follow Zipf's law, p(v) ∝ 1 / (v + 2.7), like the ids of a tokenizer sorted by frequency.
 
-**uniform**, the start of a training: weights N(0, 0.02²), hidden states N(0, 1). Logits have a standard deviation of
-0.02 √H (0.4 at H = 384), the loss is a little above ln V.
+**uniform**, the start of training: weights N(0, 0.02²), hidden states N(0, 1). Logits have a standard deviation of
+0.02 √H (0.4 at H = 384), and the loss is a little above ln V.
 
-**trained**, a head that knows something. Weights are N(0, 0.02²) but for dimension 0, which carries the unigram
-log-probabilities; every row's hidden state switches that dimension on. To it is added noise that gives each logit a
-standard deviation of 1, and, in 80 % of the rows, a multiple of the label's own weight vector, such that the label's
-probability has log-odds of about N(2, 2²). The other 20 % know no more than word frequencies. The loss comes out near 2
-nats, the softmax's entropy near 3.3, and the label is the largest logit in 80 % of the rows: peaked in most rows and
-broad in some, as in a trained masked language model. At distillation's "uniform" the teacher is a trained one too.
+**trained**, a trained head. Weights are N(0, 0.02²) except for dimension 0, which holds the unigram log-probabilities;
+every hidden state activates that dimension. Noise gives each logit a standard deviation of 1. In 80 % of the rows a
+multiple of the label's weight vector is added, such that the label's probability has log-odds of about N(2, 2²); the
+other 20 % contain no information beyond word frequencies. The loss is near 2 nats, the entropy of the softmax near 3.3,
+and the label has the largest logit in 80 % of the rows: the softmax is peaked in most rows and broad in some, as in a
+trained masked language model. With "uniform", distillation's teacher is trained all the same.
 
-**Adversary**: documents of 16 to 512 tokens side by side, languages drawn evenly; hidden states N(0, 1).
+**Adversary**: documents of 16 to 512 tokens one after the other, languages drawn uniformly, hidden states N(0, 1).
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ TEMPERATURE = 2.0
 REVERSAL = 0.5
 KNOWN_ROWS = 0.8
 LOG_ODDS = (2.7, 2.0)
-"""Mean and standard deviation; the noise of the other logits takes some 0.7 off the mean."""
+"""Mean and standard deviation; the noise of the other logits lowers the mean by about 0.7."""
 
 
 @dataclass
 class MLMInputs:
-    """Head over the vocabulary and rows to score; ``leaves`` are what gradients are wanted for."""
+    """Head over the vocabulary and rows to score; ``leaves`` are the tensors that need gradients."""
 
     hidden: Tensor
     weight: Tensor
@@ -47,14 +47,14 @@ class MLMInputs:
         named = {"hidden": self.hidden, "weight": self.weight, "bias": self.bias}
         return {name: tensor for name, tensor in named.items() if tensor is not None}
 
-    def first(self, rows: int) -> MLMInputs:
-        """The same head with the first ``rows`` rows, as leaves of their own."""
+    def first_rows(self, rows: int) -> MLMInputs:
+        """The same head with copies of the first ``rows`` rows."""
         return MLMInputs(_leaf(self.hidden[:rows]), self.weight, self.labels[:rows], self.bias)
 
 
 @dataclass
 class DistillationInputs:
-    """Student's and teacher's head and states; KL at `TEMPERATURE`, mean over rows, no T², no cross-entropy."""
+    """Heads and hidden states of student and teacher. KL at `TEMPERATURE`, mean over rows, no T², no cross-entropy."""
 
     hidden: Tensor
     weight: Tensor
@@ -68,8 +68,8 @@ class DistillationInputs:
         named = {"hidden": self.hidden, "weight": self.weight, "bias": self.bias}
         return {name: tensor for name, tensor in named.items() if tensor is not None}
 
-    def first(self, rows: int) -> DistillationInputs:
-        """The same heads with the first ``rows`` rows, as leaves of their own."""
+    def first_rows(self, rows: int) -> DistillationInputs:
+        """The same heads with copies of the first ``rows`` rows."""
         return DistillationInputs(
             _leaf(self.hidden[:rows]),
             self.weight,
@@ -97,8 +97,8 @@ class AdversaryInputs:
     def leaves(self) -> dict[str, Tensor]:
         return {"hidden": self.hidden, "weight": self.weight, "b1": self.b1, "w2": self.w2, "b2": self.b2}
 
-    def first(self, rows: int) -> AdversaryInputs:
-        """All of it whatever ``rows``: documents cannot be cut, and the reference is cheap."""
+    def first_rows(self, rows: int) -> AdversaryInputs:
+        """All inputs, for any ``rows``: documents cannot be cut, and the reference is cheap."""
         return self
 
 
@@ -106,7 +106,7 @@ Inputs = MLMInputs | DistillationInputs | AdversaryInputs
 
 
 def make_inputs(case: Case, device: torch.device | str) -> Inputs:
-    """Draw the tensors of ``case`` and put them on ``device`` in its dtype."""
+    """Draw the tensors of ``case`` and copy them to ``device`` in its dtype."""
     generator = torch.Generator().manual_seed(case.seed)
     if case.loss == "adversary":
         return _adversary_inputs(case, generator, device)
@@ -132,7 +132,7 @@ def make_inputs(case: Case, device: torch.device | str) -> Inputs:
 def _initial_head(
     labels: Tensor, log_prior: Tensor, hidden_size: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Hidden states (N, H) and weight (V, H), fp32; see the module's text."""
+    """Hidden states (N, H) and weight (V, H), fp32; see the module's docstring."""
     weight = torch.randn(len(log_prior), hidden_size, generator=generator).mul_(INIT_STD)
     return torch.randn(len(labels), hidden_size, generator=generator), weight
 
@@ -140,7 +140,7 @@ def _initial_head(
 def _trained_head(
     labels: Tensor, log_prior: Tensor, hidden_size: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Hidden states (N, H) and weight (V, H), fp32; see the module's text."""
+    """Hidden states (N, H) and weight (V, H), fp32; see the module's docstring."""
     length = INIT_STD * math.sqrt(hidden_size)
     hidden, weight = _initial_head(labels, log_prior, hidden_size, generator)
     mean, deviation = LOG_ODDS

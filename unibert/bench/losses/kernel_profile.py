@@ -1,18 +1,18 @@
-"""Where our losses spend their time: ``python -m unibert.bench.losses.kernel_profile OUTPUT --preset NAME``.
+"""Time of each kernel of UniBERT's losses: ``python -m unibert.bench.losses.kernel_profile OUTPUT --preset NAME``.
 
-Every path of ours at the cases of a preset of ``unibert bench kernels``, forward and back under torch's profiler.
-The JSON file is written after every path::
+Every UniBERT path runs at the cases of a preset of ``unibert bench kernels``, forward and backward under torch's
+profiler. The JSON file is written after every path::
 
     format, environment, matmul_tflops    as in results.json of ``bench kernels``
-    profiles   one object a case and path: the case's fields, then
-      path            as the provider is called; ``failed``: why there are no figures
-      milliseconds    of both passes, first kernel's start to last one's end, over the steps
-      busy            share of that in which a kernel ran
-      tflops, share_of_peak    the floor's flops over milliseconds; not for the adversary
-      kernels         ``name``, ``calls`` a step, ``microseconds`` a step, ``share`` of the kernels' time, and on CUDA
-                      ``registers`` and ``shared_bytes``; longest first
+    profiles   one object for each case and path: the case's fields, then
+      path            name of the provider; ``failed``: reason why there are no figures
+      milliseconds    time per step for both passes, from the first kernel's start to the last one's end
+      busy            share of that time in which a kernel ran
+      tflops, share_of_peak    the case's minimum flops over milliseconds; not for the adversary
+      kernels         ``name``, ``calls`` per step, ``microseconds`` per step, ``share`` of the kernels' time, and on
+                      CUDA ``registers`` and ``shared_bytes``; longest first
 
-On a CPU torch's operators stand for kernels.
+On a CPU torch's operators take the place of kernels.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ from unibert.files import write_json
 WARMUP_STEPS = 3
 STEPS = {"cuda": 10, "cpu": 2}
 CATEGORIES = {"cuda": ("kernel", "gpu_memcpy", "gpu_memset"), "cpu": ("cpu_op",)}
-"""Of the trace's events."""
+"""Categories of the trace's events that count as kernels."""
 SHOWN_KERNELS, SHOWN_CHARACTERS = 8, 72
 
 Record = dict[str, Any]
 
 
 def profile_kernels(preset: str, device: str, output: Path, seconds: float) -> None:
-    """Profile the preset's cases, printing a table for each path, until the seconds are used up."""
+    """Profile the preset's cases, printing a table for each path, until the seconds are over."""
     end = time.monotonic() + seconds
     result: Record = {
         "format": 1,
@@ -58,7 +58,7 @@ def profile_kernels(preset: str, device: str, output: Path, seconds: float) -> N
     for case in config.cases():
         inputs: Inputs | None = None
         for provider in providers_of(case.loss):
-            # The bias adds one vector to the same kernels: cases without are left out.
+            # Cases without a bias run the same kernels without one vector, and are left out.
             if provider.side != "ours" or (case.loss != "adversary" and not case.bias) or time.monotonic() > end:
                 continue
             inputs = make_inputs(case, device) if inputs is None else inputs
@@ -66,7 +66,7 @@ def profile_kernels(preset: str, device: str, output: Path, seconds: float) -> N
             try:
                 (function,) = provider.candidates(inputs).values()
                 record |= _profiled(function, inputs, case, result["matmul_tflops"])
-            except Exception as error:  # what a path cannot do is its result
+            except Exception as error:  # any error is recorded as the path's result
                 record["failed"] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             result["profiles"].append(record)
             write_json(output, result)
@@ -74,7 +74,7 @@ def profile_kernels(preset: str, device: str, output: Path, seconds: float) -> N
 
 
 def format_profile(record: Record) -> str:
-    """A path's figures and its longest kernels."""
+    """The figures of a path and its longest kernels."""
     case = Case(**{key: record[key] for key in Case.__dataclass_fields__})
     title = f"{record['path']}, {case}"
     if "failed" in record:
@@ -107,7 +107,7 @@ def _profiled(function: Callable[[], Any], inputs: Inputs, case: Case, peak: flo
         if device == "cuda":
             torch.cuda.synchronize()
     with tempfile.TemporaryDirectory(prefix="unibert-profile-") as folder:
-        # The trace names kernels with their registers, which the profiler's own tables leave out.
+        # The trace holds the kernels' registers, which the profiler's own tables leave out.
         trace = Path(folder) / "trace.json"
         profiler.export_chrome_trace(str(trace))
         events = json.loads(trace.read_text(encoding="utf-8", errors="replace"))["traceEvents"]
@@ -119,22 +119,22 @@ def _profiled(function: Callable[[], Any], inputs: Inputs, case: Case, peak: flo
 
 
 def summarize_trace(events: list[Record], steps: int, categories: tuple[str, ...]) -> Record:
-    """Time by kernel of a Chrome trace of so many steps.
+    """Sum the time of each kernel in a Chrome trace of ``steps`` steps.
 
     Raises:
         ValueError: if the trace has no event of the categories.
     """
-    found = [event for event in events if event.get("ph") == "X" and event.get("cat") in categories]
-    if not found:
+    calls = [event for event in events if event.get("ph") == "X" and event.get("cat") in categories]
+    if not calls:
         raise ValueError(f"the profiler's trace has no {', '.join(categories)}")
-    found.sort(key=lambda event: event["ts"])
+    calls.sort(key=lambda event: event["ts"])
     kernels: dict[str, Record] = {}
     busy = 0.0
-    reached = found[0]["ts"]
-    for event in found:
+    latest_end = calls[0]["ts"]
+    for event in calls:
         start, end = event["ts"], event["ts"] + event["dur"]
-        busy += max(0.0, end - max(start, reached))
-        reached = max(reached, end)
+        busy += max(0.0, end - max(start, latest_end))
+        latest_end = max(latest_end, end)
         kernel = kernels.setdefault(event["name"], {"name": event["name"], "calls": 0.0, "microseconds": 0.0})
         kernel["calls"] += 1 / steps
         kernel["microseconds"] += event["dur"] / steps
@@ -142,7 +142,7 @@ def summarize_trace(events: list[Record], steps: int, categories: tuple[str, ...
             if key in event.get("args", {}):
                 kernel[name] = event["args"][key]
     total = sum(kernel["microseconds"] for kernel in kernels.values())
-    span = reached - found[0]["ts"]
+    span = latest_end - calls[0]["ts"]
     for kernel in kernels.values():
         kernel["share"] = kernel["microseconds"] / total if total else 0.0
     return {
@@ -153,7 +153,7 @@ def summarize_trace(events: list[Record], steps: int, categories: tuple[str, ...
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m unibert.bench.losses.kernel_profile")
     parser.add_argument("output", type=Path)
     parser.add_argument("--preset", default="headline")

@@ -1,9 +1,9 @@
 """Time, memory and error of every provider on one case, in this process.
 
-On CUDA providers come one after the other: `triton.testing.do_bench` for the forward pass (with gradients wanted, as
-in training) and for both passes, with its median, 20 % and 80 % quantiles; the backward pass is the difference of the
-medians, since several peers cannot go back twice. On the CPU, whose speed drifts, providers take turns, round after
-round, and every round times both passes.
+On CUDA providers run one after the other: `triton.testing.do_bench` times the forward pass (with gradients enabled, as
+in training) and both passes together, with median, 20 % and 80 % quantiles. The time of the backward pass is the
+difference of the medians, since several peers cannot run it twice. The speed of a CPU drifts, so there providers take
+turns in rounds, and every round times both passes.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from typing import Any
 import torch
 
 from unibert.bench.availability import NotAvailableError
-from unibert.bench.losses.accuracy import Reference, errors_of, reference_of
+from unibert.bench.losses.accuracy import Reference, compute_reference, measure_errors
 from unibert.bench.losses.case import Case
 from unibert.bench.losses.inputs import Inputs, make_inputs
 from unibert.bench.losses.memory import measured_peak
 from unibert.bench.losses.provider import LossFunction, Provider
 
 DO_BENCH = {"warmup": 50, "rep": 300}
-"""Milliseconds."""
+"""Options of do_bench, in milliseconds."""
 TUNING_RUNS = {"cpu": 1, "cuda": 3}
-"""After a warm-up, for each option of a peer."""
+"""Runs for each option of a peer, after a warm-up."""
 
 Row = dict[str, Any]
 
 
 class DeviceLostError(Exception):
-    """The CUDA context is broken: nothing more can be measured in this process."""
+    """The CUDA context is broken, and nothing more can be measured in this process."""
 
 
 @dataclass
@@ -55,36 +55,36 @@ def measure_case(
     error_rows: int,
     repeats: int = 3,
     seconds: float = float("inf"),
-    announce: Callable[[str], None] = lambda name: None,
+    on_start: Callable[[str], None] = lambda name: None,
 ) -> Iterator[Row]:
-    """One row for each provider, as soon as it is known; ``announce`` hears a name before that provider runs.
+    """Yield one row for each provider, as soon as it is known; ``on_start`` receives a name before that provider runs.
 
-    A provider that cannot run, fails, or finds the memory too small gives a row that says so. When ``seconds`` are
-    used up, the rest is not run.
+    A provider that cannot run, fails or runs out of memory yields a row with the reason. When ``seconds`` are over, the
+    other providers do not run.
 
     Raises:
-        DeviceLostError: after a row that says which provider broke the CUDA context.
+        DeviceLostError: after the row of the provider that broke the CUDA context.
     """
     end = time.monotonic() + seconds
     inputs = make_inputs(case, device)
-    few = inputs if error_rows >= case.rows else inputs.first(error_rows)
-    expected = reference_of(few)
+    error_inputs = inputs if error_rows >= case.rows else inputs.first_rows(error_rows)
+    expected = compute_reference(error_inputs)
     on_cuda = torch.device(device).type == "cuda"
     entries = []
     for provider in providers:
-        announce(provider.name)
+        on_start(provider.name)
         row: Row = {"provider": provider.name, "side": provider.side, "setting": provider.setting}
         if time.monotonic() > end:
             yield row | {"status": "not run", "why": "the time given was used up"}
             continue
         try:
-            entry = _prepare(provider, inputs, few, expected, row)
+            entry = _prepare(provider, inputs, error_inputs, expected, row)
             if on_cuda:
                 _time_on_cuda(entry, inputs)
-        except Exception as error:  # whatever a peer's library raises is that peer's row
+        except Exception as error:  # any error of a peer's library is recorded in its row
             yield row | _failure(error, provider)
             _release(inputs)
-            _check_device(device)
+            _raise_if_device_lost(device)
             continue
         if on_cuda:
             yield entry.row
@@ -93,20 +93,20 @@ def measure_case(
         else:
             entries.append(entry)
     if entries:
-        yield from _time_in_turns(entries, inputs, repeats, end)
+        yield from _time_in_rounds(entries, inputs, repeats, end)
 
 
-def _prepare(provider: Provider, inputs: Inputs, few: Inputs, expected: Reference, row: Row) -> _Entry:
-    """Warm up, take the fastest candidate and measure its errors."""
+def _prepare(provider: Provider, inputs: Inputs, error_inputs: Inputs, expected: Reference, row: Row) -> _Entry:
+    """Warm up, choose the fastest candidate and measure its errors."""
     option, function = _fastest(provider.candidates(inputs), inputs)
-    # Where all rows are compared, code compiled for them serves.
-    on_few = function if few is inputs else _same_option(provider.candidates(few), option)
-    errors = errors_of(on_few, few, expected)
+    # If all rows are compared, the function is reused, and with it the code that was compiled for them.
+    compared = function if error_inputs is inputs else _same_option(provider.candidates(error_inputs), option)
+    errors = measure_errors(compared, error_inputs, expected)
     row |= {
         "status": "ran",
         "option": option,
         "reference_loss": expected.loss,
-        "error_rows": len(few.hidden),
+        "error_rows": len(error_inputs.hidden),
         "loss_error": errors.loss,
         "hidden_gradient_error": errors.hidden,
         "weight_gradient_error": errors.weight,
@@ -116,12 +116,12 @@ def _prepare(provider: Provider, inputs: Inputs, few: Inputs, expected: Referenc
 
 
 def _same_option(candidates: dict[str, LossFunction], option: str) -> LossFunction:
-    """The candidate for fewer rows; options that depend on their number may be missing, the last comes nearest."""
+    """The candidate for fewer rows; if the option depends on their number and is missing, the last is the closest."""
     return candidates.get(option, list(candidates.values())[-1])
 
 
 def _fastest(candidates: dict[str, LossFunction], inputs: Inputs) -> tuple[str, LossFunction]:
-    """The option and function that take least time; an option that runs out of memory drops out unless it is alone."""
+    """The fastest option and its function; options that run out of memory are skipped, unless all do."""
     times: dict[str, float] = {}
     runs = TUNING_RUNS[inputs.hidden.device.type]
     for option, function in candidates.items():
@@ -141,7 +141,7 @@ def _fastest(candidates: dict[str, LossFunction], inputs: Inputs) -> tuple[str, 
 
 def _both_passes(function: LossFunction, inputs: Inputs) -> tuple[float, float]:
     """Milliseconds of one forward and one backward pass."""
-    _forget_gradients(inputs)
+    _clear_gradients(inputs)
     _synchronize(inputs)
     start = time.perf_counter()
     loss = function()
@@ -161,11 +161,11 @@ def _time_on_cuda(entry: _Entry, inputs: Inputs) -> None:
     def both() -> None:
         function().backward()
 
-    _forget_gradients(inputs)
+    _clear_gradients(inputs)
     options = {"quantiles": [0.5, 0.2, 0.8], "grad_to_none": leaves, **DO_BENCH}
     forward, forward_p20, forward_p80 = do_bench(function, **options)
     both_ms, both_p20, both_p80 = do_bench(both, **options)
-    _forget_gradients(inputs)
+    _clear_gradients(inputs)
     entry.row |= {
         "forward_ms": forward,
         "forward_ms_p20": forward_p20,
@@ -178,7 +178,7 @@ def _time_on_cuda(entry: _Entry, inputs: Inputs) -> None:
     entry.row |= measured_peak(both, inputs)
 
 
-def _time_in_turns(entries: list[_Entry], inputs: Inputs, repeats: int, end: float) -> Iterator[Row]:
+def _time_in_rounds(entries: list[_Entry], inputs: Inputs, repeats: int, end: float) -> Iterator[Row]:
     for number in range(repeats):
         if number and time.monotonic() > end:
             break
@@ -186,7 +186,7 @@ def _time_in_turns(entries: list[_Entry], inputs: Inputs, repeats: int, end: flo
             forward, backward = _both_passes(entry.function, inputs)
             entry.forward_ms.append(forward)
             entry.both_ms.append(forward + backward)
-            _forget_gradients(inputs)
+            _clear_gradients(inputs)
     for entry in entries:
         forward, both = statistics.median(entry.forward_ms), statistics.median(entry.both_ms)
         yield entry.row | {
@@ -200,17 +200,17 @@ def _time_in_turns(entries: list[_Entry], inputs: Inputs, repeats: int, end: flo
 
 
 def _failure(error: Exception, provider: Provider) -> Row:
-    sentence = (" ".join(str(error).split()) or type(error).__name__)[:300]
+    reason = (" ".join(str(error).split()) or type(error).__name__)[:300]
     if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
-        return {"status": "out of memory", "why": sentence}
-    # A path of ours that the device cannot run says so with a ValueError.
+        return {"status": "out of memory", "why": reason}
+    # UniBERT raises ValueError for a path that the device cannot run.
     unavailable = isinstance(error, NotAvailableError | ImportError) or (
         provider.side == "ours" and isinstance(error, ValueError)
     )
-    return {"status": "not run" if unavailable else "failed", "why": sentence}
+    return {"status": "not run" if unavailable else "failed", "why": reason}
 
 
-def _check_device(device: str) -> None:
+def _raise_if_device_lost(device: str) -> None:
     try:
         torch.ones(1, device=device).sum().item()
     except RuntimeError as error:
@@ -218,8 +218,8 @@ def _check_device(device: str) -> None:
 
 
 def _release(inputs: Inputs) -> None:
-    _forget_gradients(inputs)
-    # Compiled code and CUDA graphs hold on to memory that the next provider may want.
+    _clear_gradients(inputs)
+    # Compiled code and CUDA graphs keep memory that the next provider may need.
     if "torch._dynamo" in sys.modules:
         torch.compiler.reset()
     gc.collect()
@@ -227,7 +227,7 @@ def _release(inputs: Inputs) -> None:
         torch.cuda.empty_cache()
 
 
-def _forget_gradients(inputs: Inputs) -> None:
+def _clear_gradients(inputs: Inputs) -> None:
     for leaf in inputs.leaves.values():
         leaf.grad = None
 

@@ -1,8 +1,8 @@
-"""Peak memory of one forward and backward pass, over what the inputs take.
+"""Peak memory of one forward and backward pass, without the inputs.
 
-On CUDA the allocator keeps count. On the CPU it is the growth of the process's peak resident set (``VmHWM``), which is
-set back before the passes; that needs a fresh process for each provider, as memory once freed may stay with the
-process and hide the next one's need.
+On CUDA the allocator counts it. On the CPU it is the growth of the process's peak resident set (``VmHWM``), which is
+reset before the passes. That needs a new process for each provider, since freed memory may stay with the process and
+hide what the next provider needs.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from unibert.bench.process_memory import CLEAR_REFS, RESET_PEAK, status_bytes
 
 
 def measured_peak(both_passes: Callable[[], object], inputs: Inputs) -> dict[str, int]:
-    """Run ``both_passes`` once. ``peak_bytes`` counts all but inputs; ``workspace_bytes`` takes the gradients off too.
+    """Run ``both_passes`` once. ``peak_bytes`` counts all memory but the inputs, ``workspace_bytes`` not the gradients.
 
-    Empty on a CPU where Linux's counters are missing. On a CPU ``workspace_bytes`` may come out a little below 0 if
-    pages that the process had already serve again.
+    Empty on a CPU without Linux's counters. On a CPU ``workspace_bytes`` may be slightly below 0 if the passes reuse
+    pages of the process.
     """
     for leaf in inputs.leaves.values():
         leaf.grad = None

@@ -1,4 +1,4 @@
-"""Linear head and cross-entropy: our paths, and everybody else's way to do it."""
+"""Providers of the linear head with cross-entropy: UniBERT's paths and those of other libraries."""
 
 from __future__ import annotations
 
@@ -11,21 +11,27 @@ import torch.nn.functional as F
 from torch import Tensor
 from unibert_kernels import mlm_head_loss
 
-from unibert.bench.availability import NotAvailableError, installed
+from unibert.bench.availability import NotAvailableError, require_package
 from unibert.bench.losses.inputs import MLMInputs
-from unibert.bench.losses.provider import LossFunction, Provider, needs_cuda, single, without_bias
+from unibert.bench.losses.provider import (
+    LossFunction,
+    Provider,
+    raise_if_bias,
+    raise_if_not_cuda,
+    single_candidate,
+)
 
 CHUNK_ROWS = (256, 512, 1024, 2048, 4096)
-"""Rows a chunk that chunked peers are tuned over."""
+"""Rows per chunk among which chunked peers are tuned."""
 CPU_DEFAULTS_LIMIT = 2**26
-"""N x V above which the peers' defaults, chunks of a few rows, would take minutes on a CPU."""
+"""Maximum N x V at which peers run with their default chunks of a few rows on a CPU: more would take minutes."""
 
 
-def _ours(path: str) -> Provider:
+def _unibert(path: str) -> Provider:
     def loss(inputs: MLMInputs) -> Tensor:
         return mlm_head_loss(inputs.hidden, inputs.weight, inputs.labels, inputs.bias, path=path).loss
 
-    return Provider(f"UniBERT {path}", "ours", single(loss))
+    return Provider(f"UniBERT {path}", "ours", single_candidate(loss))
 
 
 def _eager(hidden: Tensor, weight: Tensor, labels: Tensor, bias: Tensor | None) -> Tensor:
@@ -47,20 +53,20 @@ def _torch_linear_cross_entropy(inputs: MLMInputs, options: Any) -> LossFunction
     )
 
 
-def _check_torch_has_it() -> None:
+def _raise_if_torch_lacks_it() -> None:
     if not hasattr(F, "linear_cross_entropy") or not hasattr(torch.nn, "LinearCrossEntropyOptions"):
         raise NotAvailableError(f"torch {torch.__version__} has no chunked F.linear_cross_entropy")
 
 
 def _torch_default(inputs: MLMInputs) -> dict[str, LossFunction]:
-    _check_torch_has_it()
+    _raise_if_torch_lacks_it()
     if not inputs.hidden.is_cuda and len(inputs.hidden) * len(inputs.weight) > CPU_DEFAULTS_LIMIT:
-        raise NotAvailableError("its default chunks are of a few rows, which takes minutes on a CPU at this shape")
+        raise NotAvailableError("its default chunks have a few rows, which takes minutes on a CPU at this shape")
     return {"": _torch_linear_cross_entropy(inputs, torch.nn.LinearCrossEntropyOptions())}
 
 
 def _torch_tuned(inputs: MLMInputs) -> dict[str, LossFunction]:
-    _check_torch_has_it()
+    _raise_if_torch_lacks_it()
     options: dict[str, Any] = {"options=None": None}
     for rows in _chunk_rows(inputs):
         options[f"batch_chunk_size={rows}"] = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=rows)
@@ -68,7 +74,7 @@ def _torch_tuned(inputs: MLMInputs) -> dict[str, LossFunction]:
 
 
 def _liger(inputs: MLMInputs) -> Any:
-    needs_cuda(inputs.hidden, "liger-kernel")
+    raise_if_not_cuda(inputs.hidden, "liger-kernel")
     from liger_kernel.ops.fused_linear_cross_entropy import LigerFusedLinearCrossEntropyFunction
 
     return LigerFusedLinearCrossEntropyFunction
@@ -80,14 +86,14 @@ def _liger_default(inputs: MLMInputs) -> dict[str, LossFunction]:
 
 
 def _liger_tuned(inputs: MLMInputs) -> dict[str, LossFunction]:
-    """By ``chunk_mem_const``: a chunk has next_power_of_2(N / ceil(V / (chunk_mem_const x H))) rows."""
+    """Candidates by ``chunk_mem_const``: a chunk has next_power_of_2(N / ceil(V / (chunk_mem_const x H))) rows."""
     function = _liger(inputs)
     from liger_kernel.ops.fused_linear_cross_entropy import fused_linear_cross_entropy_forward
 
     if "chunk_mem_const" not in inspect.signature(fused_linear_cross_entropy_forward).parameters:
-        raise NotAvailableError(f"liger-kernel {installed('liger-kernel')} has no chunk_mem_const to tune")
+        raise NotAvailableError(f"liger-kernel {require_package('liger-kernel')} has no chunk_mem_const to tune")
     (num_rows, hidden_size), vocab_size = inputs.hidden.shape, len(inputs.weight)
-    # autograd.Function.apply takes no keywords: the arguments between the bias and the last, at their defaults.
+    # Defaults of the arguments between the bias and the last, since autograd.Function.apply takes no keywords.
     defaults = (None, -100, 0.0, 0.0, "mean", None, False, None, False, False, False, None, None)
 
     def candidate(chunk_mem_const: int) -> LossFunction:
@@ -96,34 +102,35 @@ def _liger_tuned(inputs: MLMInputs) -> dict[str, LossFunction]:
 
     candidates = {}
     for rows in _chunk_rows(inputs):
-        # Rounded down: a little more would double the rows.
+        # Rounded down, since a slightly larger value would double the rows.
         chunk_mem_const = max(1, vocab_size // (hidden_size * math.ceil(num_rows / rows)))
         candidates[f"chunk_mem_const={chunk_mem_const}, {rows} rows"] = candidate(chunk_mem_const)
     return candidates
 
 
 def _cut_cross_entropy(preset: str) -> Provider:
-    """``cce_exact`` filters no gradients; ``cce_kahan_full_c`` adds compensated sums and keeps all of dW."""
+    """cut-cross-entropy. ``cce_exact`` filters no gradients; ``cce_kahan_full_c`` adds compensated sums and a full
+    dW."""
 
     def candidates(inputs: MLMInputs) -> dict[str, LossFunction]:
-        needs_cuda(inputs.hidden, "cut-cross-entropy")
-        without_bias(inputs.bias, "cut-cross-entropy as released on PyPI")
+        raise_if_not_cuda(inputs.hidden, "cut-cross-entropy")
+        raise_if_bias(inputs.bias, "cut-cross-entropy as released on PyPI")
         from cut_cross_entropy import LinearCrossEntropyImpl, linear_cross_entropy
 
         if hasattr(LinearCrossEntropyImpl, preset.upper()):
             options: dict[str, Any] = {"impl": preset}
         elif preset == "cce_exact":
-            # What the preset of later versions stands for, by the older one's argument.
+            # The older version's equivalent of the preset.
             options = {"filter_eps": None}
         else:
-            raise NotAvailableError(f"cut-cross-entropy {installed('cut-cross-entropy')} has no {preset}")
+            raise NotAvailableError(f"cut-cross-entropy {require_package('cut-cross-entropy')} has no {preset}")
         return {"": lambda: linear_cross_entropy(inputs.hidden, inputs.weight, inputs.labels, **options)}
 
     return Provider(preset, "peer", candidates)
 
 
 def _deepspeed_chunked(inputs: MLMInputs) -> dict[str, LossFunction]:
-    installed("deepspeed")
+    require_package("deepspeed")
     from deepspeed.runtime.chunked_cross_entropy import chunked_cross_entropy
 
     def loss() -> Tensor:
@@ -133,8 +140,9 @@ def _deepspeed_chunked(inputs: MLMInputs) -> dict[str, LossFunction]:
 
 
 def _deepspeed_tiled(inputs: MLMInputs) -> dict[str, LossFunction]:
-    """Chunks of rows, each sent forward and back at once; the weight's gradient is summed in the weight's dtype."""
-    installed("deepspeed")
+    """Candidates by rows per chunk. Each chunk runs forward and backward at once; dW is summed in the weight's
+    dtype."""
+    require_package("deepspeed")
     from deepspeed.runtime.sequence_parallel.ulysses_sp import TiledFusedLogitsLoss
 
     parameters = [tensor for tensor in (inputs.weight, inputs.bias) if tensor is not None]
@@ -154,15 +162,15 @@ def _deepspeed_tiled(inputs: MLMInputs) -> dict[str, LossFunction]:
 
 
 def _chunk_rows(inputs: MLMInputs) -> list[int]:
-    """The chunk sizes worth a try: those that cut the rows, or the whole."""
+    """Chunk sizes to try: those below the number of rows, or all rows if there are none."""
     rows = len(inputs.hidden)
     return [size for size in CHUNK_ROWS if size < rows] or [rows]
 
 
 PROVIDERS = (
-    _ours("chunked"),
-    _ours("recompute"),
-    _ours("exp-store"),
+    _unibert("chunked"),
+    _unibert("recompute"),
+    _unibert("exp-store"),
     Provider("eager", "peer", _eager_candidates),
     Provider("torch.compile", "peer", _compiled),
     Provider("F.linear_cross_entropy, default", "peer", _torch_default, "default"),

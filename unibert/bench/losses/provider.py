@@ -1,4 +1,4 @@
-"""Who takes part: a name and a way to turn a case's inputs into functions that return the loss."""
+"""A provider of the benchmark: a name, and functions that compute the loss of a case's inputs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from unibert.bench.availability import NotAvailableError, installed
+from unibert.bench.availability import NotAvailableError, require_package
 
 LossFunction = Callable[[], Tensor]
 Side = Literal["ours", "peer"]
@@ -19,30 +19,29 @@ Setting = Literal["fixed", "default", "tuned"]
 class Provider:
     """One implementation of a loss.
 
-    ``candidates`` takes the case's inputs and returns the functions to choose from, by the option that makes them
-    differ; the fastest is the one measured. It imports its package when called, and raises `NotAvailableError` or
-    ImportError where the provider cannot run.
+    ``candidates`` takes the case's inputs and returns a function for each option; the fastest is measured. It imports
+    its package when called, and raises `NotAvailableError` or ImportError where the provider cannot run.
     """
 
     name: str
     side: Side
     candidates: Callable[[Any], dict[str, LossFunction]]
     setting: Setting = "fixed"
-    """``default`` and ``tuned`` are two rows of one peer whose chunk size is a choice; others are ``fixed``."""
+    """``default`` and ``tuned`` for the two rows of a peer with a configurable chunk size; ``fixed`` for all others."""
 
 
-def single(function: Callable[[Any], Tensor]) -> Callable[[Any], dict[str, LossFunction]]:
-    """Candidates of a provider with nothing to choose: ``function`` of the inputs."""
+def single_candidate(function: Callable[[Any], Tensor]) -> Callable[[Any], dict[str, LossFunction]]:
+    """Candidates of a provider without options: ``function`` of the inputs."""
     return lambda inputs: {"": lambda: function(inputs)}
 
 
-def needs_cuda(tensor: Tensor, package: str) -> None:
-    """Raise NotAvailableError unless ``tensor`` lies on a GPU."""
+def raise_if_not_cuda(tensor: Tensor, package: str) -> None:
+    """Raise NotAvailableError if ``tensor`` is not on a GPU."""
     if not tensor.is_cuda:
-        raise NotAvailableError(f"{package} {installed(package)} needs a CUDA device")
+        raise NotAvailableError(f"{package} {require_package(package)} needs a CUDA device")
 
 
-def without_bias(bias: Tensor | None, who: str) -> None:
-    """Raise NotAvailableError if the case has a bias, which ``who`` does not take."""
+def raise_if_bias(bias: Tensor | None, provider: str) -> None:
+    """Raise NotAvailableError if the case has a bias, which ``provider`` does not support."""
     if bias is not None:
-        raise NotAvailableError(f"{who} takes no bias")
+        raise NotAvailableError(f"{provider} takes no bias")

@@ -8,7 +8,7 @@ from unibert.bench.losses.provider import Provider
 
 
 def providers_of(loss: Loss) -> tuple[Provider, ...]:
-    """Our paths first, then the peers."""
+    """UniBERT's paths first, then the peers."""
     return {
         "mlm": mlm_providers.PROVIDERS,
         "distillation": distillation_providers.PROVIDERS,

@@ -1,4 +1,4 @@
-"""The results of ``bench kernels`` as a table to read and as results.png."""
+"""The results of ``bench kernels`` as a printed table and as results.png."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from unibert.bench.goals import format_verdict
-from unibert.bench.losses.goals import verdict
+from unibert.bench.goals import format_goals
+from unibert.bench.losses.goals import evaluate_goals
 from unibert.bench.result_files import label
 from unibert.text import plain_table
 
@@ -44,11 +44,11 @@ COLUMNS = (
 )
 HEADERS = ("", "forward", "backward", "both", "of peak", "workspace", "loss err", "dHidden", "dWeight")
 WRONG = "  WRONG"
-"""Marks a provider whose errors rounding does not explain."""
+"""Mark of a provider whose errors rounding does not explain."""
 
 
 def format_rows(results: Mapping[str, Any]) -> str:
-    """One table a case: milliseconds, share of the matmul peak, memory besides inputs and gradients, errors."""
+    """One table for each case: milliseconds, share of the matmul peak, memory besides inputs and gradients, errors."""
     sections: list[str] = []
     cases: dict[tuple[Any, ...], list[Row]] = {}
     for row in results["rows"]:
@@ -68,15 +68,19 @@ def format_rows(results: Mapping[str, Any]) -> str:
 
 
 def show_results(results: Mapping[str, Any], folder: Path, *, draw: bool = True) -> None:
-    """Print table and verdict, and draw results.png if it is wanted and matplotlib is installed."""
+    """Print the table and the goals; draw results.png if ``draw`` is true and matplotlib is installed."""
     print(format_rows(results))
-    print(format_verdict(verdict(results)))
-    drawing = _draw(results, folder) if draw else ""
-    print(f"results  {folder}{f' ({drawing})' if drawing else ''}")
+    print(format_goals(evaluate_goals(results)))
+    reason = _draw(results, folder) if draw else ""
+    print(f"results  {folder}{f' ({reason})' if reason else ''}")
 
 
 def _draw(results: Mapping[str, Any], folder: Path) -> str:
-    """Draw results.png; an empty text, or why there is no plot."""
+    """Draw results.png.
+
+    Returns:
+        an empty string, or the reason why there is no plot.
+    """
     try:
         from unibert.bench.losses import plots
     except ModuleNotFoundError as error:

@@ -1,21 +1,21 @@
-"""``unibert bench kernels``: our losses beside their peers.
+"""``unibert bench kernels``: UniBERT's losses and their peers.
 
 ``results.json``::
 
     format         2
-    environment    device, cores, Python and package versions, of the peers too
-    config         the options as given, all but the folder
-    matmul_tflops  the device's square-product peak in this run: bf16 on CUDA, fp32 on the CPU
-    rows           one object a case and provider: the case's fields, then
-      provider, side (ours, peer), setting (fixed, default, tuned), option (what tuning chose)
-      status         ran; not run, out of memory, failed: then ``why`` instead of figures
+    environment    device, cores, versions of Python and packages, those of the peers included
+    config         the options, without the folder
+    matmul_tflops  the device's peak for square products in this run: bf16 on CUDA, fp32 on the CPU
+    rows           one object for each case and provider: the case's fields, then
+      provider, side (ours for UniBERT, peer), setting (fixed, default, tuned), option (chosen by tuning)
+      status         ran; or not run, out of memory, failed, with ``why`` instead of figures
       forward_ms, backward_ms, both_ms      medians; on CUDA with _p20 and _p80, on the CPU with _min
-      peak_bytes     peak memory over the inputs; workspace_bytes: the same less the gradients
+      peak_bytes     peak memory without the inputs; workspace_bytes: without the gradients too
       reference_loss, loss_error (nats), hidden_gradient_error, weight_gradient_error (relative, against float64 over
-      ``error_rows`` rows), accurate (false: errors beyond what rounding explains)
-      share_of_peak  the floor's flops (6 N H V for the MLM head) over both_ms, as a share of matmul_tflops
+      ``error_rows`` rows), accurate (false: rounding does not explain the errors)
+      share_of_peak  minimum flops (6 N H V for the MLM head) over both_ms, as a share of matmul_tflops
 
-``results.csv`` holds the rows, ``results.png`` draws them, unless ``tables`` is false.
+``results.csv`` holds the rows and ``results.png`` plots them, unless ``tables`` is false.
 """
 
 from __future__ import annotations
@@ -45,26 +45,27 @@ PEERS = ("liger-kernel", "cut-cross-entropy")
 ERROR_ROWS = {"cpu": 128, "cuda": 9830}
 TIME_IS_UP = "the time given was used up"
 POLL_SECONDS = 0.2
-"""How often a worker's rows are looked for."""
+"""Interval at which a worker's rows are read."""
 
 Row = dict[str, Any]
 
 
 def bench_kernels(config: KernelBenchConfig) -> dict[str, Any]:
-    """Measure all cases, print table and verdict, write the results (with every row, so that a stop loses one).
+    """Measure all cases, print tables and goals, and write the results after every row.
 
     Returns:
         the content of results.json.
 
     Raises:
-        UserError: if no provider has a name that was asked for, or the folder cannot be written.
+        UserError: if no provider matches ``providers``, or the folder cannot be written.
     """
     device, cases = config.resolved_device, config.cases()
-    names = [_chosen(case.loss, config.providers_for(case)) for case in cases]
+    names = [_provider_names(case.loss, config.providers_for(case)) for case in cases]
     if not any(names):
         losses = dict.fromkeys(case.loss for case in cases)
-        every = ", ".join(provider.name for loss in losses for provider in providers_of(loss))
-        raise UserError(f"providers: nobody is called {', '.join(config.providers or [])}; there are {every}")
+        available = ", ".join(provider.name for loss in losses for provider in providers_of(loss))
+        words = ", ".join(config.providers or [])
+        raise UserError(f"providers: no provider matches {words}; available are {available}")
     environment = describe_environment()
     environment["peers"] = package_versions(PEERS)
     folder = config.output or Path("docs/benchmarks") / f"kernels-{_slug(str(environment['device']), device)}"
@@ -76,29 +77,29 @@ def bench_kernels(config: KernelBenchConfig) -> dict[str, Any]:
         "matmul_tflops": _matmul_peak(device, config.resolved_threads),
         "rows": [],
     }
-    for number, (case, chosen) in enumerate(zip(cases, names, strict=True), start=1):
+    for number, (case, case_names) in enumerate(zip(cases, names, strict=True), start=1):
         print(f"[{number}/{len(cases)}] {case}", flush=True)
         earlier = list(results["rows"])
 
-        def whole(row: Row, case: Case = case) -> Row:
+        def complete(row: Row, case: Case = case) -> Row:
             if row["status"] == "ran" and case.floor_flops:
                 row = row | {"share_of_peak": case.floor_flops / row["both_ms"] / 1e9 / results["matmul_tflops"]}
             return case.to_json() | row
 
-        def heard(row: Row) -> None:
-            results["rows"].append(whole(row))
+        def on_row(row: Row) -> None:
+            results["rows"].append(complete(row))
             print(f"  {_progress(row)}", flush=True)
             write_results(results, folder, COLUMNS, tables=config.tables)
 
-        final = list(_measure(case, chosen, device, config, end, heard))
-        # In the providers' order, and with the memory that is measured last on a CPU.
-        results["rows"] = earlier + [whole(row) for row in final]
+        final = list(_measure(case, case_names, device, config, end, on_row))
+        # Now in the providers' order, and on a CPU with the memory, which is measured last.
+        results["rows"] = earlier + [complete(row) for row in final]
         write_results(results, folder, COLUMNS, tables=config.tables)
     show_results(results, folder, draw=config.tables)
     return results
 
 
-def _chosen(loss: Any, words: Sequence[str] | None) -> list[str]:
+def _provider_names(loss: Any, words: Sequence[str] | None) -> list[str]:
     names = [provider.name for provider in providers_of(loss)]
     return names if words is None else [name for name in names if any(word in name for word in words)]
 
@@ -117,32 +118,32 @@ def _progress(row: Row) -> str:
 
 
 def _matmul_peak(device: str, threads: int) -> float:
-    rows, _, complaint = _work(Job(task="matmul", device=device, threads=threads), 300.0)
+    rows, _, reason = _run_worker(Job(task="matmul", device=device, threads=threads), 300.0)
     if not rows:
-        raise UserError(f"the device's matmul peak could not be measured: {complaint}")
+        raise UserError(f"the device's matmul peak could not be measured: {reason}")
     peak: float = rows[0]["tflops"]
     print(f"matmul peak {peak:.3g} TFLOP/s", flush=True)
     return peak
 
 
 def _measure(
-    case: Case, names: list[str], device: str, config: KernelBenchConfig, end: float, heard: Callable[[Row], None]
+    case: Case, names: list[str], device: str, config: KernelBenchConfig, end: float, on_row: Callable[[Row], None]
 ) -> Iterator[Row]:
-    """Rows of one case in the providers' order, worker after worker until each provider has one.
+    """Rows of one case in the providers' order; workers are started until each provider has a row.
 
-    ``heard`` gets each as soon as it is known.
+    ``on_row`` receives each row as soon as it is known.
     """
     rows: dict[str, Row] = {}
 
-    def take(row: Row) -> None:
+    def add(row: Row) -> None:
         rows[row["provider"]] = row
-        heard(row)
+        on_row(row)
 
     while missing := [name for name in names if name not in rows]:
         seconds = end - time.monotonic()
         if seconds <= 0:
             for name in missing:
-                take(_missed(case, name, TIME_IS_UP))
+                add(_unmeasured_row(case, name, TIME_IS_UP))
             break
         job = Job(
             task="case",
@@ -154,12 +155,12 @@ def _measure(
             error_rows=ERROR_ROWS[device],
             seconds=min(seconds, 1e9),
         )
-        _, culprit, complaint = _work(job, seconds + config.grace_seconds, take)
-        if complaint:
-            # On the CPU rows come last, in turns: without the one that ended the process the others start again.
-            blamed = culprit if culprit in missing and culprit not in rows else missing[0]
-            if blamed not in rows:
-                take(_missed(case, blamed, complaint, "not run" if complaint == TIME_IS_UP else "failed"))
+        _, last_started, reason = _run_worker(job, seconds + config.grace_seconds, add)
+        if reason:
+            # On the CPU all rows come at the end; the others start again without the provider that ended the process.
+            failed = last_started if last_started in missing and last_started not in rows else missing[0]
+            if failed not in rows:
+                add(_unmeasured_row(case, failed, reason, "not run" if reason == TIME_IS_UP else "failed"))
     if device == "cpu" and config.memory:
         for row in rows.values():
             if row["status"] == "ran" and time.monotonic() < end:
@@ -170,20 +171,23 @@ def _measure(
                     threads=config.resolved_threads,
                     option=row["option"],
                 )
-                found, _, _ = _work(job, end - time.monotonic() + config.grace_seconds)
-                row |= found[0] if found else {}
+                memory, _, _ = _run_worker(job, end - time.monotonic() + config.grace_seconds)
+                row |= memory[0] if memory else {}
     yield from (rows[name] for name in names)
 
 
-def _missed(case: Case, name: str, why: str, status: str = "not run") -> Row:
+def _unmeasured_row(case: Case, name: str, why: str, status: str = "not run") -> Row:
     (provider,) = (each for each in providers_of(case.loss) if each.name == name)
     return {"provider": name, "side": provider.side, "setting": provider.setting, "status": status, "why": why}
 
 
-def _work(job: Job, seconds: float, heard: Callable[[Row], None] = lambda row: None) -> tuple[list[Row], str, str]:
-    """Run a worker: its rows, the provider that it came to last, and why it ended early ("" if it didn't).
+def _run_worker(
+    job: Job, seconds: float, on_row: Callable[[Row], None] = lambda row: None
+) -> tuple[list[Row], str, str]:
+    """Run a worker; ``on_row`` receives each row as soon as it is written.
 
-    ``heard`` gets each row as soon as it is written.
+    Returns:
+        its rows, the provider that it started last, and the reason why it ended early, "" if it did not.
     """
     with tempfile.TemporaryDirectory(prefix="unibert-bench-") as name:
         folder = Path(name)
@@ -192,23 +196,23 @@ def _work(job: Job, seconds: float, heard: Callable[[Row], None] = lambda row: N
         rows_file.touch()
         environment = os.environ | {"OMP_NUM_THREADS": str(job.threads)}
         rows: list[Row] = []
-        culprit = ""
-        with log.open("w") as stream, rows_file.open(encoding="utf-8") as written:
+        last_started = ""
+        with log.open("w") as stream, rows_file.open(encoding="utf-8") as reader:
 
-            def listen() -> None:
-                nonlocal culprit
+            def read_rows() -> None:
+                nonlocal last_started
                 while True:
-                    here = written.tell()
-                    line = written.readline()
-                    if not line.endswith("\n"):  # the rest is still to come
-                        written.seek(here)
+                    position = reader.tell()
+                    line = reader.readline()
+                    if not line.endswith("\n"):  # the line is not complete yet
+                        reader.seek(position)
                         return
                     record = json.loads(line)
                     if "started" in record:
-                        culprit = record["started"]
+                        last_started = record["started"]
                     else:
                         rows.append(record)
-                        heard(record)
+                        on_row(record)
 
             process = subprocess.Popen(
                 [sys.executable, "-m", "unibert.bench.losses.worker", str(job_file), str(rows_file)],
@@ -221,17 +225,17 @@ def _work(job: Job, seconds: float, heard: Callable[[Row], None] = lambda row: N
             try:
                 while (code := process.poll()) is None and time.monotonic() < end:
                     time.sleep(POLL_SECONDS)
-                    listen()
+                    read_rows()
             finally:
                 process.kill()
                 process.wait()
-            listen()
+            read_rows()
         if code == 0:
-            return rows, culprit, ""
+            return rows, last_started, ""
         lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-        last = lines[-1] if lines else "it left no message"
+        last_line = lines[-1] if lines else "it left no message"
         if code is None:
-            return rows, culprit, TIME_IS_UP
+            return rows, last_started, TIME_IS_UP
         if code == EXIT_DEVICE_LOST:
-            return rows, culprit, "the CUDA context broke"
-        return rows, culprit, f"its process ended with {code}: {last}"
+            return rows, last_started, "the CUDA context broke"
+        return rows, last_started, f"its process ended with {code}: {last_line}"

@@ -1,7 +1,7 @@
 """A process that measures one case: ``python -m unibert.bench.losses.worker JOB.json ROWS.jsonl``.
 
-A provider that crashes its process or breaks the CUDA context thus costs its own row and no other; and on the CPU a
-fresh process is the only way to see what memory a provider needs.
+A provider that crashes its process or breaks the CUDA context thus loses only its own row, and on the CPU the memory
+that a provider needs can only be measured in a new process.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ WARMUP_ROWS = 32
 
 @dataclass(kw_only=True)
 class Job:
-    """What a worker is to do."""
+    """The job of a worker."""
 
     task: Literal["case", "memory", "matmul"]
-    """All of a case; one provider's memory on the CPU; or the device's matmul peak."""
+    """A whole case, one provider's memory on the CPU, or the device's matmul peak."""
     case: dict[str, Any] = field(default_factory=dict)
     """Fields of `Case`."""
     providers: list[str] = field(default_factory=list)
@@ -41,14 +41,14 @@ class Job:
     error_rows: int = 128
     seconds: float = 1e9
     option: str = ""
-    """For ``memory``: the option found fastest."""
+    """For ``memory``: the fastest option."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
 
 
 def main(job_file: str, rows_file: str) -> None:
-    """Do the job, one JSON line for each row, and a line {"started": name} before each provider."""
+    """Do the job; write a JSON line for each row, and a line {"started": name} before each provider."""
     job = Job(**json.loads(Path(job_file).read_text(encoding="utf-8")))
     torch.set_num_threads(job.threads)
     with Path(rows_file).open("a", encoding="utf-8") as stream:
@@ -73,17 +73,17 @@ def main(job_file: str, rows_file: str) -> None:
                 error_rows=job.error_rows,
                 repeats=job.repeats,
                 seconds=job.seconds,
-                announce=lambda name: write({"started": name}),
+                on_start=lambda name: write({"started": name}),
             ):
                 write(row)
         except DeviceLostError:
             stream.flush()
-            # Ordinary shutdown would wait for the broken context.
+            # A normal exit would wait for the broken context.
             os._exit(EXIT_DEVICE_LOST)
 
 
 def matmul_peak(device: str) -> float:
-    """TFLOP/s of a square product: bf16 on CUDA, fp32 on the CPU with the threads that are set; the best of several."""
+    """Best TFLOP/s of several square products: bf16 on CUDA, fp32 on the CPU with the current number of threads."""
     if torch.device(device).type == "cuda":
         from triton.testing import do_bench
 
@@ -105,9 +105,9 @@ def matmul_peak(device: str) -> float:
 def _memory(case: Case, name: str, job: Job) -> dict[str, Any]:
     (provider,) = (each for each in providers_of(case.loss) if each.name == name)
     inputs = make_inputs(case, job.device)
-    # Libraries load and thread pools start outside the measurement. Code compiled for a few rows would not serve all.
+    # Libraries are loaded and thread pools started before the measurement. Compiled code needs all rows for that.
     compiled = name.startswith("torch.compile")
-    warmup = inputs if compiled else inputs.first(min(WARMUP_ROWS, case.rows))
+    warmup = inputs if compiled else inputs.first_rows(min(WARMUP_ROWS, case.rows))
     candidates = provider.candidates(inputs)
     function = candidates.get(job.option, next(iter(candidates.values())))
     first = function if compiled else next(iter(provider.candidates(warmup).values()))

@@ -1,5 +1,5 @@
-"""``bench stream``: our stream and other loaders on the same documents: tokens per second, memory, padding.
+"""``bench stream``: tokens per second, memory and padding of UniBERT's stream and other loaders on the same documents.
 
-`work` says what is to be done, `providers` and `peers` hold who does it, a `worker` process measures one of them and,
-by `plan`, our planning and resuming; `run` is the command.
+`work` describes the work, `providers` and `peers` hold the loaders. A `worker` process measures one loader or, with
+`plan`, planning and resuming. `run` is the command.
 """

@@ -1,4 +1,4 @@
-"""Options of the stream's benchmark."""
+"""Options of ``bench stream``."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from pathlib import Path
 
 @dataclass(kw_only=True)
 class StreamBenchConfig:
-    """One run of ``unibert bench stream``."""
+    """Options of ``unibert bench stream``."""
 
     corpus: str
-    """Corpus folder made by ``unibert corpus build``, of text like that of a training."""
+    """Corpus folder made by ``unibert corpus build``, with text like that of a training."""
 
     providers: list[str] | None = None
     """Measure only providers whose name contains one of these words. Stages have names like ``stage: reading``."""
 
     sequence_length: int = 512
-    """Tokens in a row."""
+    """Tokens per sequence."""
 
     batch_size: int = 64
-    """Rows in a batch."""
+    """Sequences per batch."""
 
     masking_rate: float = 0.3
-    """Share of the ordinary tokens that is masked."""
+    """Share of the ordinary tokens that are masked."""
 
     repeats: int = 3
-    """Number of rounds. In each, every provider reads the corpus once, in a process of its own."""
+    """Number of rounds. In each round every provider reads the corpus once, in its own process."""
 
     tuning_seconds: float = 10.0
-    """Most seconds for each setting of a provider that has several."""
+    """Maximum seconds for each option of a provider that has several."""
 
     plan: bool = True
     """Measure planning and resuming too."""
@@ -44,9 +44,9 @@ class StreamBenchConfig:
     """Folder for results.json, results.csv and results.png."""
 
     def __post_init__(self) -> None:
-        for key, least in {"sequence_length": 8, "batch_size": 1, "repeats": 1}.items():
-            if getattr(self, key) < least:
-                raise ValueError(f"{key}: must be at least {least}, got {getattr(self, key)}")
+        for key, minimum in {"sequence_length": 8, "batch_size": 1, "repeats": 1}.items():
+            if getattr(self, key) < minimum:
+                raise ValueError(f"{key}: must be at least {minimum}, got {getattr(self, key)}")
         if not 0 < self.masking_rate <= 1:
             raise ValueError(f"masking_rate: must lie above 0 and not above 1, got {self.masking_rate}")
         if self.tuning_seconds <= 0:

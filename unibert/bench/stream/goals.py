@@ -1,4 +1,4 @@
-"""The goals that were set for the stream, and whether its results meet them."""
+"""The goals of the stream, and whether its results meet them."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ RESUME_SECONDS = 2.0
 SHARE_OF_STEP = 0.01
 
 
-def stream_verdict(results: Mapping[str, Any]) -> Iterator[Goal]:
-    """Every goal that the results can decide: tokens per second and core, beside the best peer, resuming, planning."""
+def evaluate_stream_goals(results: Mapping[str, Any]) -> Iterator[Goal]:
+    """All goals that the results can decide: tokens per second and core, speed-up, resuming, planning."""
     rows = [row for row in results["rows"] if row["status"] == "ran"]
-    facts = results["corpus"]
-    where = f"{facts['tokens'] / 1e6:.3g} M tokens, {facts['languages']} languages"
-    ours = next((row for row in rows if row["provider"] == "UniBERT"), None)
-    if ours is not None:
-        rate = ours["tokens_per_second"]
+    corpus = results["corpus"]
+    case = f"{corpus['tokens'] / 1e6:.3g} M tokens, {corpus['languages']} languages"
+    unibert = next((row for row in rows if row["provider"] == "UniBERT"), None)
+    if unibert is not None:
+        rate = unibert["tokens_per_second"]
         yield Goal(
             f"≥ {TOKENS_PER_SECOND / 1e6:.0f} M tokens/s per core",
-            where,
+            case,
             f"{rate / 1e6:.1f} M",
             rate >= TOKENS_PER_SECOND,
         )
@@ -36,7 +36,7 @@ def stream_verdict(results: Mapping[str, Any]) -> Iterator[Goal]:
                 ratio = rate / best["tokens_per_second"]
                 yield Goal(
                     f"≥ {SPEEDUP:.0f} times the best peer, {name}",
-                    where,
+                    case,
                     f"{ratio:.2f} ({label(best)} {best['tokens_per_second'] / 1e6:.1f} M)",
                     ratio >= SPEEDUP,
                 )

@@ -1,8 +1,8 @@
 """Other loaders on the same documents: sequences of one length, shuffled, in batches, masked.
 
-They read sequences that were cut beforehand from documents put end to end. Nothing is padded, a sequence begins and
-ends anywhere in a document, and a batch does not tell which tokens belong together. The exception is WebDataset on our
-own shards, which cuts while it reads.
+They read sequences that were cut in advance from concatenated documents. Nothing is padded, a sequence begins and ends
+anywhere in a document, and a batch does not say which tokens belong together. The exception is WebDataset on UniBERT's
+shards, which cuts sequences while it reads.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from unibert.bench.availability import installed
-from unibert.bench.stream.work import Delivery, Source, StreamProvider, Work, cut_sequences, framed
+from unibert.bench.availability import require_package
+from unibert.bench.stream.work import Delivery, Source, StreamProvider, Work, cut_sequences, frame_documents
 from unibert.corpus.shards import Block, decode_block
 from unibert.stream.config import StreamConfig
 from unibert.stream.sequences import NOT_MASKED
 
 SHUFFLE_SEQUENCES = 1000
-"""Shuffle buffers of WebDataset and Hugging Face datasets, as their documentation has them."""
+"""Size of the shuffle buffers of WebDataset and Hugging Face datasets, as in their documentation."""
 SEQUENCES_PER_FILE = 4096
 
 TokenArray = npt.NDArray[np.unsignedinteger]
@@ -34,27 +34,27 @@ Masking = Callable[[TokenArray], dict[str, torch.Tensor]]
 
 
 def vectorised_masking(work: Work) -> Masking:
-    """A function from sequences (B, S) to a masked batch: one 24-bit random number per token decides whether it is
-    masked and what it then shows, with our shares and as in DataCollatorForLanguageModeling, ordinary tokens only."""
+    """A function from sequences (B, S) to a masked batch. One 24-bit random number per ordinary token decides whether
+    it is masked and what replaces it, with UniBERT's shares, which are those of DataCollatorForLanguageModeling."""
     config, vocabulary, generator = StreamConfig(), work.vocabulary, np.random.default_rng(work.seed)
-    shows_mask = work.masking_rate * config.mask_share
-    shows_random = shows_mask + work.masking_rate * config.random_share
+    mask_threshold = work.masking_rate * config.mask_share
+    random_threshold = mask_threshold + work.masking_rate * config.random_share
 
-    def masked(sequences: TokenArray) -> dict[str, torch.Tensor]:
+    def mask_sequences(sequences: TokenArray) -> dict[str, torch.Tensor]:
         ids = sequences.astype(np.int64)
         numbers = generator.random(ids.shape, dtype=np.float32)
         ordinary = vocabulary.is_ordinary(ids)
         labels = np.where((numbers < work.masking_rate) & ordinary, ids, NOT_MASKED)
-        randomised = (numbers >= shows_mask) & (numbers < shows_random) & ordinary
+        randomised = (numbers >= mask_threshold) & (numbers < random_threshold) & ordinary
         ids[randomised] = generator.choice(vocabulary.ordinary_ids, np.count_nonzero(randomised))
-        ids[(numbers < shows_mask) & ordinary] = vocabulary.special_ids.mask
+        ids[(numbers < mask_threshold) & ordinary] = vocabulary.special_ids.mask
         return {"input_ids": torch.from_numpy(ids), "labels": torch.from_numpy(labels)}
 
-    return masked
+    return mask_sequences
 
 
 def standard_collator(work: Work) -> Callable[[Sequence[Any]], Mapping[str, torch.Tensor]]:
-    """transformers' DataCollatorForLanguageModeling with a tokenizer that knows the special tokens' ids."""
+    """DataCollatorForLanguageModeling of transformers, with a tokenizer that holds the ids of the special tokens."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFast
@@ -122,11 +122,11 @@ def _webdataset_blocks(work: Work) -> dict[str, Source]:
     masked, special_ids = vectorised_masking(work), work.vocabulary.special_ids
 
     def sequences_of_blocks(blocks: Iterable[Block]) -> Iterator[TokenArray]:
-        return cut_sequences((framed(block, special_ids) for block in blocks), work.sequence_length)
+        return cut_sequences((frame_documents(block, special_ids) for block in blocks), work.sequence_length)
 
     def documents(blocks: Iterable[Block]) -> Iterator[TokenArray]:
         for block in blocks:
-            flat = framed(block, special_ids)
+            flat = frame_documents(block, special_ids)
             ends = np.cumsum(block.lengths + np.uint32(special_ids.frame_tokens), dtype=np.int64)
             yield from np.split(flat, ends[:-1])
 
@@ -149,10 +149,10 @@ def _webdataset_blocks(work: Work) -> dict[str, Source]:
 
 @contextmanager
 def _without_torchvision() -> Iterator[None]:
-    """Two names of torchvision, which MosaicML Streaming imports for its image data sets alone.
+    """Provide the two names of torchvision that MosaicML Streaming imports for its image data sets.
 
-    There is no torchvision for torch's CPU build. transformers looks for it too and would take the stand-in for the
-    real thing, so it comes first, and the stand-in goes again.
+    There is no torchvision for torch's CPU build. transformers checks for torchvision too and would take this stand-in
+    for the real package, so it is imported first, and the stand-in is removed afterwards.
     """
     import transformers.feature_extraction_utils  # noqa: F401
 
@@ -174,7 +174,7 @@ def _without_torchvision() -> Iterator[None]:
 
 
 def _streaming() -> Any:
-    installed("mosaicml-streaming")
+    require_package("mosaicml-streaming")
     with _without_torchvision():
         import streaming
     return streaming
@@ -186,7 +186,7 @@ def _mosaic_folder(work: Work) -> str:
 
 def _prepare_mosaic(work: Work) -> None:
     sequences = work.sequences()
-    # Type and shape in the column's name: nothing of them has to be decoded for each sequence.
+    # With type and shape in the column's encoding they need not be decoded for each sequence.
     columns = {"input_ids": f"ndarray:{sequences.dtype}:{work.sequence_length}"}
     with _streaming().MDSWriter(out=_mosaic_folder(work), columns=columns) as writer:
         for sequence in sequences:
@@ -207,7 +207,7 @@ def _mosaic(work: Work) -> dict[str, Source]:
         return collator([torch.from_numpy(sample["input_ids"].astype(np.int64)) for sample in samples])
 
     def source(algorithm: str, collate: Callable[[Sequence[Any]], Any]) -> Iterator[Delivery]:
-        # One for all passes: it is made for epochs, and its folder cannot be opened twice.
+        # One data set serves all passes: it supports epochs, and its folder cannot be opened twice.
         if algorithm not in datasets:
             datasets.clear()
             datasets[algorithm] = streaming.StreamingDataset(
@@ -231,7 +231,7 @@ def _mosaic(work: Work) -> dict[str, Source]:
 
 
 def _prepare_parquet(work: Work) -> None:
-    installed("datasets")
+    require_package("datasets")
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -244,8 +244,8 @@ def _prepare_parquet(work: Work) -> None:
 
 
 def _loaded(work: Work, *, streamed: bool) -> Any:
-    """An IterableDataset of the Parquet files, read as they are or through its memory-mapped Arrow cache."""
-    installed("datasets")
+    """An IterableDataset of the Parquet files, read directly or through its memory-mapped Arrow cache."""
+    require_package("datasets")
     import datasets
     import pyarrow as pa
 

@@ -1,4 +1,4 @@
-"""How long the stream takes to resume in a long run, and what planning costs a step."""
+"""Time to resume the stream in a long run, and the cost of planning per step."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ from unibert.stream.stream import Stream
 NUM_LANGUAGES, NUM_SHARDS, RUN_TOKENS = 107, 30_000, 10_000_000_000
 RANKS, STEP_SEQUENCES, SEQUENCE_LENGTH = 64, 2048, 512
 STEP_SECONDS = 0.1
-PROGRESSES = (0.1, 0.5, 0.99)
+RESUME_POINTS = (0.1, 0.5, 0.99)
+"""Shares of the run at which it is resumed."""
 SIZE_EXPONENT = 1.5
-"""The n-th largest language has n ** -1.5 of the largest's tokens: 1,100 to 1 over 107 languages."""
+"""The n-th largest language has n ** -1.5 of the tokens of the largest: 1,100 to 1 over 107 languages."""
 TOKENS_PER_DOCUMENT = 400
 
 
-def simulated_corpus(folder: Path, *, num_languages: int, num_shards: int, tokens: int) -> None:
-    """A manifest of ``tokens`` tokens in all, and empty files where its shards would lie."""
+def write_simulated_corpus(folder: Path, *, num_languages: int, num_shards: int, tokens: int) -> None:
+    """Write a manifest of ``tokens`` tokens in total, and empty files in the place of its shards."""
     shares = np.arange(1, num_languages + 1) ** -SIZE_EXPONENT
     shares /= shares.sum()
     counts = np.maximum(1, np.round(shares * num_shards).astype(int))
@@ -56,29 +57,28 @@ def simulated_corpus(folder: Path, *, num_languages: int, num_shards: int, token
     ).save(folder)
 
 
-def measure_plan(
-    num_languages: int = NUM_LANGUAGES, num_shards: int = NUM_SHARDS, run_tokens: int = RUN_TOKENS
-) -> dict[str, Any]:
-    """What one of `RANKS` ranks does before it can read: manifest, shards looked for, plan up to where the run stood.
+def measure_plan(num_languages: int, num_shards: int, run_tokens: int) -> dict[str, Any]:
+    """Time what one of `RANKS` ranks does before it reads: load the manifest, find the shards, plan up to the resume
+    point.
 
     Returns:
-        "resume_seconds" by progress; "step_seconds" of planning a step of 1 M tokens, over the whole run, and
-        "share_of_step" of a step of 100 ms; the sizes.
+        "resume_seconds" by resume point; "step_seconds", the mean time to plan a step of 1 M tokens, and
+        "share_of_step", its share of a step of 100 ms; the sizes.
     """
     steps = Timeline(run_tokens, STEP_SEQUENCES, SEQUENCE_LENGTH)
     seconds, planning = {}, 0.0
     with tempfile.TemporaryDirectory(prefix="unibert-bench-") as name:
-        simulated_corpus(Path(name), num_languages=num_languages, num_shards=num_shards, tokens=run_tokens)
-        for progress in PROGRESSES:
+        write_simulated_corpus(Path(name), num_languages=num_languages, num_shards=num_shards, tokens=run_tokens)
+        for progress in RESUME_POINTS:
             begun = time.perf_counter()
             stream = Stream(name, StreamConfig(lanes=RANKS), seed=0, timeline=steps, rank=RANKS // 2, world_size=RANKS)
-            # A saved state is only taken by the stream whose fingerprint it bears.
+            # A stream computes its fingerprint when it checks a saved state.
             _ = stream.fingerprint
             built = time.perf_counter()
             stream.epochs(progress)
             seconds[str(progress)] = time.perf_counter() - begun
             planning = time.perf_counter() - built
-    step_seconds = planning / (PROGRESSES[-1] * len(steps))
+    step_seconds = planning / (RESUME_POINTS[-1] * len(steps))
     return {
         "languages": num_languages,
         "shards": num_shards,
@@ -92,10 +92,10 @@ def measure_plan(
 
 
 def measure_resume(work: Work) -> dict[str, Any]:
-    """Half a pass through the real corpus, then the same stream anew with the state that it had.
+    """Run half a pass through the real corpus, then build the stream again and resume it from its state.
 
     Returns:
-        "seconds" from nothing to the batches of the next step, all lanes' windows read again; "step".
+        "seconds" until the batches of the next step, with all lanes' windows read again; "step".
     """
     steps = timeline(work)
     stream = Stream(work.corpus, stream_config(work), seed=work.seed, timeline=steps)

@@ -1,4 +1,4 @@
-"""Throughput and memory of the stream's providers."""
+"""Plots of throughput and memory of the stream's providers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from unibert.reports.plots import BLUE, GREY, INK, SKY, VERMILLION, WIDTH, save,
 Row = Mapping[str, Any]
 
 COLOURS = {"fixed": VERMILLION, "stage": SKY, "usual": GREY, "bulk": BLUE}
-NAMES = {"fixed": "ours", "stage": "stages of ours", "usual": "peer, row by row", "bulk": "peer, in bulk"}
+NAMES = {"fixed": "UniBERT", "stage": "stages of UniBERT", "usual": "peer, row by row", "bulk": "peer, in bulk"}
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
@@ -29,7 +29,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 
 
 def throughput_and_memory(rows: Sequence[Row]) -> Figure:
-    """A bar for each provider: tokens per second with the goal as a line; under it memory, where it was measured."""
+    """A bar for each provider: tokens per second, with the goal as a line; below it memory, where it was measured."""
     panels = [("tokens_per_second", "tokens/s (median; tick: fastest round)", list(rows))]
     with_memory = [row for row in rows if "memory_bytes" in row and row["side"] != "stage"]
     if with_memory:
@@ -50,8 +50,14 @@ def throughput_and_memory(rows: Sequence[Row]) -> Figure:
 def _bars(axes: Axes, rows: Sequence[Row], key: str) -> None:
     kinds = ["stage" if row["side"] == "stage" else row["setting"] for row in rows]
     for kind in dict.fromkeys(kinds):
-        places = [place for place, own in enumerate(kinds) if own == kind]
-        axes.barh(places, [rows[place][key] for place in places], height=0.7, color=COLOURS[kind], label=NAMES[kind])
+        positions = [position for position, other in enumerate(kinds) if other == kind]
+        axes.barh(
+            positions,
+            [rows[position][key] for position in positions],
+            height=0.7,
+            color=COLOURS[kind],
+            label=NAMES[kind],
+        )
     if key == "tokens_per_second":
         axes.plot([row["tokens_per_second_max"] for row in rows], range(len(rows)), "|", color=INK, markersize=8)
     axes.set_yticks(range(len(rows)), [label(row) for row in rows], fontsize=8)

@@ -1,4 +1,4 @@
-"""Our stream, whole and stage by stage, and all who take part in its benchmark."""
+"""All providers of the benchmark: UniBERT's stream as a whole and by stages, and the peers."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from unibert.stream.window import Window, load_window
 Product = TypeVar("Product", Window, Sequences, MaskedSequences)
 
 STAGE_TOKENS = 8_000_000
-"""A stage's inputs are made beforehand and kept: so many tokens, over and over."""
+"""Tokens of the inputs of a stage, which are made in advance and repeated."""
 
 
 def stream_config(work: Work, num_workers: int = 0) -> StreamConfig:
-    """Languages in proportion to their tokens, so that a pass over the corpus reads what the peers read."""
+    """Sample languages in proportion to their tokens, so that a pass over the corpus reads what the peers read."""
     return StreamConfig(sampling_exponent=1.0, masking_rate=work.masking_rate, num_workers=num_workers)
 
 
 def timeline(work: Work) -> Timeline:
-    """Steps of ``batch_size`` sequences a lane, for more than twice the corpus."""
+    """Steps of ``batch_size`` sequences per lane, for more than twice the corpus."""
     frame_tokens = work.vocabulary.special_ids.frame_tokens
     tokens = 2 * sum(shard.tokens + frame_tokens * shard.documents for shard in work.shards)
     sequences = work.batch_size * StreamConfig().lanes
     return Timeline(tokens + sequences * work.sequence_length, sequences, work.sequence_length)
 
 
-def _whole(num_workers: int) -> Callable[[Work], dict[str, Source]]:
+def _full_stream(num_workers: int) -> Callable[[Work], dict[str, Source]]:
     def sources(work: Work) -> dict[str, Source]:
         def source() -> Iterator[Delivery]:
             stream = Stream(work.corpus, stream_config(work, num_workers), seed=work.seed, timeline=timeline(work))
@@ -58,13 +58,13 @@ def _whole(num_workers: int) -> Callable[[Work], dict[str, Source]]:
 
 
 def _read(work: Work) -> Iterator[Window]:
-    """Every shard of the corpus once, in windows as the lanes hold them, but in random order."""
+    """Every shard of the corpus once, in windows of the lanes' size, in random order."""
     config = stream_config(work)
     shards, vocabulary, source = work.shards, work.vocabulary, ShardSource(Path(work.corpus), config)
     order = np.random.default_rng(work.seed).permutation(len(shards))
     for first in range(0, len(shards), config.window_shards):
-        together = [(0, shards[index]) for index in order[first : first + config.window_shards]]
-        yield load_window(source, together, vocabulary)
+        window_shards = [(0, shards[index]) for index in order[first : first + config.window_shards]]
+        yield load_window(source, window_shards, vocabulary)
 
 
 def _pack(work: Work, windows: Iterable[Window]) -> Iterator[Sequences]:
@@ -80,13 +80,13 @@ def _pack(work: Work, windows: Iterable[Window]) -> Iterator[Sequences]:
             order_sequences=order(number, 1),
         )
         for first in range(0, packing.num_sequences, work.batch_size):
-            taken = packing.sequences(first, min(first + work.batch_size, packing.num_sequences))
-            yield window.sequences(taken, work.sequence_length)
+            batch = packing.sequences(first, min(first + work.batch_size, packing.num_sequences))
+            yield window.sequences(batch, work.sequence_length)
 
 
-def _mask(work: Work, parts: Iterable[Sequences]) -> Iterator[MaskedSequences]:
+def _mask(work: Work, batches: Iterable[Sequences]) -> Iterator[MaskedSequences]:
     config, vocabulary = stream_config(work), work.vocabulary
-    for number, sequences in enumerate(parts):
+    for number, sequences in enumerate(batches):
         yield mask(
             sequences,
             seed=work.seed,
@@ -100,21 +100,21 @@ def _mask(work: Work, parts: Iterable[Sequences]) -> Iterator[MaskedSequences]:
 
 
 def _size(product: Window | Sequences) -> tuple[int, int]:
-    """Tokens, and positions with padding."""
+    """Number of tokens, and of positions with padding."""
     if isinstance(product, Window):
         tokens = int(product.lengths.sum()) + product.special_ids.frame_tokens * len(product.lengths)
         return tokens, tokens
     return int(product.document_lengths.sum()), product.input_ids.size
 
 
-def _kept(products: Iterator[Product]) -> list[Product]:
-    """A stage's inputs in memory."""
-    kept: list[Product] = []
+def _collect_inputs(products: Iterator[Product]) -> list[Product]:
+    """Inputs of a stage, held in memory."""
+    inputs: list[Product] = []
     tokens = 0
     while tokens < STAGE_TOKENS and (product := next(products, None)) is not None:
-        kept.append(product)
+        inputs.append(product)
         tokens += _size(product)[0]
-    return kept
+    return inputs
 
 
 def _reading(work: Work) -> dict[str, Source]:
@@ -122,28 +122,28 @@ def _reading(work: Work) -> dict[str, Source]:
 
 
 def _packing(work: Work) -> dict[str, Source]:
-    windows = _kept(_read(work))
+    windows = _collect_inputs(_read(work))
     return {"": lambda: (Delivery(*_size(sequences), [sequences]) for sequences in _pack(work, cycle(windows)))}
 
 
 def _masking(work: Work) -> dict[str, Source]:
-    parts = _kept(_pack(work, _read(work)))
-    return {"": lambda: (Delivery(*_size(sequences), [sequences]) for sequences in _mask(work, cycle(parts)))}
+    batches = _collect_inputs(_pack(work, _read(work)))
+    return {"": lambda: (Delivery(*_size(sequences), [sequences]) for sequences in _mask(work, cycle(batches)))}
 
 
 def _batches(work: Work) -> dict[str, Source]:
-    parts = _kept(_mask(work, _pack(work, _read(work))))
+    batches = _collect_inputs(_mask(work, _pack(work, _read(work))))
     return {
         "": lambda: (
             Delivery(*_size(sequences), [Batch.from_sequences(sequences, 0, sequences.num_sequences)])
-            for sequences in cycle(parts)
+            for sequences in cycle(batches)
         )
     }
 
 
 STREAM_PROVIDERS: tuple[StreamProvider, ...] = (
-    StreamProvider("UniBERT", "ours", _whole(0)),
-    StreamProvider("UniBERT, 1 loader process", "ours", _whole(1), processes=2),
+    StreamProvider("UniBERT", "ours", _full_stream(0)),
+    StreamProvider("UniBERT, 1 loader process", "ours", _full_stream(1), processes=2),
     StreamProvider("stage: reading", "stage", _reading),
     StreamProvider("stage: packing", "stage", _packing),
     StreamProvider("stage: masking", "stage", _masking),

@@ -1,4 +1,4 @@
-"""The stream's benchmark as a table to read and as results.png."""
+"""The results of ``bench stream`` as a printed table and as results.png."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from unibert.bench.goals import format_verdict
+from unibert.bench.goals import format_goals
 from unibert.bench.result_files import label
-from unibert.bench.stream.goals import stream_verdict
+from unibert.bench.stream.goals import evaluate_stream_goals
 from unibert.text import plain_table
 
 Row = Mapping[str, Any]
@@ -35,17 +35,17 @@ HEADERS = ("M tokens/s", "median", "best", "per CPU s", "memory", "padding", "fi
 
 
 def format_stream_rows(results: Mapping[str, Any]) -> str:
-    """The corpus and one line a provider; those that did not run with the reason."""
-    facts = results["corpus"]
+    """The corpus and one line for each provider, with the reason for those that did not run."""
+    corpus = results["corpus"]
     title = (
-        f"{facts['tokens']:,} tokens, {facts['documents']:,} documents (median {facts['median_length']:.0f} tokens), "
-        f"{facts['languages']} languages, {facts['shards']} shards"
+        f"{corpus['tokens']:,} tokens, {corpus['documents']:,} documents "
+        f"(median {corpus['median_length']:.0f} tokens), {corpus['languages']} languages, {corpus['shards']} shards"
     )
     lines = plain_table([HEADERS, *(_cells(row) for row in results["rows"] if row["status"] == "ran")])
     missing = [f"{row['provider']}: {row['status']}: {row['why']}" for row in results["rows"] if row["status"] != "ran"]
     resume = results.get("resume")
-    after = [f"first batches after a resume in mid-run: {resume['seconds']:.2f} s"] if resume else []
-    return "\n".join([title, *lines, *missing, *after]) + "\n"
+    resuming = [f"first batches after a resume in mid-run: {resume['seconds']:.2f} s"] if resume else []
+    return "\n".join([title, *lines, *missing, *resuming]) + "\n"
 
 
 def _cells(row: Row) -> Sequence[str]:
@@ -59,9 +59,9 @@ def _cells(row: Row) -> Sequence[str]:
 
 
 def show_stream_results(results: Mapping[str, Any], folder: Path) -> None:
-    """Print table and verdict, and draw results.png where matplotlib is installed."""
+    """Print the table and the goals; draw results.png if matplotlib is installed."""
     print(format_stream_rows(results))
-    print(format_verdict(list(stream_verdict(results))))
+    print(format_goals(list(evaluate_stream_goals(results))))
     try:
         from unibert.bench.stream.plots import draw
     except ModuleNotFoundError as error:

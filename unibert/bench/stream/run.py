@@ -1,23 +1,23 @@
-"""``unibert bench stream``: our stream beside other loaders on the same documents.
+"""``unibert bench stream``: UniBERT's stream and other loaders on the same documents.
 
 ``results.json``::
 
     format         2
     benchmark      stream
-    environment    device, cores, Python and package versions, of the peers too
-    config         the options as given, without folders
+    environment    device, cores, versions of Python and packages, those of the peers included
+    config         the options, without folders
     corpus         languages, shards, documents, tokens, median_length, vocab_size, delivered_tokens (of a pass)
-    rows           one object a provider:
-      provider, side (ours, stage, peer), setting (fixed, usual, bulk), option (the fastest), processes
-      status       ran; not run, failed: then ``why`` instead of figures
+    rows           one object for each provider:
+      provider, side (ours for UniBERT, stage, peer), setting (fixed, usual, bulk), option (the fastest), processes
+      status       ran; or not run, failed, with ``why`` instead of figures
       tokens, padding_share, seconds, seconds_min, tokens_per_second, tokens_per_second_max, tokens_per_cpu_second,
-      first_batch_seconds, memory_bytes      of a pass: medians over the rounds, memory the largest
-    tuning         tokens per second of each option, or why it failed
+      first_batch_seconds, memory_bytes      of a pass: medians over the rounds, the maximum for memory
+    tuning         tokens per second of each option, or the reason why it failed
     runs           every pass of every round
-    plan           seconds to resume by progress, seconds and share of a step for planning
+    plan           seconds to resume by resume point, seconds and share of a step for planning
     resume         seconds to the first batch after a resume in the middle of the real corpus
 
-``results.csv`` holds the rows, ``results.png`` draws them.
+``results.csv`` holds the rows, and ``results.png`` plots them.
 """
 
 from __future__ import annotations
@@ -51,22 +51,22 @@ Row = dict[str, Any]
 
 
 def bench_stream(config: StreamBenchConfig) -> dict[str, Any]:
-    """Measure all providers, print table and verdict, write the results.
+    """Measure all providers, print the table and the goals, and write the results.
 
     Returns:
         the content of results.json.
 
     Raises:
-        UserError: if the corpus is unusable, no provider has a name that was asked for, or a folder cannot be
-            written.
+        UserError: if the corpus is unusable, no provider matches ``providers``, or a folder cannot be written.
     """
     manifest = Manifest.load(config.corpus)
     if not manifest.languages:
         raise UserError(f"{config.corpus}: the corpus has no train shards; build it from more text")
-    chosen = [each for each in STREAM_PROVIDERS if _is_named(each.name, config.providers)]
-    if not chosen:
-        every = ", ".join(provider.name for provider in STREAM_PROVIDERS)
-        raise UserError(f"providers: nobody is called {', '.join(config.providers or [])}; there are {every}")
+    providers = [provider for provider in STREAM_PROVIDERS if _matches(provider.name, config.providers)]
+    if not providers:
+        available = ", ".join(provider.name for provider in STREAM_PROVIDERS)
+        words = ", ".join(config.providers or [])
+        raise UserError(f"providers: no provider matches {words}; available are {available}")
     environment = describe_environment()
     environment["peers"] = package_versions(PEER_PACKAGES)
     results: dict[str, Any] = {
@@ -86,25 +86,25 @@ def bench_stream(config: StreamBenchConfig) -> dict[str, Any]:
             masking_rate=config.masking_rate,
             seed=config.seed,
         )
-        results["corpus"] = _needed(Job(task="rows", work=asdict(work)))
-        results |= _measure(chosen, work, config, results["corpus"]["delivered_tokens"])
+        results["corpus"] = _run_required(Job(task="sequences", work=asdict(work)))
+        results |= _measure(providers, work, config, results["corpus"]["delivered_tokens"])
         if config.plan:
             print("planning and resuming", flush=True)
-            results["plan"] = _needed(Job(task="plan"))
-            results["resume"] = _needed(Job(task="resume", work=asdict(work)))
+            results["plan"] = _run_required(Job(task="plan"))
+            results["resume"] = _run_required(Job(task="resume", work=asdict(work)))
     write_results(results, config.output, COLUMNS)
     show_stream_results(results, config.output)
     return results
 
 
-def _is_named(name: str, words: Sequence[str] | None) -> bool:
+def _matches(name: str, words: Sequence[str] | None) -> bool:
     return words is None or any(word in name for word in words)
 
 
 def _measure(
     providers: Sequence[StreamProvider], work: Work, config: StreamBenchConfig, tokens: int
 ) -> dict[str, list[Row]]:
-    """Rows, tuning and runs. Providers take turns, since a machine's speed drifts."""
+    """Rows, tuning and runs. Providers run in rounds, since a machine's speed drifts."""
     options: dict[str, str] = {}
     missing: dict[str, Row] = {}
     tuning: list[Row] = []
@@ -115,21 +115,21 @@ def _measure(
         if provider.side == "peer":
             print(f"preparing {name}", flush=True)
         job = Job(task="tune", work=asdict(work), provider=name, tokens=tokens, seconds=config.tuning_seconds)
-        found: Row = {}
+        result: Row = {}
         if provider.prepare is not None:
             if provider.prepare not in prepared:
                 prepared[provider.prepare] = run_worker(Job(task="prepare", work=asdict(work), provider=name))
-            found = prepared[provider.prepare]
-        if "why" not in found and provider.side == "peer":
-            found = run_worker(job)
-        if "why" in found:
-            missing[name] = found
+            result = prepared[provider.prepare]
+        if "why" not in result and provider.side == "peer":
+            result = run_worker(job)
+        if "why" in result:
+            missing[name] = result
             continue
-        rates: dict[str, float] = found.get("rates", {})
+        rates: dict[str, float] = result.get("rates", {})
         options[name] = max(rates, key=lambda option: rates[option], default="")
         tuning += [{"provider": name, "option": option, "tokens_per_second": rate} for option, rate in rates.items()]
         tuning += [
-            {"provider": name, "option": option, "why": why} for option, why in found.get("failures", {}).items()
+            {"provider": name, "option": option, "why": why} for option, why in result.get("failures", {}).items()
         ]
     for number in range(config.repeats):
         print(f"round {number + 1} of {config.repeats}", flush=True)
@@ -153,8 +153,8 @@ def _measure(
             "option": options.get(name, ""),
             "processes": provider.processes,
         }
-        own = [run for run in runs if run["provider"] == name]
-        rows.append(row | (missing[name] if name in missing else {"status": "ran"} | _summary(own)))
+        provider_runs = [run for run in runs if run["provider"] == name]
+        rows.append(row | (missing[name] if name in missing else {"status": "ran"} | _summary(provider_runs)))
     return {"rows": rows, "tuning": tuning, "runs": runs}
 
 
@@ -173,11 +173,11 @@ def _summary(runs: Sequence[Row]) -> Row:
     return summary
 
 
-def _needed(job: Job) -> Row:
-    """The result of a job without which the benchmark has no sense.
+def _run_required(job: Job) -> Row:
+    """Run a job that the benchmark cannot do without.
 
     Raises:
-        UserError: if there is none.
+        UserError: if the job fails.
     """
     result = run_worker(job)
     if "why" in result:
@@ -186,12 +186,12 @@ def _needed(job: Job) -> Row:
 
 
 def run_worker(job: Job) -> Row:
-    """Do the job in a process of its own, with one thread; if that dies, {"status": "failed", "why"}."""
+    """Run the job in its own process with one thread; if the process dies, return {"status": "failed", "why": …}."""
     with tempfile.TemporaryDirectory(prefix="unibert-bench-") as name:
         job_file, result_file, log = (Path(name) / part for part in ("job.json", "result.json", "log"))
         job_file.write_text(job.to_json(), encoding="utf-8")
         with log.open("w") as stream:
-            finished = subprocess.run(
+            completed = subprocess.run(
                 [sys.executable, "-m", "unibert.bench.stream.worker", str(job_file), str(result_file)],
                 stdout=stream,
                 stderr=stream,
@@ -199,9 +199,9 @@ def run_worker(job: Job) -> Row:
                 check=False,
                 env=os.environ | {"OMP_NUM_THREADS": "1", "ARROW_IO_THREADS": "1"},
             )
-        if finished.returncode == 0:
+        if completed.returncode == 0:
             result: Row = json.loads(result_file.read_text(encoding="utf-8"))
             return result
         lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-        last = lines[-1] if lines else "it left no message"
-        return {"status": "failed", "why": f"its process ended with {finished.returncode}: {last}"}
+        last_line = lines[-1] if lines else "it left no message"
+        return {"status": "failed", "why": f"its process ended with {completed.returncode}: {last_line}"}

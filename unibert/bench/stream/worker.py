@@ -1,6 +1,6 @@
 """A process that measures one provider: ``python -m unibert.bench.stream.worker JOB.json RESULT.json``.
 
-Providers have processes of their own because one's libraries and memory would be in the way of the next one's.
+Each provider has its own process, since its libraries and memory would affect the next one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 
 from unibert.bench.availability import NotAvailableError
 from unibert.bench.process_memory import CLEAR_REFS, RESET_PEAK, status_bytes
-from unibert.bench.stream.plan import measure_plan, measure_resume
+from unibert.bench.stream.plan import NUM_LANGUAGES, NUM_SHARDS, RUN_TOKENS, measure_plan, measure_resume
 from unibert.bench.stream.providers import STREAM_PROVIDERS
 from unibert.bench.stream.work import Source, StreamProvider, Work, prepare_sequences
 from unibert.files import write_json
@@ -32,42 +32,42 @@ Row = dict[str, Any]
 
 @dataclass(kw_only=True)
 class Job:
-    """What a worker is to do."""
+    """The job of a worker."""
 
-    task: Literal["rows", "prepare", "tune", "pass", "plan", "resume"]
-    """Cut the corpus into rows; write a provider's copy; find its fastest option; measure a pass; measure planning,
-    or resuming."""
+    task: Literal["sequences", "prepare", "tune", "pass", "plan", "resume"]
+    """Cut the corpus into sequences, write a provider's copy, find its fastest option, measure a pass, measure
+    planning, or measure resuming."""
     work: dict[str, Any] = field(default_factory=dict)
     """Fields of `Work`."""
     provider: str = ""
     option: str = ""
     tokens: int = 0
-    """Of a pass."""
+    """Tokens of a pass."""
     seconds: float = 0.0
-    """Longest time for an option."""
+    """Maximum seconds for an option."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
 
 
 def main(job_file: str, result_file: str) -> None:
-    """Do the job and write its result as JSON; a provider that cannot run or fails gives {"status", "why"}."""
+    """Do the job and write its result as JSON, for a provider that cannot run or fails {"status", "why"}."""
     job = Job(**json.loads(Path(job_file).read_text(encoding="utf-8")))
     torch.set_num_threads(1)
-    write_json(Path(result_file), _do(job))
+    write_json(Path(result_file), _run_job(job))
 
 
 def provider_of(name: str) -> StreamProvider:
-    """The provider of this name."""
-    (provider,) = (each for each in STREAM_PROVIDERS if each.name == name)
+    """The provider with this name."""
+    (provider,) = (provider for provider in STREAM_PROVIDERS if provider.name == name)
     return provider
 
 
-def _do(job: Job) -> Row:
+def _run_job(job: Job) -> Row:
     if job.task == "plan":
-        return measure_plan()
+        return measure_plan(NUM_LANGUAGES, NUM_SHARDS, RUN_TOKENS)
     work = Work(**job.work)
-    if job.task == "rows":
+    if job.task == "sequences":
         return prepare_sequences(work)
     if job.task == "resume":
         return measure_resume(work)
@@ -82,94 +82,102 @@ def _do(job: Job) -> Row:
             return tune(sources, job.tokens, job.seconds)
         return measure_pass(sources[job.option], job.tokens)
     except (NotAvailableError, ImportError) as error:
-        return {"status": "not run", "why": sentence(error)}
-    except Exception as error:  # whatever a peer's library raises is that peer's row
-        return {"status": "failed", "why": sentence(error)}
+        return {"status": "not run", "why": one_line(error)}
+    except Exception as error:  # any error of a peer's library is recorded in its row
+        return {"status": "failed", "why": one_line(error)}
 
 
-def sentence(error: Exception) -> str:
-    """The error's message in one line."""
+def one_line(error: Exception) -> str:
+    """The message of ``error`` in one line."""
     return (" ".join(str(error).split()) or type(error).__name__)[:300]
 
 
 def tune(sources: dict[str, Source], tokens: int, seconds: float) -> Row:
-    """Tokens per second of each option in a pass, or in as much of it as ``seconds`` allow; why, if one fails.
+    """Measure each option in a pass, or in as much of it as ``seconds`` allow.
+
+    Returns:
+        "rates", the tokens per second of each option, and "failures", the reason for each that fails.
 
     Raises:
-        Exception: of the last option, if all fail.
+        Exception: that of the last option, if all fail.
     """
     rates: dict[str, float] = {}
     failures: dict[str, str] = {}
     for option, source in sources.items():
         try:
-            _run(source, min(tokens, WARMUP_TOKENS), seconds)
-            done, _, taken, _ = _run(source, tokens, seconds)
-            rates[option] = done / taken
-        except Exception as error:  # an option that a peer refuses is no choice
-            failures[option] = sentence(error)
+            _run_pass(source, min(tokens, WARMUP_TOKENS), seconds)
+            delivered, _, elapsed, _ = _run_pass(source, tokens, seconds)
+            rates[option] = delivered / elapsed
+        except Exception as error:  # an option that fails is not a candidate
+            failures[option] = one_line(error)
             if not rates and len(failures) == len(sources):
                 raise
     return {"rates": rates, "failures": failures}
 
 
 def measure_pass(source: Source, tokens: int) -> Row:
-    """A pass of at least ``tokens`` tokens or to its end, after a warm-up of `WARMUP_TOKENS`.
+    """Measure a pass to its end or to ``tokens`` tokens, after a warm-up of `WARMUP_TOKENS`.
 
-    Time runs from the first batch asked for to the last one got, the filling of buffers and windows included.
+    The time runs from the request for the first batch to the arrival of the last, and includes the filling of buffers
+    and windows.
 
     Returns:
-        "tokens", "padding_share", "seconds", "first_batch_seconds", "cpu_seconds" (all threads and processes, their
-        end included), "memory_bytes": growth of the peak resident set since libraries were imported and inputs made,
-        warm-up included, and at the end the private memory of child processes.
+        "tokens", "padding_share", "seconds", "first_batch_seconds", "cpu_seconds" (of all threads and processes,
+        including their termination), "memory_bytes": growth of the peak resident set since libraries were imported and
+        inputs made, including the warm-up, plus the private memory of child processes at the end.
     """
     gc.collect()
     baseline = None
     if CLEAR_REFS.exists():
         CLEAR_REFS.write_text(RESET_PEAK)
         baseline = status_bytes("VmRSS")
-    _run(source, min(tokens, WARMUP_TOKENS))
-    cpu = _cpu_seconds()
+    _run_pass(source, min(tokens, WARMUP_TOKENS))
+    cpu_start = _cpu_seconds()
     memory: list[int] = []
-    done, positions, seconds, first = _run(source, tokens, baseline=baseline, memory=memory)
+    delivered, positions, seconds, first = _run_pass(source, tokens, baseline=baseline, memory=memory)
     row = {
-        "tokens": done,
-        "padding_share": 1 - done / positions,
+        "tokens": delivered,
+        "padding_share": 1 - delivered / positions,
         "seconds": seconds,
         "first_batch_seconds": first,
-        "cpu_seconds": _cpu_seconds() - cpu,
+        "cpu_seconds": _cpu_seconds() - cpu_start,
     }
     return row | ({"memory_bytes": memory[0]} if memory else {})
 
 
-def _run(
+def _run_pass(
     source: Source,
     tokens: int,
-    most_seconds: float = float("inf"),
+    max_seconds: float = float("inf"),
     *,
     baseline: int | None = None,
     memory: list[int] | None = None,
 ) -> tuple[int, int, float, float]:
-    """Tokens and positions delivered, seconds in all and until the first delivery; adds the memory's growth."""
+    """Run a pass; append the memory's growth over ``baseline`` to ``memory``.
+
+    Returns:
+        tokens and positions delivered, seconds in total and until the first delivery.
+    """
     deliveries: Any = source()
-    done = positions = 0
+    delivered = positions = 0
     first = 0.0
     begun = time.perf_counter()
     with closing(deliveries):
         for delivery in deliveries:
-            if not done:
+            if not delivered:
                 first = time.perf_counter() - begun
-            done += delivery.tokens
+            delivered += delivery.tokens
             positions += delivery.positions
-            if done >= tokens or time.perf_counter() - begun > most_seconds:
+            if delivered >= tokens or time.perf_counter() - begun > max_seconds:
                 break
         seconds = time.perf_counter() - begun
         if memory is not None and baseline is not None:
             memory.append(_growth(baseline))
-    return done, positions, seconds, first
+    return delivered, positions, seconds, first
 
 
 def _growth(baseline: int) -> int:
-    """This process's peak resident set over ``baseline``, and what its children have and don't share."""
+    """Growth of this process's peak resident set over ``baseline``, plus the private memory of its children."""
     children = [Path(f"/proc/{child.pid}/smaps_rollup") for child in multiprocessing.active_children()]
     return status_bytes("VmHWM") - baseline + sum(status_bytes("Private_Dirty", child) for child in children)
 
