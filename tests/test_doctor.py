@@ -315,7 +315,7 @@ def test_minimum_space_set_by_a_site(monkeypatch, tmp_path):
     monkeypatch.setenv("UNIBERT_LEAST_GIB", "1e9")
     run_folder, *_ = check_folders(tmp_path / "not" / "there")
     assert (run_folder.mark, run_folder.subject) == ("FAIL", "run folder")
-    assert re.fullmatch(rf"{tmp_path} has \d+\.\d\d GiB free, and 1e\+09 are wanted", run_folder.message)
+    assert re.fullmatch(rf"{tmp_path} has \d+\.\d\d GiB free, but needs 1e\+09", run_folder.message)
 
 
 def test_too_little_shared_memory(tmp_path):

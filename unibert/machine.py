@@ -39,7 +39,7 @@ def not_writable(folder: Path) -> list[str]:
 def too_full(folder: Path, min_gib: float) -> list[str]:
     """Return a problem if less than ``min_gib`` GiB are free in ``folder``."""
     free = free_gib(folder)
-    return [f"{folder} has {free:.2f} GiB free, and {min_gib:g} are wanted"] if free < min_gib else []
+    return [f"{folder} has {free:.2f} GiB free, but needs {min_gib:g}"] if free < min_gib else []
 
 
 def held_gpus() -> list[str]:

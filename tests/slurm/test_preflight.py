@@ -39,7 +39,7 @@ def test_disk_and_run_folder(lab, run_file, tmp_path):
     finally:
         lab.on_node("n2", f"umount {temporary} {tmp_path / 'run'}")
     assert problems == [
-        f"n2: {temporary} has 0.00 GiB free, and 0.5 are wanted",
+        f"n2: {temporary} has 0.00 GiB free, but needs 0.5",
         f"n2: {tmp_path / 'run'} cannot be written (Read-only file system)",
     ]
 

@@ -101,7 +101,7 @@ def test_an_exact_resume_is_distinguished_from_an_inexact_one(corpus, tmp_path, 
     monkeypatch.setattr(
         trainings,
         "read_metrics",
-        lambda file: LoggedMetrics(altered if "interrupted" in str(file) else [first, *others], damaged_lines=0),
+        lambda file: LoggedMetrics(altered if file.parent.name == "interrupted" else [first, *others], damaged_lines=0),
     )
     shutil.rmtree(tmp_path / "interrupted")
     assert not trainings.resumes_exactly(corpus, tmp_path, context)
