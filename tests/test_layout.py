@@ -95,6 +95,19 @@ def test_readers_of_a_corpus_import_only_its_formats(package):
     assert imported <= CORPUS_FORMATS
 
 
+@pytest.mark.parametrize(("folder", "may_import"), [("ranks", {"ranks"}), ("checkpoint", {"checkpoint", "ranks"})])
+def test_within_training_imports_run_one_way(folder, may_import):
+    """Checkpoints know the ranks, the loop knows both; nothing knows the loop."""
+    imported = {
+        other.split(".")[2]
+        for module in modules()
+        if module.startswith(f"unibert.training.{folder}.")
+        for other in imports(module)
+        if other.startswith("unibert.training.")
+    }
+    assert imported <= may_import
+
+
 def test_top_level_modules_import_no_package():
     top_level = [module for module in modules() if not package_of(module) and module not in ENTRY_POINTS]
     upwards = {(module, other) for module in top_level for other in imports(module) if package_of(other)}
