@@ -140,5 +140,5 @@ def test_fp16_is_refused_where_the_cpu_has_none(tmp_path):
         pytest.skip("DeepSpeed takes fp16 here")
     path = tmp_path / "ds.json"
     path.write_text(json.dumps({"zero_optimization": {"stage": 1}, "fp16": {"enabled": True}}))
-    with pytest.raises(UserError, match="fp16 is on, and this cpu has none; take another precision"):
+    with pytest.raises(UserError, match="fp16 is enabled, but this cpu does not support it; choose another precision"):
         read_ds_config(path, torch.device("cpu"))

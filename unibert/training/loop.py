@@ -6,6 +6,7 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -272,17 +273,16 @@ class Pretraining:
                 ranks_written=int(self.checkpoints.written),
                 damaged_blocks=sum(step_batch.skipped.values()),
                 checksum=step_batch.sequences.checksum(),
-                mistakes=int(self.mistake is not None),
             )
         )
 
     def _exchange(self, counts: StepCounts) -> StepCounts:
-        """``counts`` summed over all ranks.
+        """``counts`` summed over all ranks, with the number of ranks that have met a mistake.
 
         Raises:
             AgreedError: if a rank has met a mistake since the last exchange.
         """
-        sums = counts.summed(self.placement.device)
+        sums = replace(counts, mistakes=int(self.mistake is not None)).summed(self.placement.device)
         if sums.mistakes:
             agree(self.mistake)
         return sums
