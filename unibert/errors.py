@@ -18,3 +18,9 @@ class RankError(UserError):
 
 class LostRanksError(UserError):
     """Other ranks have ended or do not respond; the same command may succeed when repeated."""
+
+
+def short_message(error: BaseException) -> str:
+    """Return the first two lines of a library's message, or the error's type if there is none."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2]).rstrip(".") if lines else type(error).__name__

@@ -1,5 +1,6 @@
 """A run on a trimmed corpus, with a teacher and a first model of the whole vocabulary."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -158,3 +159,10 @@ def test_a_teacher_without_a_head_teaches_its_states(run_file, teacher, tmp_path
     words = [f"--distillation.teacher={tmp_path / 'other'}", "--distillation.logits=0", "--training.tokens=512"]
     status, output = unibert("pretrain", str(run_file), *words)
     assert status == 0, output
+
+
+def test_the_plan_counts_the_corpus_vocabulary(run_file, corpus, tmp_path):
+    from unibert.cli import main
+
+    main(["plan", str(run_file), "--gpus=1", "--gpu=h100", f"--output={tmp_path / 'plan.json'}"])
+    assert json.loads((tmp_path / "plan.json").read_text())["vocab_size"] == Manifest.load(corpus).vocab_size

@@ -7,7 +7,7 @@ import hashlib
 import shutil
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +54,7 @@ class _ShardTask:
     spools: list[Path]
     documents: Index
     corpus_dir: Path
+    tokenizer_sha256: str
     tokens_per_block: int
 
 
@@ -64,6 +65,7 @@ class _CountTask:
     documents: Index
     tokenizer: Path
     """Its folder."""
+    tokenizer_sha256: str
 
 
 def build_corpus(config: CorpusConfig) -> Manifest:
@@ -262,12 +264,13 @@ def _count_pieces(
     tokenizer's training text."""
     folder = Path(config.output) / _SPOOL_NAME / "tokenizer"
     tokenizer.save(folder, model_max_length=config.model_max_length)
+    digest = hashlib.sha256(tokenizer.content.encode()).hexdigest()
     tasks = [
-        _CountTask(code, kept.spools, kept.train[first : first + _COUNTED_DOCUMENTS], folder)
+        _CountTask(code, kept.spools, kept.train[first : first + _COUNTED_DOCUMENTS], folder, digest)
         for code, kept in selections.items()
         for first in range(0, len(kept.train), _COUNTED_DOCUMENTS)
     ]
-    vocab_size = corpus_tokenizer(folder).vocab_size
+    vocab_size = tokenizer.vocab_size
     counts = {code: np.zeros(vocab_size, np.int64) for code in selections}
     for task, task_counts in zip(tasks, run_tasks(executor, _count_task, tasks, "counting pieces"), strict=True):
         counts[task.language] += task_counts
@@ -287,7 +290,7 @@ def _write_shards(
     executor: Executor | None,
 ) -> Manifest:
     corpus_dir = Path(config.output)
-    tokenizer = corpus_tokenizer(corpus_dir / "tokenizer")
+    tokenizer = corpus_tokenizer(corpus_dir / "tokenizer", tokenizer_sha256)
     tasks = [
         _ShardTask(
             language=code,
@@ -296,6 +299,7 @@ def _write_shards(
             spools=kept.spools,
             documents=documents,
             corpus_dir=corpus_dir,
+            tokenizer_sha256=tokenizer_sha256,
             tokens_per_block=config.tokens_per_block,
         )
         for code, kept in selections.items()
@@ -340,8 +344,7 @@ def _cut_into_shards(
 
 def _write_shard(task: _ShardTask) -> tuple[Shard, npt.NDArray[np.int64]]:
     """Tokenise documents into one shard; return it and the number of occurrences of each token, (V,)."""
-    use_one_thread()
-    tokenizer = corpus_tokenizer(task.corpus_dir / "tokenizer")
+    tokenizer = corpus_tokenizer(task.corpus_dir / "tokenizer", task.tokenizer_sha256)
     counts = np.zeros(tokenizer.vocab_size, np.int64)
     writer = ShardWriter(
         task.corpus_dir,
@@ -352,23 +355,29 @@ def _write_shard(task: _ShardTask) -> tuple[Shard, npt.NDArray[np.int64]]:
         tokens_per_block=task.tokens_per_block,
     )
     with writer:
-        for first in range(0, len(task.documents), _BATCH_DOCUMENTS):
-            documents = read_documents(task.spools, task.documents[first : first + _BATCH_DOCUMENTS])
-            encoded = tokenizer.encode_batch([text for _, text in documents])
-            for (document_id, text), tokens in zip(documents, encoded, strict=True):
-                counts += np.bincount(tokens, minlength=len(counts))
-                writer.write(document_id, tokens, len(text.encode()))
+        for document_id, text, tokens in _tokenised(tokenizer, task.spools, task.documents):
+            counts += np.bincount(tokens, minlength=len(counts))
+            writer.write(document_id, tokens, len(text.encode()))
     assert writer.shard is not None
     return writer.shard, counts
 
 
 def _count_task(task: _CountTask) -> npt.NDArray[np.int64]:
     """Count the occurrences of each piece in documents, (V,)."""
-    use_one_thread()
-    tokenizer = corpus_tokenizer(task.tokenizer)
+    tokenizer = corpus_tokenizer(task.tokenizer, task.tokenizer_sha256)
     counts = np.zeros(tokenizer.vocab_size, np.int64)
-    for first in range(0, len(task.documents), _BATCH_DOCUMENTS):
-        documents = read_documents(task.spools, task.documents[first : first + _BATCH_DOCUMENTS])
-        for tokens in tokenizer.encode_batch([text for _, text in documents]):
-            counts += np.bincount(tokens, minlength=len(counts))
+    for _, _, tokens in _tokenised(tokenizer, task.spools, task.documents):
+        counts += np.bincount(tokens, minlength=len(counts))
     return counts
+
+
+def _tokenised(
+    tokenizer: DocumentTokenizer, spools: list[Path], documents: Index
+) -> Iterator[tuple[str, str, npt.NDArray[np.int32]]]:
+    """Yield id, text and token ids of documents."""
+    use_one_thread()
+    for first in range(0, len(documents), _BATCH_DOCUMENTS):
+        batch = read_documents(spools, documents[first : first + _BATCH_DOCUMENTS])
+        encoded = tokenizer.encode_batch([text for _, text in batch])
+        for (document_id, text), tokens in zip(batch, encoded, strict=True):
+            yield document_id, text, tokens

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
@@ -48,9 +48,9 @@ def find_tokenizer(name: str) -> bytes | PretrainedTokenizer:
     return tokenizer
 
 
-@cache
-def corpus_tokenizer(folder: Path) -> DocumentTokenizer:
-    """Load the tokenizer in a corpus's ``tokenizer`` folder."""
+@lru_cache(maxsize=1)
+def corpus_tokenizer(folder: Path, digest: str) -> DocumentTokenizer:
+    """Load the tokenizer in a corpus's ``tokenizer`` folder. ``digest`` tells it from one that it has replaced."""
     if (folder / MODEL_NAME).is_file():
         return OwnTokenizer(folder / MODEL_NAME)
     return TextTokenizer.load(folder)

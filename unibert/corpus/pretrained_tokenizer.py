@@ -12,15 +12,14 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from unibert.corpus.text_tokenizer import TOKENIZER_NAME, TextTokenizer, special_token_names
+from unibert.corpus.text_tokenizer import ROLES, TOKENIZER_NAME, TextTokenizer, special_token_names
 from unibert.corpus.trimming import trim
-from unibert.errors import UserError
+from unibert.errors import UserError, short_message
 from unibert.files import write_atomically, write_json
 
 Ids = npt.NDArray[np.int64]
 
 _CONFIG_NAME, _ORIGIN_NAME, _SOURCE_IDS_NAME = "tokenizer_config.json", "source.json", "source_ids.npy"
-_ROLES = ("pad_token", "mask_token", "unk_token", "cls_token", "sep_token", "bos_token", "eos_token")
 
 
 @dataclass(frozen=True)
@@ -74,14 +73,12 @@ class PretrainedTokenizer:
         except Exception as error:  # transformers passes on whatever its parts raise
             raise UserError(
                 f"{key}: {name} is neither a folder with a tokenizer nor a reachable model on the Hugging Face hub "
-                f"({_first_line(error)})"
+                f"({short_message(error)})"
             ) from error
         if not tokenizer.is_fast:
             raise UserError(f"{key}: {name} has only a slow tokenizer; convert it to a fast one (tokenizer.json)")
         content = tokenizer.backend_tokenizer.to_str()
-        config: dict[str, Any] = {
-            role: str(token) for role in _ROLES if (token := getattr(tokenizer, role)) is not None
-        }
+        config: dict[str, Any] = {role: str(token) for role in ROLES if (token := getattr(tokenizer, role)) is not None}
         config |= {
             # The one class that transformers 4 and 5 both have for a tokenizer.json alone.
             "tokenizer_class": "PreTrainedTokenizerFast",
@@ -125,8 +122,3 @@ def segmentation_digest(content: str) -> str:
     parsed = json.loads(Tokenizer.from_str(content).to_str())
     parts = [parsed[key] for key in ("added_tokens", "normalizer", "pre_tokenizer", "model")]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -16,6 +16,7 @@ from unibert.corpus.special_ids import SpecialIds
 from unibert.errors import UserError
 
 TOKENIZER_NAME = "tokenizer.json"
+ROLES = ("pad_token", "mask_token", "unk_token", "cls_token", "sep_token", "bos_token", "eos_token")
 _UNTYPABLE = "\ue000{}\ue000"
 """Spelling of a special token that no cleaned text contains: private-use characters are removed from text."""
 
@@ -74,8 +75,7 @@ def use_one_thread() -> None:
 
 def special_token_names(config: dict[str, Any]) -> dict[str, str]:
     """Spelling of the special tokens by role, from the content of a ``tokenizer_config.json``."""
-    roles = ("pad_token", "mask_token", "unk_token", "cls_token", "sep_token", "bos_token", "eos_token")
-    named = {role: config[role] for role in roles if config.get(role) is not None}
+    named = {role: config[role] for role in ROLES if config.get(role) is not None}
     return {role: name["content"] if isinstance(name, dict) else str(name) for role, name in named.items()}
 
 

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedConfig, Pre
 from transformers.utils import logging as transformers_logging
 
 from unibert.corpus.special_ids import OWN_SPECIAL_IDS, SpecialIds
-from unibert.errors import UserError
+from unibert.errors import UserError, short_message
 from unibert.model.attention import PackedDocuments, choose_attention_path, set_attention_path
 from unibert.model.config import ModelConfig
 from unibert.model.vocabulary import adapt_to_corpus
@@ -172,7 +172,7 @@ def _load(folder: str | Path, key: str) -> tuple[PreTrainedModel, list[str]]:
         with _quiet_transformers():
             model, loading = AutoModelForMaskedLM.from_pretrained(folder, output_loading_info=True)
     except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"{key}: the model in {folder} cannot be loaded: {_short_message(error)}") from error
+        raise UserError(f"{key}: the model in {folder} cannot be loaded: {short_message(error)}") from error
     check_architecture(model.config.model_type, f"{key} ({folder})")
     missing = sorted(loading["missing_keys"])
     if inside := [name for name in missing if name.startswith(f"{model.base_model_prefix}.")]:
@@ -203,7 +203,7 @@ def _encoder_config(
             config.architecture, vocab_size=vocab_size, **_id_settings(special_ids), **settings
         )
     except Exception as error:  # transformers validates with its own, unrelated exception types
-        raise UserError(f"model.config: {_short_message(error)}; fix it in the run file") from error
+        raise UserError(f"model.config: {short_message(error)}; fix it in the run file") from error
     if built.hidden_size % built.num_attention_heads:
         raise UserError(
             f"model.config: hidden_size {built.hidden_size} is not a multiple of "
@@ -306,11 +306,6 @@ def _renumbered(state: dict[str, Tensor], layers: list[int]) -> dict[str, Tensor
             if int(parts[index]) == old:
                 renumbered[".".join([*parts[:index], str(new), *parts[index + 1 :]])] = tensor
     return renumbered
-
-
-def _short_message(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:2]).rstrip(".") if lines else type(error).__name__
 
 
 def freeze(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:

@@ -7,7 +7,7 @@ from pathlib import Path
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, PreTrainedModel
 
 from unibert.corpus.manifest import Manifest
-from unibert.errors import UserError
+from unibert.errors import UserError, short_message
 from unibert.model.export import write_model_folder
 from unibert.model.vocabulary import adapt_to_corpus
 
@@ -47,4 +47,4 @@ def _load(name: str) -> PreTrainedModel:
         has_head = any("MaskedLM" in architecture for architecture in config.architectures or [])
         return (AutoModelForMaskedLM if has_head else AutoModel).from_pretrained(name)
     except Exception as error:  # transformers passes on whatever its parts raise
-        raise UserError(f"trim: the model {name} cannot be loaded ({str(error).strip().splitlines()[0]})") from error
+        raise UserError(f"trim: the model {name} cannot be loaded ({short_message(error)})") from error

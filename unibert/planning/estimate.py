@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel
 from unibert_kernels.chunked import WORKSPACE
 from unibert_kernels.paths import WORKSPACE_SHARE, best_head_path
 
+from unibert.corpus.pretrained_tokenizer import Origin
 from unibert.errors import UserError
 from unibert.model.cost import EncoderShape, flops_by_part, parameters_by_part
 from unibert.model.encoder import build_masked_lm, check_architecture
@@ -182,7 +183,7 @@ class Plan:
         self.phases = self.timeline.phases()
         config.stream.raise_if_world_size_does_not_fit(self.world_size)
         self.max_sequence_length = max(phase.sequence_length for phase in self.phases)
-        self._teacher = _teacher_on_meta(config) if config.distillation else None
+        self._teacher = _teacher_on_meta(config, vocab_size) if config.distillation else None
         self.model = _model_on_meta(config, vocab_size, self.max_sequence_length, num_languages, self._teacher)
         self.student = EncoderShape.from_model(self.model.masked_lm)
         self.teacher = EncoderShape.from_model(self._teacher) if self._teacher is not None else None
@@ -487,9 +488,11 @@ class Plan:
 def _model_on_meta(
     config: RunConfig, vocab_size: int, length: int, num_languages: int, teacher: PreTrainedModel | None
 ) -> UniBERT:
+    folder = Path(config.corpus) / "tokenizer"
+    tokenizer_dir = folder if folder.is_dir() else None
     # Initial weights are loaded and sliced, which the meta device cannot do.
     with torch.device("meta" if config.model.initialize_from is None else "cpu"):
-        student = build_masked_lm(config.model, vocab_size, length)
+        student = build_masked_lm(config.model, vocab_size, length, tokenizer_dir=tokenizer_dir)
     with torch.device("meta"):
         return UniBERT(
             student,
@@ -502,7 +505,7 @@ def _model_on_meta(
         )
 
 
-def _teacher_on_meta(config: RunConfig) -> PreTrainedModel:
+def _teacher_on_meta(config: RunConfig, vocab_size: int) -> PreTrainedModel:
     assert config.distillation is not None
     folder = config.distillation.teacher
     if not (Path(folder) / "config.json").is_file():
@@ -515,6 +518,9 @@ def _teacher_on_meta(config: RunConfig) -> PreTrainedModel:
     except (OSError, ValueError) as error:
         raise UserError(f"distillation.teacher: cannot read the config.json in {folder}: {error}") from error
     check_architecture(settings.model_type, f"distillation.teacher ({folder})")
+    if Origin.load(Path(config.corpus) / "tokenizer") is not None:
+        # A run brings such a teacher to the corpus's vocabulary.
+        settings.vocab_size = vocab_size
     with torch.device("meta"):
         return AutoModelForMaskedLM.from_config(settings)
 
