@@ -14,10 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from transformers import ModernBertConfig, ModernBertForMaskedLM
 
+from tests.corpus import fast_tokenizers
 from unibert.configuration import parse
 from unibert.corpus.manifest import Manifest
 from unibert.corpus.shards import ShardWriter
+from unibert.demo import alignment
 from unibert.doctor import cluster, folders, ranks
 from unibert.doctor.cluster import check_slurm
 from unibert.doctor.finding import run_command
@@ -56,15 +59,17 @@ def corpus(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run_file(corpus: Path, tmp_path: Path) -> Path:
-    teacher = tmp_path / "teacher"
-    teacher.mkdir()
-    (teacher / "config.json").write_text('{"model_type": "modernbert"}')
-    (teacher / "model.safetensors").write_bytes(bytes(1000))
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    fast_tokenizers.train("unigram", alignment.aligned_sentences()["en"], 300, corpus / "tokenizer")
+    shutil.copytree(corpus / "tokenizer", tmp_path / "teacher")
+    ids = {"pad_token_id": 1, "bos_token_id": 0, "cls_token_id": 0, "eos_token_id": 2, "sep_token_id": 2}
+    ModernBertForMaskedLM(ModernBertConfig(vocab_size=300, **ids, **sizes)).save_pretrained(tmp_path / "teacher")
     run = {
         "run_dir": RUN_DIR,
         "corpus": str(corpus),
-        "distillation": {"teacher": str(teacher)},
-        "training": {"tokens": 1000},
+        "distillation": {"teacher": str(tmp_path / "teacher")},
+        "model": {"config": sizes},
+        "training": {"tokens": 1000, "sequence_length": 128},
     }
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump(run))
@@ -125,6 +130,7 @@ def test_a_cluster_node_and_a_run_without_problems(run_file, tmp_path):
     assert "slurm 23.11.4, 2 nodes, the controller answers" in messages(lines, "ok", "Slurm")[0]
     assert "3 shards of 3 languages" in messages(lines, "ok", "corpus")[0]
     assert "modernbert" in messages(lines, "ok", "teacher")[0]
+    assert re.match(r"student [\d,]+ parameters, teacher [\d,]+; built", messages(lines, "ok", "models")[0])
     assert "GiB free, on tmpfs" in messages(lines, "ok", "run folder")[0]
     # With two nodes, a run folder in this node's memory is a mistake. The check does not create it.
     [sharing] = messages(lines, "warn", "run folder")
@@ -366,11 +372,38 @@ def test_shards_of_wrong_sizes_and_remote_shards(run_file, corpus):
         ("model.safetensors", None, ": no weights"),
     ],
 )
-def test_a_teacher_that_cannot_be_loaded(name, content, message, run_file, tmp_path):
+def test_a_teacher_without_files(name, content, message, run_file, tmp_path):
     path = tmp_path / "teacher" / name
     path.unlink() if content is None else path.write_text(content)
     _, finding = check_run(read_config(run_file))
     assert (finding.mark, finding.subject, finding.message) == ("FAIL", "teacher", f"{tmp_path / 'teacher'}{message}")
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--training.sequence_length=8192", "has 8192 positions, too few for training.sequence_length 8192 and "),
+        ("--distillation.teacher=nobody/nothing", "nobody/nothing is neither a folder nor a model that the Hugging"),
+        ("--model.initialize_from={teacher}", "too few for training.sequence_length 8200"),
+        ("--distillation.relation_heads=5", "distillation.relation_heads: 5 must divide the hidden sizes"),
+        ("--stream.languages=xx", "xx"),
+    ],
+)
+def test_models_that_do_not_fit(option, message, run_file, tmp_path):
+    words = ["--distillation.teacher_prompt=query of", "--distillation.relations=1"]
+    words += [option.format(teacher=tmp_path / "teacher")]
+    words += ["--training.sequence_length=8200", "--distillation=null"] if "initialize" in option else []
+    config = parse(RunConfig, ["--config", str(run_file), *words])
+    finding = [*check_run(config)][-1]
+    assert (finding.mark, finding.subject) == ("FAIL", "models")
+    assert message in finding.message
+
+
+def test_a_teacher_with_other_pieces(run_file, tmp_path):
+    fast_tokenizers.train("unigram", alignment.aligned_sentences()["de"], 300, tmp_path / "teacher")
+    finding = [*check_run(read_config(run_file))][-1]
+    assert (finding.mark, finding.subject) == ("FAIL", "models")
+    assert finding.message.startswith(f"distillation.teacher: the tokenizer of {tmp_path}/teacher differs from that of")
 
 
 MOUNTS = r"""

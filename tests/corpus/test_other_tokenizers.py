@@ -174,7 +174,7 @@ def test_a_manifest_of_version_1_has_our_special_ids(tmp_path, corpus):
 @pytest.mark.parametrize(
     ("tokenizer", "changes", "sentence"),
     [
-        ("nobody/nothing", {}, "tokenizer: nobody/nothing is neither a folder with a tokenizer nor a reachable model"),
+        ("nobody/nothing", {}, "tokenizer: nobody/nothing is neither a folder nor a model that the Hugging Face"),
         ("{own}", {"trim_vocabulary": 900}, "was trained by UniBERT; train a smaller one with vocab_size instead"),
         ("{other}", {"trim_vocabulary": 20}, "trim_vocabulary: 20 is too small"),
     ],

@@ -158,7 +158,8 @@ def test_packed_documents_equal_documents_alone(architecture, place):
 @pytest.mark.parametrize("place", TRAINABLE, indirect=True)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_gradients_equal_those_of_documents_alone(architecture, place):
-    dropout = "attention_dropout" if architecture == "modernbert" else "attention_probs_dropout_prob"
+    short_names = architecture in ("modernbert", "distilbert")
+    dropout = "attention_dropout" if short_names else "attention_probs_dropout_prob"
     plain = masked_lm(architecture, **{dropout: 0.0})
     model = copy.deepcopy(plain).to(place.device, place.dtype)
     batch = packed()

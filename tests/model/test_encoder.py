@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from unibert.errors import UserError
+from unibert.model.architectures import attention_projections, head_features
 from unibert.model.config import ModelConfig
-from unibert.model.encoder import attention_projections, build_masked_lm, head_features
+from unibert.model.encoder import build_masked_lm
 
 SIZES = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 96}
 ARCHITECTURES = {
@@ -13,6 +14,7 @@ ARCHITECTURES = {
     "bert": SIZES,
     "roberta": SIZES,
     "xlm-roberta": SIZES,
+    "distilbert": {"dim": 64, "n_layers": 4, "n_heads": 2, "hidden_dim": 96},
 }
 # Hidden states are of order 1 after a layer norm; four layers have fp32 sums of up to 100 terms in another order.
 TOLERANCE = 1e-5
@@ -55,8 +57,8 @@ def test_a_student_takes_the_named_layers(tmp_path, model):
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
-        ([0, 3], "num_hidden_layers: 3, while model.initialize_layers names 2 layers; leave it out"),
-        (None, "num_hidden_layers: 3, while .* has 4 layers; name those to keep in model.initialize_layers"),
+        ([0, 3], "layers: 3, while model.initialize_layers names 2 layers; leave it out"),
+        (None, "layers: 3, while .* has 4 layers; name those to keep in model.initialize_layers"),
     ],
 )
 def test_a_number_of_layers_that_differs_from_the_named_ones_is_refused(layers, message, tmp_path, model):
@@ -73,12 +75,18 @@ def test_a_number_of_layers_that_differs_from_the_named_ones_is_refused(layers, 
             {"architecture": "gpt2"},
             "model.architecture: architecture 'gpt2' is not supported; choose one of modernbert",
         ),
+        ({"architecture": "deberta-v2"}, "model.architecture: architecture 'deberta-v2' can only teach; choose one of"),
         ({"config": {"hiden_size": 64}}, "modernbert has no such setting; did you mean 'hidden_size'"),
         ({"config": {"vocab_size": 7}}, "comes from the corpus's tokenizer"),
         ({"config": {"hidden_size": "wide"}}, "model.config: .*hidden_size.* expected int"),
         ({"config": {"hidden_size": 65, "num_attention_heads": 2}}, "not a multiple of num_attention_heads"),
         ({"config": {"max_position_embeddings": 8}}, "too small for training.sequence_length"),
         ({"initialize_from": "/nowhere"}, "model.initialize_from: /nowhere is not a Hugging Face model folder"),
+        (
+            {"initialize_from": "nobody/nothing"},
+            "model.initialize_from: nobody/nothing is neither a folder nor a model that the Hugging Face hub gives .*; "
+            "without network, fetch it elsewhere",
+        ),
     ],
 )
 def test_invalid_models_are_refused(config, message):

@@ -16,6 +16,7 @@ from unibert.corpus.text_tokenizer import ROLES, TOKENIZER_NAME, TextTokenizer, 
 from unibert.corpus.trimming import trim
 from unibert.errors import UserError, short_message
 from unibert.files import write_atomically, write_json
+from unibert.hub import is_on_hub, not_found
 
 Ids = npt.NDArray[np.int64]
 
@@ -71,10 +72,9 @@ class PretrainedTokenizer:
         try:
             tokenizer = AutoTokenizer.from_pretrained(name)
         except Exception as error:  # transformers passes on whatever its parts raise
-            raise UserError(
-                f"{key}: {name} is neither a folder with a tokenizer nor a reachable model on the Hugging Face hub "
-                f"({short_message(error)})"
-            ) from error
+            reason = short_message(error)
+            problem = not_found(name, reason) if is_on_hub(name) else f"{name} has no tokenizer ({reason})"
+            raise UserError(f"{key}: {problem}") from error
         if not tokenizer.is_fast:
             raise UserError(f"{key}: {name} has only a slow tokenizer; convert it to a fast one (tokenizer.json)")
         content = tokenizer.backend_tokenizer.to_str()

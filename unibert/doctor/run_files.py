@@ -1,4 +1,4 @@
-"""Check that corpus and models of a run exist and can be read."""
+"""Check that corpus and models of a run exist, can be read and fit each other."""
 
 from __future__ import annotations
 
@@ -9,27 +9,33 @@ from pathlib import Path
 from unibert.corpus.manifest import Manifest, damaged_shards
 from unibert.doctor.finding import Finding, fail, ok
 from unibert.doctor.folders import run_check
+from unibert.errors import UserError
+from unibert.hub import is_on_hub
 from unibert.stream.config import StreamConfig
 from unibert.training.config import RunConfig
 
 
 def check_run(config: RunConfig) -> Iterator[Finding]:
-    """Check corpus and models. Digests are left to `unibert corpus verify`, and models are not loaded."""
-    yield from run_check("corpus", _check_corpus, Path(config.corpus), config.stream)
-    for subject, folder in _models(config).items():
-        yield from run_check(subject, _check_model, folder)
+    """Check corpus and models as the start of the run does; digests are left to `unibert corpus verify`."""
+    findings = run_check("corpus", _check_corpus, Path(config.corpus), config.stream)
+    for subject, folder in _model_folders(config).items():
+        findings += run_check(subject, _check_model_files, folder)
+    yield from findings
+    if all(finding.mark == "ok" for finding in findings):
+        yield from _check_models(config)
 
 
 def folders_of_run(config: RunConfig) -> dict[str, Path]:
     """Return the folders that a run reads and writes, by name."""
-    return {"run folder": Path(config.run_dir), "corpus": Path(config.corpus), **_models(config)}
+    return {"run folder": Path(config.run_dir), "corpus": Path(config.corpus), **_model_folders(config)}
 
 
-def _models(config: RunConfig) -> dict[str, Path]:
-    models = {} if config.distillation is None else {"teacher": Path(config.distillation.teacher)}
+def _model_folders(config: RunConfig) -> dict[str, Path]:
+    """Return the folders with models; those on the Hugging Face hub are left out."""
+    models = {} if config.distillation is None else {"teacher": config.distillation.teacher}
     if config.model.initialize_from is not None:
-        models["initialize_from"] = Path(config.model.initialize_from)
-    return models
+        models["initialize_from"] = config.model.initialize_from
+    return {subject: Path(name) for subject, name in models.items() if not is_on_hub(name)}
 
 
 def _check_corpus(subject: str, folder: Path, stream: StreamConfig) -> Iterator[Finding]:
@@ -52,7 +58,27 @@ def _check_corpus(subject: str, folder: Path, stream: StreamConfig) -> Iterator[
         yield ok(subject, content)
 
 
-def _check_model(subject: str, folder: Path) -> Iterator[Finding]:
+def _check_models(config: RunConfig) -> Iterator[Finding]:
+    try:
+        from unibert.training.models import build_model
+    except ImportError:
+        return  # The check of the packages has reported it.
+    import torch
+
+    try:
+        manifest = Manifest.load(config.corpus)
+        model = build_model(config, manifest, torch.device("cpu"))
+    except UserError as error:
+        message, _, fix = str(error).rpartition("; ")
+        yield fail("models", message or fix, fix if message else "fix what this message names")
+        return
+    sizes = [f"student {model.masked_lm.num_parameters():,} parameters"]
+    if model.teacher is not None:
+        sizes.append(f"teacher {model.teacher.num_parameters():,}")
+    yield ok("models", f"{', '.join(sizes)}; built and loaded as the run will")
+
+
+def _check_model_files(subject: str, folder: Path) -> Iterator[Finding]:
     fix = "name a Hugging Face folder with config.json, model.safetensors and tokenizer.json"
     try:
         kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]

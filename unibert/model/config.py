@@ -13,15 +13,15 @@ class ModelConfig:
     """The student encoder: any masked language model that transformers builds from a configuration."""
 
     architecture: str = "modernbert"
-    """transformers' ``model_type``: modernbert, bert, roberta or xlm-roberta."""
+    """transformers' ``model_type``: modernbert, bert, roberta, xlm-roberta or distilbert."""
 
     config: dict[str, Any] = field(default_factory=dict)
     """Fields of the architecture's transformers configuration, as in --model.config.hidden_size 384. Vocabulary size
     and special ids come from the corpus's tokenizer."""
 
     initialize_from: str | None = None
-    """Hugging Face folder of the same architecture whose weights the student starts from. ``config`` then overrides
-    that model's configuration."""
+    """Hugging Face folder or hub id of a model of the same architecture whose weights the student starts from.
+    ``config`` then overrides that model's configuration."""
 
     initialize_layers: list[int] | None = None
     """Layers of that model to take, in order, as in 0,3,6. The student gets as many layers. Default: all."""
@@ -127,7 +127,13 @@ class DistillationConfig:
     """Knowledge distillation from a frozen Hugging Face encoder that shares the corpus's tokenizer."""
 
     teacher: str
-    """Hugging Face folder of the teacher, a masked language model."""
+    """Hugging Face folder or hub id of the teacher."""
+
+    teacher_input: Literal["masked", "clean"] = "masked"
+    """What the teacher reads: the student's input with its masks, or the text itself."""
+
+    teacher_prompt: str | None = None
+    """Text that the teacher, and it alone, reads at the start of every document, as "query:" for e5."""
 
     weight: Schedule = 1.0
     """Factor on all distillation losses."""

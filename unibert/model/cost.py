@@ -66,7 +66,7 @@ class EncoderShape:
         dropouts = (getattr(config, key, 0.0) for key in ("attention_dropout", "attention_probs_dropout_prob"))
         return cls(
             hidden_size=config.hidden_size,
-            intermediate_size=config.intermediate_size,
+            intermediate_size=getattr(config, "intermediate_size", None) or config.hidden_dim,
             num_heads=config.num_attention_heads,
             vocab_size=config.vocab_size,
             windows=tuple(reach[layer_type] for layer_type in layer_types),

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from unibert.model.encoder import attention_projections
+from unibert.model.architectures import attention_projections
 
 
 class AttentionProjections:

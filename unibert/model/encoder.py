@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from transformers.utils import logging as transformers_logging
 
 from unibert.corpus.special_ids import OWN_SPECIAL_IDS, SpecialIds
 from unibert.errors import UserError, short_message
+from unibert.hub import is_on_hub, not_found
+from unibert.model.architectures import architecture_of, check_architecture, first_position, positions_needed
 from unibert.model.attention import PackedDocuments, choose_attention_path, set_attention_path
 from unibert.model.config import ModelConfig
 from unibert.model.vocabulary import adapt_to_corpus
@@ -23,48 +25,6 @@ from unibert.model.vocabulary import adapt_to_corpus
 transformers_logging.disable_progress_bar()
 
 _SET_BY_TOKENIZER = ("vocab_size", "pad_token_id", "bos_token_id", "cls_token_id", "eos_token_id", "sep_token_id")
-
-
-def _bert_features(model: Any, hidden: Tensor) -> Tensor:
-    return model.cls.predictions.transform(hidden)
-
-
-def _roberta_features(model: Any, hidden: Tensor) -> Tensor:
-    head = model.lm_head
-    return head.layer_norm(nn.functional.gelu(head.dense(hidden)))
-
-
-_FEATURES: dict[str, Callable[[Any, Tensor], Tensor]] = {
-    "modernbert": lambda model, hidden: model.head(hidden),
-    "bert": _bert_features,
-    "roberta": _roberta_features,
-    "xlm-roberta": _roberta_features,
-}
-
-
-def check_architecture(architecture: str, where: str) -> None:
-    """Raise UserError for an architecture that this module does not know; ``where`` is the key or folder to name."""
-    if architecture not in _FEATURES:
-        raise UserError(
-            f"{where}: architecture {architecture!r} is not supported; choose one of {', '.join(_FEATURES)}"
-        )
-
-
-def head_features(model: PreTrainedModel, hidden: Tensor) -> Tensor:
-    """Apply the MLM head except its last matrix: (..., H) hidden states to (..., H) features.
-
-    The logits would be ``features @ decoder.weight.T + decoder.bias`` with ``decoder = model.get_output_embeddings()``.
-    """
-    return _FEATURES[model.config.model_type](model, hidden)
-
-
-def attention_projections(model: PreTrainedModel, layer: int) -> list[nn.Linear]:
-    """Return the modules whose outputs, concatenated, are the queries, keys and values (3H) of ``layer``."""
-    backbone: Any = model.base_model
-    if model.config.model_type == "modernbert":
-        return [backbone.layers[layer].attn.Wqkv]
-    attention = backbone.encoder.layer[layer].attention.self
-    return [attention.query, attention.key, attention.value]
 
 
 def encode(
@@ -92,9 +52,10 @@ def encode(
     Raises:
         ValueError: if the model cannot take the attention path.
     """
-    if model.config.model_type in ("roberta", "xlm-roberta"):
-        # These architectures count positions from the padding id on.
-        position_ids = position_ids + model.config.pad_token_id + 1
+    position_ids = position_ids + first_position(model.config)
+    if own_encoder := architecture_of(model.config).own_encoder:
+        states = own_encoder(model.base_model, input_ids, position_ids, documents)
+        return states if hidden_states else states[-1:]
     path = choose_attention_path(attention, model, input_ids.device, _compute_dtype(model, input_ids.device))
     output = model.base_model(
         input_ids=input_ids,
@@ -140,43 +101,72 @@ def build_masked_lm(
     return AutoModelForMaskedLM.from_config(_encoder_config(config, vocab_size, sequence_length, special_ids))
 
 
-def load_masked_lm(folder: str | Path, key: str) -> PreTrainedModel:
-    """Load a masked language model from a Hugging Face folder; ``key`` is the configuration key to name in errors.
+def load_masked_lm(name: str | Path, key: str) -> PreTrainedModel:
+    """Load a masked language model that can be trained.
+
+    Args:
+        name: model folder or hub id.
+        key: configuration key to name in errors.
 
     Raises:
-        UserError: if the folder holds no usable model.
+        UserError: if it cannot be found or used.
     """
-    return _load(folder, key)[0]
+    check_architecture(load_config(name, key).model_type, f"{key} ({name})")
+    return _load(name, key)[0]
 
 
-def load_teacher(folder: str | Path, *, needs_head: bool) -> PreTrainedModel:
-    """Load a teacher from a Hugging Face folder. Its masked-LM head may be missing unless ``needs_head``.
+def load_teacher(name: str | Path, *, needs_head: bool) -> PreTrainedModel:
+    """Load a teacher from a folder or the hub. Its masked-LM head may be missing unless ``needs_head``.
 
     Raises:
-        UserError: if the folder holds no usable model, or lacks a head that is needed.
+        UserError: if it cannot be found or used, mixes the documents of a sequence, or lacks a head that is needed.
     """
-    model, missing = _load(folder, "distillation.teacher")
+    key = "distillation.teacher"
+    config = load_config(name, key)
+    check_architecture(config.model_type, f"{key} ({name})", teaches=True)
+    if getattr(config, "conv_kernel_size", 0):
+        raise UserError(
+            f"{key}: {name} has a convolution, which would mix neighbouring documents; choose another teacher"
+        )
+    model, missing = _load(name, key)
+    if not getattr(config, "legacy", True):
+        missing = ["cls.predictions.decoder.weight"]
     if missing and needs_head:
         raise UserError(
-            f"distillation.logits: {folder} has no masked-LM head ({missing[0]} is missing); set distillation.logits "
+            f"distillation.logits: {name} has no masked-LM head ({missing[0]} is missing); set distillation.logits "
             "to 0 and teach by relations or hidden, or choose another teacher"
         )
     return model
 
 
-def _load(folder: str | Path, key: str) -> tuple[PreTrainedModel, list[str]]:
-    """Return the model and the names of the head's tensors that are missing."""
-    if not (Path(folder) / "config.json").is_file():
-        raise UserError(f"{key}: {folder} is not a Hugging Face model folder (it has no config.json)")
+def load_config(name: str | Path, key: str) -> PreTrainedConfig:
+    """Load the configuration of a model in a folder or on the Hugging Face hub; ``key`` is the key to name in errors.
+
+    Raises:
+        UserError: if there is no such model, or its configuration cannot be read.
+    """
+    on_hub = is_on_hub(name)
+    if not on_hub and not (Path(name) / "config.json").is_file():
+        raise UserError(f"{key}: {name} is not a Hugging Face model folder (it has no config.json)")
     try:
         with _quiet_transformers():
-            model, loading = AutoModelForMaskedLM.from_pretrained(folder, output_loading_info=True)
+            return AutoConfig.from_pretrained(name)
+    except Exception as error:  # transformers and the hub's client pass on whatever their parts raise
+        reason = short_message(error)
+        problem = not_found(name, reason) if on_hub else f"cannot read {name}/config.json: {reason}"
+        raise UserError(f"{key}: {problem}") from error
+
+
+def _load(name: str | Path, key: str) -> tuple[PreTrainedModel, list[str]]:
+    """Return the model and the names of the head's tensors that are missing."""
+    try:
+        with _quiet_transformers():
+            model, loading = AutoModelForMaskedLM.from_pretrained(name, output_loading_info=True)
     except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"{key}: the model in {folder} cannot be loaded: {short_message(error)}") from error
-    check_architecture(model.config.model_type, f"{key} ({folder})")
+        raise UserError(f"{key}: the model in {name} cannot be loaded: {short_message(error)}") from error
     missing = sorted(loading["missing_keys"])
     if inside := [name for name in missing if name.startswith(f"{model.base_model_prefix}.")]:
-        raise UserError(f"{key}: {folder} is incomplete: its weights lack {len(inside)} tensors, the first {inside[0]}")
+        raise UserError(f"{key}: {name} is incomplete: its weights lack {len(inside)} tensors, the first {inside[0]}")
     return model, missing
 
 
@@ -195,13 +185,11 @@ def _encoder_config(
     config: ModelConfig, vocab_size: int, sequence_length: int, special_ids: SpecialIds
 ) -> PreTrainedConfig:
     defaults = AutoConfig.for_model(config.architecture)
-    _check_settings(config.config, defaults)
-    num_positions = positions_needed(config.architecture, sequence_length, special_ids.pad)
-    settings = {"max_position_embeddings": num_positions, **config.config}
+    ids = _id_settings(special_ids)
+    num_positions = positions_needed(AutoConfig.for_model(config.architecture, **ids), sequence_length)
+    settings = {"max_position_embeddings": num_positions, **_checked_settings(config.config, defaults)}
     try:
-        built = AutoConfig.for_model(
-            config.architecture, vocab_size=vocab_size, **_id_settings(special_ids), **settings
-        )
+        built = AutoConfig.for_model(config.architecture, vocab_size=vocab_size, **ids, **settings)
     except Exception as error:  # transformers validates with its own, unrelated exception types
         raise UserError(f"model.config: {short_message(error)}; fix it in the run file") from error
     if built.hidden_size % built.num_attention_heads:
@@ -217,11 +205,6 @@ def _encoder_config(
     return built
 
 
-def positions_needed(architecture: str, sequence_length: int, pad: int) -> int:
-    """Return the number of positions that a model needs; RoBERTa's are counted from the padding id on."""
-    return sequence_length + (1 + pad if architecture.endswith("roberta") else 0)
-
-
 def _id_settings(special_ids: SpecialIds) -> dict[str, int]:
     first, last = special_ids.prefix[:1], special_ids.suffix[-1:]
     settings = {"pad_token_id": special_ids.pad}
@@ -229,8 +212,9 @@ def _id_settings(special_ids: SpecialIds) -> dict[str, int]:
     return settings | {name: id for id in last or first for name in ("eos_token_id", "sep_token_id")}
 
 
-def _check_settings(settings: dict[str, Any], defaults: PreTrainedConfig) -> None:
-    known = set(defaults.to_dict()) | {"local_attention", "global_attn_every_n_layers"}
+def _checked_settings(settings: dict[str, Any], defaults: PreTrainedConfig) -> dict[str, Any]:
+    """Return the settings under the architecture's own names; raise UserError for a setting that it does not have."""
+    known = set(defaults.to_dict()) | set(defaults.attribute_map) | {"local_attention", "global_attn_every_n_layers"}
     for key in settings:
         if key in _SET_BY_TOKENIZER:
             raise UserError(f"model.config.{key}: comes from the corpus's tokenizer; remove it from the run file")
@@ -238,6 +222,7 @@ def _check_settings(settings: dict[str, Any], defaults: PreTrainedConfig) -> Non
             nearest = difflib.get_close_matches(key, known, n=1)
             hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
             raise UserError(f"model.config.{key}: {defaults.model_type} has no such setting{hint}")
+    return {defaults.attribute_map.get(key, key): value for key, value in settings.items()}
 
 
 def _initialized_from_layers(
@@ -252,32 +237,32 @@ def _initialized_from_layers(
             f"model.initialize_from: {config.initialize_from} has a vocabulary of {source.config.vocab_size}, "
             f"the corpus one of {vocab_size}; build the corpus with that model's tokenizer"
         )
-    pad = source.config.pad_token_id or 0
-    if source.config.max_position_embeddings < positions_needed(source.config.model_type, sequence_length, pad):
+    if source.config.max_position_embeddings < positions_needed(source.config, sequence_length):
         raise UserError(
             f"model.initialize_from: {config.initialize_from} has {source.config.max_position_embeddings} positions, "
             f"too few for training.sequence_length {sequence_length}"
         )
-    _check_settings(config.config, source.config)
+    changes = _checked_settings(config.config, source.config)
     depth = source.config.num_hidden_layers
     layers = config.initialize_layers if config.initialize_layers is not None else list(range(depth))
     if not layers or any(not 0 <= layer < depth for layer in layers):
         raise UserError(f"model.initialize_layers: {layers} must name layers from 0 to {depth - 1}")
-    num_layers = config.config.get("num_hidden_layers", len(layers))
+    depth_key = source.config.attribute_map.get("num_hidden_layers", "num_hidden_layers")
+    num_layers = changes.get(depth_key, len(layers))
     if num_layers != len(layers):
         raise UserError(
-            f"model.config.num_hidden_layers: {num_layers}, while "
+            f"model.config.{depth_key}: {num_layers}, while "
             + (
                 f"model.initialize_layers names {len(layers)} layers; leave it out"
                 if config.initialize_layers is not None
                 else f"{config.initialize_from} has {depth} layers; name those to keep in model.initialize_layers"
             )
         )
-    settings = source.config.to_dict() | {"num_hidden_layers": len(layers)} | _id_settings(special_ids)
+    settings = source.config.to_dict() | {depth_key: len(layers)} | _id_settings(special_ids)
     layer_types = settings.pop("layer_types", None)
     if layer_types is not None:
         settings["layer_types"] = [layer_types[layer] for layer in layers]
-    student = AutoModelForMaskedLM.from_config(type(source.config).from_dict(settings | config.config))
+    student = AutoModelForMaskedLM.from_config(type(source.config).from_dict(settings | changes))
     state = {
         name: tensor
         for name, tensor in _renumbered(source.state_dict(), layers).items()

@@ -13,6 +13,7 @@ from transformers.utils import logging as transformers_logging
 
 from unibert.errors import UserError
 from unibert.files import write_json
+from unibert.model.architectures import first_position
 
 # Saving a compact model takes a moment; a progress bar would only clutter the command's output.
 transformers_logging.disable_progress_bar()
@@ -72,9 +73,7 @@ def write_model_folder(model: PreTrainedModel, tokenizer_dir: Path, output: Path
 
 
 def _max_tokens(model: PreTrainedModel) -> int:
-    """Number of tokens that a model has positions for; RoBERTa's are counted from the padding id on."""
-    positions = int(model.config.max_position_embeddings)
-    return positions - model.config.pad_token_id - 1 if model.config.model_type.endswith("roberta") else positions
+    return int(model.config.max_position_embeddings) - first_position(model.config)
 
 
 def _make_readable(folder: Path) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, PreTrainedModel
+from transformers import AutoModel, AutoModelForMaskedLM, PreTrainedModel
 
 from unibert.corpus.manifest import Manifest
 from unibert.errors import UserError, short_message
+from unibert.model.architectures import check_architecture
+from unibert.model.encoder import load_config
 from unibert.model.export import write_model_folder
 from unibert.model.vocabulary import adapt_to_corpus
 
@@ -42,9 +44,10 @@ def trim_model(name: str, corpus: Path, output: Path) -> None:
 
 
 def _load(name: str) -> PreTrainedModel:
+    config = load_config(name, "trim")
+    check_architecture(config.model_type, f"trim ({name})", teaches=True)
+    has_head = any("MaskedLM" in architecture for architecture in config.architectures or [])
     try:
-        config = AutoConfig.from_pretrained(name)
-        has_head = any("MaskedLM" in architecture for architecture in config.architectures or [])
         return (AutoModelForMaskedLM if has_head else AutoModel).from_pretrained(name)
     except Exception as error:  # transformers passes on whatever its parts raise
         raise UserError(f"trim: the model {name} cannot be loaded ({short_message(error)})") from error

@@ -17,10 +17,12 @@ from unibert_kernels import (
 )
 
 from unibert.errors import UserError
+from unibert.model.architectures import head_features
 from unibert.model.attention import PackedDocuments
 from unibert.model.config import AdversaryConfig, DistillationConfig, MLMConfig
 from unibert.model.distillation import AttentionProjections, hidden_loss, relation_loss
-from unibert.model.encoder import encode, head_features
+from unibert.model.encoder import encode
+from unibert.model.teacher_input import Prompt, TeacherInput, teacher_input
 from unibert.stream import Batch
 
 
@@ -63,6 +65,7 @@ class UniBERT(nn.Module):
         mlm, adversary, distillation: settings of the objectives; None omits an objective.
         teacher: frozen masked language model with the student's vocabulary, required by ``distillation``; it is not
             among this module's parameters.
+        prompt: tokens that the teacher alone reads in every document.
         attention: attention path of student and teacher, see `unibert.model.attention`.
 
     Raises:
@@ -78,6 +81,7 @@ class UniBERT(nn.Module):
         adversary: AdversaryConfig | None = None,
         distillation: DistillationConfig | None = None,
         teacher: PreTrainedModel | None = None,
+        prompt: Prompt | None = None,
         attention: str = "auto",
     ) -> None:
         super().__init__()
@@ -89,6 +93,7 @@ class UniBERT(nn.Module):
         self.attention = attention
         # A tuple hides the teacher from nn.Module, which would train, shard and save it.
         self._teacher = (teacher,)
+        self._prompt = prompt
         if adversary is not None:
             self._check_layer(masked_lm, adversary.layer, "adversary.layer")
             self.discriminator = LanguageDiscriminator(
@@ -198,7 +203,8 @@ class UniBERT(nn.Module):
         config, teacher = self.distillation, self.teacher
         if config is None or teacher is None or not weights.distillation:
             return self._mlm_loss(features, labels, lang_ids, weights, sums)
-        teacher_hidden_states, teacher_features = self._run_teacher(teacher, config, batch, documents)
+        view = teacher_input(batch, documents, clean=config.teacher_input == "clean", prompt=self._prompt)
+        teacher_hidden_states, teacher_features = self._run_teacher(teacher, config, batch, view)
         if config.logits:
             teacher_decoder = teacher.get_output_embeddings()
             output = distillation_loss(
@@ -221,7 +227,9 @@ class UniBERT(nn.Module):
             sums |= _prediction_sums(output) | {"logits": output.kl.detach() * output.count}
         else:
             total = self._mlm_loss(features, labels, lang_ids, weights, sums)
-        return total + self._hidden_state_losses(config, batch, hidden_states, teacher_hidden_states, weights, sums)
+        return total + self._hidden_state_losses(
+            config, batch, hidden_states, teacher_hidden_states, view, weights, sums
+        )
 
     def _mlm_loss(
         self, features: Tensor, labels: Tensor, lang_ids: Tensor, weights: StepWeights, sums: dict[str, Tensor]
@@ -244,18 +252,19 @@ class UniBERT(nn.Module):
 
     @torch.no_grad()
     def _run_teacher(
-        self, teacher: PreTrainedModel, config: DistillationConfig, batch: Batch, documents: PackedDocuments
+        self, teacher: PreTrainedModel, config: DistillationConfig, batch: Batch, view: TeacherInput
     ) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Return the teacher's hidden states, and its head's features at the masked positions."""
+        """Return the teacher's hidden states at the batch's tokens, and its head's features at the masked ones."""
         hidden_states = encode(
             teacher,
-            batch.input_ids,
-            batch.position_ids,
-            documents,
+            view.input_ids,
+            view.position_ids,
+            view.documents,
             hidden_states=config.teacher_layer != -1,
             attention=self.attention,
         )
-        return hidden_states, head_features(teacher, hidden_states[-1].flatten(0, 1)[batch.masked_positions])
+        at_tokens = tuple(map(view.at_batch_tokens, hidden_states))
+        return at_tokens, head_features(teacher, at_tokens[-1].flatten(0, 1)[batch.masked_positions])
 
     def _hidden_state_losses(
         self,
@@ -263,14 +272,16 @@ class UniBERT(nn.Module):
         batch: Batch,
         hidden_states: tuple[Tensor, ...],
         teacher_hidden_states: tuple[Tensor, ...],
+        view: TeacherInput,
         weights: StepWeights,
         sums: dict[str, Tensor],
     ) -> Tensor:
         total = hidden_states[-1].new_zeros((), dtype=torch.float32)
         if config.relations:
+            queries, keys, values = map(view.at_batch_tokens, self._teacher_projections.take())
             relations = relation_loss(
                 self._student_projections.take(),
-                self._teacher_projections.take(),
+                (queries, keys, values),
                 batch.document_ids,
                 self.relation_heads,
             )

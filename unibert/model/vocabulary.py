@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from unibert.corpus.pretrained_tokenizer import PretrainedTokenizer, segmentation_digest
 from unibert.errors import UserError
+from unibert.model.architectures import first_position
 
 _ID_SETTINGS = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id", "mask_token_id")
 
@@ -72,7 +73,7 @@ def take_vocabulary(model: PreTrainedModel, source_ids: npt.NDArray[np.int64]) -
     new_ids = {old: new for new, old in enumerate(source_ids.tolist())}
     ids = torch.from_numpy(source_ids)
     settings = {name: new_ids.get(getattr(model.config, name, None)) for name in _ID_SETTINGS}
-    if model.config.model_type.endswith("roberta") and settings["pad_token_id"] != model.config.pad_token_id:
+    if first_position(model.config) and settings["pad_token_id"] != model.config.pad_token_id:
         raise ValueError(
             f"counts positions from its padding id {model.config.pad_token_id}, which trimming would move to "
             f"{settings['pad_token_id']}; use the whole vocabulary"

@@ -15,14 +15,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel
+from transformers import AutoModelForMaskedLM, PreTrainedModel
 from unibert_kernels.chunked import WORKSPACE
 from unibert_kernels.paths import WORKSPACE_SHARE, best_head_path
 
 from unibert.corpus.pretrained_tokenizer import Origin
 from unibert.errors import UserError
+from unibert.model.architectures import check_architecture
 from unibert.model.cost import EncoderShape, flops_by_part, parameters_by_part
-from unibert.model.encoder import build_masked_lm, check_architecture
+from unibert.model.encoder import build_masked_lm, load_config
 from unibert.model.unibert import UniBERT
 from unibert.planning.accelerators import Accelerator, Speeds
 from unibert.schedules import Schedule, Step, value_at
@@ -507,17 +508,9 @@ def _model_on_meta(
 
 def _teacher_on_meta(config: RunConfig, vocab_size: int) -> PreTrainedModel:
     assert config.distillation is not None
-    folder = config.distillation.teacher
-    if not (Path(folder) / "config.json").is_file():
-        raise UserError(
-            f"distillation.teacher: {folder} is not a Hugging Face model folder: it has no config.json; name a folder "
-            "with at least a config.json, or plan without a teacher: --distillation null"
-        )
-    try:
-        settings = AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise UserError(f"distillation.teacher: cannot read the config.json in {folder}: {error}") from error
-    check_architecture(settings.model_type, f"distillation.teacher ({folder})")
+    teacher = config.distillation.teacher
+    settings = load_config(teacher, "distillation.teacher")
+    check_architecture(settings.model_type, f"distillation.teacher ({teacher})", teaches=True)
     if Origin.load(Path(config.corpus) / "tokenizer") is not None:
         # A run brings such a teacher to the corpus's vocabulary.
         settings.vocab_size = vocab_size

@@ -9,6 +9,7 @@ from unibert_kernels.paths import choose_head_path, choose_path, default_workspa
 
 from unibert.errors import UserError
 from unibert.model import attention
+from unibert.model.architectures import architecture_of
 from unibert.model.attention import choose_attention_path
 from unibert.model.unibert import UniBERT
 
@@ -34,7 +35,7 @@ def check_kernel_paths(model: UniBERT, device: torch.device, dtype: torch.dtype)
             )
         key = "model"
         choose_attention_path(model.attention, model.masked_lm, device, dtype)
-        if model.teacher is not None:
+        if model.teacher is not None and architecture_of(model.teacher.config).own_encoder is None:
             choose_attention_path(model.attention, model.teacher, device, model.teacher.dtype)
         if model.adversary is not None and model.adversary.path != "auto":
             key = "adversary"

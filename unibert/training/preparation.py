@@ -7,17 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
-from transformers import PreTrainedModel
 
 from unibert.configuration import read_yaml, to_dict
 from unibert.corpus.manifest import Manifest, damaged_shards
 from unibert.errors import UserError
 from unibert.files import write_atomically
-from unibert.model.encoder import build_masked_lm, freeze, load_teacher, positions_needed
 from unibert.model.unibert import UniBERT
-from unibert.model.vocabulary import adapt_to_corpus
 from unibert.schedules import Timeline
 from unibert.stream import Stream
 from unibert.training.checkpoint.claim import Claim
@@ -26,6 +22,7 @@ from unibert.training.checkpoint.retention import MAX_BYTES_PER_PARAMETER, raise
 from unibert.training.config import RunConfig, first_difference
 from unibert.training.engine import ds_config_path, read_ds_config, training_dtype
 from unibert.training.kernel_paths import check_kernel_paths
+from unibert.training.models import build_model
 from unibert.training.ranks.placement import Placement
 
 DIGESTS_UP_TO_BYTES = 1 << 30
@@ -64,7 +61,7 @@ def prepare(config: RunConfig, placement: Placement, timeline: Timeline) -> Prep
         _check_shards(manifest, stream, stream.shards_folder)
     ds_config = read_ds_config(ds_config_path(config.training.ds_config), placement.device)
     _check_run_dir(config)
-    model = _build_model(config, manifest, stream, timeline, placement.device)
+    model = build_model(config, manifest, placement.device)
     check_kernel_paths(model, placement.device, training_dtype(ds_config))
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     raise_if_no_room(Path(config.run_dir), MAX_BYTES_PER_PARAMETER * num_parameters)
@@ -117,40 +114,3 @@ def _check_run_dir(config: RunConfig) -> None:
             f"{run_dir} belongs to a run of another configuration: {difference}; choose another run_dir or remove "
             "this one"
         )
-
-
-def _build_model(
-    config: RunConfig, manifest: Manifest, stream: Stream, timeline: Timeline, device: torch.device
-) -> UniBERT:
-    torch.manual_seed(config.seed)
-    max_sequence_length = max(phase.sequence_length for phase in timeline.phases())
-    return UniBERT(
-        build_masked_lm(
-            config.model,
-            manifest.vocab_size,
-            max_sequence_length,
-            special_ids=manifest.special_ids,
-            tokenizer_dir=Path(config.corpus) / "tokenizer",
-        ),
-        len(stream.languages),
-        mlm=config.mlm,
-        adversary=config.adversary,
-        distillation=config.distillation,
-        teacher=_load_teacher(config, max_sequence_length, device),
-        attention=config.model.attention,
-    )
-
-
-def _load_teacher(config: RunConfig, max_sequence_length: int, device: torch.device) -> PreTrainedModel | None:
-    if config.distillation is None:
-        return None
-    folder = config.distillation.teacher
-    teacher = load_teacher(folder, needs_head=config.distillation.logits > 0)
-    needed = positions_needed(teacher.config.model_type, max_sequence_length, teacher.config.pad_token_id or 0)
-    if teacher.config.max_position_embeddings < needed:
-        raise UserError(
-            f"distillation.teacher: {folder} has {teacher.config.max_position_embeddings} positions, too few for "
-            f"training.sequence_length {max_sequence_length}; shorten the sequences or choose another teacher"
-        )
-    adapt_to_corpus(teacher, folder, Path(config.corpus) / "tokenizer", "distillation.teacher")
-    return freeze(teacher, device, torch.bfloat16 if device.type == "cuda" else torch.float32)
