@@ -71,7 +71,7 @@ def test_help_of_a_run_describes_nested_sections_with_types_and_defaults(capsys)
         for option in section.options:
             assert option.description, f"{option.key} has no docstring"
             assert text.count(f"\n  --{option.key} ") == 1
-    assert "\n  --distillation.teacher TEXT\n      Hugging Face folder of the teacher" in text
+    assert "\n  --distillation.teacher TEXT\n      Hugging Face folder or hub id of the teacher" in text
     assert "\n  --adversary.level mean|cls|token\n" in text
     assert "\n  --training.keep_best [true|false]\n" in text
     assert "\n  --training.global_batch_size N or [[progress, N], …]\n" in text
@@ -130,6 +130,12 @@ def test_values_that_begin_with_a_dash_and_sections_set_by_one_key():
     config = parse(RunConfig, [*RUN, "--distillation.teacher", "t", "--stream.sampling_exponent=[[0, 1], [1, 0.5]]"])
     assert config.distillation.teacher == "t"
     assert config.stream.sampling_exponent == [(0.0, 1.0), (1.0, 0.5)]
+
+
+@pytest.mark.parametrize("text", ["query: ", "query:", 'say "x": y', "5"])
+def test_a_text_may_look_like_yaml(text):
+    config = parse(RunConfig, [*RUN, "--distillation.teacher=t", f"--distillation.teacher_prompt={text}"])
+    assert config.distillation.teacher_prompt == text
 
 
 @pytest.mark.parametrize("place", [0, 1, 2, 3])
@@ -314,8 +320,8 @@ def bash_script(tmp_path_factory) -> Path:
         (["corpus", ""], ["build", "verify", "inspect"]),
         (["pretrain", "demo"], ["demo", "demo-teacher"]),
         (
-            ["pretrain", "small", "--distillation.te"],
-            ["--distillation.teacher", "--distillation.temperature", "--distillation.teacher_layer"],
+            ["pretrain", "small", "--adversary.l"],
+            ["--adversary.level", "--adversary.layer", "--adversary.learning_rate"],
         ),
         (["pretrain", "small", "--adversary.level", ""], ["mean", "cls", "token"]),
         (["plan", "small", "--gpu"], ["--gpus", "--gpu"]),

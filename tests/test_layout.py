@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "stream": {"corpus"},
     "model": {"stream", "corpus", KERNELS},
     "training": {"model", "stream", "corpus", KERNELS},
-    "evaluation": set(),
+    "evaluation": {"corpus"},
     "planning": {"training", "model", "corpus", KERNELS},
     "reports": {"training", "evaluation", "stream", "corpus"},
     "bench": {"reports", "training", "model", "stream", "corpus", KERNELS},
@@ -26,10 +26,10 @@ MAY_IMPORT = {
 """Packages that each package of `unibert` may import, in addition to top-level modules, which import no package."""
 ENTRY_POINTS = {"unibert.cli", "unibert.command", "unibert.__main__"}
 """The modules of the command line, which may import everything and which no package imports."""
-CORPUS_FORMATS = {
-    f"unibert.corpus.{name}" for name in ("manifest", "pretrained_tokenizer", "shards", "special_ids", "tokenizer")
+CORPUS_FORMATS = {f"unibert.corpus.{name}" for name in ("manifest", "shards", "special_ids")} | {
+    f"unibert.corpus.{kind}tokenizer" for kind in ("", "document_", "pretrained_", "text_")
 }
-"""The modules of `unibert.corpus` that readers of a corpus may import."""
+"""The modules of `unibert.corpus` that readers of a corpus may import: its formats and its tokenizers."""
 DOTTED_NAME = re.compile(rf"(?<![\w./-])(?:unibert|{KERNELS})(?:\.[a-z_]+)+(?:\.[A-Z_]\w*)?(?![\w-])")
 """A dotted name of a module or of an object in it, in a text."""
 
@@ -83,7 +83,7 @@ def test_packages_import_only_lower_packages(package):
     assert not upwards
 
 
-@pytest.mark.parametrize("package", ["stream", "model", "training"])
+@pytest.mark.parametrize("package", ["stream", "model", "training", "evaluation"])
 def test_readers_of_a_corpus_import_only_its_formats(package):
     imported = {
         other

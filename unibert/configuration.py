@@ -81,8 +81,14 @@ def parse(config_class: type[Config], words: Sequence[str], *, prog: str = "unib
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(config_class, as_group=False)
     names = {field.name for field in dataclasses.fields(config_class)}  # type: ignore[arg-type]
+    # jsonargparse would take such a text in an optional section for a mapping.
+    texts = [(key, value) for key, value in parsed.options if _is_text_with_colon(config_class, key, value)]
+    options = [option for option in parsed.options if option not in texts]
     try:
-        values = vars(parser.instantiate(parser.parse_args([option_word(*option) for option in parsed.options])))
+        namespace = parser.parse_args([option_word(*option) for option in options + [(key, "") for key, _ in texts]])
+        for key, text in texts:
+            namespace[key] = text
+        values = vars(parser.instantiate(namespace))
         return config_class(**{name: value for name, value in values.items() if name in names})
     except (argparse.ArgumentError, jsonargparse.ArgumentError, ValueError, TypeError) as error:
         mistake = next(_mistakes(config_class, parsed, prog), None) or _message(error)
@@ -126,6 +132,11 @@ def check_keys(config_class: type, values: dict[str, Any], *, source: str, prefi
         nested = nested_dataclass(fields[key])
         if nested is not None and isinstance(value, dict):
             check_keys(nested, value, source=source, prefix=f"{prefix}{key}.")
+
+
+def _is_text_with_colon(config_class: type, key: str, value: str) -> bool:
+    annotation = annotation_of(key, (config_class,), written=f"--{key}")
+    return matches_type(annotation, "") and not matches_type(annotation, {}) and ": " in f"{value} "
 
 
 def _config_files(parsed: ParsedWords) -> list[Path]:

@@ -38,6 +38,14 @@ def test_embedding_is_deterministic_and_cuts_long_sentences(model_folder):
     torch.testing.assert_close(encoder.embed([long]), encoder.embed(["w0 w1 w2"]))
 
 
+def test_special_tokens_in_the_text_are_text(model_folder):
+    """The tiny tokenizer splits at punctuation, and knows neither "<" nor "mask"."""
+    encoder = SentenceEncoder.load(model_folder)
+    spelt, unknown = encoder.embed(["w1 <mask> w2"]), encoder.embed(["w1 (else) w2"])
+    torch.testing.assert_close(spelt, unknown)
+    assert not torch.allclose(spelt, encoder.embed(["w1 w2"]))
+
+
 def test_the_untrained_baseline_has_other_weights_fixed_by_its_seed(model_folder):
     trained = SentenceEncoder.load(model_folder).embed(SENTENCES)
     untrained = [SentenceEncoder.load(model_folder, untrained_seed=seed).embed(SENTENCES) for seed in (1, 1, 2)]

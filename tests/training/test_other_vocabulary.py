@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from transformers import AutoModelForMaskedLM, AutoTokenizer, BertConfig, BertForMaskedLM
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    BertConfig,
+    BertForMaskedLM,
+    DebertaV2Config,
+    DebertaV2ForMaskedLM,
+    DistilBertConfig,
+    DistilBertForMaskedLM,
+)
 
 from tests.corpus import fast_tokenizers
 from tests.training.compare import lines_without_timing
@@ -154,11 +163,35 @@ def test_teachers_that_cannot_teach_are_refused(make, sentence, run_file, corpus
     assert "Traceback" not in output
 
 
-def test_a_teacher_without_a_head_teaches_its_states(run_file, teacher, tmp_path, unibert):
-    no_head(tmp_path / "other", teacher)
-    words = [f"--distillation.teacher={tmp_path / 'other'}", "--distillation.logits=0", "--training.tokens=512"]
-    status, output = unibert("pretrain", str(run_file), *words)
+def distilbert(folder: Path, source: Path) -> None:
+    AutoTokenizer.from_pretrained(source).save_pretrained(folder)
+    sizes = {"dim": 48, "n_layers": 2, "n_heads": 4, "hidden_dim": 64, "pad_token_id": 1}
+    DistilBertForMaskedLM(DistilBertConfig(vocab_size=VOCAB_SIZE, **sizes)).save_pretrained(folder)
+
+
+def deberta(folder: Path, source: Path) -> None:
+    AutoTokenizer.from_pretrained(source).save_pretrained(folder)
+    sizes = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    relative = {"relative_attention": True, "position_buckets": 16, "pos_att_type": "p2c|c2p", "pad_token_id": 1}
+    DebertaV2ForMaskedLM(DebertaV2Config(vocab_size=VOCAB_SIZE, **sizes, **relative)).save_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("make", "logits", "input_options"),
+    [
+        (no_head, 0, ["--distillation.teacher_input=clean", "--distillation.teacher_prompt=query: "]),
+        (distilbert, 1, []),
+        (deberta, 1, ["--distillation.teacher_prompt=query: "]),
+    ],
+)
+def test_teachers_of_other_kinds(make, logits, input_options, run_file, teacher, tmp_path, unibert):
+    make(tmp_path / "other", teacher)
+    words = [f"--distillation.teacher={tmp_path / 'other'}", f"--distillation.logits={logits}", *input_options]
+    status, output = unibert("pretrain", str(run_file), *words, "--training.tokens=512")
     assert status == 0, output
+    [step] = [line for line in lines_without_timing(tmp_path / "run") if "loss" in line]
+    # The student has two of the four layers of the first teacher, and nothing of the others.
+    assert 0.2 < step["distillation_hidden_loss"] < 1.5
 
 
 def test_the_plan_counts_the_corpus_vocabulary(run_file, corpus, tmp_path):

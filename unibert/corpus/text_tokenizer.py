@@ -39,9 +39,7 @@ class TextTokenizer:
         self.vocab_size = max(vocabulary.values()) + 1
         """One more than the largest id; a model may have more rows, which no text uses."""
         self.special_ids = _special_ids(framing, vocabulary, self.vocab_size, where, names)
-        self._plain = Tokenizer.from_str(json.dumps(_without_special_tokens(json.loads(content))))
-        self._plain.no_truncation()
-        self._plain.no_padding()
+        self._plain = plain_tokenizer(content)
 
     @classmethod
     def load(cls, folder: Path) -> TextTokenizer:
@@ -66,6 +64,17 @@ class TextTokenizer:
         """Token ids of each text, without the frame."""
         encoded = self._plain.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(one.ids, dtype=np.int32) for one in encoded]
+
+
+def plain_tokenizer(content: str) -> Tokenizer:
+    """Return a tokenizer with the ids of a ``tokenizer.json``, to which no text spells a special token.
+
+    It adds no frame, and neither pads nor truncates.
+    """
+    plain = Tokenizer.from_str(json.dumps(_without_special_tokens(json.loads(content))))
+    plain.no_truncation()
+    plain.no_padding()
+    return plain
 
 
 def use_one_thread() -> None:

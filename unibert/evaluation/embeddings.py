@@ -11,6 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+from unibert.corpus.text_tokenizer import plain_tokenizer
 from unibert.errors import UserError
 
 _WEIGHT_FILES = (
@@ -36,6 +37,11 @@ class SentenceEncoder:
         self._tokenizer = tokenizer
         self._max_length = min(max_length, tokenizer.model_max_length)
         self._batch_tokens = batch_tokens
+        self._framing: Any = tokenizer.backend_tokenizer if tokenizer.is_fast else None
+        if self._framing is not None:
+            self._plain = plain_tokenizer(self._framing.to_str())
+            self._framing.no_padding()
+            self._framing.enable_truncation(self._max_length)
         self.num_layers: int = model.config.num_hidden_layers + 1
 
     @classmethod
@@ -78,12 +84,20 @@ class SentenceEncoder:
             )
         return cls(model, tokenizer, max_length=max_length, batch_tokens=batch_tokens, device=device)
 
+    def _token_ids(self, sentences: Sequence[str]) -> list[list[int]]:
+        """Return the ids of each sentence, framed and cut."""
+        if self._framing is None:
+            return self._tokenizer(list(sentences), truncation=True, max_length=self._max_length)["input_ids"]
+        encoded = self._plain.encode_batch_fast(list(sentences), add_special_tokens=False)
+        return [self._framing.post_process(one).ids for one in encoded]
+
     @torch.inference_mode()
     def embed(self, sentences: Sequence[str]) -> torch.Tensor:
         """Return the mean over the tokens of each sentence at every layer, with frame tokens, without padding.
 
         Sentences are cut at ``max_length`` tokens and batched with others of similar length. The result depends on the
-        other sentences only through rounding, and not at all on earlier calls.
+        other sentences only through rounding, and not at all on earlier calls. A special token that a sentence spells
+        out, such as ``<mask>``, is ordinary text.
 
         Returns:
             (num_layers, len(sentences), H) float32 on the CPU.
@@ -91,7 +105,7 @@ class SentenceEncoder:
         Raises:
             UserError: if a vector is not finite, as with a model that diverged in training.
         """
-        token_ids = self._tokenizer(list(sentences), truncation=True, max_length=self._max_length)["input_ids"]
+        token_ids = self._token_ids(sentences)
         vectors = torch.empty(self.num_layers, len(token_ids), self._model.config.hidden_size)
         for batch in _length_batches([len(ids) for ids in token_ids], self._batch_tokens):
             padded = self._tokenizer.pad({"input_ids": [token_ids[i] for i in batch]}, return_tensors="pt")

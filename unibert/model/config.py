@@ -132,7 +132,7 @@ class DistillationConfig:
     teacher_input: Literal["masked", "clean"] = "masked"
     """What the teacher reads: the student's input with its masks, or the text itself."""
 
-    teacher_prompt: str | None = None
+    teacher_prompt: str = ""
     """Text that the teacher, and it alone, reads at the start of every document, as "query:" for e5."""
 
     weight: Schedule = 1.0
