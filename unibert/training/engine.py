@@ -140,10 +140,17 @@ def deepspeed_config(
     return config
 
 
+DISCRIMINATOR_GRADIENT_SCALE = 2.0**-16
+"""Factor on the discriminator's gradient. DeepSpeed clips all gradients by their common norm; so scaled, those of the
+discriminator do not change it. AdamW divides the factor out again, since its epsilon is scaled alike. A power of two
+rounds nothing."""
+
+
 def parameter_groups(model: UniBERT, config: OptimizerConfig) -> list[dict[str, Any]]:
     """Group the parameters: matrices with weight decay, norms and biases without, for encoder and discriminator apart.
 
-    Every group has its peak learning rate under ``peak``.
+    Every group has its peak learning rate under ``peak``. The discriminator's gradients must be scaled by
+    ``DISCRIMINATOR_GRADIENT_SCALE``.
     """
     discriminator = model.discriminator_parameters()
     adversary_rate = model.adversary.learning_rate if model.adversary else config.learning_rate
@@ -155,6 +162,7 @@ def parameter_groups(model: UniBERT, config: OptimizerConfig) -> list[dict[str, 
             "params": parameters,
             "weight_decay": config.weight_decay if decayed else 0.0,
             "peak": adversary_rate if adversarial else config.learning_rate,
+            "eps": config.eps * (DISCRIMINATOR_GRADIENT_SCALE if adversarial else 1.0),
         }
         for (adversarial, decayed), parameters in groups.items()
     ]
@@ -172,11 +180,12 @@ def build_engine(
     """Build the DeepSpeed engine of ``model`` with AdamW. `Checkpoints.prepare_newest` gives ``load_universal``."""
     import deepspeed
 
+    for parameter in model.discriminator_parameters():
+        parameter.register_hook(lambda gradient: gradient * DISCRIMINATOR_GRADIENT_SCALE)
     optimizer = torch.optim.AdamW(
         parameter_groups(model, run.optimizer),
         lr=run.optimizer.learning_rate,
         betas=run.optimizer.betas,
-        eps=run.optimizer.eps,
         # One pass over the state of each tensor: with offload, CPU memory bandwidth bounds the update.
         fused=offloads_optimizer(ds_config) or None,
     )
@@ -210,7 +219,7 @@ def set_batch(engine: Any, *, micro_batch_size: int, accumulation: int, world_si
 
 
 def update_weights(engine: Any) -> float:
-    """Make the optimizer step that ends a global batch; return the gradient's global 2-norm before clipping."""
+    """Make the optimizer step that ends a global batch; return the 2-norm of the encoder's gradient before clipping."""
     # Plain data parallelism in fp32 does not measure it, but has every gradient on every rank.
     measures_norm = hasattr(engine.optimizer, "_global_grad_norm")
     norm = None if measures_norm else _gradient_norm(engine.module)
