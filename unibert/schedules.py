@@ -53,6 +53,11 @@ def value_at(schedule: Schedule, progress: float) -> float:
     return low + (high - low) * (progress - left) / (right - left)
 
 
+def ever_positive(schedule: Schedule) -> bool:
+    """Return whether the schedule is above 0 anywhere."""
+    return any(value > 0 for _, value in schedule) if isinstance(schedule, list) else schedule > 0
+
+
 def learning_rate_factor(progress: float, *, warmup: float, decay: float, shape: DecayShape = "1-sqrt") -> float:
     """Return the factor on the peak learning rate at ``progress``: warm-up, stable, decay (WSD).
 

@@ -25,6 +25,8 @@ VOCAB, LENGTH, WINDOW = 500, 50, 4
 SEQUENCES = ([25, 1, 20], [30, 20], [7])
 """Documents by their lengths, most longer than the window; the first and the last sequence end with padding."""
 
+LOSSES = DistillationConfig(teacher="", logits=0.5, relations=1.0, hidden=1.0, pooled=1.0)
+
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 
 
@@ -220,7 +222,7 @@ def test_losses_of_student_and_teacher_by_each_path(place):
             mlm=MLMConfig(),
             attention=path,
             teacher=copy.deepcopy(teacher).to(device, dtype),
-            distillation=DistillationConfig(teacher="", logits=0.5, relations=1.0, hidden=1.0),
+            distillation=LOSSES,
         )
         sums.append(model(batch_of(sequences, masked).to(device), weights(device)).sums)
     reference, actual = sums
@@ -229,10 +231,10 @@ def test_losses_of_student_and_teacher_by_each_path(place):
     logits = student.decoder(student.head(hidden))[masked[tokens]]
     expected = torch.nn.functional.cross_entropy(logits, sequences.ids[masked], reduction="sum")
     assert difference(actual["mlm"], expected) < place.tolerance
-    for loss in ("logits", "relations", "hidden"):
+    for loss in ("logits", "relations", "hidden", "pooled"):
         assert difference(actual[loss], reference[loss]) < place.tolerance
-    assert model.masked_lm.config._attn_implementation == model.teacher.config._attn_implementation
-    assert model.teacher.config._attn_implementation == IMPLEMENTATIONS[place.path]
+    for taken in (model.masked_lm, model.distiller.teacher):
+        assert taken.config._attn_implementation == IMPLEMENTATIONS[place.path]
 
 
 def batch_of(sequences: Packed, masked: Tensor) -> Batch:
@@ -256,8 +258,9 @@ def weights(device: str) -> StepWeights:
         replicas=1,
         masked_tokens=1.0,
         tokens=1.0,
+        documents=1.0,
         adversary_weight=1.0,
-        distillation=1.0,
+        distillation=LOSSES.weights_at(0),
         reversal_lambda=torch.zeros((), device=device),
     )
 

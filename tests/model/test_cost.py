@@ -13,6 +13,7 @@ from tests.model.test_encoder import ARCHITECTURES
 from unibert.model.attention import PackedDocuments
 from unibert.model.config import AdversaryConfig, DistillationConfig, MLMConfig, ModelConfig
 from unibert.model.cost import EncoderShape, flops_by_part, parameters_by_part
+from unibert.model.distiller import PrincipalPlane
 from unibert.model.encoder import build_masked_lm, encode
 from unibert.model.unibert import StepWeights, UniBERT
 from unibert.stream import Batch
@@ -56,7 +57,13 @@ def counted(step: Any) -> Counter[str]:
 def trained(model: UniBERT) -> float:
     """Return the FLOPs per token of a training step."""
     weights = StepWeights(
-        replicas=1, masked_tokens=1, tokens=1, adversary_weight=1, distillation=1, reversal_lambda=torch.tensor(0.1)
+        replicas=1,
+        masked_tokens=1,
+        tokens=1,
+        documents=1,
+        adversary_weight=1,
+        distillation=model.distiller.config.weights_at(0) if model.distiller else {},
+        reversal_lambda=torch.tensor(0.1),
     )
     return sum(counted(lambda: model(batch(), weights).total.backward()).values()) / TOKENS
 
@@ -70,7 +77,7 @@ def test_parameters_by_part(architecture):
         mlm=MLMConfig(),
         adversary=AdversaryConfig(intermediate_size=24),
         teacher=teacher,
-        distillation=DistillationConfig(teacher="", hidden=1.0),
+        distillation=DistillationConfig(teacher="", hidden=1.0, projection="learned"),
     )
     parts = parameters_by_part(model)
     assert sum(parts.values()) == sum(parameter.numel() for parameter in model.parameters())
@@ -115,6 +122,7 @@ def test_windows_are_those_of_the_masks():
         (AdversaryConfig(level="token", intermediate_size=32, objective="uniform"), None),
         (None, DistillationConfig(teacher="", logits=1.0)),
         (None, DistillationConfig(teacher="", logits=0.0, relations=1.0)),
+        (None, DistillationConfig(teacher="", hidden=1.0, hidden_layers=[(1, 1), (-1, -1)], projection="learned")),
         (AdversaryConfig(level="token"), DistillationConfig(teacher="", logits=1.0, relations=1.0, hidden=1.0)),
     ],
 )
@@ -130,6 +138,10 @@ def test_flops_of_a_training_step(adversary, distillation):
         teacher=teacher,
         attention="sdpa",
     )
+    if distillation:
+        model.distiller.set_planes(
+            {layer: PrincipalPlane(torch.zeros(128), torch.randn(64, 128)) for layer in model.distiller.plane_layers}
+        )
     parts = flops_by_part(
         EncoderShape.from_model(student),
         length=LENGTH,

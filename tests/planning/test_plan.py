@@ -67,7 +67,7 @@ def row_of(text: str, name: str) -> list[str]:
 
 
 def test_parameters_are_those_of_the_model_that_is_built(run_file, teacher, tmp_path, capsys):
-    distilled = (f"--distillation.teacher={teacher}", "--distillation.hidden=1")
+    distilled = (f"--distillation.teacher={teacher}", "--distillation.hidden=1", "--distillation.projection=learned")
     plan = figures(tmp_path, run_file, "--gpus", 1, *H100, *distilled)
     student = build_masked_lm(ModelConfig(config=SIZES), 500, 128)
     taught_by = build_masked_lm(ModelConfig(config=SIZES | {"hidden_size": 128}), 500, 128)
@@ -77,7 +77,7 @@ def test_parameters_are_those_of_the_model_that_is_built(run_file, teacher, tmp_
         mlm=MLMConfig(),
         adversary=AdversaryConfig(),
         teacher=taught_by,
-        distillation=DistillationConfig(teacher="", hidden=1.0),
+        distillation=DistillationConfig(teacher="", hidden=1.0, projection="learned"),
     )
     assert sum(plan["parameters"].values()) == sum(parameter.numel() for parameter in model.parameters())
     assert plan["parameters"]["adversary"] == sum(p.numel() for p in model.discriminator.parameters())

@@ -85,5 +85,5 @@ def test_damaged_held_out_shard_is_refused(make_corpus: Callable[..., Path]) -> 
     path = corpus / shard.path
     raw = path.read_bytes()
     path.write_bytes(raw[: raw.rindex(b".tokens.npy") + 700])
-    with pytest.raises(UserError, match="damaged blocks, but held-out shards must be intact"):
+    with pytest.raises(UserError, match="damaged blocks, but the shards read here must be intact"):
         batches(corpus)

@@ -73,8 +73,8 @@ def _check_models(config: RunConfig) -> Iterator[Finding]:
         yield fail("models", message or fix, fix if message else "fix what this message names")
         return
     sizes = [f"student {model.masked_lm.num_parameters():,} parameters"]
-    if model.teacher is not None:
-        sizes.append(f"teacher {model.teacher.num_parameters():,}")
+    if model.distiller is not None:
+        sizes.append(f"teacher {model.distiller.teacher.num_parameters():,}")
     yield ok("models", f"{', '.join(sizes)}; built and loaded as the run will")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from unibert.schedules import Schedule, check_points, dann_ramp, value_at
+from unibert.schedules import Schedule, check_points, dann_ramp, ever_positive, value_at
 
 
 @dataclass(kw_only=True)
@@ -122,6 +122,10 @@ class AdversaryConfig:
         return self.max_lambda * {"dann": dann_ramp(through), "linear": through, "constant": 1.0}[self.ramp]
 
 
+LOSSES = ("logits", "relations", "hidden", "pooled")
+"""The losses of distillation."""
+
+
 @dataclass(kw_only=True)
 class DistillationConfig:
     """Knowledge distillation from a frozen Hugging Face encoder that shares the corpus's tokenizer."""
@@ -138,14 +142,18 @@ class DistillationConfig:
     weight: Schedule = 1.0
     """Factor on all distillation losses."""
 
-    logits: float = 1.0
+    logits: Schedule = 1.0
     """Weight of KL(teacher ‖ student) of the predictions at the masked positions, times temperature squared."""
 
-    relations: float = 0.0
+    relations: Schedule = 0.0
     """Weight of the self-attention relations (query-query, key-key, value-value; MiniLMv2, arXiv 2012.15828)."""
 
-    hidden: float = 0.0
-    """Weight of 1 - cosine between hidden states (DistilBERT, arXiv 1910.01108), projected where sizes differ."""
+    hidden: Schedule = 0.0
+    """Weight of 1 - cosine between the hidden states of tokens (DistilBERT, arXiv 1910.01108)."""
+
+    pooled: Schedule = 0.0
+    """Weight of 1 - cosine between the mean vectors of documents in the last layers, which are the sentence vectors
+    that people use. Each piece of a cut document has its own."""
 
     temperature: float = 2.0
     """Temperature that softens both distributions of the ``logits`` loss."""
@@ -160,17 +168,31 @@ class DistillationConfig:
     student_layer: int = -1
     """Student layer that ``relations`` and ``hidden`` match, from 1; 0 is the embeddings' output, -1 the last layer."""
 
+    hidden_layers: list[tuple[int, int]] | None = None
+    """Pairs of layers, the student's and the teacher's, that ``hidden`` matches, as in [[2, 6], [-1, -1]]. Default: the
+    two above."""
+
+    projection: Literal["pca", "learned"] = "pca"
+    """How ``hidden`` and ``pooled`` compare states of different widths. ``pca`` brings the teacher's down to the
+    student's, less their mean, by a fixed projection. ``learned`` brings the student's up by a trained one, which the
+    exported sentence vectors pass through."""
+
     relation_heads: int | None = None
     """Heads into which queries, keys and values are regrouped. Default: the student's attention heads."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.weight, list):
-            check_points(self.weight, "distillation.weight")
+        for name in ("weight", *LOSSES):
+            schedule = getattr(self, name)
+            if isinstance(schedule, list):
+                check_points(schedule, f"distillation.{name}")
+            if min([value for _, value in schedule] if isinstance(schedule, list) else [schedule]) < 0:
+                raise ValueError(f"distillation.{name}: must not be negative, got {schedule}")
         if self.temperature <= 0:
             raise ValueError(f"distillation.temperature: must be positive, got {self.temperature}")
-        if min(self.logits, self.relations, self.hidden) < 0 or not (self.logits or self.relations or self.hidden):
-            raise ValueError("distillation: at least one of logits, relations, hidden must be positive, none negative")
+        if not any(ever_positive(getattr(self, name)) for name in LOSSES):
+            raise ValueError(f"distillation: at least one of {', '.join(LOSSES)} must be positive")
 
-    def weight_at(self, progress: float) -> float:
-        """Return the factor on all distillation losses at ``progress``."""
-        return value_at(self.weight, progress)
+    def weights_at(self, progress: float) -> dict[str, float]:
+        """Return the weight of each loss at ``progress``."""
+        factor = value_at(self.weight, progress)
+        return {name: factor * value_at(getattr(self, name), progress) for name in LOSSES}

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from unibert.model.config import AdversaryConfig, DistillationConfig
+from unibert.schedules import ever_positive
 
 FORWARD_AND_BACKWARD = 3
 """FLOPs of both passes per FLOP of the forward pass: the backward pass has two products for each."""
@@ -118,7 +119,7 @@ def parameters_by_part(model: nn.Module) -> dict[str, int]:
     return dict(parts)
 
 
-_OBJECTIVES = {"discriminator": "adversary", "hidden_projection": "distillation"}
+_OBJECTIVES = {"discriminator": "adversary", "distiller": "distillation"}
 
 
 def _part(name: str, parameter: nn.Parameter, masked_lm: PreTrainedModel) -> str:
@@ -172,12 +173,18 @@ def flops_by_part(
         # Two gradients pass back through the second matrix: the discriminator's and the reversed one.
         flops["adversary"] = 2 * samples * width * (3 * hidden + 4 * num_languages)
     if distillation is not None and teacher is not None:
-        # Every loss needs the head's own matrices; only that of the logits needs those over the vocabulary.
-        head = teacher.head_flops() if distillation.logits else 2 * teacher.head_weights
+        head = teacher.head_flops() if ever_positive(distillation.logits) else 0.0
         flops["teacher"] = distilled * (teacher.encoder_flops(length, masks=masks) + masked * head)
-        if distillation.relations:
+        if ever_positive(distillation.relations):
             # Queries, keys and values, each against itself over the whole sequence.
             flops["relations"] = distilled * 3 * 2 * length * (FORWARD_AND_BACKWARD * hidden + teacher.hidden_size)
-        if distillation.hidden and teacher.hidden_size != hidden:
-            flops["projection"] = distilled * FORWARD_AND_BACKWARD * 2 * hidden * teacher.hidden_size
+        if teacher.hidden_size != hidden:
+            flops["projection"] = distilled * _projection_flops(distillation, hidden, teacher.hidden_size)
     return flops
+
+
+def _projection_flops(config: DistillationConfig, width: int, teacher_width: int) -> int:
+    """Return the FLOPs per token that bring hidden states of two widths to one."""
+    pairs = len(config.hidden_layers or [()]) if ever_positive(config.hidden) else 0
+    passes = FORWARD_AND_BACKWARD if config.projection == "learned" else 1
+    return passes * 2 * pairs * width * teacher_width

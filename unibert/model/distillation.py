@@ -1,4 +1,7 @@
-"""Distillation losses over hidden states and self-attention relations (unibert_kernels has the loss over logits)."""
+"""Distillation losses over hidden states, mean vectors and self-attention relations.
+
+`unibert_kernels` has the loss over logits.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from unibert.model.architectures import attention_projections
+from unibert.model.attention import PackedDocuments
 
 
 class AttentionProjections:
@@ -82,3 +86,27 @@ def hidden_loss(student: Tensor, teacher: Tensor, document_ids: Tensor) -> Tenso
     """
     similarity = F.cosine_similarity(student.float(), teacher.float(), dim=-1)
     return (1 - similarity)[document_ids >= 0].sum()
+
+
+def pooled_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Sum over documents of 1 - cosine between mean vectors, (D, H) each; divide by D for the mean."""
+    return (1 - F.cosine_similarity(student.float(), teacher.float(), dim=-1)).sum()
+
+
+def document_means(states: Tensor, documents: PackedDocuments, num_documents: int) -> Tensor:
+    """Average states over the tokens of each document, in a fixed order.
+
+    Args:
+        states: (B, S, H).
+        documents: where the documents lie in the sequences.
+        num_documents: D; each of the ids 0 to D - 1 occurs.
+
+    Returns:
+        (D, H) fp32.
+    """
+    bounds = documents.cu_seqlens.long()
+    means = torch.segment_reduce(states.flatten(0, 1).float(), "mean", offsets=bounds, axis=0)
+    owners = documents.document_ids.flatten()[bounds[:-1]]
+    # Padding goes to a row that is cut off.
+    rows = torch.where(owners >= 0, owners, num_documents)
+    return means.new_zeros(num_documents + 1, means.shape[1]).index_copy(0, rows, means)[:num_documents]

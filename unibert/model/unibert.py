@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from unibert_kernels import (
@@ -20,9 +20,10 @@ from unibert.errors import UserError
 from unibert.model.architectures import head_features
 from unibert.model.attention import PackedDocuments
 from unibert.model.config import AdversaryConfig, DistillationConfig, MLMConfig
-from unibert.model.distillation import AttentionProjections, hidden_loss, relation_loss
+from unibert.model.distiller import Distiller, resolve_layer
 from unibert.model.encoder import encode
-from unibert.model.teacher_input import Prompt, TeacherInput, teacher_input
+from unibert.model.teacher_input import Prompt
+from unibert.schedules import ever_positive
 from unibert.stream import Batch
 
 
@@ -37,9 +38,11 @@ class StepWeights:
     replicas: int
     masked_tokens: float
     tokens: float
+    documents: float
     adversary_weight: float
     mlm: float = 1.0
-    distillation: float = 0.0
+    distillation: Mapping[str, float] = field(default_factory=dict)
+    """Weight of each loss of distillation, see `unibert.model.config.DistillationConfig.weights_at`; empty without."""
     reversal_lambda: Tensor
     class_weights: Tensor | None = None
 
@@ -89,13 +92,9 @@ class UniBERT(nn.Module):
         self.num_languages = num_languages
         self.mlm = mlm
         self.adversary = adversary
-        self.distillation = distillation
         self.attention = attention
-        # A tuple hides the teacher from nn.Module, which would train, shard and save it.
-        self._teacher = (teacher,)
-        self._prompt = prompt
         if adversary is not None:
-            self._check_layer(masked_lm, adversary.layer, "adversary.layer")
+            resolve_layer(adversary.layer, masked_lm.config.num_hidden_layers, "adversary.layer")
             self.discriminator = LanguageDiscriminator(
                 masked_lm.config.hidden_size,
                 num_languages,
@@ -103,49 +102,14 @@ class UniBERT(nn.Module):
                 level=adversary.level,
                 objective=adversary.objective,
             )
+        self.distiller = None
         if distillation is not None:
             assert teacher is not None
-            self._prepare_distillation(distillation, masked_lm, teacher)
-
-    def _prepare_distillation(
-        self, config: DistillationConfig, student: PreTrainedModel, teacher: PreTrainedModel
-    ) -> None:
-        if teacher.config.vocab_size != student.config.vocab_size:
-            raise UserError(
-                f"distillation.teacher: {config.teacher} has a vocabulary of {teacher.config.vocab_size}, the student "
-                f"one of {student.config.vocab_size}; train both on one tokenizer"
-            )
-        if config.logits and (self.mlm.label_smoothing or self.mlm.z_loss):
-            raise UserError(
-                "mlm: label_smoothing and z_loss cannot be combined with distillation.logits; set them to 0"
-            )
-        self._check_layer(teacher, config.teacher_layer, "distillation.teacher_layer")
-        self._check_layer(student, config.student_layer, "distillation.student_layer")
-        if config.relations and 0 in (config.teacher_layer, config.student_layer):
-            raise UserError("distillation.relations: layer 0, the embeddings, has no attention; name a layer from 1 on")
-        width, teacher_width = student.config.hidden_size, teacher.config.hidden_size
-        if config.relations:
-            self.relation_heads = config.relation_heads or student.config.num_attention_heads
-            if width % self.relation_heads or teacher_width % self.relation_heads:
+            if ever_positive(distillation.logits) and (mlm.label_smoothing or mlm.z_loss):
                 raise UserError(
-                    f"distillation.relation_heads: {self.relation_heads} must divide the hidden sizes of student "
-                    f"({width}) and teacher ({teacher_width})"
+                    "mlm: label_smoothing and z_loss cannot be combined with distillation.logits; set them to 0"
                 )
-            self._student_projections = AttentionProjections(student, config.student_layer)
-            self._teacher_projections = AttentionProjections(teacher, config.teacher_layer)
-        if config.hidden and width != teacher_width:
-            self.hidden_projection = nn.Linear(width, teacher_width)
-
-    @property
-    def teacher(self) -> PreTrainedModel | None:
-        """The teacher, which is not a submodule."""
-        return self._teacher[0]
-
-    @staticmethod
-    def _check_layer(model: PreTrainedModel, layer: int, key: str) -> None:
-        depth = model.config.num_hidden_layers
-        if not -depth <= layer <= depth:
-            raise UserError(f"{key}: {layer} does not exist in a model of {depth} layers")
+            self.distiller = Distiller(distillation, masked_lm, teacher, prompt=prompt, attention=attention)
 
     def discriminator_parameters(self) -> set[nn.Parameter]:
         """Return the parameters that have the discriminator's learning rate."""
@@ -161,7 +125,8 @@ class UniBERT(nn.Module):
 
         ``sums`` holds fp32 scalars, each a sum over this micro-batch: ``mlm`` (nats), ``masked``, ``masked_correct``,
         ``adversary`` (nats, class-weighted), ``adversary_weight``, ``classified``, ``classified_correct``, ``logits``,
-        ``relations``, ``hidden``, ``tokens``; and ``mlm_by_language`` (L, 3): loss, count and hits.
+        ``relations``, ``hidden``, ``pooled``, ``tokens``, ``documents``; and ``mlm_by_language`` (L, 3): loss, count
+        and hits.
         """
         documents = PackedDocuments(batch.document_ids, batch.cu_seqlens, batch.max_seqlen)
         hidden_states = encode(
@@ -173,7 +138,7 @@ class UniBERT(nn.Module):
             attention=self.attention,
         )
         tokens = (batch.document_ids >= 0).sum().float()
-        sums: dict[str, Tensor] = {"tokens": tokens}
+        sums: dict[str, Tensor] = {"tokens": tokens, "documents": tokens.new_tensor(len(batch.document_languages))}
         total = self._prediction_losses(batch, documents, hidden_states, weights, sums)
         if self.adversary is not None:
             total = total + self._adversary_loss(batch, hidden_states, weights, sums)
@@ -181,9 +146,9 @@ class UniBERT(nn.Module):
 
     @property
     def _needs_all_hidden_states(self) -> bool:
-        adversary, distillation = self.adversary, self.distillation
+        adversary, distiller = self.adversary, self.distiller
         return (adversary is not None and adversary.layer != -1) or (
-            distillation is not None and distillation.hidden > 0 and distillation.student_layer != -1
+            distiller is not None and distiller.reads_inner_layers
         )
 
     def _prediction_losses(
@@ -200,36 +165,37 @@ class UniBERT(nn.Module):
         features = head_features(self.masked_lm, hidden_states[-1].flatten(0, 1)[positions])
         labels = batch.labels.flatten()[positions]
         lang_ids = batch.document_languages[batch.document_ids.flatten()[positions]]
-        config, teacher = self.distillation, self.teacher
-        if config is None or teacher is None or not weights.distillation:
+        distiller = self.distiller
+        if distiller is None or not any(weights.distillation.values()):
             return self._mlm_loss(features, labels, lang_ids, weights, sums)
-        view = teacher_input(batch, documents, clean=config.teacher_input == "clean", prompt=self._prompt)
-        teacher_hidden_states, teacher_features = self._run_teacher(teacher, config, batch, view)
-        if config.logits:
-            teacher_decoder = teacher.get_output_embeddings()
+        lesson = distiller.teach(batch, documents)
+        if weights.distillation["logits"]:
+            teacher_decoder = distiller.teacher.get_output_embeddings()
             output = distillation_loss(
                 features,
                 decoder.weight,
-                teacher_features,
+                distiller.masked_features(lesson, batch),
                 teacher_decoder.weight,
                 labels,
                 decoder.bias,
                 teacher_decoder.bias,
-                temperature=config.temperature,
-                kl_weight=weights.distillation * config.logits,
+                temperature=distiller.config.temperature,
+                kl_weight=weights.distillation["logits"],
                 ce_weight=weights.mlm,
                 lang_ids=lang_ids,
                 num_languages=self.num_languages,
-                path=config.path,
+                path=distiller.config.path,
                 max_workspace=self.mlm.max_workspace,
             )
             total = output.loss * (output.count / weights.masked_tokens)
             sums |= _prediction_sums(output) | {"logits": output.kl.detach() * output.count}
         else:
             total = self._mlm_loss(features, labels, lang_ids, weights, sums)
-        return total + self._hidden_state_losses(
-            config, batch, hidden_states, teacher_hidden_states, view, weights, sums
-        )
+        counts = {"relations": weights.tokens, "hidden": weights.tokens, "pooled": weights.documents}
+        for name, loss in distiller.hidden_state_losses(lesson, batch, documents, hidden_states).items():
+            sums[name] = loss.detach()
+            total = total + loss * (weights.distillation[name] / counts[name])
+        return total
 
     def _mlm_loss(
         self, features: Tensor, labels: Tensor, lang_ids: Tensor, weights: StepWeights, sums: dict[str, Tensor]
@@ -249,52 +215,6 @@ class UniBERT(nn.Module):
         )
         sums |= _prediction_sums(output)
         return weights.mlm * output.loss * (output.count / weights.masked_tokens)
-
-    @torch.no_grad()
-    def _run_teacher(
-        self, teacher: PreTrainedModel, config: DistillationConfig, batch: Batch, view: TeacherInput
-    ) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Return the teacher's hidden states at the batch's tokens, and its head's features at the masked ones."""
-        hidden_states = encode(
-            teacher,
-            view.input_ids,
-            view.position_ids,
-            view.documents,
-            hidden_states=config.teacher_layer != -1,
-            attention=self.attention,
-        )
-        at_tokens = tuple(map(view.at_batch_tokens, hidden_states))
-        return at_tokens, head_features(teacher, at_tokens[-1].flatten(0, 1)[batch.masked_positions])
-
-    def _hidden_state_losses(
-        self,
-        config: DistillationConfig,
-        batch: Batch,
-        hidden_states: tuple[Tensor, ...],
-        teacher_hidden_states: tuple[Tensor, ...],
-        view: TeacherInput,
-        weights: StepWeights,
-        sums: dict[str, Tensor],
-    ) -> Tensor:
-        total = hidden_states[-1].new_zeros((), dtype=torch.float32)
-        if config.relations:
-            queries, keys, values = map(view.at_batch_tokens, self._teacher_projections.take())
-            relations = relation_loss(
-                self._student_projections.take(),
-                (queries, keys, values),
-                batch.document_ids,
-                self.relation_heads,
-            )
-            sums["relations"] = relations.detach()
-            total = total + config.relations * relations
-        if config.hidden:
-            student = hidden_states[config.student_layer]
-            if hasattr(self, "hidden_projection"):
-                student = self.hidden_projection(student)
-            hidden = hidden_loss(student, teacher_hidden_states[config.teacher_layer], batch.document_ids)
-            sums["hidden"] = hidden.detach()
-            total = total + config.hidden * hidden
-        return total * (weights.distillation / weights.tokens)
 
     def _adversary_loss(
         self, batch: Batch, hidden_states: tuple[Tensor, ...], weights: StepWeights, sums: dict[str, Tensor]

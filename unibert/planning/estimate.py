@@ -26,12 +26,15 @@ from unibert.model.cost import EncoderShape, flops_by_part, parameters_by_part
 from unibert.model.encoder import build_masked_lm, load_config
 from unibert.model.unibert import UniBERT
 from unibert.planning.accelerators import Accelerator, Speeds
-from unibert.schedules import Schedule, Step, value_at
+from unibert.schedules import Schedule, Step, ever_positive, value_at
 from unibert.training.checkpoint.retention import checkpoint_bytes, rank_checkpoint_bytes
 from unibert.training.config import RunConfig
 from unibert.training.engine import ds_config_path, offloads_optimizer, read_ds_config, training_dtype, zero_stage
 
 GIB = 2**30
+_SAMPLED_PROGRESS = [(step + 0.5) / 1000 for step in range(1000)]
+"""The middle of each thousandth of a run."""
+
 USABLE_SHARE = 0.9
 """Share of a device's memory that a plan may fill. The rest is for fragmentation, libraries' workspaces and error."""
 PROCESS_GIB = 0.75
@@ -232,11 +235,12 @@ class Plan:
     def flops_by_part(self) -> dict[str, float]:
         """FLOPs per token of each part, mean over the run, with one document per sequence."""
         distillation = self.config.distillation
-        taught = float(np.mean(_sampled(distillation.weight) > 0)) if distillation else 0.0
+        weights = [distillation.weights_at(progress) for progress in _SAMPLED_PROGRESS] if distillation else []
+        taught = float(np.mean([any(weight.values()) for weight in weights])) if weights else 0.0
         # Every path of the distillation's head except the chunked one computes the student's logits twice.
         head_path = self.configured_head_path
         recompute = 1.0 if head_path == "recompute" else 0.0
-        if distillation and distillation.logits and head_path == "exp-store":
+        if distillation and ever_positive(distillation.logits) and head_path == "exp-store":
             recompute = taught
         total: dict[str, float] = {}
         for phase, tokens in self._tokens_by_phase():
@@ -361,7 +365,7 @@ class Plan:
     def _relation_bytes(self, micro_batch_size: int) -> float:
         """Bytes of three relations' scores, log-probabilities and their differences: S x S per head, in fp32."""
         config = self.config.distillation
-        if config is None or not config.relations:
+        if config is None or not ever_positive(config.relations):
             return 0.0
         heads = config.relation_heads or self.student.num_heads
         return 3 * 3 * 4.0 * micro_batch_size * heads * self.max_sequence_length**2
@@ -519,5 +523,4 @@ def _teacher_on_meta(config: RunConfig, vocab_size: int) -> PreTrainedModel:
 
 
 def _sampled(schedule: Schedule) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Values of a schedule at the middle of each thousandth of the run."""
-    return np.array([value_at(schedule, (step + 0.5) / 1000) for step in range(1000)])
+    return np.array([value_at(schedule, progress) for progress in _SAMPLED_PROGRESS])

@@ -1,4 +1,4 @@
-"""Held-out batches: the same sequences with the same masks in every evaluation, each sequence in one language."""
+"""Batches of a split: the same sequences with the same masks every time, each sequence in one language."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from unibert.corpus.manifest import Manifest, Shard
+from unibert.corpus.manifest import Manifest, Shard, Split
 from unibert.errors import UserError
 from unibert.stream.batch import Batch
 from unibert.stream.config import StreamConfig
@@ -37,7 +37,33 @@ def heldout_batches(
     rank: int = 0,
     world_size: int = 1,
 ) -> Iterator[Batch]:
-    """Yield this rank's share of the held-out sequences, in batches of at most ``micro_batch_size``.
+    """Yield this rank's share of the held-out sequences; see `split_batches`."""
+    yield from split_batches(
+        corpus_dir,
+        config,
+        split="heldout",
+        seed=seed,
+        sequence_length=sequence_length,
+        micro_batch_size=micro_batch_size,
+        max_sequences_per_language=max_sequences_per_language,
+        rank=rank,
+        world_size=world_size,
+    )
+
+
+def split_batches(
+    corpus_dir: str | os.PathLike[str],
+    config: StreamConfig,
+    *,
+    split: Split,
+    seed: int,
+    sequence_length: int,
+    micro_batch_size: int,
+    max_sequences_per_language: int | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Iterator[Batch]:
+    """Yield this rank's share of a split's sequences, in batches of at most ``micro_batch_size``.
 
     Every rank yields the same number of batches, because the model's forward pass may need all ranks at once. A rank
     that has no sequence left for its last batch repeats one without labels. Masking is at 15 %, with the config's
@@ -46,27 +72,28 @@ def heldout_batches(
     Args:
         corpus_dir: folder made by ``unibert corpus build``.
         config: ``stream`` section of the run file; language indices are those of its :class:`Stream`.
+        split: of which split the documents are.
         seed: seed of the run.
         sequence_length: tokens per sequence.
         micro_batch_size: sequences per batch.
         max_sequences_per_language: number of sequences to draw at random from each language's packed ones; None takes
-            all.
+            all. Few are drawn from the first shards alone.
         rank: index of this rank.
         world_size: number of ranks.
 
     Raises:
-        UserError: if nothing is held out, or a shard cannot be read.
+        UserError: if the split is empty, or a shard cannot be read.
     """
     root, manifest = Path(corpus_dir), Manifest.load(corpus_dir)
     indices = {code: index for index, code in enumerate(chosen_languages(manifest, config))}
-    held_out = [code for code in indices if manifest.tokens(code, "heldout")]
-    if not held_out:
+    codes = [code for code in indices if manifest.tokens(code, split)]
+    if not codes:
         raise UserError(f"{root}: the corpus has no held-out documents; build it with a held-out share")
     source, vocabulary = ShardSource(root, config), Vocabulary.of_corpus(manifest)
     parts: list[MaskedSequences] = []
     num_sequences = 0
-    for code in held_out:
-        shards = manifest.shards_of(code, "heldout")
+    for code in codes:
+        shards = manifest.shards_of(code, split)
         sequences = _language_sequences(
             source, vocabulary, shards, indices[code], seed, sequence_length, max_sequences_per_language
         )
@@ -111,8 +138,8 @@ def _language_sequences(
     if window.skipped:
         damaged = next(shard for shard in shards if shard.path in window.skipped)
         raise UserError(
-            f"{source.location(damaged)}: {window.skipped[damaged.path]} damaged blocks, but held-out shards must be "
-            "intact; copy it again"
+            f"{source.location(damaged)}: {window.skipped[damaged.path]} damaged blocks, but the shards read here "
+            "must be intact; copy it again"
         )
     packing = pack_shuffled(
         window.documents(),

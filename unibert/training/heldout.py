@@ -47,6 +47,7 @@ def heldout_totals(engine: Any, config: RunConfig, placement: Placement) -> dict
         replicas=1,
         masked_tokens=1.0,
         tokens=1.0,
+        documents=1.0,
         adversary_weight=1.0,
         reversal_lambda=torch.zeros((), device=placement.device),
     )

@@ -28,15 +28,14 @@ def check_kernel_paths(model: UniBERT, device: torch.device, dtype: torch.dtype)
         if model.mlm.path != "auto":
             key = "mlm"
             choose_head_path("mlm_head_loss", model.mlm.path, "exp-store", workspace, 0, states, states)
-        if model.distillation is not None and model.distillation.path != "auto":
+        distiller = model.distiller
+        if distiller is not None and distiller.config.path != "auto":
             key = "distillation"
-            choose_head_path(
-                "distillation_loss", model.distillation.path, "store-teacher", workspace, 0, states, states
-            )
+            choose_head_path("distillation_loss", distiller.config.path, "store-teacher", workspace, 0, states, states)
         key = "model"
         choose_attention_path(model.attention, model.masked_lm, device, dtype)
-        if model.teacher is not None and architecture_of(model.teacher.config).own_encoder is None:
-            choose_attention_path(model.attention, model.teacher, device, model.teacher.dtype)
+        if distiller is not None and architecture_of(distiller.teacher.config).own_encoder is None:
+            choose_attention_path(model.attention, distiller.teacher, device, distiller.teacher.dtype)
         if model.adversary is not None and model.adversary.path != "auto":
             key = "adversary"
             choose_path("adversary_loss", model.adversary.path, "fused", states)

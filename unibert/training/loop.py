@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 
 from unibert.errors import AgreedError, UserError
-from unibert.model.unibert import StepWeights
+from unibert.model.unibert import StepWeights, UniBERT
 from unibert.schedules import Step, learning_rate_factor, value_at
 from unibert.stream import Batch, StepBatch
 from unibert.stream.forecast import mixing_warning
@@ -53,6 +53,7 @@ from unibert.training.ranks.placement import Placement
 from unibert.training.ranks.signals import Preempted, StopRequest, ignore_stop_signals
 from unibert.training.ranks.watchdog import watched
 from unibert.training.step_counts import StepCounts, adversary_weight, count_tokens
+from unibert.training.teacher_planes import teacher_planes
 
 
 def pretrain(config: RunConfig) -> Path:
@@ -109,7 +110,7 @@ class Pretraining:
             zero_stage=zero_stage(prepared.ds_config),
         )
         self.engine = build_engine(
-            prepared.model,
+            self._with_planes(prepared.model),
             config,
             prepared.ds_config,
             micro_batch_size=self._micro_batch_size(self.timeline[0]),
@@ -210,6 +211,14 @@ class Pretraining:
         assert prepared is not None
         return prepared
 
+    def _with_planes(self, model: UniBERT) -> UniBERT:
+        """Give the distiller the PCA that it needs, the same on every rank."""
+        distiller = model.distiller
+        if distiller is not None and distiller.plane_layers:
+            planes = run_on_rank_0(lambda: teacher_planes(distiller, self.config, len(self.stream.languages)))
+            distiller.set_planes(gather_objects(planes or {})[0])
+        return model
+
     def _micro_batch_size(self, step: Step) -> int:
         """The largest micro-batch, up to the configured size, that divides this rank's share of the step evenly."""
         share = step.num_sequences // self.placement.world_size
@@ -268,6 +277,7 @@ class Pretraining:
             StepCounts(
                 masked_tokens=masked,
                 tokens=tokens,
+                documents=sum(len(batch.document_languages) for batch in batches),
                 adversary_weight=adversary_weight(batches, adversary, weights),
                 stop_requests=int(self.stop.requested),
                 ranks_written=int(self.checkpoints.written),
@@ -296,9 +306,10 @@ class Pretraining:
             replicas=self.placement.world_size * len(batches),
             masked_tokens=max(counts.masked_tokens, 1.0),
             tokens=counts.tokens,
+            documents=max(counts.documents, 1.0),
             adversary_weight=counts.adversary_weight,
             mlm=value_at(config.mlm.weight, step.progress),
-            distillation=config.distillation.weight_at(step.progress) if config.distillation else 0.0,
+            distillation=config.distillation.weights_at(step.progress) if config.distillation else {},
             reversal_lambda=torch.tensor(reversal, device=device),
             class_weights=None if weights is None else weights.to(device),
         )
@@ -395,7 +406,7 @@ class Pretraining:
             line["adversary_chance"] = float(self.stream.document_shares(step.progress).max())
             line["reversal_lambda"] = config.adversary.lambda_at(step.progress)
         if config.distillation is not None:
-            line["distillation_weight"] = config.distillation.weight_at(step.progress)
+            line["distillation_weight"] = value_at(config.distillation.weight, step.progress)
         line["tokens_per_second"] = round(self.throughput.since_last(done), 1)
         line["memory_gib"] = round(peak_memory_gib(self.placement.device), 3)
         self._write(line)

@@ -67,7 +67,8 @@ def objective_metrics(totals: dict[str, Tensor]) -> dict[str, float]:
     if "adversary" in totals:
         metrics["adversary_loss"] = nine_digits(float(totals["adversary"] / totals["adversary_weight"]))
         metrics["adversary_accuracy"] = nine_digits(float(totals["classified_correct"] / totals["classified"]))
-    for kind, count in (("logits", "masked"), ("relations", "tokens"), ("hidden", "tokens")):
+    counts = {"logits": "masked", "relations": "tokens", "hidden": "tokens", "pooled": "documents"}
+    for kind, count in counts.items():
         if kind in totals:
             metrics[f"distillation_{kind}_loss"] = nine_digits(float(totals[kind] / totals[count]))
     return metrics

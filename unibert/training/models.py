@@ -16,6 +16,7 @@ from unibert.model.encoder import build_masked_lm, freeze, load_teacher
 from unibert.model.teacher_input import Prompt
 from unibert.model.unibert import UniBERT
 from unibert.model.vocabulary import adapt_to_corpus
+from unibert.schedules import ever_positive
 from unibert.stream.stream import chosen_languages
 from unibert.training.config import RunConfig
 
@@ -56,7 +57,7 @@ def _teacher(
     config: DistillationConfig, tokenizer_dir: Path, sequence_length: int, prompt: Prompt | None
 ) -> PreTrainedModel:
     """Load the teacher and give it the corpus's ids."""
-    teacher = load_teacher(config.teacher, needs_head=config.logits > 0)
+    teacher = load_teacher(config.teacher, needs_head=ever_positive(config.logits))
     prompt_length = 0 if prompt is None else len(prompt.ids)
     if teacher.config.max_position_embeddings < positions_needed(teacher.config, sequence_length + prompt_length):
         with_prompt = f" and {prompt_length} tokens of distillation.teacher_prompt" if prompt_length else ""

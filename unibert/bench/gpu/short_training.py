@@ -125,12 +125,14 @@ def _model_config(hidden: int, layers: int) -> ModelConfig:
 
 
 def _weights(batch: Batch, device: str, distilled: bool) -> module.StepWeights:
+    documents = float(len(batch.document_languages))
     return module.StepWeights(
         replicas=1,
         masked_tokens=float(len(batch.masked_positions)),
         tokens=float(batch.input_ids.numel()),
-        adversary_weight=float(len(batch.document_languages)),
-        distillation=1.0 if distilled else 0.0,
+        documents=documents,
+        adversary_weight=documents,
+        distillation=DistillationConfig(teacher="random").weights_at(0) if distilled else {},
         reversal_lambda=torch.tensor(0.02, device=device),
     )
 

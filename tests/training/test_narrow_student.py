@@ -1,0 +1,71 @@
+"""A student narrower than its teacher: the PCA is the run's own, the same for all ranks and after a restart."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoTokenizer
+
+from tests.training.compare import largest_relative_difference, lines_without_timing
+from tests.training.conftest import VOCAB_SIZE
+from unibert.model.config import ModelConfig
+from unibert.model.encoder import build_masked_lm
+
+# As in test_zero.py.
+FIVE_DIGITS = 1e-5
+PLANES = "teacher_planes.safetensors"
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory, corpus) -> Path:
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("teacher")
+    sizes = {"hidden_size": 96, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 96}
+    build_masked_lm(ModelConfig(config=sizes), VOCAB_SIZE, 64).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(corpus / "tokenizer").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def words(run_file, teacher) -> list[str]:
+    options = {"teacher": teacher, "logits": 0, "hidden": 1, "hidden_layers": "[[1, 2], [-1, -1]]"}
+    options |= {"pooled": "[[0, 2], [1, 0.5]]"}
+    return ["pretrain", str(run_file), *(f"--distillation.{key}={value}" for key, value in options.items())]
+
+
+def test_two_ranks_follow_one_process(words, tmp_path, unibert):
+    for name, ranks in (("one", 1), ("two", 2)):
+        status, output = unibert(*words, f"--run_dir={tmp_path / name}", ranks=ranks)
+        assert status == 0, output
+    assert largest_relative_difference(tmp_path / "one", tmp_path / "two") < FIVE_DIGITS
+    steps = [line for line in lines_without_timing(tmp_path / "one") if "loss" in line]
+    for loss in ("distillation_hidden_loss", "distillation_pooled_loss"):
+        assert steps[-1][loss] < steps[0][loss]
+    planes = load_file(tmp_path / "one" / PLANES)
+    assert {name: tuple(tensor.shape) for name, tensor in planes.items()} == {
+        f"{layer}.{part}": shape for layer in (2, 3) for part, shape in (("mean", (96,)), ("directions", (64, 96)))
+    }
+    for layer in (2, 3):
+        directions = planes[f"{layer}.directions"]
+        # Products of 96 fp32 terms.
+        torch.testing.assert_close(directions @ directions.T, torch.eye(64), atol=1e-5, rtol=0)
+
+
+def test_an_interrupted_run_continues_with_the_same_planes(words, tmp_path, unibert):
+    unibert(*words, f"--run_dir={tmp_path / 'whole'}")
+    unibert(*words, f"--run_dir={tmp_path / 'run'}")
+    for checkpoint in sorted((tmp_path / "run" / "checkpoints").glob("step-*"))[1:]:
+        checkpoint.rename(checkpoint.with_name(f"damaged-{checkpoint.name}"))
+    status, output = unibert(*words, f"--run_dir={tmp_path / 'run'}")
+    assert status == 0, output
+    assert lines_without_timing(tmp_path / "run") == lines_without_timing(tmp_path / "whole")
+
+
+def test_damaged_planes_are_named(words, tmp_path, unibert):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / PLANES).write_bytes(b"damaged")
+    status, output = unibert(*words)
+    assert status == 1
+    assert f"unibert: error: {tmp_path}/run/{PLANES}: is damaged" in output
+    assert "Traceback" not in output
