@@ -9,9 +9,11 @@ from transformers import AutoModel, AutoModelForMaskedLM, PreTrainedModel
 from unibert.corpus.manifest import Manifest
 from unibert.errors import UserError, short_message
 from unibert.model.architectures import check_architecture
+from unibert.model.corpus_counts import language_counts
 from unibert.model.encoder import load_config
 from unibert.model.export import write_model_folder
 from unibert.model.vocabulary import adapt_to_corpus
+from unibert.model_card import Trimming, model_name
 
 
 def trim_model(name: str, corpus: Path, output: Path) -> None:
@@ -31,10 +33,19 @@ def trim_model(name: str, corpus: Path, output: Path) -> None:
     if output.exists():
         raise UserError(f"output: {output} exists; name another folder")
     model = _load(name)
-    before, vocabulary = model.num_parameters(), model.get_input_embeddings().num_embeddings
+    before, vocabulary = model.num_parameters(), int(model.config.vocab_size)
     adapt_to_corpus(model, name, corpus / "tokenizer", "trim")
+    is_local = Path(name).is_dir()
+    origin = Trimming(
+        name=output.resolve().name,
+        languages=language_counts(manifest),
+        source=model_name(name) if is_local else name,
+        is_on_hub=not is_local,
+        source_vocab_size=vocabulary,
+        source_num_parameters=before,
+    )
     try:
-        write_model_folder(model, corpus / "tokenizer", output)
+        write_model_folder(model, corpus / "tokenizer", output, origin)
     except OSError as error:
         raise UserError(f"output: {output} cannot be written ({error.strerror})") from error
     print(
