@@ -45,6 +45,8 @@ class EncoderFacts:
     """Tokens that the other layers of a ModernBERT attend to."""
     loads_in_version_4: bool = True
     """Whether transformers 4 can compute the same."""
+    pools_by_mean: bool = True
+    """Whether sentence-transformers takes the mean of the last layer, instead of what an original model's files say."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,6 +307,13 @@ def _use(encoder: EncoderFacts, origin: Pretraining | Trimming) -> list[str]:
             ),
         ]
     compared = " No objective of the training has compared sentences." if isinstance(origin, Pretraining) else ""
+    pooling = (
+        "The vector of a sentence is the mean of the last layer's hidden states over all its tokens, with those that "
+        "the tokenizer adds at both ends."
+        if encoder.pools_by_mean
+        else "The vector of a sentence is made from the hidden states as in the original model, whose settings of "
+        "sentence-transformers are kept."
+    )
     version_4 = (
         "Version 4.57 of transformers computes the same as version 5."
         if encoder.loads_in_version_4
@@ -329,8 +338,7 @@ def _use(encoder: EncoderFacts, origin: Pretraining | Trimming) -> list[str]:
             'model = SentenceTransformer("FOLDER")',
             'print(model.encode(["One sentence.", "Another one."]).shape)',
         ),
-        "The vector of a sentence is the mean of the last layer's hidden states over all its tokens, with those that "
-        f"the tokenizer adds at both ends.{compared} Longer texts are cut at {encoder.max_tokens:,} tokens.",
+        f"{pooling}{compared} Longer texts are cut at {encoder.max_tokens:,} tokens.",
         version_4,
     ]
 

@@ -15,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 from unibert.errors import UserError
 from unibert.files import write_json
 from unibert.model.architectures import first_position
+from unibert.model.sentence_transformers_files import copy_modules, has_modules, write_mean_pooling
 from unibert.model.transformers_4 import version_4_settings
 from unibert.model_card import CARD_NAME, EncoderFacts, Pretraining, Trimming, model_card
 
@@ -55,19 +56,24 @@ def write_hugging_face(
 
 
 def write_model_folder(
-    model: PreTrainedModel, tokenizer_dir: Path, output: Path, origin: Pretraining | Trimming
+    model: PreTrainedModel,
+    tokenizer_dir: Path,
+    output: Path,
+    origin: Pretraining | Trimming,
+    pooling_from: Path | None = None,
 ) -> None:
     """Write a model with the tokenizer of a corpus; the folder appears only when complete and replaces an older one.
 
-    transformers 4 and 5 and sentence-transformers can load it; the last gives the mean of the hidden states of the last
-    layer. ``model_max_length`` is the number of tokens that the model has positions for, if it is less than the
-    tokenizer's own. The folder's ``README.md`` is the model's card.
+    transformers 4 and 5 and sentence-transformers can load it. ``model_max_length`` is the number of tokens that the
+    model has positions for, if it is less than the tokenizer's own. The folder's ``README.md`` is the model's card.
 
     Args:
         model: masked language model or encoder.
         tokenizer_dir: ``tokenizer`` folder of the corpus.
         output: folder to create.
         origin: how the model was made, for its card.
+        pooling_from: model folder whose files decide how sentence-transformers makes a vector. By default, and if it
+            has none, the vector is the mean of the last layer's hidden states over all tokens.
 
     Raises:
         OSError: if the folder cannot be written.
@@ -85,8 +91,13 @@ def write_model_folder(
         # transformers 5 writes a class that version 4 does not know; both know this one.
         config |= {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": max_tokens}
         write_json(partial / "tokenizer_config.json", config)
-        _write_sentence_transformers(partial, model.config.hidden_size, max_tokens)
-        facts = _encoder_facts(model, max_tokens, loads_in_version_4=None not in version_4.values())
+        pools_by_mean = pooling_from is None or not has_modules(pooling_from)
+        if pooling_from is None or pools_by_mean:
+            write_mean_pooling(partial, model.config.hidden_size, max_tokens)
+        else:
+            copy_modules(pooling_from, partial, max_tokens)
+        loads_in_version_4 = None not in version_4.values()
+        facts = _encoder_facts(model, max_tokens, loads_in_version_4=loads_in_version_4, pools_by_mean=pools_by_mean)
         (partial / CARD_NAME).write_text(model_card(facts, origin), encoding="utf-8")
         _make_readable(partial)
         shutil.rmtree(output, ignore_errors=True)
@@ -100,33 +111,9 @@ def _add_to_json(file: Path, fields: dict[str, Any]) -> None:
     write_json(file, json.loads(file.read_text(encoding="utf-8")) | fields)
 
 
-def _write_sentence_transformers(folder: Path, hidden_size: int, max_tokens: int) -> None:
-    """Write what sentence-transformers reads, in the form that its versions 2 to 6 understand."""
-    pooling = "1_Pooling"
-    modules = (("", "Transformer"), (pooling, "Pooling"))
-    (folder / pooling).mkdir()
-    write_json(
-        folder / "modules.json",
-        [
-            {"idx": index, "name": f"{index}", "path": path, "type": f"sentence_transformers.models.{name}"}
-            for index, (path, name) in enumerate(modules)
-        ],
-    )
-    write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_tokens, "do_lower_case": False})
-    write_json(
-        folder / pooling / "config.json",
-        {"word_embedding_dimension": hidden_size, "pooling_mode_mean_tokens": True, "include_prompt": True}
-        | dict.fromkeys(
-            ("pooling_mode_cls_token", "pooling_mode_max_tokens", "pooling_mode_mean_sqrt_len_tokens"), False
-        ),
-    )
-    write_json(
-        folder / "config_sentence_transformers.json",
-        {"prompts": {}, "default_prompt_name": None, "similarity_fn_name": "cosine"},
-    )
-
-
-def _encoder_facts(model: PreTrainedModel, max_tokens: int, *, loads_in_version_4: bool) -> EncoderFacts:
+def _encoder_facts(
+    model: PreTrainedModel, max_tokens: int, *, loads_in_version_4: bool, pools_by_mean: bool
+) -> EncoderFacts:
     config, embeddings = model.config, cast(nn.Embedding, model.get_input_embeddings())
     layer_types = getattr(config, "layer_types", None)
     return EncoderFacts(
@@ -142,6 +129,7 @@ def _encoder_facts(model: PreTrainedModel, max_tokens: int, *, loads_in_version_
         global_layers=layer_types and [i for i, kind in enumerate(layer_types) if kind == "full_attention"],
         local_attention=getattr(config, "local_attention", None),
         loads_in_version_4=loads_in_version_4,
+        pools_by_mean=pools_by_mean,
     )
 
 

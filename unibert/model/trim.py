@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from huggingface_hub import snapshot_download
 from transformers import AutoModel, AutoModelForMaskedLM, PreTrainedModel
 
 from unibert.corpus.manifest import Manifest
@@ -12,6 +13,7 @@ from unibert.model.architectures import check_architecture
 from unibert.model.corpus_counts import language_counts
 from unibert.model.encoder import load_config
 from unibert.model.export import write_model_folder
+from unibert.model.sentence_transformers_files import FILE_PATTERNS
 from unibert.model.vocabulary import adapt_to_corpus
 from unibert.model_card import Trimming, model_name
 
@@ -19,7 +21,8 @@ from unibert.model_card import Trimming, model_name
 def trim_model(name: str, corpus: Path, output: Path) -> None:
     """Write the model with the ids and the tokenizer of the corpus, and print what it has left.
 
-    Wherever a text segments alike with both tokenizers, the hidden states are the original's, bit for bit.
+    Wherever a text segments alike with both tokenizers, the hidden states are the original's, bit for bit. If the
+    original has files for sentence-transformers, they are kept, so that vectors of texts are the original's too.
 
     Args:
         name: model folder or hub id.
@@ -35,6 +38,7 @@ def trim_model(name: str, corpus: Path, output: Path) -> None:
     model = _load(name)
     before, vocabulary = model.num_parameters(), int(model.config.vocab_size)
     adapt_to_corpus(model, name, corpus / "tokenizer", "trim")
+    pooling_from = _folder_with_pooling(name)
     is_local = Path(name).is_dir()
     origin = Trimming(
         name=output.resolve().name,
@@ -45,13 +49,25 @@ def trim_model(name: str, corpus: Path, output: Path) -> None:
         source_num_parameters=before,
     )
     try:
-        write_model_folder(model, corpus / "tokenizer", output, origin)
+        write_model_folder(model, corpus / "tokenizer", output, origin, pooling_from)
     except OSError as error:
         raise UserError(f"output: {output} cannot be written ({error.strerror})") from error
     print(
         f"{output}: {manifest.vocab_size:,} of {vocabulary:,} pieces, {model.num_parameters():,} of {before:,} "
         "parameters"
     )
+
+
+def _folder_with_pooling(name: str) -> Path:
+    """Return the model's folder; of a model on the hub, one with the files that sentence-transformers reads."""
+    if Path(name).is_dir():
+        return Path(name)
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(FILE_PATTERNS)))
+    except Exception as error:  # the hub's client passes on whatever its parts raise
+        raise UserError(
+            f"trim: the sentence-transformers files of {name} cannot be loaded ({short_message(error)})"
+        ) from error
 
 
 def _load(name: str) -> PreTrainedModel:
