@@ -70,8 +70,8 @@ $(VENV)/triton-3.6.0: $(VENV)/installed
 # Programs that read exported models: with transformers 4, and with the environment's transformers 5. They use torch,
 # numpy, scikit-learn and the like of the environment.
 $(VENV)/clients-4: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --no-compile --no-deps --target $@.partial transformers==4.57.6 tokenizers==0.22.1 \
-	    huggingface_hub==0.36.0 sentence-transformers==5.2.3 requests==2.34.2 urllib3==2.8.0 \
+	$(BIN)/python -m pip install --quiet --no-compile --no-deps --target $@.partial transformers==4.57.6 \
+	    tokenizers==0.22.1 huggingface_hub==0.36.0 sentence-transformers==5.2.3 requests==2.34.2 urllib3==2.8.0 \
 	    charset-normalizer==3.5.3 certifi==2026.10.19.post1
 	mv $@.partial $@
 

@@ -18,6 +18,7 @@ from unibert.text import compact_markdown_table, markdown_table
 CARD_NAME = "README.md"
 
 _ARCHITECTURES = {"bert": "BERT", "modernbert": "ModernBERT", "roberta": "RoBERTa", "xlm-roberta": "XLM-RoBERTa"}
+"""Names of the architectures whose exports the tests load in transformers 4 too."""
 _ISO_CODES = {"als": "gsw", "simple": "en"}
 """ISO 639 codes of Wikipedias that use another; the hub accepts only ISO codes."""
 _USE, _SCORES = "## Use", "## Scores"
@@ -78,7 +79,7 @@ class Pretraining:
     name: str
     """Title of the card."""
     languages: Sequence[LanguageCounts]
-    """The text that the run reads."""
+    """The text that the run reads; empty if the corpus has changed since."""
     trainer: str
     """Name and version of the program."""
     steps: int
@@ -162,9 +163,10 @@ def model_name(folder: str) -> str:
 
 def _metadata(encoder: EncoderFacts, origin: Pretraining | Trimming) -> dict[str, Any]:
     codes = sorted({_ISO_CODES.get(counts.code, counts.code) for counts in origin.languages})
+    iso_codes = [code for code in codes if re.fullmatch("[a-z]{2,3}", code)]
     task = "fill-mask" if encoder.has_masked_lm_head else "feature-extraction"
     metadata = {
-        "language": [code for code in codes if re.fullmatch("[a-z]{2,3}", code)],
+        **({"language": iso_codes} if iso_codes else {}),
         "library_name": "transformers",
         "pipeline_tag": task,
         "tags": [
@@ -184,8 +186,9 @@ def _label(encoder: EncoderFacts) -> str:
 
 
 def _pretraining_summary(encoder: EncoderFacts, origin: Pretraining) -> str:
+    languages = f" for {_count(len(origin.languages), 'language')}" if origin.languages else ""
     return (
-        f"This is a masked language model for {_count(len(origin.languages), 'language')}: {_label(encoder)} with "
+        f"This is a masked language model{languages}: {_label(encoder)} with "
         f"{_count(encoder.num_hidden_layers, 'layer')} and {encoder.num_parameters:,} parameters, pre-trained with "
         f"{origin.trainer}. It predicts masked tokens, and its hidden states serve as vectors of tokens and sentences."
     )
@@ -275,6 +278,8 @@ def _distillation(origin: Pretraining) -> str:
 
 
 def _languages(origin: Pretraining | Trimming) -> list[str]:
+    if not origin.languages:
+        return ["The corpus has changed since the training, so its languages are not listed here."]
     documents = sum(counts.documents for counts in origin.languages)
     tokens = sum(counts.tokens for counts in origin.languages)
     what = "The training corpus has" if isinstance(origin, Pretraining) else "The pieces were chosen by"
@@ -314,12 +319,15 @@ def _use(encoder: EncoderFacts, origin: Pretraining | Trimming) -> list[str]:
         else "The vector of a sentence is made from the hidden states as in the original model, whose settings of "
         "sentence-transformers are kept."
     )
-    version_4 = (
-        "Version 4.57 of transformers computes the same as version 5."
-        if encoder.loads_in_version_4
-        else "Version 5 of transformers is required. Version 4 ends with a TypeError while it builds the model, since "
-        "it cannot express which layers attend globally or how positions are scaled."
-    )
+    if not encoder.loads_in_version_4:
+        versions = [
+            "Version 5 of transformers is required. Version 4 ends with a TypeError while it builds the model, since "
+            "it cannot express which layers attend globally or how positions are scaled."
+        ]
+    elif encoder.architecture in _ARCHITECTURES:
+        versions = ["Version 4.57 of transformers computes the same as version 5."]
+    else:
+        versions = []
     return [
         *paragraphs,
         "Hidden states of the tokens:",
@@ -339,7 +347,7 @@ def _use(encoder: EncoderFacts, origin: Pretraining | Trimming) -> list[str]:
             'print(model.encode(["One sentence.", "Another one."]).shape)',
         ),
         f"{pooling}{compared} Longer texts are cut at {encoder.max_tokens:,} tokens.",
-        version_4,
+        *versions,
     ]
 
 

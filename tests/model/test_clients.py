@@ -6,6 +6,7 @@ in processes of their own, with libraries from folders beside the environment's,
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ import yaml
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
 from tests.corpus import fast_tokenizers
+from tests.refusals import refused
 from unibert.cli import main
 from unibert.corpus.build import build_corpus
 from unibert.corpus.config import CorpusConfig
@@ -244,6 +246,15 @@ def test_the_card_of_a_trimmed_model_names_its_origin(folders):
     assert not {"license", "base_model"} & set(metadata)
     assert "## Training" not in card
     assert "as in the original model, whose settings of sentence-transformers are kept" in card
+
+
+def test_a_damaged_file_of_the_original_is_refused(folders, tmp_path, capsys):
+    root = folders["bert"].parent
+    source = Path(shutil.copytree(root / "xlm-roberta", tmp_path / "source"))
+    (source / "sentence_bert_config.json").write_text("")
+    words = ["trim", source, f"--corpus={root / 'corpus'}", f"--output={tmp_path / 'small'}"]
+    assert "sentence_bert_config.json: is not valid JSON (Expecting value" in refused(capsys, *words)[1]
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
 def test_the_folder_has_only_what_readers_need(folders):

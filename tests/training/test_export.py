@@ -4,10 +4,12 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from huggingface_hub import ModelCard
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
@@ -136,6 +138,17 @@ def test_an_export_keeps_the_scores_of_its_weights_only(own_run, aligned):
     assert "in 40 steps" in card.read_text()
     assert "After step 40, the MLM loss" in card.read_text()
     assert "## Scores" not in card.read_text()
+
+
+def test_the_counts_of_another_corpus_are_left_out(own_run, own_corpus):
+    config = own_run / "config.yaml"
+    for change, is_listed in (({}, True), ({"tokenizer_sha256": "1" * 64}, False)):
+        replace(Manifest.load(own_corpus), **change).save(own_corpus)
+        config.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | {"corpus": str(own_corpus)}))
+        main(["export", str(own_run)])
+        card = ModelCard.load(own_run / "model" / "README.md")
+        assert (card.data.language is not None, "| de | German |" in card.text) == (is_listed, is_listed)
+        assert ("The corpus has changed since the training" in card.text) != is_listed
 
 
 def test_an_evaluation_leaves_the_cards_of_other_folders_alone(run_dir, aligned, tmp_path):

@@ -69,6 +69,6 @@ def copy_modules(source: Path, folder: Path, max_tokens: int) -> None:
     try:
         settings = json.loads(transformer.read_text(encoding="utf-8")) if transformer.is_file() else {}
     except ValueError as error:
-        raise UserError(f"{transformer}: is not valid JSON ({error})") from error
+        raise UserError(f"{transformer}: is not valid JSON ({error}); correct the file or remove it") from error
     length = settings.get("max_seq_length") or max_tokens
     write_json(folder / _TRANSFORMER, settings | {"max_seq_length": min(length, max_tokens)})

@@ -13,7 +13,7 @@ from unibert.files import file_sha256, write_atomically
 from unibert.installation import unibert_version
 from unibert.model.corpus_counts import language_counts
 from unibert.model.export import WEIGHTS_NAME, write_hugging_face
-from unibert.model_card import CARD_NAME, HeldoutLoss, Pretraining, model_name, with_scores
+from unibert.model_card import CARD_NAME, HeldoutLoss, LanguageCounts, Pretraining, model_name, with_scores
 from unibert.training.checkpoint.folder import complete_checkpoints, describe, full_state_dict, step_of
 from unibert.training.metrics_file import read_metrics
 
@@ -56,12 +56,11 @@ def export_run(run_dir: str | Path, *, step: int | None = None, output: str | Pa
 
 def _pretraining(run_dir: Path, config: dict[str, Any], checkpoint: dict[str, Any]) -> Pretraining:
     """Describe a run up to a checkpoint by its configuration, its corpus and its metrics."""
-    manifest = Manifest.load(config["corpus"])
     model, adversary, distillation = (config.get(key) or {} for key in ("model", "adversary", "distillation"))
     initial_model, teacher = model.get("initialize_from"), distillation.get("teacher")
     return Pretraining(
         name=run_dir.resolve().name,
-        languages=language_counts(manifest, config["stream"].get("languages")),
+        languages=_language_counts(config, checkpoint["state"]["corpus"]),
         trainer=f"UniBERT {unibert_version()}",
         steps=checkpoint["step"],
         tokens=checkpoint["tokens"],
@@ -73,6 +72,16 @@ def _pretraining(run_dir: Path, config: dict[str, Any], checkpoint: dict[str, An
         initial_layers=model.get("initialize_layers"),
         heldout=_heldout_loss(run_dir / "metrics.jsonl", checkpoint["step"]),
     )
+
+
+def _language_counts(config: dict[str, Any], fingerprint: str) -> list[LanguageCounts]:
+    """Return the counts of the run's corpus; none if its manifest is missing or that of another corpus by now."""
+    try:
+        manifest = Manifest.load(config["corpus"])
+    except UserError:
+        # The model can be exported all the same.
+        return []
+    return language_counts(manifest, config["stream"].get("languages")) if manifest.fingerprint == fingerprint else []
 
 
 def _heldout_loss(metrics: Path, step: int) -> HeldoutLoss | None:
