@@ -130,6 +130,7 @@ def test_a_card_without_the_section_on_use_gets_the_scores_at_its_end(plain):
     assert with_scores(once, scores(0.20)) == once
 
 
-def test_names_of_models_have_no_path():
+def test_names_of_models_are_hub_ids_or_have_no_path():
     names = {"runs/teacher/model": "teacher", "/data/xlm/": "xlm", "../encoder": "encoder", "model": "model"}
-    assert {folder: model_name(folder) for folder in names} == names
+    names |= {"intfloat/multilingual-e5-small": "intfloat/multilingual-e5-small"}
+    assert {name: model_name(name) for name in names} == names

@@ -12,12 +12,20 @@ from typing import Any
 
 import yaml
 
+from unibert.hub import is_on_hub
 from unibert.languages import LANGUAGES
 from unibert.text import compact_markdown_table, markdown_table
 
 CARD_NAME = "README.md"
 
-_ARCHITECTURES = {"bert": "BERT", "modernbert": "ModernBERT", "roberta": "RoBERTa", "xlm-roberta": "XLM-RoBERTa"}
+_ARCHITECTURES = {
+    "bert": "BERT",
+    "deberta-v2": "DeBERTa-v2",
+    "distilbert": "DistilBERT",
+    "modernbert": "ModernBERT",
+    "roberta": "RoBERTa",
+    "xlm-roberta": "XLM-RoBERTa",
+}
 """Names of the architectures whose exports the tests load in transformers 4 too."""
 _ISO_CODES = {"als": "gsw", "simple": "en"}
 """ISO 639 codes of Wikipedias that use another; the hub accepts only ISO codes."""
@@ -155,10 +163,12 @@ def with_scores(card: str, scores: Mapping[str, Any]) -> str:
     return before + section + ("\n" + after if after else "")
 
 
-def model_name(folder: str) -> str:
-    """Return a short name of a model without the path to it: the folder's, or its run's if the folder is ``model``."""
-    parts = [part for part in folder.replace("\\", "/").split("/") if part not in ("", ".", "..")]
-    return parts[-2] if parts[-1:] == ["model"] and len(parts) > 1 else parts[-1] if parts else folder
+def model_name(name: str) -> str:
+    """Return a hub id as it is, and the name of a folder without its path: the run's if the folder is ``model``."""
+    if is_on_hub(name):
+        return name
+    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    return parts[-2] if parts[-1:] == ["model"] and len(parts) > 1 else parts[-1] if parts else name
 
 
 def _metadata(encoder: EncoderFacts, origin: Pretraining | Trimming) -> dict[str, Any]:

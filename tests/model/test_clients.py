@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, DebertaV2Config, DebertaV2ForMaskedLM
 
 from tests.corpus import fast_tokenizers
 from tests.refusals import refused
@@ -41,10 +41,11 @@ ROPE = {
 SIZES = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 48}
 # Large weights, so that attention is far from uniform and depends on positions and windows.
 SIZES |= {"initializer_range": 0.3}
+DISTILBERT_SIZES = {"dim": 32, "n_layers": 4, "n_heads": 2, "hidden_dim": 48, "initializer_range": 0.3}
 LENGTH = 40
 PATTERN = ["full_attention", "sliding_attention", "sliding_attention", "full_attention"]
 ONE_OF_EACH = ("modernbert", "bert", "roberta", "trimmed-xlm-roberta")
-LOADS_IN_BOTH = (*ONE_OF_EACH, "modernbert-picked")
+LOADS_IN_BOTH = (*ONE_OF_EACH, "modernbert-picked", "distilbert", "trimmed-deberta-v2")
 ONLY_VERSION_5 = "modernbert-odd-layers"
 CODES = ("de", "en", "ru")
 # Hidden states are below 4 here, so that a rounding moves them by at most 2^-23. Four layers round some forty times one
@@ -78,6 +79,7 @@ def folders(lines, tmp_path_factory) -> dict[str, Path]:
         tokenizer = fast_tokenizers.train(kind, lines, 1200, root / kind)
         PretrainedTokenizer.load(str(tokenizer)).save(root / f"corpus-{kind}", model_max_length=512)
         made[architecture] = export(root, architecture, root / f"corpus-{kind}")
+    made["distilbert"] = export(root, "distilbert", root / "corpus-wordpiece")
     source, corpus = made.pop("xlm-roberta"), root / "corpus"
     pool_by_first_token(source)
     settings = {"heldout_share": 0.2, "tokens_per_shard": 2000, "workers": 1, "languages": list(CODES)}
@@ -86,9 +88,20 @@ def folders(lines, tmp_path_factory) -> dict[str, Path]:
             inputs=[str(alignment.WIKI)], output=str(corpus), tokenizer=str(source), trim_vocabulary=800, **settings
         )
     )
-    made["trimmed-xlm-roberta"] = root / "trimmed-xlm-roberta"
-    main(["trim", str(source), f"--corpus={corpus}", f"--output={made['trimmed-xlm-roberta']}"])
+    for original in (source, deberta(root / "deberta-v2", source)):
+        name = f"trimmed-{original.name}"
+        made[name] = root / name
+        main(["trim", str(original), f"--corpus={corpus}", f"--output={made[name]}"])
     return made
+
+
+def deberta(folder: Path, tokenizer: Path) -> Path:
+    """An original that can only be trimmed, with the tokenizer of another model."""
+    relative = {"relative_attention": True, "position_buckets": 8, "pos_att_type": "p2c|c2p"}
+    config = DebertaV2Config(vocab_size=1200, max_position_embeddings=LENGTH, pad_token_id=1, **SIZES, **relative)
+    DebertaV2ForMaskedLM(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tokenizer).save_pretrained(folder)
+    return folder
 
 
 def pool_by_first_token(folder: Path) -> None:
@@ -104,7 +117,8 @@ def export(root: Path, architecture: str, tokenizer: Path, name: str = "", **set
     loaded = PretrainedTokenizer.load(str(tokenizer))
     special_ids = loaded.text_tokenizer().special_ids
     start = {key: settings.pop(key) for key in ("initialize_from", "initialize_layers") if key in settings}
-    config = ModelConfig(architecture=architecture, config=settings if start else SIZES | settings, **start)
+    sizes = DISTILBERT_SIZES if architecture == "distilbert" else {} if start else SIZES
+    config = ModelConfig(architecture=architecture, config=sizes | settings, **start)
     model = build_masked_lm(config, loaded.vocab_size, LENGTH, special_ids=special_ids, tokenizer_dir=tokenizer)
     folder = root / (name or architecture)
     origin = Pretraining(

@@ -9,6 +9,7 @@ from transformers import AutoModel, AutoModelForMaskedLM, PreTrainedModel
 
 from unibert.corpus.manifest import Manifest
 from unibert.errors import UserError, short_message
+from unibert.hub import is_on_hub
 from unibert.model.architectures import check_architecture
 from unibert.model.corpus_counts import language_counts
 from unibert.model.encoder import load_config
@@ -39,12 +40,11 @@ def trim_model(name: str, corpus: Path, output: Path) -> None:
     before, vocabulary = model.num_parameters(), int(model.config.vocab_size)
     adapt_to_corpus(model, name, corpus / "tokenizer", "trim")
     pooling_from = _folder_with_pooling(name)
-    is_local = Path(name).is_dir()
     origin = Trimming(
         name=output.resolve().name,
         languages=language_counts(manifest),
-        source=model_name(name) if is_local else name,
-        is_on_hub=not is_local,
+        source=model_name(name),
+        is_on_hub=is_on_hub(name),
         source_vocab_size=vocabulary,
         source_num_parameters=before,
     )
@@ -60,7 +60,7 @@ def trim_model(name: str, corpus: Path, output: Path) -> None:
 
 def _folder_with_pooling(name: str) -> Path:
     """Return the model's folder; of a model on the hub, one with the files that sentence-transformers reads."""
-    if Path(name).is_dir():
+    if not is_on_hub(name):
         return Path(name)
     try:
         return Path(snapshot_download(name, allow_patterns=list(FILE_PATTERNS)))
