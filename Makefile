@@ -22,7 +22,7 @@ demo: $(VENV)/installed
 
 # Tests marked slow are left out; MARKS= runs all. mpirun is installed in the environment, and the tests that need it
 # search the PATH.
-test: $(VENV)/installed-tests $(VENV)/triton-3.6.0 lint
+test: $(VENV)/installed-tests $(VENV)/triton-3.6.0 $(VENV)/clients-4 $(VENV)/clients-5 lint
 	PATH="$(CURDIR)/$(BIN):$$PATH" pytest -m "$(MARKS)" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/installed-tests
@@ -65,6 +65,19 @@ $(VENV)/installed-tests: $(VENV)/installed
 # The tests also compile the kernels with the Triton of torch 2.11, besides the pinned one.
 $(VENV)/triton-3.6.0: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --no-deps --target $@.partial triton==3.6.0
+	mv $@.partial $@
+
+# Programs that read exported models: with transformers 4, and with the environment's transformers 5. They use torch,
+# numpy, scikit-learn and the like of the environment.
+$(VENV)/clients-4: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --no-compile --no-deps --target $@.partial transformers==4.57.6 \
+	    tokenizers==0.22.1 huggingface_hub==0.36.0 sentence-transformers==5.2.3 requests==2.34.2 urllib3==2.8.0 \
+	    charset-normalizer==3.5.3 certifi==2026.10.19.post1
+	mv $@.partial $@
+
+$(VENV)/clients-5: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --no-compile --no-deps --target $@.partial sentence-transformers==6.2.0 \
+	    onnxruntime==1.32.0 onnx==1.23.2 onnxscript==0.7.2 onnx_ir==1.1.0 ml_dtypes==0.6.0 flatbuffers==25.12.19
 	mv $@.partial $@
 
 clean:

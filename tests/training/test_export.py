@@ -1,13 +1,20 @@
 """The model that comes out is a plain Hugging Face model that predicts what the trainer measured."""
 
+import json
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from huggingface_hub import ModelCard
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
+from unibert.cli import main
+from unibert.corpus.manifest import Manifest
 from unibert.stream import StreamConfig, heldout_batches
 from unibert.training.metrics_file import read_metrics
 
@@ -70,6 +77,85 @@ def test_any_checkpoint_can_be_exported(run_dir, tmp_path, unibert):
     assert not torch.equal(early.decoder.weight, late.decoder.weight)
     assert early.decoder.weight.data_ptr() == early.get_input_embeddings().weight.data_ptr()
     assert AutoTokenizer.from_pretrained(tmp_path / "early").mask_token == "<mask>"
+
+
+def test_the_card_describes_the_run(run_dir, corpus):
+    card, manifest = ModelCard.load(run_dir / "model" / "README.md"), Manifest.load(corpus)
+    assert card.data.language == manifest.languages
+    assert card.data.license is None
+    assert "# run\n" in card.text
+    assert "read 25,600 tokens, padding included, in 50 steps" in card.text
+    assert "rises to 0.5" in card.text
+    last = read_metrics(run_dir / "metrics.jsonl").heldout[-1]
+    assert f"After step 50, the MLM loss on held-out documents was {last['heldout_mlm_loss']:.3f} nats" in card.text
+    assert "frequencies of tokens would have 5.600" in card.text
+    assert f"| de | German | 60 | {manifest.tokens('de'):,} |" in card.text
+    assert f"180 documents with {sum(map(manifest.tokens, manifest.languages)):,} tokens" in card.text
+    assert "## Scores" not in card.text
+
+
+@pytest.fixture
+def own_run(run_dir, tmp_path) -> Path:
+    """A copy that may be altered."""
+    return Path(shutil.copytree(run_dir, tmp_path / "run"))
+
+
+@pytest.fixture
+def aligned(tmp_path) -> Path:
+    folder = tmp_path / "aligned"
+    folder.mkdir()
+    for index, language in enumerate(("de", "en", "ru")):
+        words = [[f"w{90 * index + (7 * line + 3 * word) % 90}" for word in range(5)] for line in range(20)]
+        (folder / f"{language}.txt").write_text("".join(f"{' '.join(line)}\n" for line in words))
+    return folder
+
+
+def evaluate(model: Path, aligned: Path, *words: str) -> None:
+    main(["evaluate", str(model), f"--retrieval={aligned}", "--probe_restarts=1", "--device=cpu", *words])
+
+
+def test_an_evaluation_writes_its_scores_into_the_card(own_run, aligned):
+    card = own_run / "model" / "README.md"
+    edited = card.read_text().replace("library_name", "license: mit\nlibrary_name")
+    card.write_text(edited)
+    evaluate(own_run / "model", aligned, "--untrained")
+    scores = json.loads((own_run / "evaluation" / "scores.json").read_text())
+    last_layer = f"{100 * scores['model']['retrieval_mean']['2']['raw']:.1f}"
+    assert "Scores of the last layer (2 of 0-2" in card.read_text()
+    row = next(line for line in card.read_text().splitlines() if "retrieval raw" in line)
+    assert row.split("|")[2].strip() == last_layer
+    scored = card.read_text()
+    assert scored[: scored.index("## Scores")] + scored[scored.index("## Use") :] == edited
+
+
+def test_an_export_keeps_the_scores_of_its_weights_only(own_run, aligned):
+    card = own_run / "model" / "README.md"
+    evaluate(own_run / "model", aligned)
+    scored = card.read_text()
+    main(["export", str(own_run)])
+    assert card.read_text() == scored
+    main(["export", str(own_run), "--step=40"])
+    assert "in 40 steps" in card.read_text()
+    assert "After step 40, the MLM loss" in card.read_text()
+    assert "## Scores" not in card.read_text()
+
+
+def test_the_counts_of_another_corpus_are_left_out(own_run, own_corpus):
+    config = own_run / "config.yaml"
+    for change, is_listed in (({}, True), ({"tokenizer_sha256": "1" * 64}, False)):
+        replace(Manifest.load(own_corpus), **change).save(own_corpus)
+        config.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | {"corpus": str(own_corpus)}))
+        main(["export", str(own_run)])
+        card = ModelCard.load(own_run / "model" / "README.md")
+        assert (card.data.language is not None, "| de | German |" in card.text) == (is_listed, is_listed)
+        assert ("The corpus has changed since the training" in card.text) != is_listed
+
+
+def test_an_evaluation_leaves_the_cards_of_other_folders_alone(run_dir, aligned, tmp_path):
+    model = Path(shutil.copytree(run_dir / "model", tmp_path / "downloaded"))
+    before = (model / "README.md").read_text()
+    evaluate(model, aligned, f"--output={tmp_path / 'scores'}")
+    assert (model / "README.md").read_text() == before
 
 
 def test_the_commands_print_their_own_lines_and_name_the_model_last(module_run_file, tmp_path):

@@ -192,6 +192,10 @@ def test_teachers_of_other_kinds(make, logits, input_options, run_file, teacher,
     [step] = [line for line in lines_without_timing(tmp_path / "run") if "loss" in line]
     # The student has two of the four layers of the first teacher, and nothing of the others.
     assert 0.2 < step["distillation_hidden_loss"] < 1.5
+    card = (tmp_path / "run" / "model" / "README.md").read_text()
+    assert f"Training started from layers 0, 3 of `{teacher.name}`" in card
+    assert "attention relations (weight 1), hidden states (weight 1)" in card
+    assert ("- distillation of `other`: its predictions at the masked positions (weight 1)" in card) == bool(logits)
 
 
 def test_the_plan_counts_the_corpus_vocabulary(run_file, corpus, tmp_path):

@@ -4,6 +4,7 @@
 
     format           1
     model_folder     as given
+    weights_sha256   SHA-256 of its model.safetensors, hexadecimal; null if its weights are in other files
     num_layers       blocks + 1
     headline_layer   the middle layer, whose scores represent the model; fixed, not chosen by scores
     data             {"folder", "sets": {set: lines}, "left_out": {set: lines}, "languages": [codes],
@@ -23,6 +24,7 @@ points [x, y] of each language on the first two principal components at the head
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,13 +41,16 @@ from unibert.evaluation.geometry import principal_plane, subtract_language_means
 from unibert.evaluation.language_probe import LabelledSentences, draw_probe_sentences, probe_accuracy
 from unibert.evaluation.retrieval import headline_layer, retrieval_accuracy
 from unibert.evaluation.score_table import format_scores
-from unibert.files import write_atomically
+from unibert.files import file_sha256, write_atomically
+from unibert.model_card import CARD_NAME, with_scores
 
 PROJECTED_PER_LANGUAGE = 60
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """Score the model, print the scores and write scores.json, scores.md and projections.json.
+
+    If the model folder is the export of a run, its card gets the scores too.
 
     Returns:
         the content of scores.json (see the module's docstring).
@@ -61,6 +66,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     parts: dict[str, Any] = {"model": None, "baseline": None}
     projections: dict[str, Any] = dict(parts)
     num_layers = 0
+    weights = config.model / "model.safetensors"
     for name in ("model", "baseline") if config.untrained else ("model",):
         encoder = SentenceEncoder.load(
             config.model,
@@ -79,6 +85,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     scores = {
         "format": 1,
         "model_folder": str(config.model),
+        "weights_sha256": file_sha256(weights) if weights.is_file() else None,
         "num_layers": num_layers,
         "headline_layer": headline_layer(num_layers),
         "data": {
@@ -108,6 +115,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
             "scores.json": json.dumps(scores, indent=1),
         },
     )
+    _update_card(config.model, scores)
     return scores
 
 
@@ -165,6 +173,18 @@ def _device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device: {name} cannot be used here ({str(error).splitlines()[0]}); try cpu") from None
     return device
+
+
+def _update_card(model: Path, scores: Mapping[str, Any]) -> None:
+    """Write the scores into the card of a run's export; other folders stay as they are."""
+    card = model / CARD_NAME
+    if not (model.resolve().parent / "config.yaml").is_file() or not card.is_file():
+        return
+    try:
+        write_atomically(card, with_scores(card.read_text(encoding="utf-8"), scores))
+    except OSError as error:
+        # A run of somebody else can be scored all the same.
+        print(f"unibert: {card} cannot get the scores: {error.strerror}", file=sys.stderr)
 
 
 def _write(folder: Path, files: Mapping[str, str]) -> None:

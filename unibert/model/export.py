@@ -6,29 +6,37 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any, cast
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from unibert.errors import UserError
 from unibert.files import write_json
 from unibert.model.architectures import first_position
+from unibert.model.sentence_transformers_files import copy_modules, has_modules, write_mean_pooling
+from unibert.model.transformers_4 import version_4_settings
+from unibert.model_card import CARD_NAME, EncoderFacts, Pretraining, Trimming, model_card
 
 # Saving a compact model takes a moment; a progress bar would only clutter the command's output.
 transformers_logging.disable_progress_bar()
 
+WEIGHTS_NAME = "model.safetensors"
 _STUDENT = "masked_lm."
 
 
-def write_hugging_face(state: dict[str, Tensor], config_dir: Path, tokenizer_dir: Path, output: Path) -> None:
-    """Write model (safetensors, fp32), configuration and tokenizer into a folder, which appears only when complete.
+def write_hugging_face(
+    state: dict[str, Tensor], config_dir: Path, tokenizer_dir: Path, output: Path, origin: Pretraining
+) -> None:
+    """Write model (safetensors, fp32), configuration, tokenizer and card as :func:`write_model_folder` does.
 
     Args:
         state: state dict of a trained :class:`unibert.model.unibert.UniBERT`, of which only the student is written.
         config_dir: folder with the student's ``config.json``.
         tokenizer_dir: folder of its tokenizer.
         output: folder to create; an existing one is replaced.
+        origin: how the model was trained, for its card.
 
     Raises:
         UserError: if weights are missing or unknown.
@@ -44,26 +52,53 @@ def write_hugging_face(state: dict[str, Tensor], config_dir: Path, tokenizer_dir
             f"the checkpoint does not fit {config_dir}/config.json: {', '.join(mismatched[:3])} missing or unknown"
         )
     model.tie_weights()
-    write_model_folder(model, tokenizer_dir, output)
+    write_model_folder(model, tokenizer_dir, output, origin)
 
 
-def write_model_folder(model: PreTrainedModel, tokenizer_dir: Path, output: Path) -> None:
+def write_model_folder(
+    model: PreTrainedModel,
+    tokenizer_dir: Path,
+    output: Path,
+    origin: Pretraining | Trimming,
+    pooling_from: Path | None = None,
+) -> None:
     """Write a model with the tokenizer of a corpus; the folder appears only when complete and replaces an older one.
 
-    transformers 4 and 5 can load it. ``model_max_length`` is the number of tokens that the model has positions for, if
-    it is less than the tokenizer's own. Raises OSError if the folder cannot be written.
+    transformers 4 and 5 and sentence-transformers can load it. ``model_max_length`` is the number of tokens that the
+    model has positions for, if it is less than the tokenizer's own. The folder's ``README.md`` is the model's card.
+
+    Args:
+        model: masked language model or encoder.
+        tokenizer_dir: ``tokenizer`` folder of the corpus.
+        output: folder to create.
+        origin: how the model was made, for its card.
+        pooling_from: model folder whose files decide how sentence-transformers makes a vector. By default, and if it
+            has none, the vector is the mean of the last layer's hidden states over all tokens.
+
+    Raises:
+        OSError: if the folder cannot be written.
     """
     partial = output.with_name(f".partial-{output.name}")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         model.save_pretrained(partial)
+        version_4 = version_4_settings(model.config)
+        _add_to_json(partial / "config.json", version_4)
         for file in [tokenizer_dir / "tokenizer.json", *tokenizer_dir.glob("*.model")]:
             shutil.copy2(file, partial)
         config = json.loads((tokenizer_dir / "tokenizer_config.json").read_text(encoding="utf-8"))
+        max_tokens = min(config["model_max_length"], _num_positions(model))
         # transformers 5 writes a class that version 4 does not know; both know this one.
-        config |= {"tokenizer_class": "PreTrainedTokenizerFast"}
-        config |= {"model_max_length": min(config["model_max_length"], _max_tokens(model))}
+        config |= {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": max_tokens}
         write_json(partial / "tokenizer_config.json", config)
+        pools_by_mean = pooling_from is None or not has_modules(pooling_from)
+        if pooling_from is None or pools_by_mean:
+            write_mean_pooling(partial, model.config.hidden_size, max_tokens)
+        else:
+            copy_modules(pooling_from, partial, max_tokens)
+        loads_in_version_4 = None not in version_4.values()
+        facts = _encoder_facts(model, max_tokens, loads_in_version_4=loads_in_version_4, pools_by_mean=pools_by_mean)
+        (partial / CARD_NAME).write_text(model_card(facts, origin), encoding="utf-8")
         _make_readable(partial)
         shutil.rmtree(output, ignore_errors=True)
         partial.rename(output)
@@ -72,7 +107,33 @@ def write_model_folder(model: PreTrainedModel, tokenizer_dir: Path, output: Path
         raise
 
 
-def _max_tokens(model: PreTrainedModel) -> int:
+def _add_to_json(file: Path, fields: dict[str, Any]) -> None:
+    write_json(file, json.loads(file.read_text(encoding="utf-8")) | fields)
+
+
+def _encoder_facts(
+    model: PreTrainedModel, max_tokens: int, *, loads_in_version_4: bool, pools_by_mean: bool
+) -> EncoderFacts:
+    config, embeddings = model.config, cast(nn.Embedding, model.get_input_embeddings())
+    layer_types = getattr(config, "layer_types", None)
+    return EncoderFacts(
+        architecture=config.model_type,
+        num_hidden_layers=config.num_hidden_layers,
+        hidden_size=config.hidden_size,
+        num_attention_heads=config.num_attention_heads,
+        vocab_size=config.vocab_size,
+        num_parameters=model.num_parameters(),
+        num_embedding_parameters=embeddings.weight.numel(),
+        max_tokens=max_tokens,
+        has_masked_lm_head=model.get_output_embeddings() is not None,
+        global_layers=layer_types and [i for i, kind in enumerate(layer_types) if kind == "full_attention"],
+        local_attention=getattr(config, "local_attention", None),
+        loads_in_version_4=loads_in_version_4,
+        pools_by_mean=pools_by_mean,
+    )
+
+
+def _num_positions(model: PreTrainedModel) -> int:
     return int(model.config.max_position_embeddings) - first_position(model.config)
 
 
@@ -80,5 +141,6 @@ def _make_readable(folder: Path) -> None:
     """Give files the permissions that new files have; safetensors makes weights readable by their owner alone."""
     mask = os.umask(0)
     os.umask(mask)
-    for file in folder.iterdir():
-        file.chmod(0o666 & ~mask)
+    for file in folder.rglob("*"):
+        if file.is_file():
+            file.chmod(0o666 & ~mask)

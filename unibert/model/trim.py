@@ -4,20 +4,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from huggingface_hub import snapshot_download
 from transformers import AutoModel, AutoModelForMaskedLM, PreTrainedModel
 
 from unibert.corpus.manifest import Manifest
 from unibert.errors import UserError, short_message
+from unibert.hub import is_on_hub
 from unibert.model.architectures import check_architecture
+from unibert.model.corpus_counts import language_counts
 from unibert.model.encoder import load_config
 from unibert.model.export import write_model_folder
+from unibert.model.sentence_transformers_files import FILE_PATTERNS
 from unibert.model.vocabulary import adapt_to_corpus
+from unibert.model_card import Trimming, model_name
 
 
 def trim_model(name: str, corpus: Path, output: Path) -> None:
     """Write the model with the ids and the tokenizer of the corpus, and print what it has left.
 
-    Wherever a text segments alike with both tokenizers, the hidden states are the original's, bit for bit.
+    Wherever a text segments alike with both tokenizers, the hidden states are the original's, bit for bit. If the
+    original has files for sentence-transformers, they are kept, so that vectors of texts are the original's too.
 
     Args:
         name: model folder or hub id.
@@ -31,16 +37,37 @@ def trim_model(name: str, corpus: Path, output: Path) -> None:
     if output.exists():
         raise UserError(f"output: {output} exists; name another folder")
     model = _load(name)
-    before, vocabulary = model.num_parameters(), model.get_input_embeddings().num_embeddings
+    before, vocabulary = model.num_parameters(), int(model.config.vocab_size)
     adapt_to_corpus(model, name, corpus / "tokenizer", "trim")
+    pooling_from = _folder_with_pooling(name)
+    origin = Trimming(
+        name=output.resolve().name,
+        languages=language_counts(manifest),
+        source=model_name(name),
+        is_on_hub=is_on_hub(name),
+        source_vocab_size=vocabulary,
+        source_num_parameters=before,
+    )
     try:
-        write_model_folder(model, corpus / "tokenizer", output)
+        write_model_folder(model, corpus / "tokenizer", output, origin, pooling_from)
     except OSError as error:
         raise UserError(f"output: {output} cannot be written ({error.strerror})") from error
     print(
         f"{output}: {manifest.vocab_size:,} of {vocabulary:,} pieces, {model.num_parameters():,} of {before:,} "
         "parameters"
     )
+
+
+def _folder_with_pooling(name: str) -> Path:
+    """Return the model's folder; of a model on the hub, one with the files that sentence-transformers reads."""
+    if not is_on_hub(name):
+        return Path(name)
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(FILE_PATTERNS)))
+    except Exception as error:  # the hub's client passes on whatever its parts raise
+        raise UserError(
+            f"trim: the sentence-transformers files of {name} cannot be loaded ({short_message(error)})"
+        ) from error
 
 
 def _load(name: str) -> PreTrainedModel:

@@ -1,17 +1,27 @@
-"""Export of a run's checkpoint as a plain Hugging Face model."""
+"""Export of a run's checkpoint as a plain Hugging Face model with a card."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 from unibert.configuration import read_yaml
+from unibert.corpus.manifest import Manifest
 from unibert.errors import UserError
-from unibert.model.export import write_hugging_face
-from unibert.training.checkpoint.folder import complete_checkpoints, full_state_dict, step_of
+from unibert.files import file_sha256, write_atomically
+from unibert.installation import unibert_version
+from unibert.model.corpus_counts import language_counts
+from unibert.model.export import WEIGHTS_NAME, write_hugging_face
+from unibert.model_card import CARD_NAME, HeldoutLoss, LanguageCounts, Pretraining, model_name, with_scores
+from unibert.training.checkpoint.folder import complete_checkpoints, describe, full_state_dict, step_of
+from unibert.training.metrics_file import read_metrics
 
 
 def export_run(run_dir: str | Path, *, step: int | None = None, output: str | Path | None = None) -> Path:
     """Write the student of a checkpoint as a model that ``AutoModelForMaskedLM`` loads, with its tokenizer.
+
+    The card has the scores in the folder ``evaluation`` beside the output if they were measured on the same weights.
 
     Args:
         run_dir: the run folder.
@@ -32,8 +42,63 @@ def export_run(run_dir: str | Path, *, step: int | None = None, output: str | Pa
         raise UserError(f"{run_dir} has no complete checkpoint yet")
     if step is not None and step not in checkpoints:
         raise UserError(f"{run_dir} has no checkpoint of step {step}; it has {', '.join(map(str, checkpoints))}")
-    state = full_state_dict(checkpoints[max(checkpoints) if step is None else step])
-    tokenizer = Path(read_yaml(run_dir / "config.yaml")["corpus"]) / "tokenizer"
+    checkpoint = checkpoints[max(checkpoints) if step is None else step]
+    state = full_state_dict(checkpoint)
+    config = read_yaml(run_dir / "config.yaml")
+    origin = _pretraining(run_dir, config, describe(checkpoint))
     output = Path(output) if output is not None else run_dir / "model"
-    write_hugging_face(state, run_dir / "model_config", tokenizer, output)
+    write_hugging_face(state, run_dir / "model_config", Path(config["corpus"]) / "tokenizer", output, origin)
+    if scores := _scores_of(output):
+        card = output / CARD_NAME
+        write_atomically(card, with_scores(card.read_text(encoding="utf-8"), scores))
     return output
+
+
+def _pretraining(run_dir: Path, config: dict[str, Any], checkpoint: dict[str, Any]) -> Pretraining:
+    """Describe a run up to a checkpoint by its configuration, its corpus and its metrics."""
+    model, adversary, distillation = (config.get(key) or {} for key in ("model", "adversary", "distillation"))
+    initial_model, teacher = model.get("initialize_from"), distillation.get("teacher")
+    return Pretraining(
+        name=run_dir.resolve().name,
+        languages=_language_counts(config, checkpoint["state"]["corpus"]),
+        trainer=f"UniBERT {unibert_version()}",
+        steps=checkpoint["step"],
+        tokens=checkpoint["tokens"],
+        masked_lm=config["mlm"]["weight"] != 0,
+        max_lambda=adversary.get("max_lambda"),
+        teacher=teacher and model_name(teacher),
+        teacher_losses={key: distillation.get(key, 0) for key in ("logits", "relations", "hidden")},
+        initial_model=initial_model and model_name(initial_model),
+        initial_layers=model.get("initialize_layers"),
+        heldout=_heldout_loss(run_dir / "metrics.jsonl", checkpoint["step"]),
+    )
+
+
+def _language_counts(config: dict[str, Any], fingerprint: str) -> list[LanguageCounts]:
+    """Return the counts of the run's corpus; none if its manifest is missing or that of another corpus by now."""
+    try:
+        manifest = Manifest.load(config["corpus"])
+    except UserError:
+        # The model can be exported all the same.
+        return []
+    return language_counts(manifest, config["stream"].get("languages")) if manifest.fingerprint == fingerprint else []
+
+
+def _heldout_loss(metrics: Path, step: int) -> HeldoutLoss | None:
+    """Return the last measurement up to a step, if there is one."""
+    records = read_metrics(metrics).heldout if metrics.is_file() else []
+    last = next((record for record in reversed(records) if record["step"] <= step), None)
+    if last is None:
+        return None
+    return HeldoutLoss(step=last["step"], nats=last["heldout_mlm_loss"], unigram_nats=last.get("unigram_entropy"))
+
+
+def _scores_of(model: Path) -> dict[str, Any] | None:
+    """Return the scores beside a model folder if they are those of its weights."""
+    try:
+        scores = json.loads((model.resolve().parent / "evaluation" / "scores.json").read_text(encoding="utf-8"))
+        is_same = scores["weights_sha256"] == file_sha256(model / WEIGHTS_NAME)
+    except (OSError, ValueError, KeyError, TypeError):
+        # Scores are optional here; unibert report names damaged ones.
+        return None
+    return scores if is_same else None

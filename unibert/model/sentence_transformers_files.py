@@ -1,0 +1,74 @@
+"""The files of a model folder that sentence-transformers reads: how it makes a vector of hidden states."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from unibert.errors import UserError
+from unibert.files import write_json
+
+_MODULES, _TRANSFORMER, _MODEL = "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"
+_POOLING, _MODULE_FOLDERS = "1_Pooling", "[0-9]_*"
+
+FILE_PATTERNS = ("*.json", f"{_MODULE_FOLDERS}/*")
+"""Patterns of these files in a model on the hub."""
+
+
+def write_mean_pooling(folder: Path, hidden_size: int, max_tokens: int) -> None:
+    """Write files for the mean over all tokens, in the older of the two forms that sentence-transformers 5 and 6 read.
+
+    Args:
+        folder: model folder.
+        hidden_size: size of the hidden states and of the vector.
+        max_tokens: number of tokens at which a text is cut.
+    """
+    modules = (("", "Transformer"), (_POOLING, "Pooling"))
+    (folder / _POOLING).mkdir()
+    write_json(
+        folder / _MODULES,
+        [
+            {"idx": index, "name": f"{index}", "path": path, "type": f"sentence_transformers.models.{name}"}
+            for index, (path, name) in enumerate(modules)
+        ],
+    )
+    write_json(folder / _TRANSFORMER, {"max_seq_length": max_tokens, "do_lower_case": False})
+    others = ("pooling_mode_cls_token", "pooling_mode_max_tokens", "pooling_mode_mean_sqrt_len_tokens")
+    write_json(
+        folder / _POOLING / "config.json",
+        {"word_embedding_dimension": hidden_size, "pooling_mode_mean_tokens": True}
+        | dict.fromkeys(others, False)
+        | {"include_prompt": True},
+    )
+    write_json(folder / _MODEL, {"prompts": {}, "default_prompt_name": None, "similarity_fn_name": "cosine"})
+
+
+def has_modules(folder: Path) -> bool:
+    """Return whether a model folder says itself how sentence-transformers makes a vector."""
+    return (folder / _MODULES).is_file()
+
+
+def copy_modules(source: Path, folder: Path, max_tokens: int) -> None:
+    """Copy the files of ``source`` into another model folder.
+
+    Args:
+        source: model folder for which :func:`has_modules` holds.
+        folder: model folder to copy to.
+        max_tokens: number of tokens at which a text is cut, if the source allows more.
+
+    Raises:
+        UserError: if a file of the source is not valid JSON.
+    """
+    for name in (_MODULES, _MODEL):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+    for module in source.glob(_MODULE_FOLDERS):
+        shutil.copytree(module, folder / module.name, copy_function=shutil.copyfile)
+    transformer = source / _TRANSFORMER
+    try:
+        settings = json.loads(transformer.read_text(encoding="utf-8")) if transformer.is_file() else {}
+    except ValueError as error:
+        raise UserError(f"{transformer}: is not valid JSON ({error}); correct the file or remove it") from error
+    length = settings.get("max_seq_length") or max_tokens
+    write_json(folder / _TRANSFORMER, settings | {"max_seq_length": min(length, max_tokens)})
