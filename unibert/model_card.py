@@ -56,6 +56,8 @@ class EncoderFacts:
     """Whether transformers 4 can compute the same."""
     pools_by_mean: bool = True
     """Whether sentence-transformers takes the mean of the last layer, instead of what an original model's files say."""
+    projected_size: int | None = None
+    """Size of the vector to which a linear layer maps that mean; None without."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +100,7 @@ class Pretraining:
     """Adversary's factor at the end of its ramp; None without adversary."""
     teacher: str | None = None
     teacher_losses: Mapping[str, float] = field(default_factory=dict)
-    """Weights of the losses ``logits``, ``relations`` and ``hidden``."""
+    """Highest weights of the losses of distillation, by their names."""
     initial_model: str | None = None
     initial_layers: Sequence[int] | None = None
     """Layers of the initial model that the model started from; None for all."""
@@ -281,6 +283,7 @@ def _distillation(origin: Pretraining) -> str:
         "logits": "predictions at the masked positions",
         "relations": "attention relations",
         "hidden": "hidden states",
+        "pooled": "mean vectors of documents",
     }
     weights = {text: origin.teacher_losses.get(key, 0) for key, text in names.items()}
     losses = [f"{text} (weight {weight:g})" for text, weight in weights.items() if weight]
@@ -321,7 +324,14 @@ def _use(encoder: EncoderFacts, origin: Pretraining | Trimming) -> list[str]:
                 'print(fill_mask(f"A sentence with one {fill_mask.tokenizer.mask_token}."))',
             ),
         ]
-    compared = " No objective of the training has compared sentences." if isinstance(origin, Pretraining) else ""
+    is_uncompared = isinstance(origin, Pretraining) and not origin.teacher_losses.get("pooled")
+    compared = " No objective of the training has compared sentences." if is_uncompared else ""
+    projected = (
+        f" A linear layer maps this mean to the {encoder.projected_size:,} dimensions of the teacher; scores in this "
+        "card are those of the mean itself."
+        if encoder.projected_size
+        else ""
+    )
     pooling = (
         "The vector of a sentence is the mean of the last layer's hidden states over all its tokens, with those that "
         "the tokenizer adds at both ends."
@@ -356,7 +366,7 @@ def _use(encoder: EncoderFacts, origin: Pretraining | Trimming) -> list[str]:
             'model = SentenceTransformer("FOLDER")',
             'print(model.encode(["One sentence.", "Another one."]).shape)',
         ),
-        f"{pooling}{compared} Longer texts are cut at {encoder.max_tokens:,} tokens.",
+        f"{pooling}{projected}{compared} Longer texts are cut at {encoder.max_tokens:,} tokens.",
         *versions,
     ]
 

@@ -53,9 +53,14 @@ def value_at(schedule: Schedule, progress: float) -> float:
     return low + (high - low) * (progress - left) / (right - left)
 
 
+def max_value(schedule: Schedule) -> float:
+    """Return the schedule's largest value."""
+    return max(value for _, value in schedule) if isinstance(schedule, list) else schedule
+
+
 def ever_positive(schedule: Schedule) -> bool:
     """Return whether the schedule is above 0 anywhere."""
-    return any(value > 0 for _, value in schedule) if isinstance(schedule, list) else schedule > 0
+    return max_value(schedule) > 0
 
 
 def learning_rate_factor(progress: float, *, warmup: float, decay: float, shape: DecayShape = "1-sqrt") -> float:

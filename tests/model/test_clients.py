@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, DebertaV2Config, DebertaV2ForMaskedLM
 
 from tests.corpus import fast_tokenizers
@@ -30,6 +31,7 @@ from unibert.demo import alignment
 from unibert.model.config import ModelConfig
 from unibert.model.encoder import build_masked_lm
 from unibert.model.export import write_model_folder
+from unibert.model.sentence_transformers_files import Projection
 from unibert.model_card import LanguageCounts, Pretraining
 
 CLIENTS = {"clients-4": "4.57.", "clients-5": "5."}
@@ -45,7 +47,8 @@ DISTILBERT_SIZES = {"dim": 32, "n_layers": 4, "n_heads": 2, "hidden_dim": 48, "i
 LENGTH = 40
 PATTERN = ["full_attention", "sliding_attention", "sliding_attention", "full_attention"]
 ONE_OF_EACH = ("modernbert", "bert", "roberta", "trimmed-xlm-roberta")
-LOADS_IN_BOTH = (*ONE_OF_EACH, "modernbert-picked", "distilbert", "trimmed-deberta-v2")
+PROJECTED = "bert-projected"
+LOADS_IN_BOTH = (*ONE_OF_EACH, PROJECTED, "modernbert-picked", "distilbert", "trimmed-deberta-v2")
 ONLY_VERSION_5 = "modernbert-odd-layers"
 CODES = ("de", "en", "ru")
 # Hidden states are below 4 here, so that a rounding moves them by at most 2^-23. Four layers round some forty times one
@@ -79,6 +82,9 @@ def folders(lines, tmp_path_factory) -> dict[str, Path]:
         tokenizer = fast_tokenizers.train(kind, lines, 1200, root / kind)
         PretrainedTokenizer.load(str(tokenizer)).save(root / f"corpus-{kind}", model_max_length=512)
         made[architecture] = export(root, architecture, root / f"corpus-{kind}")
+    made[PROJECTED] = export(
+        root, "bert", root / "corpus-wordpiece", PROJECTED, projection=Projection(torch.randn(48, 32), torch.randn(48))
+    )
     made["distilbert"] = export(root, "distilbert", root / "corpus-wordpiece")
     source, corpus = made.pop("xlm-roberta"), root / "corpus"
     pool_by_first_token(source)
@@ -113,7 +119,14 @@ def pool_by_first_token(folder: Path) -> None:
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
 
 
-def export(root: Path, architecture: str, tokenizer: Path, name: str = "", **settings: Any) -> Path:
+def export(
+    root: Path,
+    architecture: str,
+    tokenizer: Path,
+    name: str = "",
+    projection: Projection | None = None,
+    **settings: Any,
+) -> Path:
     loaded = PretrainedTokenizer.load(str(tokenizer))
     special_ids = loaded.text_tokenizer().special_ids
     start = {key: settings.pop(key) for key in ("initialize_from", "initialize_layers") if key in settings}
@@ -129,7 +142,7 @@ def export(root: Path, architecture: str, tokenizer: Path, name: str = "", **set
         tokens=0,
         masked_lm=True,
     )
-    write_model_folder(model, tokenizer, folder, origin)
+    write_model_folder(model, tokenizer, folder, origin, projection=projection)
     return folder
 
 
@@ -206,13 +219,19 @@ def test_every_client_gives_the_same_ids_and_vectors(client, name, folders, text
         vectors = [torch.nn.functional.normalize(rows[0], dim=0) for rows in states]
     else:
         vectors = [rows.mean(dim=0) for rows in states]
-    assert largest_difference(given["vectors"], vectors) < TOLERANCE
+    if name == PROJECTED:
+        tensors = load_file(folders[name] / "2_Dense" / "model.safetensors")
+        vectors = [tensors["linear.weight"] @ vector + tensors["linear.bias"] for vector in vectors]
+        # Sums of 32 such values, with weights of order 1.
+        assert largest_difference(given["vectors"], vectors) < 10 * TOLERANCE
+    else:
+        assert largest_difference(given["vectors"], vectors) < TOLERANCE
     assert ("onnx_states" in given) == (client == "clients-5" and name in ONE_OF_EACH)
     if "onnx_states" in given:
         assert largest_difference(given["onnx_states"], states) < TOLERANCE
     assert given["filled"] == 5
     assert [bool(printed) for printed in given["card"]] == [True] * 3
-    assert given["card"][2] == "(2, 32)"
+    assert given["card"][2] == ("(2, 48)" if name == PROJECTED else "(2, 32)")
 
 
 def test_the_texts_would_show_another_pattern_of_layers_or_another_theta(folders, texts):

@@ -1,5 +1,6 @@
 """A student narrower than its teacher: the PCA is the run's own, the same for all ranks and after a restart."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,19 @@ def test_damaged_planes_are_named(words, tmp_path, unibert):
     assert status == 1
     assert f"unibert: error: {tmp_path}/run/{PLANES}: is damaged" in output
     assert "Traceback" not in output
+
+
+def test_a_learned_projection_is_exported(words, tmp_path, unibert):
+    """ZeRO 3 shards the projections too."""
+    options = ["--distillation.projection=learned", "--training.tokens=1024", "--training.ds_config=zero3"]
+    status, output = unibert(*words, *options, ranks=2)
+    assert status == 0, output
+    model = tmp_path / "run" / "model"
+    tensors = load_file(model / "2_Dense" / "model.safetensors")
+    assert {name: tuple(tensor.shape) for name, tensor in tensors.items()} == {
+        "linear.weight": (96, 64),
+        "linear.bias": (96,),
+    }
+    modules = json.loads((model / "modules.json").read_text())
+    assert [module["type"].rpartition(".")[2] for module in modules] == ["Transformer", "Pooling", "Dense"]
+    assert "A linear layer maps this mean to the 96 dimensions of the teacher" in (model / "README.md").read_text()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 from unibert.errors import UserError
 from unibert.files import write_json
 from unibert.model.architectures import first_position
-from unibert.model.sentence_transformers_files import copy_modules, has_modules, write_mean_pooling
+from unibert.model.sentence_transformers_files import Projection, copy_modules, has_modules, write_mean_pooling
 from unibert.model.transformers_4 import version_4_settings
 from unibert.model_card import CARD_NAME, EncoderFacts, Pretraining, Trimming, model_card
 
@@ -23,7 +24,7 @@ from unibert.model_card import CARD_NAME, EncoderFacts, Pretraining, Trimming, m
 transformers_logging.disable_progress_bar()
 
 WEIGHTS_NAME = "model.safetensors"
-_STUDENT = "masked_lm."
+_STUDENT, _PROJECTIONS = "masked_lm.", "distiller.projections."
 
 
 def write_hugging_face(
@@ -32,7 +33,8 @@ def write_hugging_face(
     """Write model (safetensors, fp32), configuration, tokenizer and card as :func:`write_model_folder` does.
 
     Args:
-        state: state dict of a trained :class:`unibert.model.unibert.UniBERT`, of which only the student is written.
+        state: state dict of a trained :class:`unibert.model.unibert.UniBERT`, of which the student is written, and the
+            projection of its last layer to a wider teacher, if that was trained.
         config_dir: folder with the student's ``config.json``.
         tokenizer_dir: folder of its tokenizer.
         output: folder to create; an existing one is replaced.
@@ -52,7 +54,18 @@ def write_hugging_face(
             f"the checkpoint does not fit {config_dir}/config.json: {', '.join(mismatched[:3])} missing or unknown"
         )
     model.tie_weights()
-    write_model_folder(model, tokenizer_dir, output, origin)
+    projection = _projection(state, model.config.num_hidden_layers)
+    write_model_folder(model, tokenizer_dir, output, origin, projection=projection)
+
+
+def _projection(state: dict[str, Tensor], depth: int) -> Projection | None:
+    """Return the trained projection of the last layer; that to the teacher's highest layer, if there are several."""
+    prefix = f"{_PROJECTIONS}student{depth}_teacher"
+    layers = {name.removeprefix(prefix).split(".")[0] for name in state if name.startswith(prefix)}
+    if not layers:
+        return None
+    name = prefix + max(layers, key=int)
+    return Projection(state[f"{name}.weight"].float(), state[f"{name}.bias"].float())
 
 
 def write_model_folder(
@@ -61,6 +74,8 @@ def write_model_folder(
     output: Path,
     origin: Pretraining | Trimming,
     pooling_from: Path | None = None,
+    *,
+    projection: Projection | None = None,
 ) -> None:
     """Write a model with the tokenizer of a corpus; the folder appears only when complete and replaces an older one.
 
@@ -74,6 +89,7 @@ def write_model_folder(
         origin: how the model was made, for its card.
         pooling_from: model folder whose files decide how sentence-transformers makes a vector. By default, and if it
             has none, the vector is the mean of the last layer's hidden states over all tokens.
+        projection: linear map that this mean passes through.
 
     Raises:
         OSError: if the folder cannot be written.
@@ -93,11 +109,16 @@ def write_model_folder(
         write_json(partial / "tokenizer_config.json", config)
         pools_by_mean = pooling_from is None or not has_modules(pooling_from)
         if pooling_from is None or pools_by_mean:
-            write_mean_pooling(partial, model.config.hidden_size, max_tokens)
+            write_mean_pooling(partial, model.config.hidden_size, max_tokens, projection)
         else:
             copy_modules(pooling_from, partial, max_tokens)
         loads_in_version_4 = None not in version_4.values()
-        facts = _encoder_facts(model, max_tokens, loads_in_version_4=loads_in_version_4, pools_by_mean=pools_by_mean)
+        facts = replace(
+            _encoder_facts(model, max_tokens),
+            loads_in_version_4=loads_in_version_4,
+            pools_by_mean=pools_by_mean,
+            projected_size=None if projection is None else len(projection.bias),
+        )
         (partial / CARD_NAME).write_text(model_card(facts, origin), encoding="utf-8")
         _make_readable(partial)
         shutil.rmtree(output, ignore_errors=True)
@@ -111,9 +132,7 @@ def _add_to_json(file: Path, fields: dict[str, Any]) -> None:
     write_json(file, json.loads(file.read_text(encoding="utf-8")) | fields)
 
 
-def _encoder_facts(
-    model: PreTrainedModel, max_tokens: int, *, loads_in_version_4: bool, pools_by_mean: bool
-) -> EncoderFacts:
+def _encoder_facts(model: PreTrainedModel, max_tokens: int) -> EncoderFacts:
     config, embeddings = model.config, cast(nn.Embedding, model.get_input_embeddings())
     layer_types = getattr(config, "layer_types", None)
     return EncoderFacts(
@@ -128,8 +147,6 @@ def _encoder_facts(
         has_masked_lm_head=model.get_output_embeddings() is not None,
         global_layers=layer_types and [i for i, kind in enumerate(layer_types) if kind == "full_attention"],
         local_attention=getattr(config, "local_attention", None),
-        loads_in_version_4=loads_in_version_4,
-        pools_by_mean=pools_by_mean,
     )
 
 

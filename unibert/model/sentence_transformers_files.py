@@ -4,28 +4,45 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import Tensor
 
 from unibert.errors import UserError
 from unibert.files import write_json
 
 _MODULES, _TRANSFORMER, _MODEL = "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"
-_POOLING, _MODULE_FOLDERS = "1_Pooling", "[0-9]_*"
+_POOLING, _DENSE, _MODULE_FOLDERS = "1_Pooling", "2_Dense", "[0-9]_*"
 
 FILE_PATTERNS = ("*.json", f"{_MODULE_FOLDERS}/*")
 """Patterns of these files in a model on the hub."""
 
 
-def write_mean_pooling(folder: Path, hidden_size: int, max_tokens: int) -> None:
+@dataclass(frozen=True)
+class Projection:
+    """The linear map from mean hidden states to a teacher's vectors."""
+
+    weight: Tensor
+    """(H_t, H), fp32."""
+    bias: Tensor
+    """(H_t,), fp32."""
+
+
+def write_mean_pooling(folder: Path, hidden_size: int, max_tokens: int, projection: Projection | None = None) -> None:
     """Write files for the mean over all tokens, in the older of the two forms that sentence-transformers 5 and 6 read.
 
     Args:
         folder: model folder.
         hidden_size: size of the hidden states and of the vector.
         max_tokens: number of tokens at which a text is cut.
+        projection: linear map that the mean passes through.
     """
-    modules = (("", "Transformer"), (_POOLING, "Pooling"))
+    modules = [("", "Transformer"), (_POOLING, "Pooling"), *([(_DENSE, "Dense")] if projection else [])]
     (folder / _POOLING).mkdir()
+    if projection is not None:
+        _write_dense(folder / _DENSE, projection)
     write_json(
         folder / _MODULES,
         [
@@ -42,6 +59,15 @@ def write_mean_pooling(folder: Path, hidden_size: int, max_tokens: int) -> None:
         | {"include_prompt": True},
     )
     write_json(folder / _MODEL, {"prompts": {}, "default_prompt_name": None, "similarity_fn_name": "cosine"})
+
+
+def _write_dense(folder: Path, projection: Projection) -> None:
+    folder.mkdir()
+    size, hidden_size = projection.weight.shape
+    settings = {"in_features": hidden_size, "out_features": size, "bias": True}
+    write_json(folder / "config.json", settings | {"activation_function": "torch.nn.modules.linear.Identity"})
+    tensors = {"linear.weight": projection.weight.contiguous(), "linear.bias": projection.bias}
+    save_file(tensors, folder / "model.safetensors")
 
 
 def has_modules(folder: Path) -> bool:

@@ -26,7 +26,7 @@ from unibert.model.cost import EncoderShape, flops_by_part, parameters_by_part
 from unibert.model.encoder import build_masked_lm, load_config
 from unibert.model.unibert import UniBERT
 from unibert.planning.accelerators import Accelerator, Speeds
-from unibert.schedules import Schedule, Step, ever_positive, value_at
+from unibert.schedules import Schedule, Step, ever_positive, max_value, value_at
 from unibert.training.checkpoint.retention import checkpoint_bytes, rank_checkpoint_bytes
 from unibert.training.config import RunConfig
 from unibert.training.engine import ds_config_path, offloads_optimizer, read_ds_config, training_dtype, zero_stage
@@ -229,7 +229,7 @@ class Plan:
     def max_masking_rate(self) -> float:
         """Maximum share of the tokens that is masked."""
         schedule = self.config.stream.masking_rate
-        return max(value for _, value in schedule) if isinstance(schedule, list) else schedule
+        return max_value(schedule)
 
     @cached_property
     def flops_by_part(self) -> dict[str, float]:

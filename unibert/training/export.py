@@ -11,9 +11,11 @@ from unibert.corpus.manifest import Manifest
 from unibert.errors import UserError
 from unibert.files import file_sha256, write_atomically
 from unibert.installation import unibert_version
+from unibert.model.config import LOSSES
 from unibert.model.corpus_counts import language_counts
 from unibert.model.export import WEIGHTS_NAME, write_hugging_face
 from unibert.model_card import CARD_NAME, HeldoutLoss, LanguageCounts, Pretraining, model_name, with_scores
+from unibert.schedules import max_value
 from unibert.training.checkpoint.folder import complete_checkpoints, describe, full_state_dict, step_of
 from unibert.training.metrics_file import read_metrics
 
@@ -67,7 +69,7 @@ def _pretraining(run_dir: Path, config: dict[str, Any], checkpoint: dict[str, An
         masked_lm=config["mlm"]["weight"] != 0,
         max_lambda=adversary.get("max_lambda"),
         teacher=teacher and model_name(teacher),
-        teacher_losses={key: distillation.get(key, 0) for key in ("logits", "relations", "hidden")},
+        teacher_losses={name: max_value(distillation.get(name, 0.0)) for name in LOSSES},
         initial_model=initial_model and model_name(initial_model),
         initial_layers=model.get("initialize_layers"),
         heldout=_heldout_loss(run_dir / "metrics.jsonl", checkpoint["step"]),
