@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, CanineTokenizer
 
 from tests.corpus import fast_tokenizers
 from unibert.corpus.build import build_corpus
@@ -179,8 +179,7 @@ def test_a_manifest_of_version_1_has_our_special_ids(tmp_path, corpus):
         ("{other}", {"trim_vocabulary": 20}, "trim_vocabulary: 20 is too small"),
     ],
 )
-def test_tokenizers_that_cannot_serve_are_refused(tokenizer, changes, sentence, lines, tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+def test_tokenizers_that_cannot_serve_are_refused(tokenizer, changes, sentence, lines, tmp_path):
     own, other = tmp_path / "own", tmp_path / "other"
     if "own" in tokenizer:
         settings = {"inputs": [str(WIKI)], "languages": ["en"], "vocab_size": 1000, "workers": 1}
@@ -189,6 +188,13 @@ def test_tokenizers_that_cannot_serve_are_refused(tokenizer, changes, sentence, 
     with pytest.raises(UserError, match=sentence):
         build(tmp_path / "corpus", tokenizer.format(own=own, other=other), **changes)
     assert not (tmp_path / "corpus" / "manifest.json").exists()
+
+
+def test_a_tokenizer_without_a_fast_form_is_refused(tmp_path):
+    """CANINE's, which reads characters, is one."""
+    CanineTokenizer().save_pretrained(tmp_path / "canine")
+    with pytest.raises(UserError, match=r"canine has only a slow tokenizer; convert it to a fast one \("):
+        build(tmp_path / "corpus", tmp_path / "canine")
 
 
 def test_a_corpus_that_is_overwritten_has_the_new_tokenizer(lines, tmp_path):
