@@ -50,7 +50,7 @@ def format_results(results: Record) -> str:
     groups = (("", 1), ("translation found", 2), ("language identified", 2), ("held-out MLM", 1))
     return "\n".join(
         [
-            f"sentence vectors of the last layer, {len(results['languages'])} languages; "
+            f"sentence vectors of layer {results['layer']}, {len(results['languages'])} languages; "
             f"the unigram entropy is {results['unigram_entropy']:.2f} nats",
             "",
             *ruled_table(header, [*rows, _row("chance", results["chance"])], groups),

@@ -88,7 +88,7 @@ def run_demo(config: DemoConfig) -> None:
     _pretrain(preset, folders.output / _WITHOUT_ADVERSARY, folders.corpus, ranks, *options, "--adversary.max_lambda=0")
     _pretrain(preset, folders.output / _WITHOUT_DISTILLATION, folders.corpus, ranks, *options, "--distillation=null")
     _report_stage("5/5  evaluation and report: sentence retrieval and language probe of every model")
-    models = _evaluate(folders)
+    models = _evaluate(folders, last_layer=preset == "demo-e5")
     from unibert.demo.results import collect_results, format_results
     from unibert.reports.run_page import write_report
     from unibert.reports.summary import write_summary
@@ -225,13 +225,17 @@ def _wait_or_stop(launcher: subprocess.Popen[bytes]) -> int:
             signal.signal(number, signal.SIG_DFL)
 
 
-def _evaluate(folders: Folders) -> dict[str, Path]:
-    """Score all models by the vectors of their last layer; return their folders by their names in the table.
+def _evaluate(folders: Folders, *, last_layer: bool) -> dict[str, Path]:
+    """Score all models by the vectors of one layer; return their folders by their names in the table.
 
-    The last layer is the one that the teacher teaches, and the one that a sentence encoder pools.
+    Args:
+        folders: the demo's folders.
+        last_layer: whether the last layer represents a model, as is right for students of a sentence encoder, whose
+            last layer is pooled; else the middle one does, since the last is busy with predicting tokens.
     """
     from unibert.evaluation.config import EvaluateConfig
     from unibert.evaluation.evaluate import evaluate
+    from unibert.evaluation.retrieval import headline_layer
 
     models = {
         "student before training": folders.start,
@@ -242,13 +246,14 @@ def _evaluate(folders: Folders) -> dict[str, Path]:
     }
     models = {name: folder for name, folder in models.items() if folder.exists()}
     for folder in models.values():
-        # The student's report shows every layer.
-        layers = [-1, *range(_num_layers(folder))] if folder == folders.student else [-1]
+        num_layers = _num_layers(folder)
+        scored = num_layers - 1 if last_layer else headline_layer(num_layers)
         config = EvaluateConfig(
             model=folder / "model",
             retrieval=folders.aligned,
             untrained=folder == folders.student,
-            layers=layers,
+            # The student's report shows every layer.
+            layers=[scored, *range(num_layers)] if folder == folders.student else [scored],
             output=folder / "evaluation",
         )
         # The tables of every layer and language would be too much here; they are kept in scores.md.
@@ -258,8 +263,9 @@ def _evaluate(folders: Folders) -> dict[str, Path]:
 
 
 def _num_layers(folder: Path) -> int:
+    """Number of hidden states: the embeddings' output and that of every block."""
     config = json.loads((folder / "model" / "config.json").read_text(encoding="utf-8"))
-    return int(config["num_hidden_layers"])
+    return int(config["num_hidden_layers"]) + 1
 
 
 def _possible_ranks(ranks: int) -> int:
