@@ -35,7 +35,8 @@ def written(tmp_path_factory):
 
 def test_the_model_has_the_weights_of_the_file(written):
     _, weights, folder = written
-    model = AutoModel.from_pretrained(folder)
+    model, loading = AutoModel.from_pretrained(folder, output_loading_info=True)
+    assert not any(loading.values())
     assert model.config.layer_norm_eps == 1e-12
     state = {name: tensor.numpy() for name, tensor in model.state_dict().items() if not name.startswith("pooler.")}
     assert len(state) == len(weights)

@@ -124,8 +124,8 @@ def read_e5_file(path: Path) -> E5File:
 def write_e5_folder(path: Path, folder: Path) -> None:
     """Write the model as an ordinary Hugging Face folder: configuration, safetensors in float32 and tokenizer.
 
-    The folder appears only when complete. The model has no masked-LM head, because the file has none. The tokenizer is
-    that of XLM-R.
+    The folder appears only when complete. The model has no masked-LM head, and its pooler is zero, because the file has
+    neither. The tokenizer is that of XLM-R.
 
     Raises:
         UserError: if the file has another format or is damaged, or the folder cannot be written.
@@ -264,9 +264,11 @@ def _model(file: E5File, path: Path) -> BertModel:
             f"model differ, first in {first!r}; install {PACKAGE}=={RELEASE}"
         )
     with torch.device("meta"):
-        model = BertModel(file.config, add_pooling_layer=False)
+        model = BertModel(file.config)
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    state = {}
+    # The file lacks the pooler, which e5 does not use. With zeros instead of fresh random weights the folder loads
+    # alike every time, and without a warning.
+    state = {name: torch.zeros(shape) for name, shape in shapes.items() if name.startswith("pooler.")}
     for short, long in names.items():
         if file.tensors[short].size != shapes[long].numel():
             raise UserError(
