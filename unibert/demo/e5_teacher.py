@@ -134,7 +134,7 @@ def write_e5_folder(path: Path, folder: Path) -> None:
     model = _model(file, path)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as tokenizer_dir:
+        with tempfile.TemporaryDirectory() as tokenizer_dir:
             _tokenizer(file, path).save_pretrained(tokenizer_dir)
             write_model_folder(model, Path(tokenizer_dir), folder)
     except OSError as error:

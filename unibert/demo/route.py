@@ -252,6 +252,8 @@ def _evaluate(folders: Folders, *, last_layer: bool) -> dict[str, Path]:
             model=folder / "model",
             retrieval=folders.aligned,
             untrained=folder == folders.student,
+            probe_sentences=100,
+            probe_restarts=1,
             # The student's report shows every layer.
             layers=[scored, *range(num_layers)] if folder == folders.student else [scored],
             output=folder / "evaluation",

@@ -25,6 +25,7 @@ points [x, y] of each language on the first two principal components at the head
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -73,11 +74,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         )
         num_layers = encoder.num_layers
         layers = _layers(config.layers, num_layers)
-        sampled = {layer: rows for layer, rows in enumerate(encoder.embed(sample.sentences).numpy()) if layer in layers}
-        parts[name] = {
-            **_retrieval_scores(encoder, sets, sorted(layers), device, name),
-            **_sample_scores(sampled, sample, config, name),
-        }
+        retrieval, sampled = _retrieval_scores(encoder, sets, sorted(layers), sample, device, name)
+        parts[name] = {**retrieval, **_sample_scores(sampled, sample, config, name)}
         projections[name] = _projections(sampled[layers[0]], sample)
     scores = {
         "format": 1,
@@ -124,12 +122,31 @@ def _layers(named: Sequence[int] | None, num_layers: int) -> list[int]:
 
 
 def _retrieval_scores(
-    encoder: SentenceEncoder, sets: Sequence[AlignedSet], layers: Sequence[int], device: torch.device, name: str
-) -> dict[str, Any]:
-    """Return ``retrieval`` and its mean. The vectors of a set are dropped before those of the next are computed."""
+    encoder: SentenceEncoder,
+    sets: Sequence[AlignedSet],
+    layers: Sequence[int],
+    sample: LabelledSentences,
+    device: torch.device,
+    name: str,
+) -> tuple[dict[str, Any], dict[int, np.ndarray]]:
+    """Return ``retrieval`` and its mean, and the sample's vectors, (N, H) of each layer.
+
+    The sample's sentences are among those of the sets. The vectors of a set are dropped before those of the next are
+    computed.
+    """
+    rows_of: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for row, (sentence, label) in enumerate(zip(sample.sentences, sample.languages, strict=True)):
+        rows_of[sample.names[label], sentence].append(row)
+    sampled: torch.Tensor | None = None
     accuracy: dict[str, dict[str, dict[str, float]]] = {}
     for aligned in tqdm(sets, desc=f"{name}: retrieval", disable=None, leave=False):
         vectors = {language: encoder.embed(sentences)[layers] for language, sentences in aligned.sentences.items()}
+        for language, sentences in aligned.sentences.items():
+            if sampled is None:
+                sampled = torch.empty(len(layers), len(sample.sentences), vectors[language].shape[-1])
+            for index, sentence in enumerate(sentences):
+                if rows := rows_of.get((language, sentence)):
+                    sampled[:, rows] = vectors[language][:, index, None]
         for (source, target), by_layer in retrieval_accuracy(vectors, device).items():
             accuracy[f"{source}>{target}"] = {str(layer): entry for layer, entry in zip(layers, by_layer, strict=True)}
     mean = {
@@ -139,7 +156,8 @@ def _retrieval_scores(
         }
         for layer in layers
     }
-    return {"retrieval": accuracy, "retrieval_mean": mean}
+    assert sampled is not None
+    return {"retrieval": accuracy, "retrieval_mean": mean}, dict(zip(layers, sampled.numpy(), strict=True))
 
 
 def _sample_scores(
