@@ -14,7 +14,7 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
-from unibert.demo.alignment import WIKI, write_aligned
+from unibert.demo.alignment import HELDOUT_SHARE, WIKI, write_aligned
 from unibert.demo.config import DemoConfig
 from unibert.errors import UserError
 from unibert.files import write_json
@@ -78,6 +78,7 @@ def run_demo(config: DemoConfig) -> None:
         preset = "demo"
         _train_teacher(folders, ranks)
     write_aligned(folders.aligned)
+    write_aligned(folders.output / "aligned-heldout", heldout=True)
     options = [f"--distillation.teacher={folders.teacher / 'model'}"]
     if preset == "demo-e5":
         options.append(f"--model.initialize_from={folders.teacher / 'model'}")
@@ -189,7 +190,7 @@ def _build_corpus(corpus: Path, teacher: Path | None) -> None:
         tokenizer=None if teacher is None else str(teacher),
         # Room for every piece that the text has, so that it segments as with the teacher's whole vocabulary.
         trim_vocabulary=None if teacher is None else 32_000,
-        heldout_share=0.1,
+        heldout_share=HELDOUT_SHARE,
         tokens_per_shard=2500,
     )
     build_corpus(config)
