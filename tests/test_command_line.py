@@ -80,7 +80,7 @@ def test_help_of_a_run_describes_nested_sections_with_types_and_defaults(capsys)
     )
     assert "Default: 0.98" not in text
     assert "``" not in text
-    assert "RUN.yaml\n      Run file, or a preset: base, demo, demo-teacher, small, tiny." in text
+    assert "RUN.yaml\n      Run file, or a preset: base, demo, demo-e5, demo-teacher, small, tiny." in text
 
 
 def test_help_of_the_doctor_does_not_list_run_keys(capsys):
@@ -318,7 +318,7 @@ def bash_script(tmp_path_factory) -> Path:
     [
         (["pre"], ["pretrain", "preflight"]),
         (["corpus", ""], ["build", "verify", "inspect"]),
-        (["pretrain", "demo"], ["demo", "demo-teacher"]),
+        (["pretrain", "demo"], ["demo", "demo-e5", "demo-teacher"]),
         (
             ["pretrain", "small", "--adversary.l"],
             ["--adversary.level", "--adversary.layer", "--adversary.learning_rate"],

@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "planning": {"training", "model", "corpus", KERNELS},
     "reports": {"training", "evaluation", "stream", "corpus"},
     "bench": {"reports", "training", "model", "stream", "corpus", KERNELS},
-    "demo": {"reports", "evaluation", "corpus"},
+    "demo": {"reports", "evaluation", "training", "model", "corpus"},
     "doctor": {"training", "stream", "corpus"},
 }
 """Packages that each package of `unibert` may import, in addition to top-level modules, which import no package."""

@@ -1,7 +1,11 @@
 """Every run file and ds_config that ships with the package is valid."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
+from transformers import BertConfig, BertModel
 
 from unibert.configuration import parse
 from unibert.model.encoder import build_masked_lm
@@ -10,14 +14,30 @@ from unibert.training.config import RunConfig
 from unibert.training.engine import DS_CONFIGS, read_ds_config, zero_stage
 
 
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory) -> Path:
+    """A model of twelve layers, from which a preset may take some."""
+    folder = tmp_path_factory.mktemp("teacher")
+    config = BertConfig(
+        vocab_size=64_000, num_hidden_layers=12, hidden_size=32, num_attention_heads=2, intermediate_size=64
+    )
+    BertModel(config).save_pretrained(folder)
+    return folder
+
+
 @pytest.mark.parametrize("preset", sorted(PRESETS.glob("*.yaml")), ids=lambda path: path.stem)
-def test_presets_describe_a_model_and_a_run(preset):
+def test_presets_describe_a_model_and_a_run(preset, teacher):
     config = parse(RunConfig, ["--config", str(preset)])
     timeline = config.training.timeline()
     assert timeline.total_tokens >= config.training.tokens
-    with torch.device("meta"):
-        model = build_masked_lm(config.model, 64_000, timeline[0].sequence_length)
-    assert model.config.hidden_size == config.model.config["hidden_size"]
+    if config.model.initialize_from is None:
+        with torch.device("meta"):
+            model = build_masked_lm(config.model, 64_000, timeline[0].sequence_length)
+        assert model.config.hidden_size == config.model.config["hidden_size"]
+    else:
+        settings = replace(config.model, initialize_from=str(teacher))
+        model = build_masked_lm(settings, 64_000, timeline[0].sequence_length)
+        assert model.config.num_hidden_layers == len(config.model.initialize_layers or [])
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])

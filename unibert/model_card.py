@@ -149,12 +149,15 @@ def model_card(encoder: EncoderFacts, origin: Pretraining | Trimming) -> str:
 def with_scores(card: str, scores: Mapping[str, Any]) -> str:
     """Return the card with the scores of the last layer, in place of older ones if it has any.
 
-    Everything else stays, such as a licence that a person has added.
+    Everything else stays, such as a licence that a person has added. If the last layer was not scored, the whole card
+    stays.
 
     Args:
         card: text of a card.
         scores: content of scores.json, see `unibert.evaluation.evaluate`.
     """
+    if str(scores["num_layers"] - 1) not in scores["model"]["retrieval_mean"]:
+        return card
     section = f"{_SCORES}\n\n" + "\n\n".join(_scores(scores)) + "\n"
     older = re.search(rf"^{_SCORES}$.*?(?=^## |\Z)", card, re.MULTILINE | re.DOTALL)
     if older:

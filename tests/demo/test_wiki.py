@@ -1,13 +1,18 @@
 """The embedded mini-Wikipedia has the properties that the demo needs."""
 
+import json
 import re
+import tarfile
 import unicodedata
 from collections import Counter
 
 import pytest
 
+from unibert.corpus.build import build_corpus
+from unibert.corpus.config import CorpusConfig
+from unibert.corpus.manifest import Manifest
 from unibert.corpus.readers import DocumentReader, find_inputs
-from unibert.demo.alignment import SENTENCES_PER_ARTICLE, WIKI, aligned_sentences
+from unibert.demo.alignment import HELDOUT_SHARE, SENTENCES_PER_ARTICLE, WIKI, aligned_sentences
 from unibert.languages import LANGUAGES
 
 ARTICLES = 30
@@ -41,6 +46,23 @@ def test_every_sentence_has_its_translation(sentences):
         ]
         with_numbers = [(numbers, here) for numbers, here in pairs if numbers]
         assert sum(bool(numbers & here) for numbers, here in with_numbers) > 0.9 * len(with_numbers), code
+
+
+def test_the_heldout_sentences_are_those_that_the_corpus_holds_out(sentences, tmp_path):
+    corpus = tmp_path / "corpus"
+    options = {"vocab_size": 2000, "heldout_share": HELDOUT_SHARE, "workers": 1}
+    build_corpus(CorpusConfig(inputs=[str(WIKI)], output=str(corpus), languages=["en", "zh"], **options))
+    shards = [shard for shard in Manifest.load(corpus).shards if shard.split == "heldout"]
+    assert {shard.language for shard in shards} == {"en", "zh"}
+    for shard in shards:
+        with tarfile.open(corpus / shard.path) as archive:
+            blocks = [member for member in archive.getmembers() if member.name.endswith(".json")]
+            ids = {id for member in blocks for id in json.load(archive.extractfile(member))["ids"]}
+        assert len(ids) == 4
+        [file] = (file for file in find_inputs([str(WIKI)]) if file.language == shard.language)
+        articles = sorted((document.id for document in DocumentReader(file)), key=int)
+        expected = [line for number, line in enumerate(sentences[shard.language]) if articles[number // 9] in ids]
+        assert aligned_sentences(heldout=True)[shard.language] == expected
 
 
 def test_articles_are_long_enough_and_free_of_markup(sentences):

@@ -100,6 +100,20 @@ def test_evaluation_is_reproducible(folders, tmp_path, scores):
     assert evaluate(again) == scores
 
 
+def test_named_layers_alone_are_scored_and_the_first_represents_the_model(folders, tmp_path, scores):
+    model, retrieval = folders
+    options = {"model": model, "retrieval": retrieval, "untrained": True, "probe_restarts": 1, "device": "cpu"}
+    some = evaluate(EvaluateConfig(**options, layers=[-1, 0], output=tmp_path))
+    assert some["headline_layer"] == 3
+    for part in ("model", "baseline"):
+        for key in ("retrieval_mean", "probe", "geometry"):
+            assert some[part][key] == {layer: scores[part][key][layer] for layer in "03"}
+        assert some[part]["retrieval"]["aa>bb"] == {layer: scores[part]["retrieval"]["aa>bb"][layer] for layer in "03"}
+    assert "The headline layer is 3 of 0-3" in (tmp_path / "scores.md").read_text()
+    with pytest.raises(UserError, match=r"layers: \[4\] must lie between -4 and 3, the last layer"):
+        evaluate(EvaluateConfig(**options, layers=[4], output=tmp_path))
+
+
 def test_mistakes_raise_one_sentence(folders, tmp_path):
     model, retrieval = folders
     with pytest.raises(UserError, match="--retrieval"):

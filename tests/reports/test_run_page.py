@@ -177,6 +177,15 @@ def test_error_sentences(tmp_path):
             write_report(tmp_path)
 
 
+def test_page_of_a_run_that_was_scored_at_one_layer(evaluated_run, tmp_path):
+    model, aligned = evaluated_run / "model", evaluated_run.parent / "aligned"
+    options = {"model": model, "retrieval": aligned, "probe_restarts": 1, "device": "cpu"}
+    evaluate(EvaluateConfig(**options, layers=[-1], output=tmp_path / "evaluation"))
+    page = write_report(tmp_path).read_text()
+    assert "Retrieval of translations, layer 3" in page
+    assert write_summary(tmp_path)["layer"] == 3
+
+
 def test_summary_has_the_last_heldout_loss_and_the_scores_of_the_headline_layer(evaluated_run):
     summary = write_summary(evaluated_run)
     assert json.loads((evaluated_run / "report" / "summary.json").read_text()) == summary

@@ -19,6 +19,10 @@ class EvaluateConfig:
     untrained: bool = False
     """Also score the same architecture with fresh weights: the baseline that shows what training has added."""
 
+    layers: list[int] | None = None
+    """Layers to score, as in -1,0: 0 is the embeddings' output, -1 the last layer. The first named represents the
+    model. Default: all, represented by the middle one."""
+
     output: Path | None = None
     """Folder for scores.json, scores.md and projections.json. Default: ``evaluation`` beside the model folder."""
 
@@ -44,6 +48,8 @@ class EvaluateConfig:
     """Seed of the probe's sample, splits and initialisations, and of the untrained weights."""
 
     def __post_init__(self) -> None:
+        if self.layers == []:
+            raise ValueError("layers: name at least one layer, or leave it out to score all")
         minima = {"max_sentences": 2, "probe_sentences": 2, "probe_restarts": 1, "max_length": 1, "batch_tokens": 1}
         for key, minimum in minima.items():
             if getattr(self, key) < minimum:

@@ -6,13 +6,15 @@
     model_folder     as given
     weights_sha256   SHA-256 of its model.safetensors, hexadecimal; null if its weights are in other files
     num_layers       blocks + 1
-    headline_layer   the middle layer, whose scores represent the model; fixed, not chosen by scores
+    headline_layer   the layer whose scores represent the model: the first of ``layers``, else the middle one; fixed,
+                     not chosen by scores
     data             {"folder", "sets": {set: lines}, "left_out": {set: lines}, "languages": [codes],
                       "probe_sentences": number}
     chance           {"retrieval": mean of 1/lines over the sets, "probe": 1/languages}
     settings         the options that the scores depend on
     model, baseline  baseline is null without ``untrained``; both hold
-      retrieval        {"de>en": {"0": {"raw", "centred"}, …}}: top-1 accuracy, queries in de, candidates in en
+      retrieval        {"de>en": {"0": {"raw", "centred"}, …}}: top-1 accuracy, queries in de, candidates in en, at
+                       the layers that are scored
       retrieval_mean   {"0": {"raw", "centred"}, …}: mean over the directions
       probe            {"0": {"raw" | "centred": {"linear" | "mlp": {"mean", "std"}}}, …}: balanced accuracy
       geometry         {"0": {"variance", "mean_cosine", "participation_ratio", "language_share"}, …}
@@ -25,6 +27,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -65,7 +68,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     sample = draw_probe_sentences(sets, config.probe_sentences, config.seed)
     parts: dict[str, Any] = {"model": None, "baseline": None}
     projections: dict[str, Any] = dict(parts)
-    num_layers = 0
+    num_layers, layers = 0, [0]
     weights = config.model / "model.safetensors"
     for name in ("model", "baseline") if config.untrained else ("model",):
         encoder = SentenceEncoder.load(
@@ -76,18 +79,16 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
             device=device,
         )
         num_layers = encoder.num_layers
-        sampled = encoder.embed(sample.sentences).numpy()
-        parts[name] = {
-            **_retrieval_scores(encoder, sets, device, name),
-            **_sample_scores(sampled, sample, config, name),
-        }
-        projections[name] = _projections(sampled[headline_layer(num_layers)], sample)
+        layers = _layers(config.layers, num_layers)
+        retrieval, sampled = _retrieval_scores(encoder, sets, sorted(layers), sample, device, name)
+        parts[name] = {**retrieval, **_sample_scores(sampled, sample, config, name)}
+        projections[name] = _projections(sampled[layers[0]], sample)
     scores = {
         "format": 1,
         "model_folder": str(config.model),
         "weights_sha256": file_sha256(weights) if weights.is_file() else None,
         "num_layers": num_layers,
-        "headline_layer": headline_layer(num_layers),
+        "headline_layer": layers[0],
         "data": {
             "folder": str(config.retrieval),
             "sets": {aligned.name: len(aligned) for aligned in sets},
@@ -119,29 +120,60 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     return scores
 
 
+def _layers(named: Sequence[int] | None, num_layers: int) -> list[int]:
+    """Return the layers to score, counted from 0; the first represents the model."""
+    if named is None:
+        return sorted(range(num_layers), key=lambda layer: layer != headline_layer(num_layers))
+    if any(not -num_layers <= layer < num_layers for layer in named):
+        raise UserError(f"layers: {list(named)} must lie between {-num_layers} and {num_layers - 1}, the last layer")
+    return [layer % num_layers for layer in named]
+
+
 def _retrieval_scores(
-    encoder: SentenceEncoder, sets: Sequence[AlignedSet], device: torch.device, name: str
-) -> dict[str, Any]:
-    """Return ``retrieval`` and its mean. The vectors of a set are dropped before those of the next are computed."""
+    encoder: SentenceEncoder,
+    sets: Sequence[AlignedSet],
+    layers: Sequence[int],
+    sample: LabelledSentences,
+    device: torch.device,
+    name: str,
+) -> tuple[dict[str, Any], dict[int, np.ndarray]]:
+    """Return ``retrieval`` and its mean, and the sample's vectors, (N, H) of each layer.
+
+    The sample's sentences are among those of the sets. The vectors of a set are dropped before those of the next are
+    computed.
+    """
+    rows_of: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for row, (sentence, label) in enumerate(zip(sample.sentences, sample.languages, strict=True)):
+        rows_of[sample.names[label], sentence].append(row)
+    sampled: torch.Tensor | None = None
     accuracy: dict[str, dict[str, dict[str, float]]] = {}
     for aligned in tqdm(sets, desc=f"{name}: retrieval", disable=None, leave=False):
-        vectors = {language: encoder.embed(sentences) for language, sentences in aligned.sentences.items()}
+        vectors = {language: encoder.embed(sentences)[layers] for language, sentences in aligned.sentences.items()}
+        for language, sentences in aligned.sentences.items():
+            if sampled is None:
+                sampled = torch.empty(len(layers), len(sample.sentences), vectors[language].shape[-1])
+            for index, sentence in enumerate(sentences):
+                if rows := rows_of.get((language, sentence)):
+                    sampled[:, rows] = vectors[language][:, index, None]
         for (source, target), by_layer in retrieval_accuracy(vectors, device).items():
-            accuracy[f"{source}>{target}"] = {str(layer): entry for layer, entry in enumerate(by_layer)}
+            accuracy[f"{source}>{target}"] = {str(layer): entry for layer, entry in zip(layers, by_layer, strict=True)}
     mean = {
         str(layer): {
             kind: float(np.mean([entry[str(layer)][kind] for entry in accuracy.values()]))
             for kind in ("raw", "centred")
         }
-        for layer in range(encoder.num_layers)
+        for layer in layers
     }
-    return {"retrieval": accuracy, "retrieval_mean": mean}
+    assert sampled is not None
+    return {"retrieval": accuracy, "retrieval_mean": mean}, dict(zip(layers, sampled.numpy(), strict=True))
 
 
-def _sample_scores(vectors: np.ndarray, sample: LabelledSentences, config: EvaluateConfig, name: str) -> dict[str, Any]:
-    """Return ``probe`` and ``geometry`` of the sample's vectors (num_layers, N, H)."""
+def _sample_scores(
+    vectors: Mapping[int, np.ndarray], sample: LabelledSentences, config: EvaluateConfig, name: str
+) -> dict[str, Any]:
+    """Return ``probe`` and ``geometry`` of the sample's vectors, (N, H) of each layer."""
     probe, geometry = {}, {}
-    for layer, rows in enumerate(tqdm(vectors, desc=f"{name}: language probe", disable=None, leave=False)):
+    for layer, rows in tqdm(vectors.items(), desc=f"{name}: language probe", disable=None, leave=False):
         probe[str(layer)] = probe_accuracy(
             rows, sample.languages, sample.groups, restarts=config.probe_restarts, seed=config.seed
         )

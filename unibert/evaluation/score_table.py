@@ -35,7 +35,7 @@ def format_scores(scores: Mapping[str, Any]) -> str:
         f"# Scores of {scores['model_folder']}",
         "",
         f"{len(data['languages'])} languages, {sum(data['sets'].values())} aligned lines of {data['folder']}. "
-        f"The headline layer is {headline} of 0-{scores['num_layers'] - 1}: the middle, fixed in advance.",
+        f"The headline layer is {headline} of 0-{scores['num_layers'] - 1}, fixed in advance.",
         "",
         *markdown_table(["", *evaluated, "chance"], _headline_rows(headline, evaluated, scores["chance"])),
         "",

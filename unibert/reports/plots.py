@@ -250,7 +250,8 @@ def retrieval_layers(scores: Record) -> Figure:
     """Mean top-1 accuracy of every layer: raw and centred, untrained and trained, with chance."""
     figure, (axes,) = _panels(1, columns=1, height=3.2)
     for key, kind, line in _layer_lines(scores):
-        axes.plot([entry[kind] for entry in scores[key]["retrieval_mean"].values()], **line)
+        by_layer = scores[key]["retrieval_mean"]
+        axes.plot([int(layer) for layer in by_layer], [entry[kind] for entry in by_layer.values()], **line)
     _layer_axes(axes, scores, scores["chance"]["retrieval"], "top-1 accuracy")
     axes.set_ylim(bottom=0)
     _legend_above(axes, columns=3)
@@ -262,9 +263,9 @@ def probe_layers(scores: Record) -> Figure:
     figure, panels = _panels(2, columns=2, height=3.2, share_y=True)
     for axes, (classifier, title) in zip(panels, (("linear", "linear probe"), ("mlp", "MLP probe")), strict=True):
         for key, kind, line in _layer_lines(scores):
-            entries = [entry[kind][classifier] for entry in scores[key]["probe"].values()]
-            means, deviations = ([entry[name] for entry in entries] for name in ("mean", "std"))
-            axes.errorbar(range(len(entries)), means, yerr=deviations, **line)
+            by_layer = {int(layer): entry[kind][classifier] for layer, entry in scores[key]["probe"].items()}
+            means, deviations = ([entry[name] for entry in by_layer.values()] for name in ("mean", "std"))
+            axes.errorbar(list(by_layer), means, yerr=deviations, **line)
         _layer_axes(axes, scores, scores["chance"]["probe"], "")
         axes.set(title=title, ylim=(0, 1.03))
     panels[0].set_ylabel("balanced accuracy")
