@@ -41,7 +41,7 @@ def scores(retrieval: float, *, untrained: bool = True) -> dict[str, Any]:
         return {
             "retrieval_mean": {layer: {"raw": value, "centred": value + 0.5} for layer, value in layers.items()},
             "probe": {
-                layer: {"raw": {"linear": {"mean": 0.9}}, "centred": {"linear": {"mean": value / 2}}}
+                layer: {"raw": {"mlp": {"mean": 0.9}}, "centred": {"mlp": {"mean": value / 2}}}
                 for layer, value in layers.items()
             },
         }

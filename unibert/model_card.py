@@ -409,8 +409,8 @@ def _scores(scores: Mapping[str, Any]) -> list[str]:
         f"Scores of the last layer ({layer} of 0-{layer}, where 0 is the embeddings' output), whose mean is the vector "
         f"of a sentence. They were measured on {_count(lines, 'aligned line')} in {_count(languages, 'language')}.",
         "\n".join(markdown_table(["%", *columns], rows)),
-        "Retrieval: the nearest neighbour by cosine is the translation, mean over all directions. Probe: a linear "
-        "classifier predicts the language of held-out sentences; at chance, the vectors do not show the language. "
+        "Retrieval: the nearest neighbour by cosine is the translation, mean over all directions. Probe: a small "
+        "network predicts the language of held-out sentences; at chance, the vectors do not show the language. "
         "Centred: the mean of each language's vectors is subtracted.",
     ]
 
@@ -420,8 +420,8 @@ def _last_layer(part: Mapping[str, Any], layer: str) -> dict[str, float]:
     return {
         "retrieval raw": retrieval["raw"],
         "retrieval centred": retrieval["centred"],
-        "probe raw": probe["raw"]["linear"]["mean"],
-        "probe centred": probe["centred"]["linear"]["mean"],
+        "probe raw": probe["raw"]["mlp"]["mean"],
+        "probe centred": probe["centred"]["mlp"]["mean"],
     }
 
 
