@@ -103,9 +103,10 @@ def test_a_run_keeps_what_its_file_asks_for(run_file, tmp_path, unibert):
     run_dir = tmp_path / "run"
     words = ["pretrain", str(run_file), "--training.checkpoint_every=5", "--training.evaluate_every=5"]
     words += ["--training.keep_checkpoints=1", f"--training.keep_every_tokens={18 * TOKENS_PER_STEP}"]
-    # A rate at which the loss rises again after some 30 steps. It is 0.02 lower there than after 40, while sums in
-    # another order move it by 0.001; at three times the rate they move it so much that any step may be the best.
-    words += ["--training.keep_best=true", "--optimizer.learning_rate=0.1", "--optimizer.decay=0"]
+    # After 30 of 50 steps the adversary goes on alone: the MLM loss rises by 0.3 and more, while sums in another order
+    # move it by 0.04.
+    words += ["--training.keep_best=true", "--mlm.weight=[[0, 1], [0.6, 1], [0.6, 0], [1, 0]]"]
+    words += ["--adversary.max_lambda=1", "--optimizer.learning_rate=0.02", "--optimizer.decay=0"]
     status, output = unibert(*words)
     assert status == 0, output
     losses = {
