@@ -64,12 +64,21 @@ def test_an_interrupted_run_continues_with_the_same_planes(words, tmp_path, unib
 
 
 def test_damaged_planes_are_named(words, tmp_path, unibert):
-    (tmp_path / "run").mkdir()
+    unibert(*words)
     (tmp_path / "run" / PLANES).write_bytes(b"damaged")
     status, output = unibert(*words)
     assert status == 1
     assert f"unibert: error: {tmp_path}/run/{PLANES}: is damaged" in output
     assert "Traceback" not in output
+
+
+def test_planes_of_a_start_without_a_checkpoint_are_replaced(words, tmp_path, unibert):
+    """They may be those of another teacher."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / PLANES).write_bytes(b"of another teacher")
+    status, output = unibert(*words, "--training.tokens=1024")
+    assert status == 0, output
+    assert load_file(tmp_path / "run" / PLANES)["3.mean"].shape == (96,)
 
 
 def test_a_learned_projection_is_exported(words, tmp_path, unibert):

@@ -6,6 +6,7 @@ from math import ceil
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from unibert.files import replacing
 from unibert.model.attention import PackedDocuments
 from unibert.model.distiller import Distiller, PrincipalPlane
 from unibert.stream import split_batches
+from unibert.training.checkpoint.folder import complete_checkpoints
 from unibert.training.config import RunConfig
 
 FILE_NAME = "teacher_planes.safetensors"
@@ -22,9 +24,10 @@ _TOKENS_PER_DIMENSION = 64
 
 
 def teacher_planes(distiller: Distiller, config: RunConfig, num_languages: int) -> dict[int, PrincipalPlane]:
-    """Read the run's planes from its folder, or compute them and write them there.
+    """Compute a new run's planes and write them into its folder, or read those of a run that continues.
 
-    Every language has the same share of the text that they are computed from, the beginning of its train shards.
+    Every language has the same share of the text that they are computed from, the beginning of its train shards. A file
+    without a checkpoint beside it is of an earlier start, perhaps with another teacher, and is replaced.
 
     Returns:
         The plane of each layer of ``distiller.plane_layers``.
@@ -32,27 +35,29 @@ def teacher_planes(distiller: Distiller, config: RunConfig, num_languages: int) 
     Raises:
         UserError: if the file cannot be read or written, or the corpus cannot be read.
     """
-    path = Path(config.run_dir) / FILE_NAME
+    run_dir = Path(config.run_dir)
+    path = run_dir / FILE_NAME
+    if path.is_file() and complete_checkpoints(run_dir / "checkpoints"):
+        return _read(path, distiller.plane_layers)
+    planes = _compute(distiller, config, num_languages)
     try:
-        if not path.is_file():
-            planes = _compute(distiller, config, num_languages)
-            with replacing(path) as partial:
-                save_file({name: tensor for layer in planes for name, tensor in _named(layer, planes[layer])}, partial)
+        with replacing(path) as partial:
+            save_file({name: tensor for layer in planes for name, tensor in _named(layer, planes[layer])}, partial)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: cannot be written ({error}); choose another run_dir") from error
+    return planes
+
+
+def _read(path: Path, layers: list[int]) -> dict[int, PrincipalPlane]:
+    try:
         tensors = load_file(path)
-        return {
-            layer: PrincipalPlane(tensors[f"{layer}.mean"], tensors[f"{layer}.directions"])
-            for layer in distiller.plane_layers
-        }
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read or written ({error.strerror}); choose another run_dir") from error
-    except Exception as error:
-        if isinstance(error, UserError):
-            raise
+        return {layer: PrincipalPlane(tensors[f"{layer}.mean"], tensors[f"{layer}.directions"]) for layer in layers}
+    except (OSError, SafetensorError, KeyError) as error:
         raise UserError(f"{path}: is damaged ({error}); remove it, and the run computes it again") from error
 
 
 def _named(layer: int, plane: PrincipalPlane) -> list[tuple[str, Tensor]]:
-    return [(f"{layer}.mean", plane.mean), (f"{layer}.directions", plane.directions.contiguous())]
+    return [(f"{layer}.mean", plane.mean), (f"{layer}.directions", plane.directions)]
 
 
 @torch.no_grad()
@@ -99,4 +104,4 @@ class _Moments:
         covariance = self.products / self.count - mean[:, None] * mean
         _, vectors = torch.linalg.eigh(covariance.cpu())
         directions = vectors[:, -dimensions:].flip(1).T
-        return PrincipalPlane(mean.float().cpu(), directions.float())
+        return PrincipalPlane(mean.float().cpu(), directions.float().contiguous())
