@@ -7,14 +7,14 @@ import torch
 
 from unibert.corpus.manifest import Manifest
 from unibert.errors import UserError
-from unibert.stream import Batch, StreamConfig, heldout_batches
+from unibert.stream import Batch, StreamConfig, split_batches
 
 CONFIG = StreamConfig(lanes=2)
 
 
 def batches(corpus: Path, **changes: Any) -> list[Batch]:
     arguments = {"seed": 0, "sequence_length": 64, "micro_batch_size": 4} | changes
-    return list(heldout_batches(corpus, CONFIG, **arguments))
+    return list(split_batches(corpus, CONFIG, split="heldout", **arguments))
 
 
 def labelled_sequences(parts: list[Batch]) -> dict[int, tuple[list[int], list[int]]]:

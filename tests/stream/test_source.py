@@ -15,7 +15,7 @@ import pytest
 from unibert.corpus.manifest import Manifest
 from unibert.errors import UserError
 from unibert.schedules import Timeline
-from unibert.stream import Stream, StreamConfig, heldout_batches, source
+from unibert.stream import Stream, StreamConfig, source, split_batches
 
 TIMELINE = Timeline(30_000, 8, 64)
 
@@ -77,7 +77,10 @@ def test_http_gives_the_same_batches_as_files(remote: tuple[Path, Path], num_wor
         url = f"http://127.0.0.1:{port}"
         assert consume(local, shards_url=url, num_workers=num_workers) == consume(shards)
         heldout = [
-            [batch.digest() for batch in heldout_batches(folder, of, seed=0, sequence_length=64, micro_batch_size=4)]
+            [
+                batch.digest()
+                for batch in split_batches(folder, of, split="heldout", seed=0, sequence_length=64, micro_batch_size=4)
+            ]
             for folder, of in ((local, config(shards_url=url)), (shards, config()))
         ]
     assert heldout[0] == heldout[1] != []

@@ -15,7 +15,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from unibert.cli import main
 from unibert.corpus.manifest import Manifest
-from unibert.stream import StreamConfig, heldout_batches
+from unibert.stream import StreamConfig, split_batches
 from unibert.training.metrics_file import read_metrics
 
 
@@ -32,9 +32,10 @@ def run_dir(module_run_file) -> Path:
 @torch.no_grad()
 def test_documents_alone_in_the_export_have_the_trainers_heldout_loss(run_dir, corpus):
     model = AutoModelForMaskedLM.from_pretrained(run_dir / "model").eval()
-    batches = heldout_batches(
+    batches = split_batches(
         corpus,
         StreamConfig(lanes=4, window_shards=2),
+        split="heldout",
         seed=0,
         sequence_length=64,
         micro_batch_size=4,

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from unibert.stream.batch import Batch
     from unibert.stream.config import StreamConfig
-    from unibert.stream.heldout import heldout_batches, split_batches
+    from unibert.stream.splits import split_batches
     from unibert.stream.stream import StepBatch, Stream
 
-__all__ = ["Batch", "StepBatch", "Stream", "StreamConfig", "heldout_batches", "split_batches"]
+__all__ = ["Batch", "StepBatch", "Stream", "StreamConfig", "split_batches"]
 
-_MODULES = {"Batch": "batch", "StreamConfig": "config", "heldout_batches": "heldout", "split_batches": "heldout"}
+_MODULES = {"Batch": "batch", "StreamConfig": "config", "split_batches": "splits"}
 
 
 def __getattr__(name: str) -> Any:

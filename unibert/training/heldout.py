@@ -9,7 +9,7 @@ from torch import Tensor
 
 from unibert.errors import UserError
 from unibert.model.unibert import StepWeights
-from unibert.stream import Batch, heldout_batches
+from unibert.stream import Batch, split_batches
 from unibert.training.config import RunConfig
 from unibert.training.metrics import Sums
 from unibert.training.ranks.collective_counter import counted_collective
@@ -29,9 +29,10 @@ def heldout_totals(engine: Any, config: RunConfig, placement: Placement) -> dict
     mistake = None
     try:
         batches = list(
-            heldout_batches(
+            split_batches(
                 config.corpus,
                 config.stream,
+                split="heldout",
                 seed=config.seed,
                 sequence_length=training.timeline()[len(training.timeline()) - 1].sequence_length,
                 micro_batch_size=training.micro_batch_size,

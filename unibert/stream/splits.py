@@ -26,31 +26,6 @@ from unibert.stream.window import load_window
 HELDOUT_MASKING_RATE = 0.15
 
 
-def heldout_batches(
-    corpus_dir: str | os.PathLike[str],
-    config: StreamConfig,
-    *,
-    seed: int,
-    sequence_length: int,
-    micro_batch_size: int,
-    max_sequences_per_language: int | None = None,
-    rank: int = 0,
-    world_size: int = 1,
-) -> Iterator[Batch]:
-    """Yield this rank's share of the held-out sequences; see `split_batches`."""
-    yield from split_batches(
-        corpus_dir,
-        config,
-        split="heldout",
-        seed=seed,
-        sequence_length=sequence_length,
-        micro_batch_size=micro_batch_size,
-        max_sequences_per_language=max_sequences_per_language,
-        rank=rank,
-        world_size=world_size,
-    )
-
-
 def split_batches(
     corpus_dir: str | os.PathLike[str],
     config: StreamConfig,
