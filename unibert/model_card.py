@@ -104,6 +104,8 @@ class Pretraining:
     initial_model: str | None = None
     initial_layers: Sequence[int] | None = None
     """Layers of the initial model that the model started from; None for all."""
+    is_fitted: bool = False
+    """Whether these layers were fitted to the initial model, and narrowed if it is wider."""
     heldout: HeldoutLoss | None = None
 
 
@@ -248,7 +250,8 @@ def _training(origin: Pretraining) -> list[str]:
     if origin.initial_model is not None:
         layers = origin.initial_layers
         part = f"layers {', '.join(map(str, layers))}" if layers is not None else "the weights"
-        start = f"from {part} of `{origin.initial_model}`"
+        fitted = ", fitted in closed form to the hidden states of that model," if origin.is_fitted else ""
+        start = f"from {part} of `{origin.initial_model}`{fitted}"
     objectives = [
         *(["masked language modelling"] if origin.masked_lm else []),
         *([_adversary(origin.max_lambda)] if origin.max_lambda is not None else []),

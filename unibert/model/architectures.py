@@ -22,6 +22,8 @@ class Architecture:
     """The MLM head except its last matrix: model and (..., H) hidden states to (..., H) features."""
     projections: Callable[[Any, int], list[nn.Linear]]
     """The modules whose outputs, concatenated, are queries, keys and values (3H) of a layer: model, index from 0."""
+    has_bert_layers: bool = False
+    """Whether embeddings and layers have BERT's modules under BERT's names."""
     counts_positions_from_pad: bool = False
     """Whether position ids begin after the padding id instead of at 0."""
     own_encoder: Callable[[Any, Tensor, Tensor, PackedDocuments], tuple[Tensor, ...]] | None = None
@@ -109,16 +111,20 @@ def _deberta_states(
     return encoder.encoder(embedded, documents.mask(None)[:, 0], output_hidden_states=True).hidden_states
 
 
+_ROBERTA = Architecture(
+    features=_roberta_features,
+    projections=_bert_projections,
+    has_bert_layers=True,
+    counts_positions_from_pad=True,
+)
 _ARCHITECTURES = {
     "modernbert": Architecture(
         features=lambda model, hidden: model.head(hidden),
         projections=lambda model, layer: [model.base_model.layers[layer].attn.Wqkv],
     ),
-    "bert": Architecture(features=_bert_features, projections=_bert_projections),
-    "roberta": Architecture(features=_roberta_features, projections=_bert_projections, counts_positions_from_pad=True),
-    "xlm-roberta": Architecture(
-        features=_roberta_features, projections=_bert_projections, counts_positions_from_pad=True
-    ),
+    "bert": Architecture(features=_bert_features, projections=_bert_projections, has_bert_layers=True),
+    "roberta": _ROBERTA,
+    "xlm-roberta": _ROBERTA,
     "distilbert": Architecture(features=_distilbert_features, projections=_distilbert_projections),
     "deberta-v2": Architecture(features=_bert_features, projections=_deberta_projections, own_encoder=_deberta_states),
 }

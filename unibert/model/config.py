@@ -26,6 +26,11 @@ class ModelConfig:
     initialize_layers: list[int] | None = None
     """Layers of that model to take, in order, as in 0,3,6. The student gets as many layers. Default: all."""
 
+    initialize_fit: bool = False
+    """Fit these layers to ``distillation.teacher``, from which they must come, before the first step and without a
+    gradient. With a smaller ``hidden_size`` or ``intermediate_size`` in ``config``, they are narrowed first, which
+    needs this. For bert, roberta and xlm-roberta."""
+
     attention: Literal["auto", "sdpa", "flex", "varlen"] = "auto"
     """How student and teacher keep attention within documents: ``sdpa`` uses masks, on any device; ``flex`` uses block
     masks; ``varlen`` needs no masks, on CUDA in bf16 or fp16. ``auto`` uses varlen where it works, else sdpa."""
@@ -33,6 +38,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.initialize_layers is not None and self.initialize_from is None:
             raise ValueError("model.initialize_layers: needs model.initialize_from, the folder to take layers from")
+        if self.initialize_fit and self.initialize_from is None:
+            raise ValueError("model.initialize_fit: needs model.initialize_from, the model whose layers are fitted")
 
 
 @dataclass(kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import cast
 
@@ -153,15 +154,16 @@ class Distiller(nn.Module):
         return any(layer != self.student_depth for layer, _ in self.hidden_pairs)
 
     @torch.no_grad()
-    def teach(self, batch: Batch, documents: PackedDocuments) -> Lesson:
-        """Run the teacher over a batch."""
+    def teach(self, batch: Batch, documents: PackedDocuments, *, layers: Collection[int] | None = None) -> Lesson:
+        """Run the teacher over a batch, for the losses or for other ``layers``, numbers from 0."""
+        needed = layers if layers is not None else [layer for _, layer in self.hidden_pairs]
         view = teacher_input(batch, documents, clean=self.config.teacher_input == "clean", prompt=self.prompt)
         states = encode(
             self.teacher,
             view.input_ids,
             view.position_ids,
             view.documents,
-            hidden_states=any(layer != self.teacher_depth for _, layer in self.hidden_pairs),
+            hidden_states=any(layer != self.teacher_depth for layer in needed),
             attention=self.attention,
         )
         return Lesson(states, view)

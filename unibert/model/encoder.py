@@ -258,24 +258,61 @@ def _initialized_from_layers(
                 else f"{config.initialize_from} has {depth} layers; name those to keep in model.initialize_layers"
             )
         )
+    if config.initialize_fit:
+        _check_narrowing(config, source.config, changes)
     settings = source.config.to_dict() | {depth_key: len(layers)} | _id_settings(special_ids)
     layer_types = settings.pop("layer_types", None)
     if layer_types is not None:
         settings["layer_types"] = [layer_types[layer] for layer in layers]
     student = AutoModelForMaskedLM.from_config(type(source.config).from_dict(settings | changes))
+    shapes = {name: tensor.shape for name, tensor in student.state_dict().items()}
     state = {
         name: tensor
         for name, tensor in _renumbered(source.state_dict(), layers).items()
-        if name in student.state_dict() and student.state_dict()[name].shape == tensor.shape
+        if shapes.get(name) == tensor.shape
     }
-    missing = set(student.state_dict()) - set(state)
-    if missing:
+    missing = set(shapes) - set(state)
+    is_narrower = student.config.hidden_size < source.config.hidden_size
+    if missing and not (config.initialize_fit and is_narrower):
         raise UserError(
             f"model.initialize_from: {config.initialize_from} cannot start this student, {len(missing)} tensors differ "
-            f"(first: {min(missing)}); give model.config the same sizes"
+            f"(first: {min(missing)}); give model.config the same sizes, or set model.initialize_fit"
         )
-    student.load_state_dict(state)
+    # A narrower student gets its layers from the fit, before the first step.
+    student.load_state_dict(state, strict=not missing)
     return student
+
+
+def _check_narrowing(config: ModelConfig, source: PreTrainedConfig, changes: dict[str, Any]) -> None:
+    """Raise UserError unless `unibert.model.layer_fit` can make the student; complete ``changes`` by its heads."""
+    if not architecture_of(source).has_bert_layers:
+        raise UserError(
+            f"model.initialize_fit: {config.initialize_from} is a {source.model_type}; only bert, roberta and "
+            "xlm-roberta can be fitted"
+        )
+    for key in ("hidden_size", "intermediate_size"):
+        if changes.get(key, 0) > getattr(source, key):
+            raise UserError(
+                f"model.config.{key}: {changes[key]} is more than the {getattr(source, key)} of "
+                f"{config.initialize_from}; model.initialize_fit only narrows"
+            )
+    width, head_width = changes.get("hidden_size", source.hidden_size), source.hidden_size // source.num_attention_heads
+    num_heads = changes.setdefault("num_attention_heads", width // head_width)
+    if num_heads * head_width != width:
+        raise UserError(
+            f"model.config.hidden_size: heads of {config.initialize_from} are {head_width} wide and are kept whole, "
+            f"so that {num_heads} of them make {num_heads * head_width}, not {width}; take a multiple of {head_width}, "
+            "and leave num_attention_heads out"
+        )
+    fixed = ["max_position_embeddings", "type_vocab_size"] + (
+        ["intermediate_size"] if width == source.hidden_size else []
+    )
+    for key in fixed:
+        if changes.get(key, getattr(source, key)) != getattr(source, key):
+            raise UserError(
+                f"model.config.{key}: model.initialize_fit keeps the {getattr(source, key)} of "
+                f"{config.initialize_from}; leave it out"
+            )
 
 
 def _renumbered(state: dict[str, Tensor], layers: list[int]) -> dict[str, Tensor]:

@@ -163,6 +163,12 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         self.stream.raise_if_batches_do_not_fit(self.training.timeline())
+        source, teacher = self.model.initialize_from, self.distillation and self.distillation.teacher
+        if self.model.initialize_fit and source != teacher:
+            raise ValueError(
+                f"model.initialize_fit: fits the layers of distillation.teacher, which is {teacher}, while "
+                f"model.initialize_from is {source}; name the same model in both"
+            )
 
 
 FREE_KEYS = (

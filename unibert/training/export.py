@@ -47,7 +47,9 @@ def export_run(run_dir: str | Path, *, step: int | None = None, output: str | Pa
     checkpoint = checkpoints[max(checkpoints) if step is None else step]
     state = full_state_dict(checkpoint)
     config = read_yaml(run_dir / "config.yaml")
-    origin = _pretraining(run_dir, config, describe(checkpoint))
+    progress = describe(checkpoint)
+    fingerprint = progress["state"]["corpus"]
+    origin = _pretraining(run_dir, config, fingerprint, steps=progress["step"], tokens=progress["tokens"])
     output = Path(output) if output is not None else run_dir / "model"
     write_hugging_face(state, run_dir / "model_config", Path(config["corpus"]) / "tokenizer", output, origin)
     if scores := _scores_of(output):
@@ -56,23 +58,30 @@ def export_run(run_dir: str | Path, *, step: int | None = None, output: str | Pa
     return output
 
 
-def _pretraining(run_dir: Path, config: dict[str, Any], checkpoint: dict[str, Any]) -> Pretraining:
-    """Describe a run up to a checkpoint by its configuration, its corpus and its metrics."""
+def start_of_run(run_dir: Path) -> Pretraining:
+    """Describe a run before its first step, for the card of the student that it starts from."""
+    config = read_yaml(run_dir / "config.yaml")
+    return _pretraining(run_dir, config, Manifest.load(config["corpus"]).fingerprint, steps=0, tokens=0)
+
+
+def _pretraining(run_dir: Path, config: dict[str, Any], fingerprint: str, *, steps: int, tokens: int) -> Pretraining:
+    """Describe a run up to a step by its configuration, its corpus and its metrics."""
     model, adversary, distillation = (config.get(key) or {} for key in ("model", "adversary", "distillation"))
     initial_model, teacher = model.get("initialize_from"), distillation.get("teacher")
     return Pretraining(
         name=run_dir.resolve().name,
-        languages=_language_counts(config, checkpoint["state"]["corpus"]),
+        languages=_language_counts(config, fingerprint),
         trainer=f"UniBERT {unibert_version()}",
-        steps=checkpoint["step"],
-        tokens=checkpoint["tokens"],
+        steps=steps,
+        tokens=tokens,
         masked_lm=config["mlm"]["weight"] != 0,
         max_lambda=adversary.get("max_lambda"),
         teacher=teacher and model_name(teacher),
         teacher_losses={name: max_value(distillation.get(name, 0.0)) for name in LOSSES},
         initial_model=initial_model and model_name(initial_model),
         initial_layers=model.get("initialize_layers"),
-        heldout=_heldout_loss(run_dir / "metrics.jsonl", checkpoint["step"]),
+        is_fitted=model.get("initialize_fit", False),
+        heldout=_heldout_loss(run_dir / "metrics.jsonl", steps),
     )
 
 

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 
 from unibert.errors import AgreedError, UserError
-from unibert.model.unibert import StepWeights, UniBERT
+from unibert.model.unibert import StepWeights
 from unibert.schedules import Step, learning_rate_factor, value_at
 from unibert.stream import Batch, StepBatch
 from unibert.stream.forecast import mixing_warning
@@ -53,7 +53,7 @@ from unibert.training.ranks.placement import Placement
 from unibert.training.ranks.signals import Preempted, StopRequest, ignore_stop_signals
 from unibert.training.ranks.watchdog import watched
 from unibert.training.step_counts import StepCounts, adversary_weight, count_tokens
-from unibert.training.teacher_planes import teacher_planes
+from unibert.training.student_start import start_student
 
 
 def pretrain(config: RunConfig) -> Path:
@@ -109,8 +109,9 @@ class Pretraining:
             world_size=placement.world_size,
             zero_stage=zero_stage(prepared.ds_config),
         )
+        start_student(prepared.model, config, placement, len(self.stream.languages))
         self.engine = build_engine(
-            self._with_planes(prepared.model),
+            prepared.model,
             config,
             prepared.ds_config,
             micro_batch_size=self._micro_batch_size(self.timeline[0]),
@@ -210,14 +211,6 @@ class Pretraining:
         agree(mistake)
         assert prepared is not None
         return prepared
-
-    def _with_planes(self, model: UniBERT) -> UniBERT:
-        """Give the distiller the PCA that it needs, the same on every rank."""
-        distiller = model.distiller
-        if distiller is not None and distiller.plane_layers:
-            planes = run_on_rank_0(lambda: teacher_planes(distiller, self.config, len(self.stream.languages)))
-            distiller.set_planes(gather_objects(planes or {})[0])
-        return model
 
     def _micro_batch_size(self, step: Step) -> int:
         """The largest micro-batch, up to the configured size, that divides this rank's share of the step evenly."""

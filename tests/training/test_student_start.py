@@ -1,0 +1,99 @@
+"""A run whose student starts from its teacher's layers, narrowed and fitted before the first step."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+from tests.training.compare import largest_relative_difference, lines_without_timing
+from tests.training.conftest import VOCAB_SIZE
+from unibert.model.config import ModelConfig
+from unibert.model.encoder import build_masked_lm
+
+# As in test_zero.py.
+FIVE_DIGITS = 1e-5
+TENSORS = "model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory, corpus) -> Path:
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("teacher")
+    sizes = {"hidden_size": 96, "num_hidden_layers": 3, "num_attention_heads": 3, "intermediate_size": 96}
+    config = ModelConfig(architecture="bert", config=sizes | {"initializer_range": 0.1})
+    build_masked_lm(config, VOCAB_SIZE, 64).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(corpus / "tokenizer").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def words(run_file, teacher) -> list[str]:
+    run = yaml.safe_load(run_file.read_text())
+    run["training"]["tokens"] = 20 * 8 * 64
+    run["training"]["checkpoint_every"] = 8
+    run["model"] = {
+        "initialize_from": str(teacher),
+        "initialize_layers": [0, 2],
+        "initialize_fit": True,
+        "config": {"hidden_size": 64, "hidden_dropout_prob": 0, "attention_probs_dropout_prob": 0},
+    }
+    run["distillation"] = {"teacher": str(teacher), "logits": 0, "hidden": 1, "teacher_input": "clean"}
+    run_file.write_text(yaml.safe_dump(run))
+    return ["pretrain", str(run_file)]
+
+
+@pytest.mark.parametrize("stage", [0, 3])
+def test_two_ranks_start_from_the_same_student(stage, words, tmp_path, unibert):
+    """Each rank builds its own random weights for what the fit replaces, unless it gets rank 0's."""
+    for name, ranks in (("one", 1), ("two", 2)):
+        status, output = unibert(
+            *words, f"--run_dir={tmp_path / name}", f"--training.ds_config=zero{stage}", ranks=ranks
+        )
+        assert status == 0, output
+    assert largest_relative_difference(tmp_path / "one", tmp_path / "two") < FIVE_DIGITS
+    starts = [load_file(tmp_path / name / "start" / TENSORS) for name in ("one", "two")]
+    assert all(torch.equal(starts[0][key], starts[1][key]) for key in starts[0])
+
+
+def test_the_start_is_a_model_and_better_than_a_fresh_one(words, tmp_path, unibert):
+    status, output = unibert(*words)
+    assert status == 0, output
+    start = tmp_path / "run" / "start"
+    model = AutoModelForMaskedLM.from_pretrained(start)
+    assert (model.config.hidden_size, model.config.num_attention_heads) == (64, 2)
+    assert len(AutoTokenizer.from_pretrained(start)) == VOCAB_SIZE
+    card = (start / "README.md").read_text()
+    assert "fitted in closed form" in card
+    assert "0 tokens, padding included, in 0 steps" in card
+    steps = [line for line in lines_without_timing(tmp_path / "run") if "loss" in line]
+    # 1 - cosine; two directions of 64 dimensions that have nothing in common give 1.
+    assert steps[0]["distillation_hidden_loss"] < 0.4
+
+
+def test_an_interrupted_run_continues_without_another_fit(words, tmp_path, unibert):
+    unibert(*words, f"--run_dir={tmp_path / 'whole'}")
+    unibert(*words, f"--run_dir={tmp_path / 'run'}")
+    for checkpoint in sorted((tmp_path / "run" / "checkpoints").glob("step-*"))[1:]:
+        checkpoint.rename(checkpoint.with_name(f"damaged-{checkpoint.name}"))
+    shutil.rmtree(tmp_path / "run" / "start")
+    status, output = unibert(*words, f"--run_dir={tmp_path / 'run'}")
+    assert status == 0, output
+    assert lines_without_timing(tmp_path / "run") == lines_without_timing(tmp_path / "whole")
+    assert not (tmp_path / "run" / "start").exists()
+
+
+def test_layers_of_another_model_than_the_teacher_are_refused(words, tmp_path, teacher, unibert):
+    status, output = unibert(*words, f"--model.initialize_from={tmp_path}")
+    assert status != 0
+    assert f"model.initialize_fit: fits the layers of distillation.teacher, which is {teacher}" in output
+    assert "Traceback" not in output
+
+
+def test_a_run_without_a_teacher_cannot_fit(words, teacher, unibert):
+    status, output = unibert(*words, "--distillation=null")
+    assert status != 0
+    assert "model.initialize_fit: fits the layers of distillation.teacher, which is None" in output

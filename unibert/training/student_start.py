@@ -1,0 +1,91 @@
+"""What a new run computes of its teacher before the first step: the student's start, and the PCA of its losses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch.distributed as dist
+
+from unibert.errors import UserError
+from unibert.model.distiller import Distiller, PrincipalPlane
+from unibert.model.export import write_model_folder
+from unibert.model.layer_fit import LayerFit, planes_needed
+from unibert.model.unibert import UniBERT
+from unibert.training.checkpoint.folder import complete_checkpoints
+from unibert.training.config import RunConfig
+from unibert.training.export import start_of_run
+from unibert.training.ranks.collective_counter import counted_collective
+from unibert.training.ranks.collectives import gather_objects, run_on_rank_0
+from unibert.training.ranks.placement import Placement
+from unibert.training.teacher_planes import teacher_planes
+from unibert.training.teacher_sample import sample_batches
+
+FOLDER = "start"
+
+
+def start_student(model: UniBERT, config: RunConfig, placement: Placement, num_languages: int) -> None:
+    """Give the distiller its planes and, in a new run, fit the student; the same on every rank.
+
+    The fitted student is written to ``RUN_DIR/start``, a model like the one that the run exports.
+
+    Raises:
+        AgreedError: on all ranks, if rank 0 cannot read the corpus or write into the run folder.
+    """
+    distiller = model.distiller
+    if distiller is None:
+        return
+    layers = _layers(config, distiller)
+    is_new = not complete_checkpoints(Path(config.run_dir) / "checkpoints")
+    is_narrower = distiller.student_width < distiller.teacher_width
+    plane_layers = set(distiller.plane_layers)
+    if layers and is_narrower:
+        plane_layers |= planes_needed(layers)
+
+    def compute() -> dict[int, PrincipalPlane]:
+        planes = teacher_planes(distiller, sorted(plane_layers), config, num_languages) if plane_layers else {}
+        if layers and is_new:
+            _fit(model, distiller, layers, planes if is_narrower else {}, config, num_languages)
+        return planes
+
+    planes = gather_objects(run_on_rank_0(compute) or {})[0]
+    distiller.set_planes({layer: planes[layer] for layer in distiller.plane_layers})
+    if layers and is_new and placement.world_size > 1:
+        _broadcast(model, placement)
+
+
+def _layers(config: RunConfig, distiller: Distiller) -> list[int]:
+    """Return the teacher's layers to which the student is fitted, from 0; none if it is not."""
+    if not config.model.initialize_fit:
+        return []
+    layers = config.model.initialize_layers
+    return list(range(distiller.teacher_depth)) if layers is None else layers
+
+
+def _fit(
+    model: UniBERT,
+    distiller: Distiller,
+    layers: list[int],
+    planes: dict[int, PrincipalPlane],
+    config: RunConfig,
+    num_languages: int,
+) -> None:
+    fit = LayerFit(model.masked_lm, distiller, layers, planes)
+    for batch in sample_batches(distiller, config, num_languages):
+        fit.add(batch)
+    fit.fit()
+    folder = Path(config.run_dir) / FOLDER
+    try:
+        write_model_folder(
+            model.masked_lm, Path(config.corpus) / "tokenizer", folder, start_of_run(Path(config.run_dir))
+        )
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another run_dir") from error
+
+
+def _broadcast(model: UniBERT, placement: Placement) -> None:
+    """Give every rank the student of rank 0, through the device, since NCCL reads no other memory."""
+    for parameter in model.masked_lm.parameters():
+        values = parameter.detach().to(placement.device)
+        with counted_collective():
+            dist.broadcast(values, src=0)
+        parameter.data.copy_(values)
