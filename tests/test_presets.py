@@ -16,10 +16,10 @@ from unibert.training.engine import DS_CONFIGS, read_ds_config, zero_stage
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory) -> Path:
-    """A model of twelve layers, from which a preset may take some."""
+    """A model of twelve layers and multilingual-e5-small's width, from which a preset may take a part."""
     folder = tmp_path_factory.mktemp("teacher")
     config = BertConfig(
-        vocab_size=64_000, num_hidden_layers=12, hidden_size=32, num_attention_heads=2, intermediate_size=64
+        vocab_size=1000, num_hidden_layers=12, hidden_size=384, num_attention_heads=12, intermediate_size=64
     )
     BertModel(config).save_pretrained(folder)
     return folder
@@ -36,8 +36,9 @@ def test_presets_describe_a_model_and_a_run(preset, teacher):
         assert model.config.hidden_size == config.model.config["hidden_size"]
     else:
         settings = replace(config.model, initialize_from=str(teacher))
-        model = build_masked_lm(settings, 64_000, timeline[0].sequence_length)
+        model = build_masked_lm(settings, 1000, timeline[0].sequence_length)
         assert model.config.num_hidden_layers == len(config.model.initialize_layers or [])
+        assert model.config.hidden_size == config.model.config.get("hidden_size", 384)
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])

@@ -86,6 +86,13 @@ def test_every_sequence_with_ordinary_tokens_has_a_masked_one() -> None:
     assert set(positions) >= {1, 2, 3, 5, 6, 7, 8}, "the forced position is not spread over the sequence"
 
 
+def test_a_rate_of_0_masks_nothing() -> None:
+    sequences = packed(50, 64)
+    result = masked(sequences, 0.0)
+    assert (result.labels == -100).all()
+    assert (result.input_ids == sequences.input_ids).all()
+
+
 def test_masks_depend_on_the_sequence_not_on_the_call() -> None:
     sequences = packed(64, 30)
     whole = masked(sequences, first_sequence=1000)

@@ -48,7 +48,7 @@ def words(run_file, teacher) -> list[str]:
 
 @pytest.mark.parametrize("stage", [0, 3])
 def test_two_ranks_start_from_the_same_student(stage, words, tmp_path, unibert):
-    """Each rank builds its own random weights for what the fit replaces, unless it gets rank 0's."""
+    """Rank 0 alone fits; the others get its weights when DeepSpeed builds the engine."""
     for name, ranks in (("one", 1), ("two", 2)):
         status, output = unibert(
             *words, f"--run_dir={tmp_path / name}", f"--training.ds_config=zero{stage}", ranks=ranks
@@ -84,6 +84,26 @@ def test_an_interrupted_run_continues_without_another_fit(words, tmp_path, unibe
     assert status == 0, output
     assert lines_without_timing(tmp_path / "run") == lines_without_timing(tmp_path / "whole")
     assert not (tmp_path / "run" / "start").exists()
+
+
+def test_without_masks_distillation_alone_trains(words, tmp_path, unibert):
+    """No token is masked in any step, yet every stage gets the head's gradients, which are zero."""
+    options = ["--stream.masking_rate=0", "--mlm.weight=0"]
+    for name, ranks in (("one", 1), ("two", 2)):
+        run = [*words, *options, f"--run_dir={tmp_path / name}", f"--training.ds_config=zero{2 * (ranks - 1)}"]
+        status, output = unibert(*run, ranks=ranks)
+        assert status == 0, output
+    assert largest_relative_difference(tmp_path / "one", tmp_path / "two") < FIVE_DIGITS
+    steps = [line for line in lines_without_timing(tmp_path / "one") if "loss" in line]
+    assert not any("mlm_loss" in line for line in steps)
+    assert steps[-1]["distillation_hidden_loss"] < steps[0]["distillation_hidden_loss"]
+
+
+def test_a_loss_over_masks_needs_masks(words, unibert):
+    status, output = unibert(*words, "--stream.masking_rate=0")
+    assert status != 0
+    assert "stream.masking_rate: with 0 there is nothing to predict, but mlm.weight is 1.0; set it to 0" in output
+    assert "Traceback" not in output
 
 
 def test_layers_of_another_model_than_the_teacher_are_refused(words, tmp_path, teacher, unibert):

@@ -37,7 +37,7 @@ class StreamConfig:
     the start. Shards are drawn a window ahead, so a language may join that much earlier."""
 
     masking_rate: Schedule = 0.3
-    """Share of the ordinary tokens that are masked."""
+    """Share of the ordinary tokens that are masked. Above 0, every sequence has at least one; 0 masks none."""
 
     mask_share: float = 0.8
     """Share of the masked positions that show ``<mask>``."""
@@ -82,8 +82,8 @@ class StreamConfig:
                 raise ValueError(f"stream.{name}: must be at least {minimum}, got {getattr(self, name)}")
         if any(exponent < 0 for exponent in _values(self.sampling_exponent, "stream.sampling_exponent")):
             raise ValueError(f"stream.sampling_exponent: must not be negative, got {self.sampling_exponent}")
-        if not all(0 < rate <= 1 for rate in _values(self.masking_rate, "stream.masking_rate")):
-            raise ValueError(f"stream.masking_rate: must lie above 0 and not above 1, got {self.masking_rate}")
+        if not all(0 <= rate <= 1 for rate in _values(self.masking_rate, "stream.masking_rate")):
+            raise ValueError(f"stream.masking_rate: must lie between 0 and 1, got {self.masking_rate}")
         if self.mask_share < 0 or self.random_share < 0 or self.mask_share + self.random_share > 1 + 1e-9:
             raise ValueError(
                 f"stream.mask_share: {self.mask_share} and stream.random_share {self.random_share} must not be "

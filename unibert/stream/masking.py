@@ -69,6 +69,8 @@ def _choose_positions(
     word_starts: npt.NDArray[np.bool_] | None,
 ) -> npt.NDArray[np.bool_]:
     """Choose the positions to mask, (R, S), by the high halves of their numbers."""
+    if not rate:
+        return np.zeros(input_ids.shape, dtype=np.bool_)
     maskable = vocabulary.is_ordinary(input_ids)
     threshold = max(int(rate * 2**32), 1) << 32
     if word_starts is not None:

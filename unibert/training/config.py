@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from unibert.model.config import AdversaryConfig, DistillationConfig, MLMConfig, ModelConfig
-from unibert.schedules import DecayShape, IntegerSchedule, Timeline
+from unibert.schedules import DecayShape, IntegerSchedule, Timeline, ever_positive
 from unibert.stream.config import DELIVERY_KEYS, StreamConfig
 
 
@@ -163,12 +163,24 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         self.stream.raise_if_batches_do_not_fit(self.training.timeline())
+        if not ever_positive(self.stream.masking_rate):
+            self._raise_if_masks_are_needed()
         source, teacher = self.model.initialize_from, self.distillation and self.distillation.teacher
         if self.model.initialize_fit and source != teacher:
             raise ValueError(
                 f"model.initialize_fit: fits the layers of distillation.teacher, which is {teacher}, while "
                 f"model.initialize_from is {source}; name the same model in both"
             )
+
+    def _raise_if_masks_are_needed(self) -> None:
+        needing = {"mlm.weight": self.mlm.weight} | (
+            {"distillation.logits": self.distillation.logits} if self.distillation is not None else {}
+        )
+        for key, weight in needing.items():
+            if ever_positive(weight):
+                raise ValueError(
+                    f"stream.masking_rate: with 0 there is nothing to predict, but {key} is {weight}; set it to 0"
+                )
 
 
 FREE_KEYS = (

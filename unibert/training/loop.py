@@ -109,7 +109,7 @@ class Pretraining:
             world_size=placement.world_size,
             zero_stage=zero_stage(prepared.ds_config),
         )
-        start_student(prepared.model, config, placement, len(self.stream.languages))
+        start_student(prepared.model, config, len(self.stream.languages))
         self.engine = build_engine(
             prepared.model,
             config,

@@ -32,8 +32,10 @@ class Sums:
 
 
 def prediction_metrics(totals: dict[str, Tensor], languages: list[str]) -> dict[str, Any]:
-    """MLM loss (nats per masked token) and accuracy, over all languages and by language."""
-    masked = max(float(totals["masked"]), 1.0)
+    """MLM loss (nats per masked token) and accuracy, over all languages and by language; empty if none is masked."""
+    masked = float(totals["masked"])
+    if not masked:
+        return {}
     return {
         "mlm_loss": nine_digits(float(totals["mlm"]) / masked),
         "mlm_accuracy": nine_digits(float(totals["masked_correct"]) / masked),

@@ -73,7 +73,9 @@ class MetricsLog:
             numbers = {key: value for key, value in line.items() if isinstance(value, int | float)}
             self._monitor.write_events([(f"unibert/{key}", value, line["step"]) for key, value in numbers.items()])
         if "loss" in line:
-            self._bar.set_postfix(loss=f"{line['loss']:.3f}", mlm=f"{line['mlm_loss']:.3f}", refresh=False)
+            shown = {"loss": "loss", "mlm": "mlm_loss"}
+            losses = {name: f"{line[key]:.3f}" for name, key in shown.items() if key in line}
+            self._bar.set_postfix(losses, refresh=False)
         if not os.isatty(2):
             numbers_shown = "  ".join(f"{key} {line[key]:.4g}" for key in _SHOWN if key in line)
             print(f"step {line['step']}/{self._num_steps}  {numbers_shown}", file=sys.stderr, flush=True)

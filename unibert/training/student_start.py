@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch.distributed as dist
-
 from unibert.errors import UserError
 from unibert.model.distiller import Distiller, PrincipalPlane
 from unibert.model.export import write_model_folder
@@ -14,17 +12,15 @@ from unibert.model.unibert import UniBERT
 from unibert.training.checkpoint.folder import complete_checkpoints
 from unibert.training.config import RunConfig
 from unibert.training.export import start_of_run
-from unibert.training.ranks.collective_counter import counted_collective
 from unibert.training.ranks.collectives import gather_objects, run_on_rank_0
-from unibert.training.ranks.placement import Placement
 from unibert.training.teacher_planes import teacher_planes
 from unibert.training.teacher_sample import sample_batches
 
 FOLDER = "start"
 
 
-def start_student(model: UniBERT, config: RunConfig, placement: Placement, num_languages: int) -> None:
-    """Give the distiller its planes and, in a new run, fit the student; the same on every rank.
+def start_student(model: UniBERT, config: RunConfig, num_languages: int) -> None:
+    """Give the distiller its planes and, in a new run, fit the student of rank 0, whose weights DeepSpeed gives to all.
 
     The fitted student is written to ``RUN_DIR/start``, a model like the one that the run exports.
 
@@ -49,8 +45,6 @@ def start_student(model: UniBERT, config: RunConfig, placement: Placement, num_l
 
     planes = gather_objects(run_on_rank_0(compute) or {})[0]
     distiller.set_planes({layer: planes[layer] for layer in distiller.plane_layers})
-    if layers and is_new and placement.world_size > 1:
-        _broadcast(model, placement)
 
 
 def _layers(config: RunConfig, distiller: Distiller) -> list[int]:
@@ -80,12 +74,3 @@ def _fit(
         )
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another run_dir") from error
-
-
-def _broadcast(model: UniBERT, placement: Placement) -> None:
-    """Give every rank the student of rank 0, through the device, since NCCL reads no other memory."""
-    for parameter in model.masked_lm.parameters():
-        values = parameter.detach().to(placement.device)
-        with counted_collective():
-            dist.broadcast(values, src=0)
-        parameter.data.copy_(values)
