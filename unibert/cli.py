@@ -198,10 +198,15 @@ def _export(call: Call) -> None:
 
 
 def _report(call: Call) -> None:
-    run_dir = call.options().run_dir
+    options = call.options()
+    run_dir = options.run_dir
     from unibert.reports.run_page import write_report
     from unibert.reports.summary import format_summary, write_summary
 
+    if options.retrieval is not None:
+        from unibert.reports.retrieval_over_run import score_checkpoints
+
+        score_checkpoints(run_dir, options.retrieval, options.max_sentences)
     page = write_report(run_dir)
     print(f"{format_summary(write_summary(run_dir))}\n\nreport   {page}")
 

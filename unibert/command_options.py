@@ -91,6 +91,17 @@ class ReportOptions:
     run_dir: Path
     """Folder of the run."""
 
+    retrieval: Path | None = None
+    """Folder of aligned sentences, as for `unibert evaluate`. With it, every kept checkpoint that has no score yet is
+    scored first, and the page shows retrieval over the run. training.keep_every_tokens keeps checkpoints."""
+
+    max_sentences: int = 1000
+    """Number of lines to use of each aligned set, from its beginning."""
+
+    def __post_init__(self) -> None:
+        if self.max_sentences < 2:
+            raise ValueError(f"max_sentences: must be at least 2, got {self.max_sentences}")
+
 
 @dataclass(kw_only=True)
 class ShowOptions:

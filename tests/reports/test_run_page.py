@@ -17,6 +17,7 @@ SECTIONS = (
     "Held-out loss",
     "Loss by language",
     "Language discriminator",
+    "Retrieval over the run",
     "Training diagnostics",
     "Retrieval of translations, layer 2",
     "Retrieval at every layer",
@@ -89,6 +90,8 @@ def evaluated_run(tmp_path_factory):
     words = [*LANGUAGES, *(f"{language}{line}" for language in LANGUAGES for line in range(30))]
     model = save_tiny_model(run / "model", words, seed=5)
     evaluate(EvaluateConfig(model=model, retrieval=aligned, untrained=True, probe_restarts=1, device="cpu"))
+    points = [{"step": step, "tokens": 4096 * step, "raw": step / 400, "centred": 0.75} for step in (0, 100, 200)]
+    (run / "evaluation" / "retrieval_over_run.json").write_text(json.dumps({"format": 1, "points": points}))
     return run
 
 
@@ -100,7 +103,7 @@ def test_page_of_a_complete_run_has_all_sections_with_figures(evaluated_run):
     assert missing(page) == []
     images = [base64.b64decode(data) for data in re.findall(r'src="data:image/png;base64,([^"]+)"', page)]
     files = sorted(page_path.parent.glob("*.png"))
-    assert len(images) == len(files) == 9
+    assert len(images) == len(files) == 10
     assert {path.read_bytes() for path in files} == set(images)
     assert all(image.startswith(b"\x89PNG") and len(image) > 5000 for image in images)
     assert [path.name for path in page_path.parent.iterdir() if path.suffix not in (".png", ".html")] == []
@@ -116,6 +119,7 @@ def test_page_is_self_contained_and_escapes_names(evaluated_run):
 def test_page_shows_the_numbers(evaluated_run):
     page = write_report(evaluated_run).read_text()
     assert "819,200 tokens" in page
+    assert "<td>100</td><td>409,600</td><td>25.0</td><td>75.0</td>" in page
     assert "The held-out MLM loss is 2.25 nats below the unigram entropy" in page
     assert re.search(r"<td>bb</td><td>4.750</td><td>6.500</td><td>\+1.750</td>", page)
     assert "<td>distillation_logits_loss</td><td>2</td>" in page

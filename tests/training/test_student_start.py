@@ -1,5 +1,6 @@
 """A run whose student starts from its teacher's layers, narrowed and fitted before the first step."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -84,6 +85,43 @@ def test_an_interrupted_run_continues_without_another_fit(words, tmp_path, unibe
     assert status == 0, output
     assert lines_without_timing(tmp_path / "run") == lines_without_timing(tmp_path / "whole")
     assert not (tmp_path / "run" / "start").exists()
+
+
+@pytest.fixture
+def aligned(tmp_path) -> Path:
+    """Two made-up languages, in which token i of one means token i + 90 of the other."""
+    folder = tmp_path / "aligned"
+    folder.mkdir()
+    sentences = [[(3 * line + place) % 90 for place in range(6)] for line in range(12)]
+    for code, offset in (("de", 0), ("en", 90)):
+        lines = [" ".join(f"w{offset + token}" for token in sentence) for sentence in sentences]
+        (folder / f"{code}.txt").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_the_report_shows_retrieval_from_the_start_to_the_end(words, aligned, tmp_path, unibert):
+    run = tmp_path / "run"
+    unibert(*words, "--training.keep_checkpoints=3")
+    report = ["report", str(run), "--retrieval", str(aligned)]
+    status, output = unibert(*report)
+    assert status == 0, output
+    scores = run / "evaluation" / "retrieval_over_run.json"
+    points = json.loads(scores.read_text())["points"]
+    assert [point["step"] for point in points] == [0, 8, 16, 20]
+    assert [point["tokens"] for point in points] == [0, 8 * 512, 16 * 512, 20 * 512]
+    assert all(0 <= point[kind] <= 1 for point in points for kind in ("raw", "centred"))
+    assert "Retrieval at the checkpoints" in (run / "report" / "index.html").read_text()
+    # The last checkpoint is the model, and its score that of `unibert evaluate`.
+    status, output = unibert("evaluate", str(run / "model"), "--retrieval", str(aligned), "--layers=-1")
+    assert status == 0, output
+    [mean] = json.loads((run / "evaluation" / "scores.json").read_text())["model"]["retrieval_mean"].values()
+    assert {kind: points[-1][kind] for kind in mean} == mean
+    # Scores of deleted checkpoints stay; those of other text do not.
+    shutil.rmtree(run / "checkpoints" / "step-00000008")
+    unibert(*report)
+    assert json.loads(scores.read_text())["points"] == points
+    unibert(*report, "--max_sentences=6")
+    assert [point["step"] for point in json.loads(scores.read_text())["points"]] == [0, 16, 20]
 
 
 def test_without_masks_distillation_alone_trains(words, tmp_path, unibert):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import combinations
+from statistics import fmean
 
 import torch
 from torch.nn.functional import normalize
+
+from unibert.evaluation.aligned import AlignedSet
+from unibert.evaluation.embeddings import SentenceEncoder
 
 Direction = tuple[str, str]
 """(language of the query, language of the candidates)."""
@@ -63,3 +67,14 @@ def retrieval_accuracy(
             for direction, score, centred_score in zip(((a, b), (b, a)), raw_scores, centred_scores, strict=True):
                 accuracy[direction].append({"raw": score, "centred": centred_score})
     return accuracy
+
+
+def mean_accuracy(
+    encoder: SentenceEncoder, sets: Sequence[AlignedSet], layer: int, device: torch.device | str = "cpu"
+) -> dict[str, float]:
+    """Return ``raw`` and ``centred`` top-1 accuracy of one layer, each the mean over all directions of all sets."""
+    entries: list[dict[str, float]] = []
+    for aligned in sets:
+        vectors = {language: encoder.embed(sentences)[[layer]] for language, sentences in aligned.sentences.items()}
+        entries += [entry for [entry] in retrieval_accuracy(vectors, device).values()]
+    return {kind: fmean(entry[kind] for entry in entries) for kind in ("raw", "centred")}

@@ -117,6 +117,19 @@ def heldout_loss(training: Sequence[Record], heldout: Sequence[Record]) -> Figur
     return figure
 
 
+def retrieval_over_run(points: Sequence[Record]) -> Figure:
+    """Top-1 accuracy of each checkpoint, raw and centred, over tokens."""
+    figure, (axes,) = _panels(1, columns=1, height=3.2)
+    tokens = [point["tokens"] for point in points]
+    for kind, colour in (("raw", VERMILLION), ("centred", BLUE)):
+        axes.plot(tokens, [point[kind] for point in points], color=colour, marker="o", markersize=4, label=kind)
+    axes.set(xlabel="tokens", ylabel="top-1 accuracy", ylim=(0, None))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.legend(loc="best")
+    return figure
+
+
 def language_losses(losses: Mapping[str, float], entropies: Mapping[str, float]) -> Figure:
     """One bar per language, lowest loss first, with the language's unigram entropy as a tick."""
     languages = sorted(losses, key=losses.__getitem__)

@@ -129,6 +129,16 @@ def _training_sections(run: RunRecords, folder: Path) -> list[Section]:
             lambda: plots.discriminator(training),
         ),
         _section(
+            "Retrieval over the run",
+            "Translations found by the last layer's sentence vectors, as they are and centred by language. What "
+            "centring adds is lost to the part of the vectors that tells languages apart, against which the adversary "
+            "works.",
+            folder / "retrieval_over_run.png",
+            "" if run.retrieval_over_run else "No checkpoint was scored; `unibert report --retrieval DIR` scores them.",
+            lambda: plots.retrieval_over_run(run.retrieval_over_run),
+            lambda: [_over_run_table(run.retrieval_over_run)],
+        ),
+        _section(
             "Training diagnostics",
             "Look for spikes in the gradient norm and drops in throughput.",
             folder / "diagnostics.png",
@@ -342,6 +352,14 @@ def _language_table(losses: Mapping[str, float], entropies: Mapping[str, float])
         comparison = [f"{entropy:.3f}", f"{entropy - loss:+.3f}"] if entropy is not None else ["", ""]
         rows.append([language, f"{loss:.3f}", *comparison])
     return Table("MLM loss by language (nats)", ["language", "loss", "unigram entropy", "gain"], rows)
+
+
+def _over_run_table(points: Sequence[Record]) -> Table:
+    rows = [
+        [f"{point['step']:,}", f"{point['tokens']:,}", percent(point["raw"]), percent(point["centred"])]
+        for point in points
+    ]
+    return Table("Retrieval at the checkpoints (%)", ["step", "tokens", "raw", "centred"], rows)
 
 
 def _retrieval_table(scores: Record) -> Table:

@@ -24,10 +24,12 @@ class RunRecords:
     config: str | None
     scores: Record | None
     projections: Record | None
+    retrieval_over_run: list[Record]
+    """Retrieval at each checkpoint that was scored, see `unibert.reports.retrieval_over_run`."""
 
 
 def read_run(run_dir: Path) -> RunRecords:
-    """Read those of metrics.jsonl, config.yaml, evaluation/scores.json and evaluation/projections.json that exist.
+    """Read metrics.jsonl, config.yaml and the files of the folder evaluation, as far as they exist.
 
     Raises:
         UserError: if the folder does not exist or has none of these files, or if scores or projections are damaged or
@@ -39,6 +41,7 @@ def read_run(run_dir: Path) -> RunRecords:
     scores = _read_json(run_dir / "evaluation" / "scores.json")
     if not metrics.is_file() and not config.is_file() and scores is None:
         raise UserError(f"{run_dir} is not a run folder: no metrics.jsonl, config.yaml or evaluation/scores.json in it")
+    over_run = _read_json(run_dir / "evaluation" / "retrieval_over_run.json")
     logged = read_metrics(metrics) if metrics.is_file() else LoggedMetrics([], damaged_lines=0)
     return RunRecords(
         name=run_dir.resolve().name,
@@ -48,6 +51,7 @@ def read_run(run_dir: Path) -> RunRecords:
         config=config.read_text(encoding="utf-8") if config.is_file() else None,
         scores=scores,
         projections=_read_json(run_dir / "evaluation" / "projections.json") if scores else None,
+        retrieval_over_run=over_run["points"] if over_run else [],
     )
 
 

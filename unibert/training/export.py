@@ -19,6 +19,9 @@ from unibert.schedules import max_value
 from unibert.training.checkpoint.folder import complete_checkpoints, describe, full_state_dict, step_of
 from unibert.training.metrics_file import read_metrics
 
+START_FOLDER = "start"
+"""Folder, within the run's, of the student before the first step, if the run made it."""
+
 
 def export_run(run_dir: str | Path, *, step: int | None = None, output: str | Path | None = None) -> Path:
     """Write the student of a checkpoint as a model that ``AutoModelForMaskedLM`` loads, with its tokenizer.

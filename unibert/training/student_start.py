@@ -11,12 +11,10 @@ from unibert.model.layer_fit import LayerFit, planes_needed
 from unibert.model.unibert import UniBERT
 from unibert.training.checkpoint.folder import complete_checkpoints
 from unibert.training.config import RunConfig
-from unibert.training.export import start_of_run
+from unibert.training.export import START_FOLDER, start_of_run
 from unibert.training.ranks.collectives import gather_objects, run_on_rank_0
 from unibert.training.teacher_planes import teacher_planes
 from unibert.training.teacher_sample import sample_batches
-
-FOLDER = "start"
 
 
 def start_student(model: UniBERT, config: RunConfig, num_languages: int) -> None:
@@ -67,7 +65,7 @@ def _fit(
     for batch in sample_batches(distiller, config, num_languages):
         fit.add(batch)
     fit.fit()
-    folder = Path(config.run_dir) / FOLDER
+    folder = Path(config.run_dir) / START_FOLDER
     try:
         write_model_folder(
             model.masked_lm, Path(config.corpus) / "tokenizer", folder, start_of_run(Path(config.run_dir))
