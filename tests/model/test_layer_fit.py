@@ -21,7 +21,15 @@ SIZES = {"hidden_size": WIDTH, "num_attention_heads": 4, "intermediate_size": 25
 
 
 def teacher(architecture: str, **settings):
-    return masked_lm(architecture, **SIZES, **settings).requires_grad_(False)
+    """A model whose biases and norms are not trivial, and in which one head of four hardly matters."""
+    model = masked_lm(architecture, **SIZES, **settings).requires_grad_(False)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.base_model.parameters():
+        if parameter.ndim == 1:
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+    for block in model.base_model.encoder.layer:
+        block.attention.output.dense.weight[:, 32:64] *= 0.05
+    return model
 
 
 def batch(seed: int, *, num_sequences: int = 64):
@@ -94,6 +102,8 @@ def test_picked_layers_come_closer_to_the_teacher_on_unseen_text(architecture, t
         for one in (picked, fitted(student, model, layers))
     )
     assert after > before + 0.05
+    means = [states(one, unseen)[-1].mean(dim=0) for one in (picked, student, model)]
+    assert (means[1] - means[2]).norm() < 0.3 * (means[0] - means[2]).norm()
     kept = ("query", "key", "value")
     for ours, theirs in zip(student.base_model.encoder.layer, picked.base_model.encoder.layer, strict=True):
         assert all(
@@ -121,6 +131,39 @@ def test_a_narrowed_student_starts_above_its_bag_of_pieces(architecture, tmp_pat
     assert found[0] > 0.98
     assert found[1] > 0.85
     assert found[-1] > bag + 0.3
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_narrowed_matrices_compute_what_the_teachers_do(architecture, tmp_path):
+    """Of states in the plane, for the three heads that matter and the neurons that are kept."""
+    model = teacher(architecture, initializer_range=0.1)
+    model.save_pretrained(tmp_path)
+    layers = [0, 5]
+    planes = planes_of(model, layers, 96)
+    student = fitted(student_of(tmp_path, layers, hidden_size=96), model, layers, planes)
+    plane = planes[1]
+    projected = torch.randn(20, 96)
+    whole = projected @ plane.directions + plane.mean
+    ours, theirs = student.base_model.encoder.layer[1], model.base_model.encoder.layer[5]
+    kept = torch.cat([torch.arange(32), torch.arange(64, 128)])
+    for name in ("query", "key", "value"):
+        actual, expected = (getattr(block.attention.self, name) for block in (ours, theirs))
+        # Products of 128 fp32 terms of order 1.
+        torch.testing.assert_close(actual(projected), expected(whole)[:, kept], atol=1e-4, rtol=1e-4)
+    weight = theirs.intermediate.dense.weight @ plane.directions.T
+    torch.testing.assert_close(ours.intermediate.dense.weight, weight, atol=1e-5, rtol=1e-4)
+
+
+def test_a_layer_may_be_taken_twice(tmp_path):
+    model = teacher("bert")
+    model.save_pretrained(tmp_path)
+    layers, unseen = [0, 0, 5], batch(100)
+    student = student_of(tmp_path, layers)
+    before, after = (
+        similarity(states(one, unseen)[-1], states(model, unseen)[-1])
+        for one in (copy.deepcopy(student), fitted(student, model, layers))
+    )
+    assert after > before + 0.05
 
 
 def test_masks_have_no_part_in_the_fit(tmp_path):

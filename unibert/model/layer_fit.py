@@ -61,31 +61,40 @@ class LayerFit:
         self._teacher: Any = distiller.teacher.base_model
         self._batches: list[Batch] = []
         self._states: dict[nn.Module, list[Tensor]] = {}
-        """States of the sample behind each of the teacher's modules, (N, H_s): projected if the student is narrower."""
+        """States of the sample behind each of the teacher's modules, (N, H_s): projected if the student is narrower.
+        On the CPU, since they may be many."""
+        self._count = 0
         self._sums: dict[nn.Module, Tensor] = {}
         self._products: dict[nn.Module, Tensor] = {}
-        self._count = 0
+        """Sums over the sample of the teacher's states, (H_t,), of the products of its heads' contexts, (H_t, H_t), and
+        of the squares of its neurons, (I,), from which a narrower student chooses its heads and neurons."""
 
     @torch.no_grad()
     def add(self, batch: Batch) -> None:
         """Read a batch of the sample, without its masks."""
         clean = replace(batch, input_ids=torch.where(batch.labels >= 0, batch.labels, batch.input_ids)).to(self._device)
         tokens = clean.document_ids >= 0
-        blocks = [self._teacher.encoder.layer[layer] for layer in self._layers]
+        blocks = [self._teacher.encoder.layer[layer] for layer in dict.fromkeys(self._layers)]
         targets = [self._teacher.embeddings, *(block.attention.output for block in blocks)]
         targets += [block.output for block in blocks]
-        inner = [module for block in blocks for module in (block.attention.self, block.intermediate)]
-        with _outputs([*targets, *inner]) as outputs:
+        contexts = [block.attention.self for block in blocks]
+        neurons = [block.intermediate for block in blocks]
+        with _outputs([*targets, *contexts, *neurons]) as outputs:
             lesson = self._distiller.teach(clean, _documents(clean), layers=())
+        at_tokens = {module: lesson.input.at_batch_tokens(state)[tokens].float() for module, state in outputs.items()}
         for module in targets:
-            states = lesson.input.at_batch_tokens(outputs[module])[tokens].float()
-            self._add(self._sums, module, states.double().sum(dim=0))
-            projected = states if self._directions is None else states @ self._directions.T
-            self._states.setdefault(module, []).append(projected)
-        for module in inner:
-            states = lesson.input.at_batch_tokens(outputs[module])[tokens].double()
-            self._add(self._sums, module, states.sum(dim=0))
-            self._add(self._products, module, states.T @ states)
+            states = at_tokens[module]
+            self._states.setdefault(module, []).append(
+                (states if self._directions is None else states @ self._directions.T).cpu()
+            )
+        if self._directions is not None:
+            for module, states in at_tokens.items():
+                self._sums[module] = self._sums.get(module, 0) + states.double().sum(dim=0)
+            for module in contexts:
+                states = at_tokens[module].double()
+                self._products[module] = self._products.get(module, 0) + states.T @ states
+            for module in neurons:
+                self._products[module] = self._products.get(module, 0) + at_tokens[module].double().square().sum(dim=0)
         self._count += int(tokens.sum())
         self._batches.append(clean)
 
@@ -149,12 +158,13 @@ class LayerFit:
         if self._directions is None:
             return torch.arange(width, device=self._device)
         source_self = source.attention.self
-        variances = self._covariance(source_self)
-        output = self._narrowed_output(source.attention.output)
+        mean, products = (sums[source_self] / self._count for sums in (self._sums, self._products))
+        variances = (products - mean[:, None] * mean).float()
+        output, _ = self._narrowed_output(source.attention.output)
         size = source_self.attention_head_size
         shares = torch.stack(
             [
-                torch.trace(output[:, head].T @ output[:, head] @ variances[head, head].float())
+                torch.trace(output[:, head].T @ output[:, head] @ variances[head, head])
                 for head in (slice(start, start + size) for start in range(0, width, size))
             ]
         )
@@ -175,11 +185,12 @@ class LayerFit:
         size = source.intermediate.dense.out_features
         if self._directions is None:
             return torch.arange(size, device=self._device)
-        output = self._narrowed_output(source.output)
-        shares = self._covariance(source.intermediate).diagonal().float() * output.square().sum(dim=0)
+        output, _ = self._narrowed_output(source.output)
+        mean, squares = (sums[source.intermediate] / self._count for sums in (self._sums, self._products))
+        shares = (squares - mean.square()).float() * output.square().sum(dim=0)
         kept = shares.topk(block.intermediate.dense.out_features).indices.sort().values
-        mean = (self._sums[source.attention.output] / self._count).float()
-        _narrow_input(block.intermediate.dense, source.intermediate.dense, kept, self._directions, mean)
+        input_mean = (self._sums[source.attention.output] / self._count).float()
+        _narrow_input(block.intermediate.dense, source.intermediate.dense, kept, self._directions, input_mean)
         return kept
 
     def _fit_output(self, output: Any, source: Any, kept: Tensor, inputs: Tensor, residual: Tensor) -> Tensor:
@@ -197,32 +208,30 @@ class LayerFit:
             norm.weight.copy_(target.std(dim=0))
             norm.bias.zero_()
         scaled = torch.where(norm.weight.abs() > norm.eps, (target - norm.bias) / norm.weight, 0)
-        initial = self._narrowed_output(source)[:, kept]
-        _fit_dense(output.dense, initial, inputs, residual, F.layer_norm(scaled, norm.normalized_shape))
+        weight, bias = self._narrowed_output(source)
+        normalised = F.layer_norm(scaled, norm.normalized_shape)
+        _fit_dense(output.dense, weight[:, kept], bias, inputs, residual, normalised)
         before_norm = residual + output.dense(inputs)
         _fit_norm(norm, before_norm, target)
         return norm(before_norm)
 
-    def _narrowed_output(self, source: Any) -> Tensor:
-        """Return the teacher's matrix, (H_s, I_t); of a narrower student with the gain of the norm, which it folds."""
-        weight = source.dense.weight.float()
+    def _narrowed_output(self, source: Any) -> tuple[Tensor, Tensor]:
+        """Return the teacher's matrix, (H_s, I_t), and bias, (H_s,).
+
+        A narrower student's include the gain of the norm behind them, which cannot be cut.
+        """
+        weight, bias = source.dense.weight.float(), source.dense.bias.float()
         if self._directions is None:
-            return weight
-        return self._directions @ (source.LayerNorm.weight.float()[:, None] * weight)
+            return weight, bias
+        gain = source.LayerNorm.weight.float()
+        return self._directions @ (gain[:, None] * weight), self._directions @ (gain * bias)
 
     # ---- the sample ----------------------------------------------------------------------------------------------
 
     def _target(self, module: nn.Module) -> Tensor:
         """Return the teacher's states behind a module; less their mean if the student is narrower, (N, H_s)."""
-        states = torch.cat(self._states[module])
+        states = torch.cat(self._states[module]).to(self._device)
         return states if self._directions is None else states - states.mean(dim=0)
-
-    def _covariance(self, module: nn.Module) -> Tensor:
-        mean = self._sums[module] / self._count
-        return self._products[module] / self._count - mean[:, None] * mean
-
-    def _add(self, totals: dict[nn.Module, Tensor], module: nn.Module, value: Tensor) -> None:
-        totals[module] = totals[module] + value if module in totals else value
 
     def _tokens(self, states: Sequence[Tensor]) -> Tensor:
         """Join the (B, S, H) states of all batches at their tokens, (N, H)."""
@@ -249,13 +258,16 @@ def _narrow_input(dense: nn.Linear, source: nn.Linear, kept: Tensor, directions:
     dense.bias.copy_(bias + weight @ mean)
 
 
-def _fit_dense(dense: nn.Linear, initial: Tensor, inputs: Tensor, residual: Tensor, target: Tensor) -> None:
+def _fit_dense(
+    dense: nn.Linear, initial: Tensor, bias: Tensor, inputs: Tensor, residual: Tensor, target: Tensor
+) -> None:
     """Fit W and b so that the norm of residual + inputs Wᵀ + b comes close to the normalised target.
 
-    The norm undoes a token's mean and scale, so the target gets those of S, the sum that the initial matrix gives. With
-    target ≈ c (S + inputs Dᵀ), c is the factor of least squares after D is solved for, and W the initial matrix plus D.
+    The norm undoes a token's mean and scale, so the target gets those of S, the sum that the initial matrix and bias
+    give. With target ≈ c (S + inputs Dᵀ), c is the factor of least squares after D is solved for, and W the initial
+    matrix plus D.
     """
-    initial_sum = residual + inputs @ initial.T
+    initial_sum = residual + inputs @ initial.T + bias
     deviation, mean = torch.std_mean(initial_sum, dim=1, correction=0, keepdim=True)
     target = target * deviation + mean
     joined = torch.cat([target, initial_sum], dim=1)
