@@ -12,8 +12,7 @@ from unibert.training.config import RunConfig
 _TOKENS_PER_DIMENSION = 128
 """Sample size: a covariance of H dimensions needs many times H samples."""
 _SEQUENCE_LENGTH = 24
-"""Sentences are short, and layers that were fitted to longer pieces of text find fewer translations of them: 4 layers
-of multilingual-e5-small 44 % (centred) instead of 65 %."""
+"""Sentences are short, and layers that were fitted to longer pieces of text find far fewer translations of them."""
 
 
 def sample_batches(distiller: Distiller, config: RunConfig, num_languages: int) -> Iterator[Batch]:
