@@ -6,12 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoTokenizer
 
 from tests.training.compare import largest_relative_difference, lines_without_timing
-from tests.training.conftest import VOCAB_SIZE
+from tests.training.teachers import save_teacher
 from unibert.model.config import ModelConfig
-from unibert.model.encoder import build_masked_lm
 
 # As in test_zero.py.
 FIVE_DIGITS = 1e-5
@@ -20,12 +18,8 @@ PLANES = "teacher_planes.safetensors"
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory, corpus) -> Path:
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("teacher")
     sizes = {"hidden_size": 96, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 96}
-    build_masked_lm(ModelConfig(config=sizes), VOCAB_SIZE, 64).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(corpus / "tokenizer").save_pretrained(folder)
-    return folder
+    return save_teacher(tmp_path_factory.mktemp("teacher"), corpus, ModelConfig(config=sizes))
 
 
 @pytest.fixture

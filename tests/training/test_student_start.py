@@ -12,8 +12,8 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from tests.training.compare import largest_relative_difference, lines_without_timing
 from tests.training.conftest import VOCAB_SIZE
+from tests.training.teachers import save_teacher
 from unibert.model.config import ModelConfig
-from unibert.model.encoder import build_masked_lm
 
 # As in test_zero.py.
 FIVE_DIGITS = 1e-5
@@ -22,13 +22,9 @@ TENSORS = "model.safetensors"
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory, corpus) -> Path:
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("teacher")
     sizes = {"hidden_size": 96, "num_hidden_layers": 3, "num_attention_heads": 3, "intermediate_size": 96}
     config = ModelConfig(architecture="bert", config=sizes | {"initializer_range": 0.1})
-    build_masked_lm(config, VOCAB_SIZE, 64).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(corpus / "tokenizer").save_pretrained(folder)
-    return folder
+    return save_teacher(tmp_path_factory.mktemp("teacher"), corpus, config)
 
 
 @pytest.fixture

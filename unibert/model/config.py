@@ -28,8 +28,8 @@ class ModelConfig:
 
     initialize_fit: bool = False
     """Fit these layers to ``distillation.teacher``, from which they must come, before the first step and without a
-    gradient. With a smaller ``hidden_size`` or ``intermediate_size`` in ``config``, they are narrowed first, which
-    needs this. For bert, roberta and xlm-roberta."""
+    gradient. With a smaller ``hidden_size`` in ``config``, and perhaps a smaller ``intermediate_size``, they are
+    narrowed first, which needs this. For bert, roberta and xlm-roberta."""
 
     attention: Literal["auto", "sdpa", "flex", "varlen"] = "auto"
     """How student and teacher keep attention within documents: ``sdpa`` uses masks, on any device; ``flex`` uses block

@@ -77,8 +77,10 @@ class LayerFit:
         blocks = [self._teacher.encoder.layer[layer] for layer in dict.fromkeys(self._layers)]
         targets = [self._teacher.embeddings, *(block.attention.output for block in blocks)]
         targets += [block.output for block in blocks]
-        contexts = [block.attention.self for block in blocks]
-        neurons = [block.intermediate for block in blocks]
+        # Only a narrower student chooses heads and neurons.
+        choosing = [] if self._directions is None else blocks
+        contexts = [block.attention.self for block in choosing]
+        neurons = [block.intermediate for block in choosing]
         with _outputs([*targets, *contexts, *neurons]) as outputs:
             lesson = self._distiller.teach(clean, _documents(clean), layers=())
         at_tokens = {module: lesson.input.at_batch_tokens(state)[tokens].float() for module, state in outputs.items()}

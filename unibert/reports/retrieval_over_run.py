@@ -15,8 +15,8 @@ from unibert.errors import UserError
 from unibert.evaluation.aligned import AlignedSet, read_aligned
 from unibert.evaluation.embeddings import SentenceEncoder
 from unibert.evaluation.retrieval import mean_accuracy
-from unibert.files import write_atomically
-from unibert.training.checkpoint.folder import complete_checkpoints, describe
+from unibert.files import write_json
+from unibert.training.checkpoint.folder import complete_checkpoints, describe, step_of
 from unibert.training.config import first_difference
 from unibert.training.export import START_FOLDER, export_run
 
@@ -48,18 +48,18 @@ def score_checkpoints(run_dir: Path, retrieval: Path, max_sentences: int) -> Non
         "config": read_yaml(run_dir / "config.yaml"),
     }
     points = {point["step"]: point for point in _earlier_points(path, settings)}
+
+    def add(step: int, tokens: int, model: Path) -> None:
+        points[step] = {"step": step, "tokens": tokens, **_score(model, sets)}
+        _write(path, settings | {"points": [points[step] for step in sorted(points)]})
+
     if 0 not in points and start.is_dir():
-        points[0] = {"step": 0, "tokens": 0, **_score(start, sets)}
+        add(0, 0, start)
     for checkpoint in tqdm(checkpoints, desc="checkpoints", disable=None, leave=False):
-        description = describe(checkpoint)
-        step = description["step"]
-        if step in points:
-            continue
-        with TemporaryDirectory() as folder:
-            model = export_run(run_dir, step=step, output=Path(folder) / "model")
-            points[step] = {"step": step, "tokens": description["tokens"], **_score(model, sets)}
-        _write(path, settings, points)
-    _write(path, settings, points)
+        if (step := step_of(checkpoint)) not in points:
+            with TemporaryDirectory() as folder:
+                model = export_run(run_dir, step=step, output=Path(folder) / "model")
+                add(step, describe(checkpoint)["tokens"], model)
 
 
 def _earlier_points(path: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
@@ -79,10 +79,9 @@ def _score(model: Path, sets: list[AlignedSet]) -> dict[str, float]:
     return mean_accuracy(encoder, sets, encoder.num_layers - 1, device)
 
 
-def _write(path: Path, settings: dict[str, Any], points: dict[int, dict[str, Any]]) -> None:
-    ordered = [points[step] for step in sorted(points)]
+def _write(path: Path, content: dict[str, Any]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps({"format": 1, **settings, "points": ordered}, indent=1))
+        write_json(path, {"format": 1} | content)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error
