@@ -382,7 +382,10 @@ def test_a_teacher_without_files(name, content, message, run_file, tmp_path):
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("--training.sequence_length=8192", "has 8192 positions, too few for training.sequence_length 8192 and "),
+        (
+            "--training.sequence_length=8192",
+            "has 8192 positions, too few for sequences of 8192 tokens and a prompt of ",
+        ),
         ("--distillation.teacher=nobody/nothing", "nobody/nothing is neither a folder nor a model that the Hugging"),
         ("--model.initialize_from={teacher}", "too few for training.sequence_length 8200"),
         ("--distillation.relation_heads=5", "distillation.relation_heads: 5 must divide the hidden sizes"),

@@ -107,6 +107,15 @@ def _corpus_verify(call: Call) -> None:
     print(f"{corpus}: {len(verify(corpus).shards)} shards match the manifest")
 
 
+def _corpus_teach(call: Call) -> None:
+    options = call.options()
+    # Nothing is trained, and DeepSpeed would warn where there is no accelerator.
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    from unibert.training.corpus_teaching import teach_corpus
+
+    teach_corpus(options)
+
+
 def _corpus_inspect(call: Call) -> None:
     options, config = call.options(), None
     corpus = None if options.corpus is None else str(options.corpus)
@@ -289,6 +298,17 @@ _ROWS = (
         _corpus_verify,
         "unibert.command_options:VerifyOptions",
         "corpus",
+    ),
+    Command(
+        "corpus teach",
+        "DIR --teacher MODEL --output DIR --sequence_length N",
+        "write a teacher's vectors into the shards of a corpus",
+        _corpus_teach,
+        "unibert.command_options:TeachOptions",
+        "corpus",
+        about="Runs with --distillation.teacher null learn from such a corpus without a teacher in memory. An "
+        "interrupted command goes on where it was. Under mpirun or srun, rank 0 hands shards to the others, and the "
+        "ranks of a machine share its GPUs.",
     ),
     Command(
         "corpus inspect",

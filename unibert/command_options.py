@@ -15,6 +15,41 @@ class VerifyOptions:
     """Corpus folder made by `unibert corpus build`."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class TeachOptions:
+    """Options of ``unibert corpus teach``."""
+
+    corpus: Path
+    """Corpus folder made by `unibert corpus build` with the teacher's tokenizer, whole or trimmed."""
+
+    teacher: str
+    """Hugging Face folder or hub id of the teacher."""
+
+    output: Path
+    """Corpus folder to create: the same documents with the teacher's vectors."""
+
+    sequence_length: int
+    """training.sequence_length of the runs that will learn from the vectors. Documents are cut for it, and a piece that
+    training cuts otherwise is not taught."""
+
+    prompt: str = ""
+    """Text that the teacher reads at the start of every piece, as "query:" for e5."""
+
+    batch_tokens: int = 16384
+    """Maximum number of tokens in a batch. Lower it if the device runs out of memory."""
+
+    device: str = "auto"
+    """Device: `cpu`, `cuda`, `cuda:1` or another. `auto` takes all GPUs of the machine, or the CPU."""
+
+    workers: int | None = None
+    """Processes. Default: one for each GPU, or one. Not used under mpirun or srun."""
+
+    def __post_init__(self) -> None:
+        for name in ("sequence_length", "batch_tokens", "workers"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name}: must be positive, got {value}")
+
+
 @dataclass(kw_only=True)
 class InspectOptions:
     """Options of ``unibert corpus inspect``."""

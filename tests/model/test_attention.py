@@ -18,6 +18,7 @@ from unibert.model import attention, encoder
 from unibert.model.attention import IMPLEMENTATIONS, PackedDocuments, choose_attention_path
 from unibert.model.config import DistillationConfig, MLMConfig, ModelConfig
 from unibert.model.encoder import build_masked_lm, encode
+from unibert.model.teacher import Teacher
 from unibert.model.unibert import StepWeights, UniBERT
 from unibert.stream import Batch
 
@@ -221,7 +222,7 @@ def test_losses_of_student_and_teacher_by_each_path(place):
             3,
             mlm=MLMConfig(),
             attention=path,
-            teacher=copy.deepcopy(teacher).to(device, dtype),
+            teacher=Teacher(copy.deepcopy(teacher).to(device, dtype), attention=path),
             distillation=LOSSES,
         )
         sums.append(model(batch_of(sequences, masked).to(device), weights(device)).sums)
@@ -233,7 +234,7 @@ def test_losses_of_student_and_teacher_by_each_path(place):
     assert difference(actual["mlm"], expected) < place.tolerance
     for loss in ("logits", "relations", "hidden", "pooled"):
         assert difference(actual[loss], reference[loss]) < place.tolerance
-    for taken in (model.masked_lm, model.distiller.teacher):
+    for taken in (model.masked_lm, model.distiller.teacher.model):
         assert taken.config._attn_implementation == IMPLEMENTATIONS[place.path]
 
 

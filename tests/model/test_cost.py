@@ -15,6 +15,7 @@ from unibert.model.config import AdversaryConfig, DistillationConfig, MLMConfig,
 from unibert.model.cost import EncoderShape, flops_by_part, parameters_by_part
 from unibert.model.distiller import PrincipalPlane
 from unibert.model.encoder import build_masked_lm, encode
+from unibert.model.teacher import Teacher
 from unibert.model.unibert import StepWeights, UniBERT
 from unibert.stream import Batch
 
@@ -76,7 +77,7 @@ def test_parameters_by_part(architecture):
         NUM_LANGUAGES,
         mlm=MLMConfig(),
         adversary=AdversaryConfig(intermediate_size=24),
-        teacher=teacher,
+        teacher=Teacher(teacher),
         distillation=DistillationConfig(teacher="", hidden=1.0, projection="learned"),
     )
     parts = parameters_by_part(model)
@@ -135,12 +136,13 @@ def test_flops_of_a_training_step(adversary, distillation):
         mlm=MLMConfig(),
         adversary=adversary,
         distillation=distillation,
-        teacher=teacher,
+        teacher=Teacher(teacher, attention="sdpa") if distillation else None,
         attention="sdpa",
     )
     if distillation:
         model.distiller.set_planes(
-            {layer: PrincipalPlane(torch.zeros(128), torch.randn(64, 128)) for layer in model.distiller.plane_layers}
+            {layer: PrincipalPlane(torch.zeros(128), torch.randn(64, 128)) for layer in model.distiller.plane_layers},
+            torch.device("cpu"),
         )
     parts = flops_by_part(
         EncoderShape.from_model(student),

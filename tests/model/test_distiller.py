@@ -12,8 +12,10 @@ from unibert.model.config import DistillationConfig
 from unibert.model.distillation import document_means
 from unibert.model.distiller import Distiller, PrincipalPlane
 from unibert.model.encoder import encode
+from unibert.model.teacher import Teacher
 from unibert.model.teacher_input import Prompt
 
+POOLED = DistillationConfig(teacher="", logits=0, pooled=1.0)
 PROMPT = Prompt((400, 401), 1, 0)
 # Cosines of 64 to 128 fp32 terms, summed over some hundred tokens.
 TOLERANCE = 1e-4
@@ -74,7 +76,7 @@ def test_means_pass_gradients_to_their_document_alone():
 def test_pooled_compares_mean_vectors_with_those_of_the_plain_teacher(prompt):
     """The teacher's mean includes its prompt, as sentence-transformers has it."""
     student, model = masked_lm("modernbert"), teacher()
-    distiller = Distiller(DistillationConfig(teacher="", logits=0, pooled=1.0), student, model, prompt=prompt)
+    distiller = Distiller(POOLED, student, Teacher(model, prompt=prompt))
     means = [[states[-1].mean(dim=0) for states in states_alone(student)]]
     means.append([states[-1].mean(dim=0) for states in states_alone(model, prompt=prompt)])
     expected = sum(1 - F.cosine_similarity(a, b, dim=0) for a, b in zip(*means, strict=True))
@@ -92,18 +94,18 @@ def test_hidden_averages_over_pairs_of_layers():
         F.cosine_similarity(a[pair[0]], b[pair[1]], dim=-1) for a, b in zip(*alone, strict=True) for pair in pairs
     ]
     expected = (1 - torch.cat(similar)).sum() / len(pairs)
-    actual = losses(Distiller(config, student, model), student)["hidden"]
+    actual = losses(Distiller(config, student, Teacher(model)), student)["hidden"]
     assert actual.item() == pytest.approx(expected.item(), rel=TOLERANCE)
 
 
 def test_pca_brings_the_teacher_down_without_parameters():
     """A plane through the first 64 dimensions of a teacher that is twice as wide."""
     student, model = masked_lm("modernbert"), teacher(hidden_size=128)
-    distiller = Distiller(DistillationConfig(teacher="", logits=0, hidden=1.0, pooled=1.0), student, model)
+    distiller = Distiller(DistillationConfig(teacher="", logits=0, hidden=1.0, pooled=1.0), student, Teacher(model))
     assert not list(distiller.parameters())
     assert distiller.plane_layers == [4]
     mean = torch.randn(128)
-    distiller.set_planes({4: PrincipalPlane(mean, torch.eye(64, 128))})
+    distiller.set_planes({4: PrincipalPlane(mean, torch.eye(64, 128))}, torch.device("cpu"))
     alone = [[states[-1] for states in states_alone(one)] for one in (student, model)]
     tokens = torch.cat([F.cosine_similarity(a, (b - mean)[:, :64], dim=-1) for a, b in zip(*alone, strict=True)])
     pooled = [F.cosine_similarity(a.mean(0), (b.mean(0) - mean)[:64], dim=0) for a, b in zip(*alone, strict=True)]
@@ -115,7 +117,7 @@ def test_pca_brings_the_teacher_down_without_parameters():
 def test_a_learned_projection_brings_the_student_up():
     student, model = masked_lm("modernbert"), teacher(hidden_size=128)
     config = DistillationConfig(teacher="", logits=0, hidden=1.0, pooled=1.0, projection="learned")
-    distiller = Distiller(config, student, model)
+    distiller = Distiller(config, student, Teacher(model))
     assert {name: tuple(p.shape) for name, p in distiller.named_parameters()} == {
         "projections.student4_teacher4.weight": (128, 64),
         "projections.student4_teacher4.bias": (128,),
@@ -129,10 +131,10 @@ def test_a_learned_projection_brings_the_student_up():
     [
         ({"hidden_layers": [(5, 1)]}, 64, r"distillation\.hidden_layers: 5 does not exist in a model of 4 layers"),
         ({"teacher_layer": -5}, 64, r"distillation\.teacher_layer: -5 does not exist in a model of 4 layers"),
-        ({}, 32, "pca needs a teacher at least as wide as the student .64.,  has 32; use learned"),
+        ({}, 32, "pca needs a teacher at least as wide as the student .64., narrow has 32; use learned"),
     ],
 )
 def test_layers_and_widths_that_do_not_fit(settings, width, sentence):
-    config = DistillationConfig(teacher="", logits=0, hidden=1.0, **settings)
+    config = DistillationConfig(teacher="narrow", logits=0, hidden=1.0, **settings)
     with pytest.raises(UserError, match=sentence):
-        Distiller(config, masked_lm("modernbert"), teacher(hidden_size=width))
+        Distiller(config, masked_lm("modernbert"), Teacher(teacher(hidden_size=width)))

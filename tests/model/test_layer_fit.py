@@ -10,10 +10,11 @@ from tests.model.test_attention import LENGTH, VOCAB, masked_lm, packed
 from tests.model.test_teachers import batch_of
 from unibert.errors import UserError
 from unibert.model.attention import PackedDocuments
-from unibert.model.config import DistillationConfig, ModelConfig
-from unibert.model.distiller import Distiller, PrincipalPlane
+from unibert.model.config import ModelConfig
+from unibert.model.distiller import PrincipalPlane
 from unibert.model.encoder import build_masked_lm, encode
 from unibert.model.layer_fit import LayerFit, planes_needed
+from unibert.model.teacher import Teacher
 
 ARCHITECTURES = ("bert", "roberta")
 WIDTH = 128
@@ -57,8 +58,7 @@ def student_of(folder, layers, **config):
 
 
 def fitted(student, model, layers, planes=None):
-    distiller = Distiller(DistillationConfig(teacher="", logits=0, hidden=1.0, teacher_input="clean"), student, model)
-    fit = LayerFit(student, distiller, layers, planes or {})
+    fit = LayerFit(student, Teacher(model, clean=True), layers, planes or {})
     for seed in range(6):
         fit.add(batch(seed))
     fit.fit()
@@ -173,8 +173,7 @@ def test_masks_have_no_part_in_the_fit(tmp_path):
 
     def fit(*, masked: bool):
         student = student_of(tmp_path, layers)
-        distiller = Distiller(DistillationConfig(teacher="", logits=0, hidden=1.0), student, model)
-        fit = LayerFit(student, distiller, layers, {})
+        fit = LayerFit(student, Teacher(model), layers, {})
         sequences = batch(0)
         if masked:
             sequences.input_ids[sequences.labels >= 0] = 4

@@ -117,4 +117,4 @@ def test_a_prompt_is_read_in_every_document(prefix):
 def test_debertas_that_cannot_teach_are_refused(settings, needs_head, sentence, tmp_path: Path):
     deberta(**settings).save_pretrained(tmp_path)
     with pytest.raises(UserError, match=sentence):
-        load_teacher(tmp_path, needs_head=needs_head)
+        load_teacher(tmp_path, "distillation.teacher", needs_head=needs_head)

@@ -17,6 +17,7 @@ from unibert.bench.gpu.short_training import TrainingSize
 from unibert.cli import main
 from unibert.model.config import AdversaryConfig, DistillationConfig, MLMConfig, ModelConfig
 from unibert.model.encoder import build_masked_lm
+from unibert.model.teacher import Teacher
 from unibert.model.unibert import UniBERT
 
 GIB = 2**30
@@ -76,7 +77,7 @@ def test_parameters_are_those_of_the_model_that_is_built(run_file, teacher, tmp_
         plan["languages"],
         mlm=MLMConfig(),
         adversary=AdversaryConfig(),
-        teacher=taught_by,
+        teacher=Teacher(taught_by),
         distillation=DistillationConfig(teacher="", hidden=1.0, projection="learned"),
     )
     assert sum(plan["parameters"].values()) == sum(parameter.numel() for parameter in model.parameters())

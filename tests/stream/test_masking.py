@@ -97,8 +97,7 @@ def test_masks_depend_on_the_sequence_not_on_the_call() -> None:
     sequences = packed(64, 30)
     whole = masked(sequences, first_sequence=1000)
     for sequence in (0, 17, 63):
-        single = Sequences(**{name: value[sequence : sequence + 1] for name, value in vars(sequences).items()})
-        alone = masked(single, first_sequence=1000 + sequence)
+        alone = masked(sequences.part(sequence, sequence + 1), first_sequence=1000 + sequence)
         assert (alone.input_ids == whole.input_ids[sequence]).all()
         assert (alone.labels == whole.labels[sequence]).all()
         assert alone.sequence_indices.tolist() == [whole.sequence_indices[sequence]]

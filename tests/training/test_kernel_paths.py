@@ -8,6 +8,7 @@ from unibert.errors import UserError
 from unibert.model.attention import choose_attention_path
 from unibert.model.config import DistillationConfig, MLMConfig, ModelConfig
 from unibert.model.encoder import build_masked_lm
+from unibert.model.teacher import Teacher
 from unibert.model.unibert import UniBERT
 from unibert.training.kernel_paths import announce_kernel_paths, check_kernel_paths
 
@@ -56,7 +57,12 @@ def test_attention_is_announced_once_for_student_and_teacher(capsys):
 def test_attention_is_checked_for_student_and_teacher():
     student, teacher = (build_masked_lm(ModelConfig(config=SIZES), 100, 16).requires_grad_(False) for _ in range(2))
     model = UniBERT(
-        student, 3, mlm=MLMConfig(), teacher=teacher, distillation=DistillationConfig(teacher=""), attention="flex"
+        student,
+        3,
+        mlm=MLMConfig(),
+        teacher=Teacher(teacher),
+        distillation=DistillationConfig(teacher=""),
+        attention="flex",
     )
     check_kernel_paths(model, torch.device("cpu"), torch.float32)
     for trained in (student, teacher):

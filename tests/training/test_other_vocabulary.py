@@ -149,7 +149,7 @@ def no_head(folder: Path, source: Path) -> None:
     ("make", "sentence"),
     [
         (other_tokenizer, "distillation.teacher: the tokenizer of {folder} differs from that of {corpus}/tokenizer"),
-        (few_positions, "distillation.teacher: {folder} has 32 positions, too few for training.sequence_length 64"),
+        (few_positions, "distillation.teacher: {folder} has 32 positions, too few for sequences of 64 tokens"),
         (few_rows, "distillation.teacher: the model in {folder} has embeddings for 300 pieces"),
         (no_head, "distillation.logits: {folder} has no masked-LM head"),
     ],

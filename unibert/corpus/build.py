@@ -19,7 +19,7 @@ from unibert.corpus import selection
 from unibert.corpus.cleaning import CleaningTask, clean, num_parts, read_exclusions
 from unibert.corpus.config import CorpusConfig
 from unibert.corpus.document_tokenizer import DocumentTokenizer, corpus_tokenizer, find_tokenizer
-from unibert.corpus.executors import mpi_executor, process_executor, run_tasks, started_under_mpi
+from unibert.corpus.executors import coordinate, run_tasks
 from unibert.corpus.manifest import MANIFEST_NAME, Manifest, Shard, Split
 from unibert.corpus.pretrained_tokenizer import PretrainedTokenizer
 from unibert.corpus.readers import InputFile, find_inputs
@@ -77,12 +77,9 @@ def build_corpus(config: CorpusConfig) -> Manifest:
         UserError: if inputs cannot be read, the output folder is in use, no document of a language is left, the text
             does not allow the vocabulary size, or the disk is full.
     """
-    if not started_under_mpi():
-        with process_executor(config.workers) as executor:
-            return _build(config, executor)
-    with mpi_executor() as executor:
-        if executor is not None:
-            return _build(config, executor)
+    manifest = coordinate(lambda executor: _build(config, executor), config.workers)
+    if manifest is not None:
+        return manifest
     try:
         return Manifest.load(config.output)
     except UserError as error:

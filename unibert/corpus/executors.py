@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing.queues import SimpleQueue
 from typing import TypeVar, cast
 
 from tqdm import tqdm
@@ -24,6 +25,32 @@ Result = TypeVar("Result")
 _SECONDS_BETWEEN_LINES = 30
 
 
+_numbers: list[int] = []
+"""The number of this process in its pool, if it is in one."""
+
+
+def coordinate(work: Callable[[Executor | None], Result], workers: int | None) -> Result | None:
+    """Call ``work`` with the executor of this start: a pool of processes, the other MPI ranks, or None.
+
+    Returns:
+        What ``work`` returned; None on MPI ranks that served it.
+
+    Raises:
+        UserError: see `process_executor` and `mpi_executor`.
+    """
+    if not started_under_mpi():
+        with process_executor(workers) as executor:
+            return work(executor)
+    with mpi_executor() as executor:
+        return None if executor is None else work(executor)
+
+
+def process_number() -> int:
+    """Return this process's number among those of its machine that share the tasks, from 0."""
+    local_ranks = ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID")
+    return _numbers[0] if _numbers else int(next((os.environ[name] for name in local_ranks if name in os.environ), 0))
+
+
 @contextmanager
 def process_executor(workers: int | None) -> Iterator[Executor | None]:
     """Yield a pool of processes, or None if there is only one worker."""
@@ -33,7 +60,10 @@ def process_executor(workers: int | None) -> Iterator[Executor | None]:
         return
     # Fresh interpreters: a fork would copy locks that threads of the caller's packages hold.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_initialize_worker) as executor:
+    numbers = context.SimpleQueue()
+    for number in range(workers):
+        numbers.put(number)
+    with ProcessPoolExecutor(workers, context, initializer=_initialize_worker, initargs=(numbers,)) as executor:
         try:
             yield executor
         except BrokenProcessPool as error:
@@ -43,8 +73,10 @@ def process_executor(workers: int | None) -> Iterator[Executor | None]:
             raise
 
 
-def _initialize_worker() -> None:
-    """Leave Ctrl-C to the parent process, and end when it ends: if killed, it could not notify its workers."""
+def _initialize_worker(numbers: SimpleQueue[int]) -> None:
+    """Take a number, leave Ctrl-C to the parent process, and end when it ends: if killed, it could not notify its
+    workers."""
+    _numbers.append(numbers.get())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_exit_after_parent, daemon=True).start()
 

@@ -19,8 +19,9 @@ from unibert.files import file_sha256, write_json
 
 MANIFEST_NAME = "manifest.json"
 _FORMAT = "unibert-corpus"
-_VERSION = 2
-"""Version 1 did not name the special ids, which were those of UniBERT's own tokenizers."""
+_VERSION = 3
+"""Version 1 did not name the special ids, which were those of UniBERT's own tokenizers; versions 1 and 2 knew no
+teaching."""
 
 Split = Literal["train", "heldout"]
 
@@ -47,6 +48,29 @@ class Shard:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Teaching:
+    """What a teacher's vectors in the train shards are, see `unibert.corpus.shards`."""
+
+    teacher: str
+    """Name or folder of the model."""
+    weights_sha256: str
+    """See `unibert.model.teacher.weights_sha256`."""
+    prompt: str
+    """Text that it read at the start of every piece."""
+    sequence_length: int
+    """Documents were cut from their beginning into pieces that fit into sequences of this many tokens."""
+    depth: int
+    """Number of its layers; the last one's states were averaged."""
+    width: int
+    """Dimensions of a vector."""
+
+    def __post_init__(self) -> None:
+        for name in ("sequence_length", "depth", "width"):
+            if type(getattr(self, name)) is not int or getattr(self, name) < 1:
+                raise ValueError(f"teaching: {name} cannot be {getattr(self, name)!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """All shards of a corpus folder, and what is needed to read them."""
 
@@ -62,6 +86,13 @@ class Manifest:
     language's entry uses its own tokens only. Languages without held-out documents have no entry.
     """
     special_ids: SpecialIds = OWN_SPECIAL_IDS
+    teaching: Teaching | None = None
+    """None if the shards hold no vectors."""
+
+    @property
+    def piece_length(self) -> int | None:
+        """Tokens of the pieces of documents that a teacher read; None if the shards hold no vectors."""
+        return None if self.teaching is None else self.teaching.sequence_length - self.special_ids.frame_tokens
 
     @cached_property
     def languages(self) -> list[str]:
@@ -109,7 +140,7 @@ class Manifest:
             raise UserError(f"{path}: cannot be read as JSON ({error}); build the corpus again") from error
         if not isinstance(content, dict) or content.pop("format", None) != _FORMAT:
             raise UserError(f"{path}: not the manifest of a UniBERT corpus; name another folder")
-        if (version := content.pop("version", None)) not in (1, _VERSION):
+        if (version := content.pop("version", None)) not in range(1, _VERSION + 1):
             raise UserError(
                 f"{path}: has manifest version {version}, this program reads {_VERSION}; build the corpus again"
             )
@@ -131,7 +162,8 @@ class Manifest:
         special_ids = SpecialIds.of(content["special_ids"]) if "special_ids" in content else OWN_SPECIAL_IDS
         if special_ids.special[-1] >= content["vocab_size"]:
             raise ValueError(f"special_ids go up to {special_ids.special[-1]}, beyond the vocabulary")
-        return cls(**content | {"shards": shards, "special_ids": special_ids})
+        teaching = Teaching(**content["teaching"]) if content.get("teaching") else None
+        return cls(**content | {"shards": shards, "special_ids": special_ids, "teaching": teaching})
 
 
 def _checked_shard(shard: Shard) -> Shard:

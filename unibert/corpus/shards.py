@@ -6,6 +6,11 @@ A tar sample is a block of documents, so that the tar overhead (1.5 kB and more 
     <key>.lengths.npy  1-D uint32: tokens of each document
     <key>.json         {"ids": [document ids], "crc32": of the tokens' and then the lengths' bytes}
 
+Train shards of a corpus that a teacher has read (`unibert corpus teach`) also have
+
+    <key>.vectors.npy  2-D float16: the teacher's mean vector of each piece of each document, in order
+    <key>.vectors.json {"crc32": of the vectors' bytes}
+
 The key is the block's number within the shard, six digits. Shards hold arrays and JSON, never pickles, and equal
 documents give equal bytes: times, owners and modes in the tar are constants.
 """
@@ -30,6 +35,7 @@ from unibert.corpus.manifest import Shard, Split
 from unibert.files import file_sha256
 
 _MEMBERS = ("tokens.npy", "lengths.npy", "json")
+_VECTOR_MEMBERS = ("vectors.npy", "vectors.json")
 _DOCUMENTS_PER_BLOCK = 256
 
 
@@ -42,6 +48,8 @@ class Block:
     """Tokens of each document, (D,)."""
     tokens: npt.NDArray[np.unsignedinteger]
     """All documents' tokens end to end, (sum of lengths,), uint16 or uint32."""
+    vectors: npt.NDArray[np.float16] | None = None
+    """A teacher's vectors, (N, H); None if there are none, or they were not asked for."""
 
     def documents(self) -> list[npt.NDArray[np.unsignedinteger]]:
         """Return one view of ``tokens`` per document."""
@@ -63,18 +71,39 @@ def encode_block(block: Block) -> dict[str, bytes]:
     }
 
 
-def decode_block(sample: Mapping[str, Any]) -> Block:
+def encode_vectors(vectors: npt.NDArray[np.float16]) -> dict[str, bytes]:
+    """Return the tar members by extension that a block has besides its own if a teacher has read it."""
+    return {"vectors.npy": _npy_bytes(vectors), "vectors.json": json.dumps({"crc32": _checksum(vectors)}).encode()}
+
+
+def pieces_of(lengths: npt.NDArray[Any], max_length: int) -> npt.NDArray[np.int64]:
+    """Return the number of pieces of at most ``max_length`` tokens into which documents are cut, (D,)."""
+    return -(-lengths.astype(np.int64) // max_length)
+
+
+def decode_block(sample: Mapping[str, Any], piece_length: int | None = None) -> Block:
     """Read a WebDataset sample (extension → bytes; ``__key__`` and the like are ignored).
+
+    Args:
+        sample: members of the block.
+        piece_length: tokens of a piece, to read the vectors of pieces too.
 
     Raises:
         ValueError: if a member is missing, unreadable, or does not fit the others.
     """
-    if missing := [member for member in _MEMBERS if member not in sample]:
+    wanted = _MEMBERS if piece_length is None else (*_MEMBERS, *_VECTOR_MEMBERS)
+    if missing := [member for member in wanted if member not in sample]:
         raise ValueError(f"block {sample.get('__key__', '?')}: no {', '.join(missing)}")
+    vectors = None
     try:
-        tokens, lengths = (np.load(io.BytesIO(sample[name]), allow_pickle=False) for name in _MEMBERS[:2])
+        arrays = {
+            name: np.load(io.BytesIO(sample[name]), allow_pickle=False) for name in wanted if name.endswith(".npy")
+        }
+        tokens, lengths = arrays["tokens.npy"], arrays["lengths.npy"]
         metadata = json.loads(sample["json"])
         ids, checksum = metadata["ids"], metadata["crc32"]
+        if piece_length is not None:
+            vectors, vectors_checksum = arrays["vectors.npy"], json.loads(sample["vectors.json"])["crc32"]
     except (EOFError, KeyError, OSError, SyntaxError, TokenError, TypeError, ValueError) as error:
         raise ValueError(f"block {sample.get('__key__', '?')}: unreadable ({error})") from error
     consistent = (
@@ -86,19 +115,37 @@ def decode_block(sample: Mapping[str, Any]) -> Block:
         and int(lengths.sum(dtype=np.int64)) == len(tokens)
         and _checksum(tokens, lengths) == checksum
     )
+    if consistent and vectors is not None:
+        assert piece_length is not None
+        consistent = (
+            vectors.ndim == 2
+            and vectors.dtype == np.float16
+            and len(vectors) == pieces_of(lengths, piece_length).sum()
+            and _checksum(vectors) == vectors_checksum
+        )
     if not consistent:
-        raise ValueError(f"block {sample.get('__key__', '?')}: ids, lengths, tokens and checksum do not fit together")
-    return Block(ids, lengths, tokens)
+        raise ValueError(f"block {sample.get('__key__', '?')}: ids, arrays and checksum do not fit together")
+    return Block(ids, lengths, tokens, vectors)
 
 
-def _checksum(tokens: npt.NDArray[Any], lengths: npt.NDArray[Any]) -> int:
-    return zlib.crc32(lengths.tobytes(), zlib.crc32(tokens.tobytes()))
+def _checksum(*arrays: npt.NDArray[Any]) -> int:
+    checksum = 0
+    for array in arrays:
+        checksum = zlib.crc32(array.tobytes(), checksum)
+    return checksum
 
 
 def _npy_bytes(array: npt.NDArray[Any]) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     return buffer.getvalue()
+
+
+def add_member(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    """Append a member with constant times, owner and mode."""
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    tar.addfile(info, io.BytesIO(content))
 
 
 class ShardWriter:
@@ -185,9 +232,7 @@ class ShardWriter:
         lengths = np.array([len(tokens) for tokens in self._documents], dtype=np.uint32)
         members = encode_block(Block(self._ids, lengths, np.concatenate(self._documents)))
         for extension, content in members.items():
-            info = tarfile.TarInfo(f"{self._totals['blocks']:06d}.{extension}")
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
+            add_member(tar, f"{self._totals['blocks']:06d}.{extension}", content)
         self._totals["documents"] += len(self._ids)
         self._totals["tokens"] += self._block_tokens
         self._totals["text_bytes"] += self._block_text_bytes

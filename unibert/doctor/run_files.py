@@ -32,7 +32,9 @@ def folders_of_run(config: RunConfig) -> dict[str, Path]:
 
 def _model_folders(config: RunConfig) -> dict[str, Path]:
     """Return the folders with models; those on the Hugging Face hub are left out."""
-    models = {} if config.distillation is None else {"teacher": config.distillation.teacher}
+    models = {}
+    if config.distillation is not None and config.distillation.teacher is not None:
+        models["teacher"] = config.distillation.teacher
     if config.model.initialize_from is not None:
         models["initialize_from"] = config.model.initialize_from
     return {subject: Path(name) for subject, name in models.items() if not is_on_hub(name)}
@@ -74,7 +76,8 @@ def _check_models(config: RunConfig) -> Iterator[Finding]:
         return
     sizes = [f"student {model.masked_lm.num_parameters():,} parameters"]
     if model.distiller is not None:
-        sizes.append(f"teacher {model.distiller.teacher.num_parameters():,}")
+        teacher = model.distiller.teacher
+        sizes.append("teacher's vectors" if teacher is None else f"teacher {teacher.model.num_parameters():,}")
     yield ok("models", f"{', '.join(sizes)}; built and loaded as the run will")
 
 

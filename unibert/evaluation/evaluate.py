@@ -36,6 +36,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from unibert.device import choose_device
 from unibert.errors import UserError
 from unibert.evaluation.aligned import AlignedSet, read_aligned
 from unibert.evaluation.config import EvaluateConfig
@@ -63,7 +64,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """
     if config.retrieval is None:
         raise UserError("there is nothing to score; name a folder of aligned sentences with --retrieval")
-    device = _device(config.device)
+    device = choose_device(config.device)
     sets = read_aligned(config.retrieval, config.max_sentences)
     sample = draw_probe_sentences(sets, config.probe_sentences, config.seed)
     parts: dict[str, Any] = {"model": None, "baseline": None}
@@ -194,17 +195,6 @@ def _projections(vectors: np.ndarray, sample: LabelledSentences) -> dict[str, di
         }
         for kind, plane in (("raw", principal_plane(vectors[rows])), ("centred", principal_plane(centred[rows])))
     }
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device: {name} cannot be used here ({str(error).splitlines()[0]}); try cpu") from None
-    return device
 
 
 def _update_card(model: Path, scores: Mapping[str, Any]) -> None:

@@ -27,9 +27,9 @@ class ModelConfig:
     """Layers of that model to take, in order, as in 0,3,6. The student gets as many layers. Default: all."""
 
     initialize_fit: bool = False
-    """Fit these layers to ``distillation.teacher``, from which they must come, before the first step and without a
-    gradient. With a smaller ``hidden_size`` in ``config``, and perhaps a smaller ``intermediate_size``, they are
-    narrowed first, which needs this. For bert, roberta and xlm-roberta."""
+    """Fit these layers to ``distillation.teacher`` or the corpus's teacher, from which they must come, before the first
+    step and without a gradient. With a smaller ``hidden_size`` in ``config``, and perhaps a smaller
+    ``intermediate_size``, they are narrowed first, which needs this. For bert, roberta and xlm-roberta."""
 
     attention: Literal["auto", "sdpa", "flex", "varlen"] = "auto"
     """How student and teacher keep attention within documents: ``sdpa`` uses masks, on any device; ``flex`` uses block
@@ -137,8 +137,9 @@ LOSSES = ("logits", "relations", "hidden", "pooled")
 class DistillationConfig:
     """Knowledge distillation from a frozen Hugging Face encoder that shares the corpus's tokenizer."""
 
-    teacher: str
-    """Hugging Face folder or hub id of the teacher."""
+    teacher: str | None = None
+    """Hugging Face folder or hub id of the teacher. null takes the vectors that ``unibert corpus teach`` has written
+    into the corpus, for ``pooled`` alone, and no teacher is in memory."""
 
     teacher_input: Literal["masked", "clean"] = "masked"
     """What the teacher reads: the student's input with its masks, or the text itself."""
@@ -198,6 +199,21 @@ class DistillationConfig:
             raise ValueError(f"distillation.temperature: must be positive, got {self.temperature}")
         if not any(ever_positive(getattr(self, name)) for name in LOSSES):
             raise ValueError(f"distillation: at least one of {', '.join(LOSSES)} must be positive")
+        if self.teacher is None:
+            self._check_without_teacher()
+
+    def _check_without_teacher(self) -> None:
+        for name in ("logits", "relations", "hidden"):
+            if ever_positive(getattr(self, name)):
+                raise ValueError(
+                    f"distillation.{name}: needs distillation.teacher; set it to 0, since a corpus has vectors for "
+                    "pooled alone, or name a teacher"
+                )
+        if self.teacher_prompt:
+            raise ValueError(
+                "distillation.teacher_prompt: there is no distillation.teacher to read it; leave it out, since the "
+                "corpus was taught with `unibert corpus teach --prompt`"
+            )
 
     def weights_at(self, progress: float) -> dict[str, float]:
         """Return the weight of each loss at ``progress``."""

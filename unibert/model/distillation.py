@@ -88,9 +88,18 @@ def hidden_loss(student: Tensor, teacher: Tensor, document_ids: Tensor) -> Tenso
     return (1 - similarity)[document_ids >= 0].sum()
 
 
-def pooled_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Sum over documents of 1 - cosine between mean vectors, (D, H) each; divide by D for the mean."""
-    return (1 - F.cosine_similarity(student.float(), teacher.float(), dim=-1)).sum()
+def pooled_loss(student: Tensor, teacher: Tensor, taught: Tensor) -> Tensor:
+    """Sum over documents of 1 - cosine between mean vectors.
+
+    Args:
+        student, teacher: (D, H), finite.
+        taught: (D,) bool; the other documents are left out.
+
+    Returns:
+        fp32 scalar; divide by the number of documents that count for the mean.
+    """
+    distances = 1 - F.cosine_similarity(student.float(), teacher.float(), dim=-1)
+    return torch.where(taught, distances, 0.0).sum()
 
 
 def document_means(states: Tensor, documents: PackedDocuments, num_documents: int) -> Tensor:

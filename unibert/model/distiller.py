@@ -1,8 +1,7 @@
-"""The frozen teacher beside the student: what it says of a batch, and the losses over hidden states."""
+"""The losses over hidden states, between the student and what its teacher says of a batch."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import cast
 
@@ -10,24 +9,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from unibert.corpus.manifest import Teaching
 from unibert.errors import UserError
-from unibert.model.architectures import head_features
 from unibert.model.attention import PackedDocuments
 from unibert.model.config import DistillationConfig
 from unibert.model.distillation import AttentionProjections, document_means, hidden_loss, pooled_loss, relation_loss
-from unibert.model.encoder import encode
-from unibert.model.teacher_input import Prompt, TeacherInput, teacher_input
+from unibert.model.teacher import Lesson, Teacher
 from unibert.schedules import ever_positive
 from unibert.stream import Batch
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """The teacher's forward pass over a batch, which all losses share."""
-
-    hidden_states: tuple[Tensor, ...]
-    """Embedding output and each layer's output, each (B, T, H_t); only the last if no loss reads others."""
-    input: TeacherInput
 
 
 @dataclass(frozen=True)
@@ -45,43 +34,32 @@ class PrincipalPlane:
 
 
 class Distiller(nn.Module):
-    """Runs the teacher and compares its hidden states with the student's.
+    """Compares the student's hidden states with those of a teacher, or with the vectors that a corpus keeps of one.
 
     Its parameters are the trained projections, if there are any; the teacher's are not among them.
 
     Args:
         config: settings of the losses.
-        student, teacher: both with the corpus's vocabulary; the teacher frozen.
-        prompt: tokens that the teacher alone reads in every document.
-        attention: attention path of the teacher, see `unibert.model.attention`.
+        student: has the corpus's vocabulary.
+        teacher: with the same vocabulary; or, for ``pooled`` alone, what the corpus's manifest says of its teacher.
 
     Raises:
         UserError: if teacher and student do not fit together.
     """
 
-    def __init__(
-        self,
-        config: DistillationConfig,
-        student: PreTrainedModel,
-        teacher: PreTrainedModel,
-        *,
-        prompt: Prompt | None = None,
-        attention: str = "auto",
-    ) -> None:
+    def __init__(self, config: DistillationConfig, student: PreTrainedModel, teacher: Teacher | Teaching) -> None:
         super().__init__()
         self.config = config
-        self.prompt = prompt
-        self.attention = attention
-        # A tuple hides the teacher from nn.Module, which would train, shard and save it.
-        self._teacher = (teacher,)
-        if teacher.config.vocab_size != student.config.vocab_size:
+        self.teacher = teacher if isinstance(teacher, Teacher) else None
+        """None if the corpus keeps the teacher's vectors."""
+        if isinstance(teacher, Teacher) and teacher.model.config.vocab_size != student.config.vocab_size:
             raise UserError(
-                f"distillation.teacher: {config.teacher} has a vocabulary of {teacher.config.vocab_size}, the student "
-                f"one of {student.config.vocab_size}; train both on one tokenizer"
+                f"distillation.teacher: {config.teacher} has a vocabulary of {teacher.model.config.vocab_size}, the "
+                f"student one of {student.config.vocab_size}; train both on one tokenizer"
             )
-        self.student_depth, self.teacher_depth = (model.config.num_hidden_layers for model in (student, teacher))
-        self.student_width, self.teacher_width = (model.config.hidden_size for model in (student, teacher))
-        if ever_positive(config.relations):
+        self.student_depth, self.student_width = student.config.num_hidden_layers, student.config.hidden_size
+        self.teacher_depth, self.teacher_width = teacher.depth, teacher.width
+        if isinstance(teacher, Teacher) and ever_positive(config.relations):
             self._prepare_relations(student, teacher)
         self.hidden_pairs = self._resolved_pairs() if ever_positive(config.hidden) else []
         self.pooled_pairs = [(self.student_depth, self.teacher_depth)] if ever_positive(config.pooled) else []
@@ -91,7 +69,7 @@ class Distiller(nn.Module):
         if self.student_width != self.teacher_width:
             self._prepare_projections(sorted({*self.hidden_pairs, *self.pooled_pairs}))
 
-    def _prepare_relations(self, student: PreTrainedModel, teacher: PreTrainedModel) -> None:
+    def _prepare_relations(self, student: PreTrainedModel, teacher: Teacher) -> None:
         config = self.config
         layers = (
             resolve_layer(config.student_layer, self.student_depth, "distillation.student_layer"),
@@ -106,7 +84,7 @@ class Distiller(nn.Module):
                 f"({self.student_width}) and teacher ({self.teacher_width})"
             )
         self._student_projections = AttentionProjections(student, layers[0])
-        self._teacher_projections = AttentionProjections(teacher, layers[1])
+        self._teacher_projections = AttentionProjections(teacher.model, layers[1])
 
     def _resolved_pairs(self) -> list[tuple[int, int]]:
         pairs = self.config.hidden_layers or [(self.config.student_layer, self.config.teacher_layer)]
@@ -126,13 +104,8 @@ class Distiller(nn.Module):
         elif pairs and self.teacher_width < self.student_width:
             raise UserError(
                 f"distillation.projection: pca needs a teacher at least as wide as the student ({self.student_width}), "
-                f"{self.config.teacher} has {self.teacher_width}; use learned"
+                f"{self.config.teacher or 'that of the corpus'} has {self.teacher_width}; use learned"
             )
-
-    @property
-    def teacher(self) -> PreTrainedModel:
-        """The teacher, which is not a submodule."""
-        return self._teacher[0]
 
     @property
     def plane_layers(self) -> list[int]:
@@ -141,9 +114,8 @@ class Distiller(nn.Module):
             return []
         return sorted({layer for _, layer in [*self.hidden_pairs, *self.pooled_pairs]})
 
-    def set_planes(self, planes: dict[int, PrincipalPlane]) -> None:
-        """Set the PCA of each layer of `plane_layers`; every rank must set the same."""
-        device = self.teacher.device
+    def set_planes(self, planes: dict[int, PrincipalPlane], device: torch.device) -> None:
+        """Set the PCA of each layer of `plane_layers` for states on ``device``; every rank must set the same."""
         self.planes = {
             layer: PrincipalPlane(plane.mean.to(device), plane.directions.to(device)) for layer, plane in planes.items()
         }
@@ -153,56 +125,41 @@ class Distiller(nn.Module):
         """Whether a loss reads hidden states of the student before the last layer."""
         return any(layer != self.student_depth for layer, _ in self.hidden_pairs)
 
-    @torch.no_grad()
-    def teach(self, batch: Batch, documents: PackedDocuments, *, layers: Collection[int] | None = None) -> Lesson:
-        """Run the teacher over a batch, for the losses or for other ``layers``, numbers from 0."""
-        needed = layers if layers is not None else [layer for _, layer in self.hidden_pairs]
-        view = teacher_input(batch, documents, clean=self.config.teacher_input == "clean", prompt=self.prompt)
-        states = encode(
-            self.teacher,
-            view.input_ids,
-            view.position_ids,
-            view.documents,
-            hidden_states=any(layer != self.teacher_depth for layer in needed),
-            attention=self.attention,
-        )
-        return Lesson(states, view)
-
-    @torch.no_grad()
-    def masked_features(self, lesson: Lesson, batch: Batch) -> Tensor:
-        """Return the features of the teacher's head at the masked positions, (N, H_t)."""
-        states = lesson.input.at_batch_tokens(lesson.hidden_states[-1])
-        return head_features(self.teacher, states.flatten(0, 1)[batch.masked_positions])
+    def teach(self, batch: Batch, documents: PackedDocuments) -> Lesson | None:
+        """Run the teacher over a batch; None if its vectors are in the batch."""
+        if self.teacher is None:
+            return None
+        return self.teacher.read(batch, documents, layers=[layer for _, layer in self.hidden_pairs])
 
     def hidden_state_losses(
-        self, lesson: Lesson, batch: Batch, documents: PackedDocuments, hidden_states: tuple[Tensor, ...]
+        self, lesson: Lesson | None, batch: Batch, documents: PackedDocuments, hidden_states: tuple[Tensor, ...]
     ) -> dict[str, Tensor]:
         """Compute the losses over hidden states that the configuration has.
 
         Args:
-            lesson: the teacher's pass over the batch.
+            lesson: what `teach` returned for the batch.
             batch, documents: packed sequences, and where their documents lie.
             hidden_states: the student's, embedding output and each layer's, (B, S, H_s); only the last unless
                 `reads_inner_layers`.
 
         Returns:
-            fp32 scalars: ``relations`` and ``hidden``, sums over tokens, and ``pooled``, a sum over documents.
+            fp32 scalars: ``relations`` and ``hidden``, sums over tokens, and ``pooled``, a sum over the documents that
+            the teacher has read.
         """
         losses = {}
-        if ever_positive(self.config.relations):
+        if lesson is not None and ever_positive(self.config.relations):
             queries, keys, values = map(lesson.input.at_batch_tokens, self._teacher_projections.take())
             losses["relations"] = relation_loss(
                 self._student_projections.take(), (queries, keys, values), batch.document_ids, self.relation_heads
             )
-        if self.hidden_pairs:
+        if lesson is not None and self.hidden_pairs:
             losses["hidden"] = torch.stack(
                 [self._hidden_loss(pair, lesson, batch, hidden_states) for pair in self.hidden_pairs]
             ).mean()
         if self.pooled_pairs:
-            num_documents = len(batch.document_languages)
-            student = document_means(hidden_states[-1], documents, num_documents)
-            teacher = document_means(lesson.hidden_states[-1], lesson.input.documents, num_documents)
-            losses["pooled"] = pooled_loss(*self._at_one_width(self.pooled_pairs[0], student, teacher))
+            student = document_means(hidden_states[-1], documents, len(batch.document_languages))
+            vectors = _vectors(lesson, batch)
+            losses["pooled"] = pooled_loss(*self._at_one_width(self.pooled_pairs[0], student, vectors), batch.taught)
         return losses
 
     def _hidden_loss(
@@ -210,7 +167,7 @@ class Distiller(nn.Module):
     ) -> Tensor:
         # Counted from the end, since a tuple may hold the last layer alone.
         student = hidden_states[pair[0] - self.student_depth - 1]
-        teacher = lesson.input.at_batch_tokens(lesson.hidden_states[pair[1] - self.teacher_depth - 1])
+        teacher = lesson.states(pair[1] - self.teacher_depth - 1)
         return hidden_loss(*self._at_one_width(pair, student, teacher), batch.document_ids)
 
     def _at_one_width(self, pair: tuple[int, int], student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
@@ -236,3 +193,12 @@ def resolve_layer(layer: int, depth: int, key: str) -> int:
 def _name(pair: tuple[int, int]) -> str:
     """Name of the projection between a student's and a teacher's layer."""
     return f"student{pair[0]}_teacher{pair[1]}"
+
+
+def _vectors(lesson: Lesson | None, batch: Batch) -> Tensor:
+    """Return the teacher's mean vector of each document, (D, H_t); 0 for one that it has not read."""
+    if lesson is not None:
+        return lesson.document_means(len(batch.document_languages))
+    assert batch.document_vectors is not None
+    # A product with NaN would spoil gradients even where the loss leaves it out.
+    return batch.document_vectors.nan_to_num()

@@ -115,13 +115,14 @@ def load_masked_lm(name: str | Path, key: str) -> PreTrainedModel:
     return _load(name, key)[0]
 
 
-def load_teacher(name: str | Path, *, needs_head: bool) -> PreTrainedModel:
-    """Load a teacher from a folder or the hub. Its masked-LM head may be missing unless ``needs_head``.
+def load_teacher(name: str | Path, key: str, *, needs_head: bool) -> PreTrainedModel:
+    """Load a teacher from a folder or the hub; ``key`` is the key to name in errors.
+
+    Its masked-LM head may be missing unless ``needs_head``.
 
     Raises:
         UserError: if it cannot be found or used, mixes the documents of a sequence, or lacks a head that is needed.
     """
-    key = "distillation.teacher"
     config = load_config(name, key)
     check_architecture(config.model_type, f"{key} ({name})", teaches=True)
     if getattr(config, "conv_kernel_size", 0):

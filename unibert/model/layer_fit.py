@@ -21,7 +21,8 @@ from transformers import PreTrainedModel
 
 from unibert.model.architectures import first_position
 from unibert.model.attention import PackedDocuments, set_attention_path
-from unibert.model.distiller import Distiller, PrincipalPlane
+from unibert.model.distiller import PrincipalPlane
+from unibert.model.teacher import Teacher
 from unibert.stream import Batch
 
 _SHRINKAGE = 1e-2
@@ -42,7 +43,7 @@ class LayerFit:
     Args:
         student: model of BERT's architecture; `fit` sets its encoder's weights. If it is as wide as the teacher, it
             has the weights of the teacher's ``layers``, and what the fit does not solve for stays.
-        distiller: has the teacher, and reads it as training does.
+        teacher: wider than the student, or as wide.
         layers: the teacher's layers that the student's start from, from 0.
         planes: of `planes_needed`, all with the same directions, if the student is narrower, else empty.
     """
@@ -50,15 +51,15 @@ class LayerFit:
     def __init__(
         self,
         student: PreTrainedModel,
-        distiller: Distiller,
+        teacher: Teacher,
         layers: Sequence[int],
         planes: Mapping[int, PrincipalPlane],
     ) -> None:
-        self._student, self._distiller, self._layers = student, distiller, list(layers)
-        self._device = distiller.teacher.device
+        self._student, self._reader, self._layers = student, teacher, list(layers)
+        self._device = teacher.device
         self._means = {layer: plane.mean.to(self._device) for layer, plane in planes.items()}
         self._directions = next(iter(planes.values())).directions.to(self._device) if planes else None
-        self._teacher: Any = distiller.teacher.base_model
+        self._teacher: Any = teacher.model.base_model
         self._batches: list[Batch] = []
         self._states: dict[nn.Module, list[Tensor]] = {}
         """States of the sample behind each of the teacher's modules, (N, H_s): projected if the student is narrower.
@@ -82,7 +83,7 @@ class LayerFit:
         contexts = [block.attention.self for block in choosing]
         neurons = [block.intermediate for block in choosing]
         with _outputs([*targets, *contexts, *neurons]) as outputs:
-            lesson = self._distiller.teach(clean, _documents(clean), layers=())
+            lesson = self._reader.read(clean, _documents(clean))
         at_tokens = {module: lesson.input.at_batch_tokens(state)[tokens].float() for module, state in outputs.items()}
         for module in targets:
             states = at_tokens[module]
@@ -156,7 +157,7 @@ class LayerFit:
 
         ``state`` is the teacher's hidden state, from 0, that the student's layer gets as its input.
         """
-        width = self._distiller.teacher_width
+        width = self._reader.width
         if self._directions is None:
             return torch.arange(width, device=self._device)
         source_self = source.attention.self

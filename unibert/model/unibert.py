@@ -16,13 +16,14 @@ from unibert_kernels import (
     mlm_head_loss,
 )
 
+from unibert.corpus.manifest import Teaching
 from unibert.errors import UserError
 from unibert.model.architectures import head_features
 from unibert.model.attention import PackedDocuments
 from unibert.model.config import AdversaryConfig, DistillationConfig, MLMConfig
 from unibert.model.distiller import Distiller, resolve_layer
 from unibert.model.encoder import encode
-from unibert.model.teacher_input import Prompt
+from unibert.model.teacher import Teacher
 from unibert.schedules import ever_positive
 from unibert.stream import Batch
 
@@ -39,6 +40,7 @@ class StepWeights:
     masked_tokens: float
     tokens: float
     documents: float
+    """Those that the teacher has read."""
     adversary_weight: float
     mlm: float = 1.0
     distillation: Mapping[str, float] = field(default_factory=dict)
@@ -66,10 +68,9 @@ class UniBERT(nn.Module):
         masked_lm: student, which training exports.
         num_languages: number of languages, the discriminator's classes.
         mlm, adversary, distillation: settings of the objectives; None omits an objective.
-        teacher: frozen masked language model with the student's vocabulary, required by ``distillation``; it is not
-            among this module's parameters.
-        prompt: tokens that the teacher alone reads in every document.
-        attention: attention path of student and teacher, see `unibert.model.attention`.
+        teacher: teacher, or what the corpus's manifest says of it, required by ``distillation``; it is not among this
+            module's parameters.
+        attention: attention path of the student, see `unibert.model.attention`.
 
     Raises:
         UserError: if teacher and student do not fit together.
@@ -83,8 +84,7 @@ class UniBERT(nn.Module):
         mlm: MLMConfig,
         adversary: AdversaryConfig | None = None,
         distillation: DistillationConfig | None = None,
-        teacher: PreTrainedModel | None = None,
-        prompt: Prompt | None = None,
+        teacher: Teacher | Teaching | None = None,
         attention: str = "auto",
     ) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ class UniBERT(nn.Module):
                 raise UserError(
                     "mlm: label_smoothing and z_loss cannot be combined with distillation.logits; set them to 0"
                 )
-            self.distiller = Distiller(distillation, masked_lm, teacher, prompt=prompt, attention=attention)
+            self.distiller = Distiller(distillation, masked_lm, teacher)
 
     def discriminator_parameters(self) -> set[nn.Parameter]:
         """Return the parameters that have the discriminator's learning rate."""
@@ -138,7 +138,7 @@ class UniBERT(nn.Module):
             attention=self.attention,
         )
         tokens = (batch.document_ids >= 0).sum().float()
-        sums: dict[str, Tensor] = {"tokens": tokens, "documents": tokens.new_tensor(len(batch.document_languages))}
+        sums: dict[str, Tensor] = {"tokens": tokens, "documents": batch.taught.sum().float()}
         total = self._prediction_losses(batch, documents, hidden_states, weights, sums)
         if self.adversary is not None:
             total = total + self._adversary_loss(batch, hidden_states, weights, sums)
@@ -170,11 +170,13 @@ class UniBERT(nn.Module):
             return self._mlm_loss(features, labels, lang_ids, weights, sums)
         lesson = distiller.teach(batch, documents)
         if weights.distillation["logits"]:
-            teacher_decoder = distiller.teacher.get_output_embeddings()
+            assert lesson is not None
+            assert distiller.teacher is not None
+            teacher_decoder = distiller.teacher.model.get_output_embeddings()
             output = distillation_loss(
                 features,
                 decoder.weight,
-                distiller.masked_features(lesson, batch),
+                distiller.teacher.masked_features(lesson, batch),
                 teacher_decoder.weight,
                 labels,
                 decoder.bias,

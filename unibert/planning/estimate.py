@@ -19,14 +19,17 @@ from transformers import AutoModelForMaskedLM, PreTrainedModel
 from unibert_kernels.chunked import WORKSPACE
 from unibert_kernels.paths import WORKSPACE_SHARE, best_head_path
 
+from unibert.corpus.manifest import Manifest, Teaching
 from unibert.corpus.pretrained_tokenizer import Origin
 from unibert.errors import UserError
 from unibert.model.architectures import check_architecture
 from unibert.model.cost import EncoderShape, flops_by_part, parameters_by_part
 from unibert.model.encoder import build_masked_lm, load_config
+from unibert.model.teacher import Teacher
 from unibert.model.unibert import UniBERT
 from unibert.planning.accelerators import Accelerator, Speeds
 from unibert.schedules import Schedule, Step, ever_positive, max_value, value_at
+from unibert.stream.stream import teaching_of
 from unibert.training.checkpoint.retention import checkpoint_bytes, rank_checkpoint_bytes
 from unibert.training.config import RunConfig
 from unibert.training.engine import ds_config_path, offloads_optimizer, read_ds_config, training_dtype, zero_stage
@@ -187,7 +190,7 @@ class Plan:
         self.phases = self.timeline.phases()
         config.stream.raise_if_world_size_does_not_fit(self.world_size)
         self.max_sequence_length = max(phase.sequence_length for phase in self.phases)
-        self._teacher = _teacher_on_meta(config, vocab_size) if config.distillation else None
+        self._teacher = _teacher_on_meta(config, vocab_size)
         self.model = _model_on_meta(config, vocab_size, self.max_sequence_length, num_languages, self._teacher)
         self.student = EncoderShape.from_model(self.model.masked_lm)
         self.teacher = EncoderShape.from_model(self._teacher) if self._teacher is not None else None
@@ -505,14 +508,24 @@ def _model_on_meta(
             mlm=config.mlm,
             adversary=config.adversary,
             distillation=config.distillation,
-            teacher=teacher,
+            teacher=_teacher_or_teaching(config, teacher),
             attention=config.model.attention,
         )
 
 
-def _teacher_on_meta(config: RunConfig, vocab_size: int) -> PreTrainedModel:
-    assert config.distillation is not None
-    teacher = config.distillation.teacher
+def _teacher_or_teaching(config: RunConfig, teacher: PreTrainedModel | None) -> Teacher | Teaching | None:
+    if teacher is not None:
+        return Teacher(teacher)
+    if not config.learns_from_corpus:
+        return None
+    return teaching_of(Manifest.load(config.corpus), Path(config.corpus), config.training.timeline())
+
+
+def _teacher_on_meta(config: RunConfig, vocab_size: int) -> PreTrainedModel | None:
+    """Build the teacher that a run has in memory, if it has one."""
+    teacher = None if config.distillation is None else config.distillation.teacher
+    if teacher is None:
+        return None
     settings = load_config(teacher, "distillation.teacher")
     check_architecture(settings.model_type, f"distillation.teacher ({teacher})", teaches=True)
     if Origin.load(Path(config.corpus) / "tokenizer") is not None:

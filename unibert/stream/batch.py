@@ -40,6 +40,9 @@ class Batch:
     """Index of each sequence in the run, (B,)."""
     origins: list[list[str]]
     """Documents of each sequence as ``lang/train-000000.tar#document``."""
+    document_vectors: Tensor | None = None
+    """Mean vector of each document in a teacher that read it, (D, H) float16, NaN if none did; None unless the run
+    reads vectors from its corpus."""
 
     @classmethod
     def from_sequences(cls, sequences: MaskedSequences, first: int, last: int) -> Batch:
@@ -67,7 +70,17 @@ class Batch:
             masked_positions=torch.from_numpy(np.flatnonzero(labels != NOT_MASKED)),
             sequence_indices=torch.tensor(sequences.sequence_indices[first:last]),
             origins=[sequences.origins[start:end] for start, end in pairwise(bounds)],
+            document_vectors=None
+            if sequences.document_vectors is None
+            else torch.tensor(sequences.document_vectors[bounds[0] : bounds[-1]]),
         )
+
+    @property
+    def taught(self) -> Tensor:
+        """Whether a teacher has read, or will read, each document as it stands here, (D,) bool."""
+        if self.document_vectors is None:
+            return torch.ones_like(self.document_languages, dtype=torch.bool)
+        return ~self.document_vectors[:, 0].isnan()
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch with its tensors on ``device``; copies from pinned memory do not block."""
@@ -78,8 +91,9 @@ class Batch:
         return replace(self, **moved)
 
     def digest(self) -> str:
-        """Return the SHA-256 (hex) of what the model learns from: inputs, labels, documents and languages."""
+        """Return the SHA-256 (hex) of what the model learns from: inputs, labels, documents, languages, vectors."""
         content = hashlib.sha256()
-        for tensor in (self.input_ids, self.labels, self.document_ids, self.document_languages):
+        tensors = [self.input_ids, self.labels, self.document_ids, self.document_languages]
+        for tensor in tensors if self.document_vectors is None else [*tensors, self.document_vectors]:
             content.update(repr(tuple(tensor.shape)).encode() + tensor.cpu().numpy().tobytes())
         return content.hexdigest()

@@ -31,6 +31,7 @@ class Lane:
         source: source of the shards.
         vocabulary: vocabulary of the corpus; blocks with other ids count as damaged.
         seed: seed of the run.
+        piece_length: tokens of the pieces whose vectors to read, None for no vectors.
         state: state of an earlier lane of the same run, to continue from there.
     """
 
@@ -44,10 +45,12 @@ class Lane:
         source: ShardSource,
         vocabulary: Vocabulary,
         seed: int,
+        piece_length: int | None = None,
         state: dict[str, Any] | None = None,
     ) -> None:
         self._index, self._num_lanes, self._window_shards = index, num_lanes, window_shards
         self._plan, self._source, self._vocabulary, self._seed = plan, source, vocabulary, seed
+        self._piece_length = piece_length
         self._window_index = 0
         self._packs: list[list[int]] = []
         self._window: Window | None = None
@@ -129,7 +132,7 @@ class Lane:
         """Open the window or, if it is open, rejoin what is left of it; then pack."""
         if self._window is None:
             shards = [(draw.language, draw.shard) for draw in self._draws()]
-            self._window = load_window(self._source, shards, self._vocabulary)
+            self._window = load_window(self._source, shards, self._vocabulary, self._piece_length)
             for path, count in self._window.skipped.items():
                 self._skipped[path] = self._skipped.get(path, 0) + count
         decision = 2 * len(self._packs)

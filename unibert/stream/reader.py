@@ -12,11 +12,12 @@ from unibert.errors import UserError
 from unibert.stream.source import ShardSource
 
 
-def read_blocks(source: ShardSource, shard: Shard, vocab_size: int) -> Iterator[Block]:
+def read_blocks(source: ShardSource, shard: Shard, vocab_size: int, piece_length: int | None = None) -> Iterator[Block]:
     """Yield the shard's intact blocks, in order.
 
     Blocks that are damaged, cut off, or hold ids outside the vocabulary are skipped: ``shard.blocks`` minus the number
-    of yielded blocks is the damage.
+    of yielded blocks is the damage. With ``piece_length``, blocks have their teacher's vectors of pieces of so many
+    tokens, and are damaged without.
 
     Raises:
         UserError: if the shard is missing or the file system fails; a failing disk must not change the batches.
@@ -27,7 +28,7 @@ def read_blocks(source: ShardSource, shard: Shard, vocab_size: int) -> Iterator[
             members = tar_file_expander([{"url": location, "stream": file}], handler=_skip_damage)
             for sample in group_by_keys(members, handler=_skip_damage):
                 try:
-                    block = decode_block(sample)
+                    block = decode_block(sample, piece_length)
                 except ValueError:
                     continue
                 if int(block.tokens.max(initial=0)) < vocab_size:

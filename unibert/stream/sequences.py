@@ -31,6 +31,8 @@ class Sequences:
     """Language index of each document, (D,)."""
     origins: list[str]
     """Origin of each document as ``lang/train-000000.tar#document``, D of them."""
+    document_vectors: npt.NDArray[np.float16] | None = None
+    """See `unibert.stream.batch.Batch`, (D, H)."""
 
     @classmethod
     def concatenate(cls, parts: Sequence[Self]) -> Self:
@@ -38,6 +40,8 @@ class Sequences:
         if len(parts) == 1:
             return parts[0]
         columns = {field.name: [getattr(part, field.name) for part in parts] for field in fields(cls)}
+        if parts[0].document_vectors is None:
+            del columns["document_vectors"]
         origins = list(chain.from_iterable(columns.pop("origins")))
         return cls(origins=origins, **{name: np.concatenate(column) for name, column in columns.items()})
 
@@ -57,6 +61,7 @@ class Sequences:
             document_lengths=self.document_lengths[documents],
             document_languages=self.document_languages[documents],
             origins=self.origins[documents],
+            document_vectors=None if self.document_vectors is None else self.document_vectors[documents],
         )
 
 

@@ -37,6 +37,7 @@ def split_batches(
     max_sequences_per_language: int | None = None,
     rank: int = 0,
     world_size: int = 1,
+    piece_length: int | None = None,
 ) -> Iterator[Batch]:
     """Yield this rank's share of a split's sequences, in batches of at most ``micro_batch_size``.
 
@@ -55,6 +56,7 @@ def split_batches(
             all. Few are drawn from the first shards alone.
         rank: index of this rank.
         world_size: number of ranks.
+        piece_length: tokens of the pieces whose vectors to read, None for no vectors.
 
     Raises:
         UserError: if the split is empty, or a shard cannot be read.
@@ -70,7 +72,7 @@ def split_batches(
     for code in codes:
         shards = manifest.shards_of(code, split)
         sequences = _language_sequences(
-            source, vocabulary, shards, indices[code], seed, sequence_length, max_sequences_per_language
+            source, vocabulary, shards, indices[code], seed, sequence_length, max_sequences_per_language, piece_length
         )
         parts.append(
             mask(
@@ -104,12 +106,13 @@ def _language_sequences(
     seed: int,
     sequence_length: int,
     max_sequences: int | None,
+    piece_length: int | None,
 ) -> Sequences:
     check_shards_exist(source, shards)
     if max_sequences is not None:
         tokens_before = np.cumsum([0] + [shard.tokens for shard in shards[:-1]])
         shards = shards[: int(np.searchsorted(tokens_before, max_sequences * sequence_length))]
-    window = load_window(source, [(language, shard) for shard in shards], vocabulary)
+    window = load_window(source, [(language, shard) for shard in shards], vocabulary, piece_length)
     if window.skipped:
         damaged = next(shard for shard in shards if shard.path in window.skipped)
         raise UserError(

@@ -12,7 +12,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from unibert.corpus.manifest import Manifest
+from unibert.corpus.manifest import Manifest, Teaching
 from unibert.errors import UserError
 from unibert.schedules import Step, Timeline, value_at
 from unibert.stream.batch import Batch
@@ -64,11 +64,13 @@ class Stream:
         timeline: batch size and sequence length of every step.
         rank: index of this rank.
         world_size: number of ranks.
+        with_vectors: whether batches have the vectors of the corpus's teacher.
 
     Raises:
         UserError: if the manifest is unusable, a shard is missing, a language is unknown or has no train tokens, no
             language takes part from the start, ranks do not divide the lanes or lanes the sequences, ``max_epochs``
-            leaves too little text, or whole words are to be masked and the tokenizer cannot be loaded.
+            leaves too little text, whole words are to be masked and the tokenizer cannot be loaded, or the corpus has
+            no vectors for these sequences.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Stream:
         timeline: Timeline,
         rank: int = 0,
         world_size: int = 1,
+        with_vectors: bool = False,
     ) -> None:
         self._corpus_dir, self._config, self._seed, self._timeline = Path(corpus_dir), config, seed, timeline
         self.manifest = Manifest.load(corpus_dir)
@@ -88,6 +91,9 @@ class Stream:
         config.raise_if_world_size_does_not_fit(world_size)
         config.raise_if_batches_do_not_fit(timeline)
         raise_if_no_room_for_text(timeline, self.manifest.special_ids)
+        self._piece_length = self.manifest.piece_length if with_vectors else None
+        if with_vectors:
+            teaching_of(self.manifest, self._corpus_dir, timeline)
         train_shards = [shard for language in self.languages for shard in self.manifest.shards_of(language)]
         self._train_blocks = sum(shard.blocks for shard in train_shards)
         self._source = ShardSource(self._corpus_dir, config)
@@ -168,6 +174,7 @@ class Stream:
                 source=self._source,
                 vocabulary=self._vocabulary,
                 seed=self._seed,
+                piece_length=self._piece_length,
                 state=None if state is None else state[str(index)],
             )
             for index in lane_indices
@@ -199,6 +206,28 @@ class Stream:
                 state={str(index): lane.state for index, lane in lanes.items()},
                 skipped=_sum_counts([lane.collect_skipped() for lane in lanes.values()]),
             )
+
+
+def teaching_of(manifest: Manifest, corpus_dir: Path, timeline: Timeline) -> Teaching:
+    """Return what the vectors of a corpus are.
+
+    Raises:
+        UserError: if the corpus has no teacher's vectors, or no phase of the run cuts documents into such pieces.
+    """
+    teaching = manifest.teaching
+    if teaching is None:
+        raise UserError(
+            f"distillation.teacher: null takes the teacher's vectors from the corpus, but {corpus_dir} has none; name "
+            "a teacher, or write them with `unibert corpus teach`"
+        )
+    lengths = sorted({phase.sequence_length for phase in timeline.phases()})
+    if teaching.sequence_length not in lengths:
+        raise UserError(
+            f"training.sequence_length: {', '.join(map(str, lengths))}, but the teacher of {corpus_dir} read pieces "
+            f"for sequences of {teaching.sequence_length} tokens; use {teaching.sequence_length} or teach the corpus "
+            "again"
+        )
+    return teaching
 
 
 def chosen_languages(manifest: Manifest, config: StreamConfig) -> list[str]:

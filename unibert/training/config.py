@@ -165,12 +165,18 @@ class RunConfig:
         self.stream.raise_if_batches_do_not_fit(self.training.timeline())
         if not ever_positive(self.stream.masking_rate):
             self._raise_if_masks_are_needed()
-        source, teacher = self.model.initialize_from, self.distillation and self.distillation.teacher
-        if self.model.initialize_fit and source != teacher:
+        source, distillation = self.model.initialize_from, self.distillation
+        teacher = None if distillation is None else distillation.teacher
+        if self.model.initialize_fit and source != teacher and not self.learns_from_corpus:
             raise ValueError(
                 f"model.initialize_fit: fits the layers of distillation.teacher, which is {teacher}, while "
                 f"model.initialize_from is {source}; name the same model in both"
             )
+
+    @property
+    def learns_from_corpus(self) -> bool:
+        """Whether the teacher's vectors come from the corpus."""
+        return self.distillation is not None and self.distillation.teacher is None
 
     def _raise_if_masks_are_needed(self) -> None:
         needing = {"mlm.weight": self.mlm.weight} | (

@@ -14,7 +14,7 @@ from unibert.installation import unibert_version
 from unibert.model.config import LOSSES
 from unibert.model.corpus_counts import language_counts
 from unibert.model.export import WEIGHTS_NAME, write_hugging_face
-from unibert.model_card import CARD_NAME, HeldoutLoss, LanguageCounts, Pretraining, model_name, with_scores
+from unibert.model_card import CARD_NAME, HeldoutLoss, Pretraining, model_name, with_scores
 from unibert.schedules import max_value
 from unibert.training.checkpoint.folder import complete_checkpoints, describe, full_state_dict, step_of
 from unibert.training.metrics_file import read_metrics
@@ -70,10 +70,14 @@ def start_of_run(run_dir: Path) -> Pretraining:
 def _pretraining(run_dir: Path, config: dict[str, Any], fingerprint: str, *, steps: int, tokens: int) -> Pretraining:
     """Describe a run up to a step by its configuration, its corpus and its metrics."""
     model, adversary, distillation = (config.get(key) or {} for key in ("model", "adversary", "distillation"))
+    manifest = _manifest(config, fingerprint)
     initial_model, teacher = model.get("initialize_from"), distillation.get("teacher")
+    if distillation and teacher is None:
+        teaching = None if manifest is None else manifest.teaching
+        teacher = "unknown" if teaching is None else teaching.teacher
     return Pretraining(
         name=run_dir.resolve().name,
-        languages=_language_counts(config, fingerprint),
+        languages=[] if manifest is None else language_counts(manifest, config["stream"].get("languages")),
         trainer=f"UniBERT {unibert_version()}",
         steps=steps,
         tokens=tokens,
@@ -88,14 +92,14 @@ def _pretraining(run_dir: Path, config: dict[str, Any], fingerprint: str, *, ste
     )
 
 
-def _language_counts(config: dict[str, Any], fingerprint: str) -> list[LanguageCounts]:
-    """Return the counts of the run's corpus; none if its manifest is missing or that of another corpus by now."""
+def _manifest(config: dict[str, Any], fingerprint: str) -> Manifest | None:
+    """Return the manifest of the run's corpus; None if it is missing or that of another corpus by now."""
     try:
         manifest = Manifest.load(config["corpus"])
     except UserError:
         # The model can be exported all the same.
-        return []
-    return language_counts(manifest, config["stream"].get("languages")) if manifest.fingerprint == fingerprint else []
+        return None
+    return manifest if manifest.fingerprint == fingerprint else None
 
 
 def _heldout_loss(metrics: Path, step: int) -> HeldoutLoss | None:

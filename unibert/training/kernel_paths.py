@@ -34,8 +34,9 @@ def check_kernel_paths(model: UniBERT, device: torch.device, dtype: torch.dtype)
             choose_head_path("distillation_loss", distiller.config.path, "store-teacher", workspace, 0, states, states)
         key = "model"
         choose_attention_path(model.attention, model.masked_lm, device, dtype)
-        if distiller is not None and architecture_of(distiller.teacher.config).own_encoder is None:
-            choose_attention_path(model.attention, distiller.teacher, device, distiller.teacher.dtype)
+        teacher = None if distiller is None or distiller.teacher is None else distiller.teacher.model
+        if teacher is not None and architecture_of(teacher.config).own_encoder is None:
+            choose_attention_path(model.attention, teacher, device, teacher.dtype)
         if model.adversary is not None and model.adversary.path != "auto":
             key = "adversary"
             choose_path("adversary_loss", model.adversary.path, "fused", states)

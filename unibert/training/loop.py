@@ -109,7 +109,7 @@ class Pretraining:
             world_size=placement.world_size,
             zero_stage=zero_stage(prepared.ds_config),
         )
-        start_student(prepared.model, config, len(self.stream.languages))
+        start_student(prepared.model, config, prepared.manifest, placement.device)
         self.engine = build_engine(
             prepared.model,
             config,
@@ -270,7 +270,7 @@ class Pretraining:
             StepCounts(
                 masked_tokens=masked,
                 tokens=tokens,
-                documents=sum(len(batch.document_languages) for batch in batches),
+                documents=sum(int(batch.taught.sum()) for batch in batches),
                 adversary_weight=adversary_weight(batches, adversary, weights),
                 stop_requests=int(self.stop.requested),
                 ranks_written=int(self.checkpoints.written),

@@ -71,7 +71,8 @@ def objective_metrics(totals: dict[str, Tensor]) -> dict[str, float]:
         metrics["adversary_accuracy"] = nine_digits(float(totals["classified_correct"] / totals["classified"]))
     counts = {"logits": "masked", "relations": "tokens", "hidden": "tokens", "pooled": "documents"}
     for kind, count in counts.items():
-        if kind in totals:
+        # A step may have no piece that the corpus's teacher has read.
+        if kind in totals and totals[count]:
             metrics[f"distillation_{kind}_loss"] = nine_digits(float(totals[kind] / totals[count]))
     return metrics
 

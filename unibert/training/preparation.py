@@ -56,6 +56,7 @@ def prepare(config: RunConfig, placement: Placement, timeline: Timeline) -> Prep
         timeline=timeline,
         rank=placement.rank,
         world_size=placement.world_size,
+        with_vectors=config.learns_from_corpus,
     )
     if placement.rank == 0 and stream.shards_folder is not None:
         _check_shards(manifest, stream, stream.shards_folder)

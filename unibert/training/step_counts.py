@@ -23,7 +23,7 @@ class StepCounts:
     tokens: int = 0
     """Without padding."""
     documents: int = 0
-    """Pieces of a document that was cut count apart."""
+    """Those that the teacher has read; pieces of a document that was cut count apart."""
     adversary_weight: float = 0.0
     """Documents, or tokens, that the discriminator classifies, each weighted by its class."""
     stop_requests: int = 0

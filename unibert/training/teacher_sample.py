@@ -5,22 +5,43 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import ceil
 
-from unibert.model.distiller import Distiller
+from unibert.corpus.manifest import Manifest
 from unibert.stream import Batch, split_batches
+from unibert.stream.stream import chosen_languages
 from unibert.training.config import RunConfig
 
-_TOKENS_PER_DIMENSION = 128
+_SAMPLES_PER_DIMENSION = 128
 """Sample size: a covariance of H dimensions needs many times H samples."""
 _SEQUENCE_LENGTH = 24
 """Sentences are short, and layers that were fitted to longer pieces of text find far fewer translations of them."""
 
 
-def sample_batches(distiller: Distiller, config: RunConfig, num_languages: int) -> Iterator[Batch]:
-    """Yield train text in short pieces. Every language has the same share, the beginning of its train shards.
+def sample_batches(width: int, config: RunConfig) -> Iterator[Batch]:
+    """Yield train text in short pieces, with many tokens for each of a teacher's ``width`` dimensions.
+
+    Every language has the same share, the beginning of its train shards.
 
     Raises:
         UserError: if the corpus cannot be read.
     """
+    return _batches(config, _SEQUENCE_LENGTH, ceil(_SAMPLES_PER_DIMENSION * width / _SEQUENCE_LENGTH), None)
+
+
+def sample_taught_batches(manifest: Manifest, config: RunConfig) -> Iterator[Batch]:
+    """Yield train text with its teacher's vectors, many for each of their dimensions, from all languages alike.
+
+    Raises:
+        UserError: if the corpus cannot be read.
+    """
+    teaching = manifest.teaching
+    assert teaching is not None
+    # A sequence has at least one piece.
+    num_sequences = _SAMPLES_PER_DIMENSION * teaching.width
+    return _batches(config, teaching.sequence_length, num_sequences, manifest.piece_length)
+
+
+def _batches(config: RunConfig, sequence_length: int, num_sequences: int, piece_length: int | None) -> Iterator[Batch]:
+    num_languages = len(chosen_languages(Manifest.load(config.corpus), config.stream))
     training = config.training
     tokens_per_batch = training.micro_batch_size * training.timeline()[0].sequence_length
     return split_batches(
@@ -28,9 +49,8 @@ def sample_batches(distiller: Distiller, config: RunConfig, num_languages: int) 
         config.stream,
         split="train",
         seed=config.seed,
-        sequence_length=_SEQUENCE_LENGTH,
-        micro_batch_size=ceil(tokens_per_batch / _SEQUENCE_LENGTH),
-        max_sequences_per_language=ceil(
-            _TOKENS_PER_DIMENSION * distiller.teacher_width / _SEQUENCE_LENGTH / num_languages
-        ),
+        sequence_length=sequence_length,
+        micro_batch_size=ceil(tokens_per_batch / sequence_length),
+        max_sequences_per_language=ceil(num_sequences / num_languages),
+        piece_length=piece_length,
     )

@@ -24,6 +24,7 @@ import torch
 from unibert.model import unibert as module
 from unibert.model.config import AdversaryConfig, DistillationConfig, MLMConfig, ModelConfig
 from unibert.model.encoder import build_masked_lm
+from unibert.model.teacher import Teacher
 from unibert.stream.batch import Batch
 
 NOT_MASKED = -100
@@ -81,7 +82,7 @@ def train(name: str, size: TrainingSize, device: str, seconds: float = float("in
         NUM_LANGUAGES,
         mlm=MLMConfig(path=paths.get("mlm", "auto")),
         adversary=AdversaryConfig(path=paths["adversary"]),
-        teacher=teacher,
+        teacher=Teacher(teacher) if distilled else None,
         distillation=DistillationConfig(teacher="random", path=paths["distillation"]) if distilled else None,
     ).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4, betas=(0.9, 0.98), weight_decay=0.01)
