@@ -193,7 +193,10 @@ MISSING_WORD = [
     (["bench", "show"], "bench show needs DIR"),
     (["bench", "stream"], "bench stream needs CORPUS"),
     (["completion"], "completion needs bash|zsh"),
-    ([*SMALL, "--distillation.weight=1"], "--distillation.teacher is missing"),
+    (
+        [*SMALL, "--distillation.weight=1"],
+        "distillation.logits: needs distillation.teacher; name one, or set this to 0",
+    ),
     ([*SMALL, "--seed"], "--seed: needs a value: a whole number"),
     (["export", "--run_dir"], "--run_dir: needs a value: a path"),
 ]

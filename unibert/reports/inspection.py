@@ -78,6 +78,11 @@ def format_contents(manifest: Manifest, contents: Sequence[LanguageContents]) ->
         "largest": ", ".join(f"{entry.code} {percent(entry.tokens / num_tokens)}" for entry in contents[:8]),
         "smallest": ", ".join(f"{entry.code} {short(entry.tokens)}" for entry in contents[:-9:-1]) + " tokens",
     }
+    if (teaching := manifest.teaching) is not None:
+        described["teacher"] = (
+            f"vectors of {teaching.width:,} dimensions from {teaching.teacher}, for sequences of "
+            f"{teaching.sequence_length:,} tokens"
+        )
     if single:
         described["single shard"] = f"{_languages(len(single))} read completely with every draw: {_listed(single)}"
     header = ["language", "documents", "tokens", "share", "tokens/doc", "bytes/token", "shards", "min/median/max"]
