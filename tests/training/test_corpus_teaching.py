@@ -253,14 +253,18 @@ def test_an_interrupted_run_continues_exactly(words, tmp_path, unibert):
 
 
 def test_sequences_of_other_lengths_between(words, tmp_path, unibert):
-    """Pieces that the teacher has not read count in no mean, and steps without any other have no loss."""
-    lengths = f"--training.sequence_length=[[0, {LENGTH}], [0.5, 32], [1, 32]]"
-    status, output = unibert(*words, lengths, "--distillation.projection=learned")
+    """The loss is the mean over the pieces that the teacher has read, and 0 in steps without any."""
+    options = [f"--training.sequence_length=[[0, {LENGTH}], [0.5, 32], [1, 32]]", "--distillation.projection=learned"]
+    options += ["--adversary=null", "--mlm.weight=0", "--stream.masking_rate=0", "--training.evaluate_every=0"]
+    status, output = unibert(*words, *options)
     assert status == 0, output
-    values = losses(tmp_path / "run")
-    assert 20 < len(values) < 30  # steps: 10 of 8 sequences of 64 tokens, 20 of 32 tokens
-    # The whole sum over fewer documents would be larger than the last loss before, as would one over those not read.
-    assert values[10:].max() < 2 * values[5:10].max()
+    steps = [line for line in lines_without_timing(tmp_path / "run") if "loss" in line]
+    assert len(steps) == 30  # 10 of 8 sequences of 64 tokens, 20 of 32 tokens
+    name = "distillation_pooled_loss"
+    assert all(name in line for line in steps[:10])
+    assert 0 < sum(name in line for line in steps[10:]) < 20
+    # A mean in fp32, summed over four micro-batches in another order.
+    assert [line["loss"] for line in steps] == pytest.approx([line.get(name, 0.0) for line in steps], rel=1e-5)
 
 
 def test_another_model_than_the_teacher_cannot_start_the_student(words, corpus, tmp_path, unibert):

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 from transformers import (
     AutoModelForMaskedLM,
     AutoTokenizer,
     BertConfig,
     BertForMaskedLM,
+    BertModel,
     DebertaV2Config,
     DebertaV2ForMaskedLM,
     DistilBertConfig,
@@ -20,6 +22,7 @@ from transformers import (
 
 from tests.corpus import fast_tokenizers
 from tests.training.compare import lines_without_timing
+from unibert.cli import main
 from unibert.corpus.build import build_corpus
 from unibert.corpus.config import CorpusConfig
 from unibert.corpus.manifest import Manifest
@@ -96,6 +99,18 @@ def test_two_ranks_follow_one_process_and_the_export_is_plain(run_file, corpus, 
     assert tokenizer.model_max_length == 512
     filled = model(**tokenizer("Der <mask> ist kalt.", return_tensors="pt")).logits
     assert filled.shape[-1] == model.config.vocab_size
+
+
+@pytest.mark.parametrize("pooler", [True, False])
+def test_trim_keeps_the_parts_that_a_model_without_a_head_has(pooler, corpus, teacher, tmp_path):
+    """Many models of sentence vectors have no pooler; a random one is none of theirs."""
+    model = BertModel.from_pretrained(teacher, add_pooling_layer=pooler)
+    model.save_pretrained(tmp_path / "model")
+    AutoTokenizer.from_pretrained(teacher).save_pretrained(tmp_path / "model")
+    main(["trim", str(tmp_path / "model"), f"--corpus={corpus}", f"--output={tmp_path / 'trimmed'}"])
+    whole, trimmed = (load_file(tmp_path / name / "model.safetensors") for name in ("model", "trimmed"))
+    assert whole.keys() == trimmed.keys()
+    assert all(torch.equal(whole[name], trimmed[name]) for name in whole if "word_embeddings" not in name)
 
 
 def test_an_interrupted_run_continues(run_file, tmp_path, unibert):

@@ -75,6 +75,12 @@ def _load(name: str) -> PreTrainedModel:
     check_architecture(config.model_type, f"trim ({name})", teaches=True)
     has_head = any("MaskedLM" in architecture for architecture in config.architectures or [])
     try:
-        return (AutoModelForMaskedLM if has_head else AutoModel).from_pretrained(name)
+        if has_head:
+            return AutoModelForMaskedLM.from_pretrained(name)
+        model, loading = AutoModel.from_pretrained(name, output_loading_info=True)
+        if any(key.startswith("pooler.") for key in loading["missing_keys"]):
+            # transformers adds one with random weights, which would be saved as the model's.
+            return AutoModel.from_pretrained(name, add_pooling_layer=False)
+        return model
     except Exception as error:  # transformers passes on whatever its parts raise
         raise UserError(f"trim: the model {name} cannot be loaded ({short_message(error)})") from error
