@@ -128,8 +128,9 @@ def test_without_masks_distillation_alone_trains(words, tmp_path, unibert):
         status, output = unibert(*run, ranks=ranks)
         assert status == 0, output
     assert largest_relative_difference(tmp_path / "one", tmp_path / "two") < FIVE_DIGITS
-    steps = [line for line in lines_without_timing(tmp_path / "one") if "loss" in line]
-    assert not any("mlm_loss" in line for line in steps)
+    lines = lines_without_timing(tmp_path / "one")
+    assert not any({"mlm_loss", "heldout_mlm_loss"} & line.keys() for line in lines)
+    steps = [line for line in lines if "loss" in line]
     assert steps[-1]["distillation_hidden_loss"] < steps[0]["distillation_hidden_loss"]
 
 
@@ -138,6 +139,13 @@ def test_a_loss_over_masks_needs_masks(words, unibert):
     assert status != 0
     assert "stream.masking_rate: with 0 there is nothing to predict, but mlm.weight is 1.0; set it to 0" in output
     assert "Traceback" not in output
+
+
+def test_the_best_checkpoint_needs_a_masked_lm_head_that_is_trained(words, unibert):
+    options = ["--mlm.weight=0", "--training.keep_best=true", "--training.checkpoint_every=20"]
+    status, output = unibert(*words, *options)
+    assert status != 0
+    assert "training.keep_best: judges by the held-out MLM loss, but no loss trains predictions" in output
 
 
 def test_layers_of_another_model_than_the_teacher_are_refused(words, tmp_path, teacher, unibert):

@@ -73,7 +73,8 @@ class TrainingConfig:
     """Steps between lines of metrics.jsonl. Each line describes its own step."""
 
     evaluate_every: int = 0
-    """Steps between measurements of the held-out losses. 0 measures them after the last step only."""
+    """Steps between measurements of the held-out MLM loss. 0 measures it after the last step only. Runs that train no
+    predictions never do."""
 
     heldout_sequences: int = 64
     """Maximum number of held-out sequences per language to measure."""
@@ -165,6 +166,10 @@ class RunConfig:
         self.stream.raise_if_batches_do_not_fit(self.training.timeline())
         if not ever_positive(self.stream.masking_rate):
             self._raise_if_masks_are_needed()
+        if self.training.keep_best and not self.predicts_tokens:
+            raise ValueError(
+                "training.keep_best: judges by the held-out MLM loss, but no loss trains predictions; set it to false"
+            )
         source, distillation = self.model.initialize_from, self.distillation
         teacher = None if distillation is None else distillation.teacher
         if self.model.initialize_fit and source != teacher and not self.learns_from_corpus:
@@ -172,6 +177,12 @@ class RunConfig:
                 f"model.initialize_fit: fits the layers of distillation.teacher, which is {teacher}, while "
                 f"model.initialize_from is {source}; name the same model in both"
             )
+
+    @property
+    def predicts_tokens(self) -> bool:
+        """Whether a loss ever trains the masked-LM head."""
+        distillation = self.distillation
+        return ever_positive(self.mlm.weight) or (distillation is not None and ever_positive(distillation.logits))
 
     @property
     def learns_from_corpus(self) -> bool:

@@ -177,7 +177,8 @@ class Pretraining:
             if done % training.log_every == 0 or last:
                 self._log_step(step, sums, grad_norm, counts.checksum)
             heldout_mlm_loss = None
-            if last or (training.evaluate_every and done % training.evaluate_every == 0):
+            evaluates = last or (training.evaluate_every and done % training.evaluate_every == 0)
+            if evaluates and self.config.predicts_tokens:
                 heldout_mlm_loss = self._log_heldout(done)
             stopping = counts.stop_requests > 0
             if last or stopping or done % training.checkpoint_every == 0:
