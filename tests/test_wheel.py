@@ -85,7 +85,8 @@ def test_the_wheel_contains_exactly_the_package(wheel):
         "licenses/LICENSE",
     }
     executable = {name for name, (mode, _) in files.items() if mode & 0o111}
-    assert executable == {f"unibert/slurm/{name}.sh" for name in ("array", "bench", "corpus", "evaluate", "pretrain")}
+    scripts = ("array", "bench", "corpus", "evaluate", "pretrain", "teach")
+    assert executable == {f"unibert/slurm/{name}.sh" for name in scripts}
 
 
 def test_the_sdist_builds_the_same_wheel(source, wheel, tmp_path):

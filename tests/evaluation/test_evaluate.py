@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 
@@ -52,6 +53,17 @@ def test_scores_json_is_what_is_returned_and_has_the_documented_form(folders, sc
             assert part["geometry"][layer]["variance"] > 0
     projections = json.loads((output / "projections.json").read_text())
     assert len(projections["baseline"]["centred"]["cc"]) == 40
+
+
+def test_models_of_one_folder_keep_their_scores_apart(folders, scores, tmp_path):
+    """A run's start, or another model beside its export, must not pass for the run's model."""
+    model, retrieval = folders
+    shutil.copytree(model.parent, tmp_path / "run")
+    (tmp_path / "run" / "model").rename(tmp_path / "run" / "start")
+    options = {"max_sentences": 10, "layers": [-1], "probe_restarts": 1, "device": "cpu"}
+    of_start = evaluate(EvaluateConfig(model=tmp_path / "run" / "start", retrieval=retrieval, **options))
+    assert json.loads((tmp_path / "run" / "evaluation-start" / "scores.json").read_text()) == of_start
+    assert json.loads((tmp_path / "run" / "evaluation" / "scores.json").read_text()) == scores
 
 
 def test_scores_distinguish_shared_words_from_different_ones(scores):

@@ -24,7 +24,8 @@ class EvaluateConfig:
     model. Default: all, represented by the middle one."""
 
     output: Path | None = None
-    """Folder for scores.json, scores.md and projections.json. Default: ``evaluation`` beside the model folder."""
+    """Folder for scores.json, scores.md and projections.json. Default: beside the model folder, ``evaluation`` for
+    ``model``, the export of a run, and ``evaluation-NAME`` for a folder of another name."""
 
     max_sentences: int = 1000
     """Number of lines to use of each aligned set, from its beginning."""
@@ -46,6 +47,14 @@ class EvaluateConfig:
 
     seed: int = 0
     """Seed of the probe's sample, splits and initialisations, and of the untrained weights."""
+
+    @property
+    def output_folder(self) -> Path:
+        """Folder that the scores go to."""
+        if self.output is not None:
+            return self.output
+        model = self.model.resolve()
+        return model.parent / ("evaluation" if model.name == "model" else f"evaluation-{model.name}")
 
     def __post_init__(self) -> None:
         if self.layers == []:

@@ -110,7 +110,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     text = format_scores(scores)
     print(text)
     _write(
-        config.output or config.model.resolve().parent / "evaluation",
+        config.output_folder,
         {
             "projections.json": json.dumps({"format": 1, **projections}, separators=(",", ":")),
             "scores.md": text,
