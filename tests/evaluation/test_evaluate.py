@@ -126,6 +126,39 @@ def test_named_layers_alone_are_scored_and_the_first_represents_the_model(folder
         evaluate(EvaluateConfig(**options, layers=[4], output=tmp_path))
 
 
+def test_a_prompt_stands_before_every_sentence(folders, tmp_path):
+    """Scores with it are those of sentences that begin with it."""
+    model, retrieval = folders
+    options = {"layers": [-1], "probe_restarts": 1, "device": "cpu"}
+    prompted = evaluate(
+        EvaluateConfig(model=model, retrieval=retrieval, prompt="aa3 bb5 ", output=tmp_path / "a", **options)
+    )
+    written = tmp_path / "aligned"
+    written.mkdir()
+    for file in retrieval.iterdir():
+        lines = file.read_text().splitlines()
+        (written / file.name).write_text("".join(f"aa3 bb5 {line}\n" for line in lines))
+    plain = evaluate(EvaluateConfig(model=model, retrieval=written, output=tmp_path / "b", **options))
+    assert prompted["model"]["retrieval"] == plain["model"]["retrieval"]
+    assert (
+        prompted["model"]["retrieval"]
+        != json.loads((model.parent / "evaluation" / "scores.json").read_text())["model"]["retrieval"]
+    )
+    assert prompted["settings"]["prompt"] == "aa3 bb5 "
+
+
+def test_languages_are_those_that_are_named(folders, tmp_path, scores):
+    model, retrieval = folders
+    options = {"model": model, "retrieval": retrieval, "probe_restarts": 1, "device": "cpu", "output": tmp_path}
+    two = evaluate(EvaluateConfig(**options, languages=["cc", "aa"]))
+    assert two["data"]["languages"] == ["aa", "cc"]
+    assert two["model"]["retrieval"] == {pair: scores["model"]["retrieval"][pair] for pair in ("aa>cc", "cc>aa")}
+    with pytest.raises(UserError, match=r"languages: .* has no dd beside another of aa, dd; leave it out"):
+        evaluate(EvaluateConfig(**options, languages=["aa", "dd"]))
+    with pytest.raises(ValueError, match="languages: name at least two"):
+        EvaluateConfig(**options, languages=["aa"])
+
+
 def test_mistakes_raise_one_sentence(folders, tmp_path):
     model, retrieval = folders
     with pytest.raises(UserError, match="--retrieval"):

@@ -54,8 +54,12 @@ def language_code(iso639_3: str) -> str:
     return _CODES.get(iso639_3, iso639_3)
 
 
-def read_aligned(folder: Path, max_sentences: int | None = None) -> list[AlignedSet]:
+def read_aligned(
+    folder: Path, max_sentences: int | None = None, languages: Sequence[str] | None = None
+) -> list[AlignedSet]:
     """Read the aligned sets of a folder, each cut to its first ``max_sentences`` usable lines.
+
+    With ``languages``, only sentences in these are read: pairs of two of them, or their N-way files.
 
     The folder holds either Tatoeba pairs, ``tatoeba.<a>-<b>.<a>`` beside ``tatoeba.<a>-<b>.<b>`` in ISO 639-3
     (one set per pair), or N-way files ``<code>.txt`` (one set with all languages). UTF-8, one sentence per line,
@@ -63,23 +67,32 @@ def read_aligned(folder: Path, max_sentences: int | None = None) -> list[Aligned
 
     Raises:
         UserError: for a missing or empty folder, a mixture of both layouts, a missing side of a pair, unequal
-            line counts, text that is not UTF-8, or fewer than two usable lines.
+            line counts, text that is not UTF-8, fewer than two usable lines, or a named language without sentences.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; name one with aligned sentences")
     files = sorted(path for path in folder.iterdir() if path.is_file())
     pairs = sorted({match.group(1, 2) for path in files if (match := _PAIR_FILE.fullmatch(path.name))})
-    languages = {match[1]: path for path in files if (match := _LANGUAGE_FILE.fullmatch(path.name))}
-    if pairs and languages:
+    files_of = {match[1]: path for path in files if (match := _LANGUAGE_FILE.fullmatch(path.name))}
+    if pairs and files_of:
         raise UserError(f"{folder} mixes Tatoeba pairs with N-way files (<code>.txt); put them in separate folders")
+    if languages is not None:
+        pairs = [pair for pair in pairs if {language_code(side) for side in pair} <= set(languages)]
+        files_of = {code: path for code, path in files_of.items() if code in languages}
+        found = {language_code(side) for pair in pairs for side in pair} | set(files_of)
+        if missing := [code for code in languages if code not in found]:
+            raise UserError(
+                f"languages: {folder} has no {missing[0]} beside another of {', '.join(languages)}; leave it out, or "
+                "name the language that it is paired with too"
+            )
     if pairs:
         return [_read_pair(folder, source, target, max_sentences) for source, target in pairs]
-    if len(languages) < 2:
+    if len(files_of) < 2:
         raise UserError(
             f"{folder} holds no aligned sentences: it needs tatoeba.<iso639-3>-eng.<iso639-3> with its .eng file, "
             f"or a file <code>.txt for each of at least two languages"
         )
-    return [_read_set(folder.resolve().name, languages, max_sentences)]
+    return [_read_set(folder.resolve().name, files_of, max_sentences)]
 
 
 def line_groups(sets: Sequence[AlignedSet]) -> list[np.ndarray]:

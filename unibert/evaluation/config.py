@@ -16,6 +16,12 @@ class EvaluateConfig:
     retrieval: Path | None = None
     """Folder of aligned sentences: Tatoeba pairs, or one file CODE.txt per language."""
 
+    languages: list[str] | None = None
+    """Codes of the languages to score, as in en,de. Default: all in the folder."""
+
+    prompt: str = ""
+    """Text before every sentence, as "query: " for e5. Its tokens count in the mean, as in sentence-transformers."""
+
     untrained: bool = False
     """Also score the same architecture with fresh weights: the baseline that shows what training has added."""
 
@@ -57,6 +63,8 @@ class EvaluateConfig:
         return model.parent / ("evaluation" if model.name == "model" else f"evaluation-{model.name}")
 
     def __post_init__(self) -> None:
+        if self.languages is not None and len(set(self.languages)) < 2:
+            raise ValueError("languages: name at least two, or leave it out to score all")
         if self.layers == []:
             raise ValueError("layers: name at least one layer, or leave it out to score all")
         minima = {"max_sentences": 2, "probe_sentences": 2, "probe_restarts": 1, "max_length": 1, "batch_tokens": 1}

@@ -31,8 +31,16 @@ class SentenceEncoder:
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, *, max_length: int, batch_tokens: int, device: torch.device | str
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        max_length: int,
+        batch_tokens: int,
+        device: torch.device | str,
+        prompt: str = "",
     ) -> None:
+        self._prompt = prompt
         self._model = model.float().eval().requires_grad_(False).to(device)
         self._tokenizer = tokenizer
         self._max_length = min(max_length, tokenizer.model_max_length)
@@ -53,6 +61,7 @@ class SentenceEncoder:
         max_length: int = 128,
         batch_tokens: int = 8192,
         device: torch.device | str = "cpu",
+        prompt: str = "",
     ) -> SentenceEncoder:
         """Load the encoder of a model folder; with ``untrained_seed``, initialise its architecture freshly instead.
 
@@ -82,18 +91,19 @@ class SentenceEncoder:
                 f"{folder}: the tokenizer has {len(tokenizer)} tokens and the model's vocabulary "
                 f"{model.get_input_embeddings().num_embeddings}; use the tokenizer that the model was trained with"
             )
-        return cls(model, tokenizer, max_length=max_length, batch_tokens=batch_tokens, device=device)
+        return cls(model, tokenizer, max_length=max_length, batch_tokens=batch_tokens, device=device, prompt=prompt)
 
     def _token_ids(self, sentences: Sequence[str]) -> list[list[int]]:
-        """Return the ids of each sentence, framed and cut."""
+        """Return the ids of each sentence, the prompt before it, framed and cut."""
+        texts = [self._prompt + sentence for sentence in sentences]
         if self._framing is None:
-            return self._tokenizer(list(sentences), truncation=True, max_length=self._max_length)["input_ids"]
-        encoded = self._plain.encode_batch_fast(list(sentences), add_special_tokens=False)
+            return self._tokenizer(texts, truncation=True, max_length=self._max_length)["input_ids"]
+        encoded = self._plain.encode_batch_fast(texts, add_special_tokens=False)
         return [self._framing.post_process(one).ids for one in encoded]
 
     @torch.inference_mode()
     def embed(self, sentences: Sequence[str]) -> torch.Tensor:
-        """Return the mean over the tokens of each sentence at every layer, with frame tokens, without padding.
+        """Return the mean over the tokens of each sentence at every layer, with prompt and frame, without padding.
 
         Sentences are cut at ``max_length`` tokens and batched with others of similar length. The result depends on the
         other sentences only through rounding, and not at all on earlier calls. A special token that a sentence spells

@@ -65,7 +65,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     if config.retrieval is None:
         raise UserError("there is nothing to score; name a folder of aligned sentences with --retrieval")
     device = choose_device(config.device)
-    sets = read_aligned(config.retrieval, config.max_sentences)
+    sets = read_aligned(config.retrieval, config.max_sentences, config.languages)
     sample = draw_probe_sentences(sets, config.probe_sentences, config.seed)
     parts: dict[str, Any] = {"model": None, "baseline": None}
     projections: dict[str, Any] = dict(parts)
@@ -78,6 +78,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
             max_length=config.max_length,
             batch_tokens=config.batch_tokens,
             device=device,
+            prompt=config.prompt,
         )
         num_layers = encoder.num_layers
         layers = _layers(config.layers, num_layers)
@@ -103,7 +104,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         },
         "settings": {
             key: getattr(config, key)
-            for key in ("max_sentences", "probe_sentences", "probe_restarts", "max_length", "seed")
+            for key in ("prompt", "max_sentences", "probe_sentences", "probe_restarts", "max_length", "seed")
         },
         **parts,
     }
