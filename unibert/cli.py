@@ -202,7 +202,7 @@ def _export(call: Call) -> None:
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     from unibert.training.export import export_run
 
-    model = export_run(options.run_dir, step=options.step, output=options.output)
+    model = export_run(options.run_dir, step=options.step, output=options.output, center=options.center)
     print(f"The model is in {model}. Next: unibert evaluate {model} --retrieval DIR")
 
 
@@ -359,7 +359,7 @@ _ROWS = (
     ),
     Command(
         "export",
-        "RUN_DIR [--step N]",
+        "RUN_DIR [--step N] [--center]",
         "write a checkpoint as a Hugging Face model",
         _export,
         "unibert.command_options:ExportOptions",

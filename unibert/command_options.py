@@ -104,6 +104,9 @@ class ExportOptions:
     output: Path | None = None
     """Model folder to write. An older export there is replaced. Default: RUN_DIR/model."""
 
+    center: bool = False
+    """Also write each language's mean vector over training text, for users who compare sentences across languages."""
+
 
 @dataclass(kw_only=True)
 class TrimOptions:

@@ -170,6 +170,35 @@ def with_scores(card: str, scores: Mapping[str, Any]) -> str:
     return before + section + ("\n" + after if after else "")
 
 
+def with_language_means(card: str, file_name: str, codes: Sequence[str]) -> str:
+    """Return the card with a section on the means of languages.
+
+    Args:
+        card: text of a card without such a section.
+        file_name: file with the means.
+        codes: languages that have one.
+    """
+    code = codes[0]
+    section = "\n\n".join(
+        [
+            "## Centred vectors",
+            f"Vectors of one language share a part that says nothing of a sentence's meaning. `{file_name}` has the "
+            f"mean vector of {_count(len(codes), 'language')} over training text, under its code. If you compare "
+            "sentences of different languages, subtract it (`hf_hub_download` fetches the file from the hub):",
+            _code(
+                "from safetensors.numpy import load_file",
+                "from sentence_transformers import SentenceTransformer",
+                "",
+                'model = SentenceTransformer("FOLDER")',
+                f'means = load_file("FOLDER/{file_name}")',
+                f'vectors = model.encode(["One sentence.", "Another one."]) - means["{code}"]',
+            ),
+        ]
+    )
+    before, licence, after = card.rpartition("## Licence\n")
+    return f"{before}{section}\n\n{licence}{after}"
+
+
 def model_name(name: str) -> str:
     """Return a hub id as it is, and the name of a folder without its path: the run's if the folder is ``model``."""
     if is_on_hub(name):

@@ -11,11 +11,15 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import ModelCard
-from transformers import AutoModelForMaskedLM, AutoTokenizer
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
 from unibert.cli import main
 from unibert.corpus.manifest import Manifest
+from unibert.evaluation.retrieval import top1_accuracy
 from unibert.stream import StreamConfig, split_batches
+from unibert.stream.reader import read_blocks
+from unibert.stream.source import ShardSource
 from unibert.training.metrics_file import read_metrics
 
 
@@ -127,6 +131,43 @@ def test_an_evaluation_writes_its_scores_into_the_card(own_run, aligned):
     assert row.split("|")[2].strip() == last_layer
     scored = card.read_text()
     assert scored[: scored.index("## Scores")] + scored[scored.index("## Use") :] == edited
+
+
+@torch.no_grad()
+def test_means_of_languages_over_training_text(own_run, corpus, aligned, capsys):
+    """All train documents, cut into pieces of 30 tokens and read alone, since the corpus is small."""
+    main(["export", str(own_run), "--center"])
+    model = own_run / "model"
+    means = load_file(model / "language_means.safetensors")
+    assert sorted(means) == ["de", "en", "ru"]
+    encoder, manifest = AutoModel.from_pretrained(model).eval(), Manifest.load(corpus)
+    source = ShardSource(corpus, StreamConfig())
+    for code, mean in means.items():
+        [shard] = manifest.shards_of(code)
+        documents = [d for block in read_blocks(source, shard, manifest.vocab_size) for d in block.documents()]
+        pieces = [document[start : start + 30] for document in documents for start in range(0, len(document), 30)]
+        framed = (torch.tensor([[2, *piece.tolist(), 3]]) for piece in pieces)
+        vectors = torch.stack([encoder(ids).last_hidden_state[0].mean(dim=0) for ids in framed])
+        # Sums of some dozen fp32 terms of order 1.
+        torch.testing.assert_close(mean, vectors.mean(dim=0), atol=1e-5, rtol=0)
+    assert 'means["de"]' in (model / "README.md").read_text()
+
+    evaluate(model, aligned)
+    scores = json.loads((own_run / "evaluation" / "scores.json").read_text())["model"]
+    shifted = {
+        code: embed(encoder, AutoTokenizer.from_pretrained(model), (aligned / f"{code}.txt").read_text()) - means[code]
+        for code in means
+    }
+    expected = {f"{a}>{b}": top1_accuracy(shifted[a], shifted[b])[0] for a in means for b in means if a != b}
+    assert scores["training_means"]["retrieval"] == pytest.approx(expected)
+    assert "less means of training text" in capsys.readouterr().out
+    evaluate(model, aligned, "--prompt=w1")
+    assert json.loads((own_run / "evaluation" / "scores.json").read_text())["model"]["training_means"] is None
+
+
+def embed(encoder, tokenizer, text: str) -> torch.Tensor:
+    lines = (tokenizer(line, return_tensors="pt").input_ids for line in text.splitlines())
+    return torch.stack([encoder(ids).last_hidden_state[0].mean(dim=0) for ids in lines])
 
 
 def test_an_export_keeps_the_scores_of_its_weights_only(own_run, aligned):

@@ -89,3 +89,7 @@ def test_a_learned_projection_is_exported(words, tmp_path, unibert):
     modules = json.loads((model / "modules.json").read_text())
     assert [module["type"].rpartition(".")[2] for module in modules] == ["Transformer", "Pooling", "Dense"]
     assert "A linear layer maps this mean to the 96 dimensions of the teacher" in (model / "README.md").read_text()
+    # Means of languages are those of the vectors behind it.
+    status, output = unibert("export", str(tmp_path / "run"), "--center")
+    assert status == 0, output
+    assert {tuple(mean.shape) for mean in load_file(model / "language_means.safetensors").values()} == {(96,)}

@@ -16,6 +16,9 @@
       retrieval        {"de>en": {"0": {"raw", "centred"}, …}}: top-1 accuracy, queries in de, candidates in en, at
                        the layers that are scored
       retrieval_mean   {"0": {"raw", "centred"}, …}: mean over the directions
+      training_means   null, or {"retrieval": {"de>en": accuracy}, "retrieval_mean"}: the same at the last layer, with
+                       vectors less the means in the model folder (`unibert.model.language_means`); without a prompt,
+                       between languages that have such means
       probe            {"0": {"raw" | "centred": {"linear" | "mlp": {"mean", "std"}}}, …}: balanced accuracy
       geometry         {"0": {"variance", "mean_cosine", "participation_ratio", "language_share"}, …}
 
@@ -30,6 +33,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -46,6 +50,7 @@ from unibert.evaluation.language_probe import LabelledSentences, draw_probe_sent
 from unibert.evaluation.retrieval import headline_layer, retrieval_accuracy
 from unibert.evaluation.score_table import format_scores
 from unibert.files import file_sha256, write_atomically
+from unibert.model.language_means import load_language_means
 from unibert.model_card import CARD_NAME, with_scores
 
 PROJECTED_PER_LANGUAGE = 60
@@ -82,7 +87,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         )
         num_layers = encoder.num_layers
         layers = _layers(config.layers, num_layers)
-        retrieval, sampled = _retrieval_scores(encoder, sets, sorted(layers), sample, device, name)
+        means = None if name == "baseline" or config.prompt else load_language_means(config.model)
+        retrieval, sampled = _retrieval_scores(encoder, sets, sorted(layers), sample, means, device, name)
         parts[name] = {**retrieval, **_sample_scores(sampled, sample, config, name)}
         projections[name] = _projections(sampled[layers[0]], sample)
     scores = {
@@ -136,10 +142,11 @@ def _retrieval_scores(
     sets: Sequence[AlignedSet],
     layers: Sequence[int],
     sample: LabelledSentences,
+    means: Mapping[str, torch.Tensor] | None,
     device: torch.device,
     name: str,
 ) -> tuple[dict[str, Any], dict[int, np.ndarray]]:
-    """Return ``retrieval`` and its mean, and the sample's vectors, (N, H) of each layer.
+    """Return ``retrieval``, its mean and ``training_means``, and the sample's vectors, (N, H) of each layer.
 
     The sample's sentences are among those of the sets. The vectors of a set are dropped before those of the next are
     computed.
@@ -149,8 +156,11 @@ def _retrieval_scores(
         rows_of[sample.names[label], sentence].append(row)
     sampled: torch.Tensor | None = None
     accuracy: dict[str, dict[str, dict[str, float]]] = {}
+    less_means: dict[str, float] = {}
     for aligned in tqdm(sets, desc=f"{name}: retrieval", disable=None, leave=False):
-        vectors = {language: encoder.embed(sentences)[layers] for language, sentences in aligned.sentences.items()}
+        embedded = {language: encoder.embed(sentences) for language, sentences in aligned.sentences.items()}
+        less_means |= _less_means(embedded, means or {}, device)
+        vectors = {language: by_layer[layers] for language, by_layer in embedded.items()}
         for language, sentences in aligned.sentences.items():
             if sampled is None:
                 sampled = torch.empty(len(layers), len(sample.sentences), vectors[language].shape[-1])
@@ -167,7 +177,28 @@ def _retrieval_scores(
         for layer in layers
     }
     assert sampled is not None
-    return {"retrieval": accuracy, "retrieval_mean": mean}, dict(zip(layers, sampled.numpy(), strict=True))
+    scores = {
+        "retrieval": accuracy,
+        "retrieval_mean": mean,
+        "training_means": {"retrieval": less_means, "retrieval_mean": fmean(less_means.values())}
+        if less_means
+        else None,
+    }
+    return scores, dict(zip(layers, sampled.numpy(), strict=True))
+
+
+def _less_means(
+    embedded: Mapping[str, torch.Tensor], means: Mapping[str, torch.Tensor], device: torch.device
+) -> dict[str, float]:
+    """Return the accuracy of each direction with last-layer vectors less the means of their languages."""
+    shifted = {
+        language: by_layer[-1:] - means[language]
+        for language, by_layer in embedded.items()
+        if language in means and len(means[language]) == by_layer.shape[-1]
+    }
+    return (
+        {f"{a}>{b}": entry["raw"] for (a, b), [entry] in retrieval_accuracy(shifted, device).items()} if shifted else {}
+    )
 
 
 def _sample_scores(

@@ -89,6 +89,12 @@ def _headline_rows(
     for kind in ("raw", "centred"):
         accuracies = [percent(part["retrieval_mean"][layer][kind]) for part in evaluated.values()]
         rows.append([f"retrieval {kind}", *accuracies, percent(chance["retrieval"])])
+    if any(part.get("training_means") for part in evaluated.values()):
+        accuracies = [
+            percent(part["training_means"]["retrieval_mean"]) if part.get("training_means") else ""
+            for part in evaluated.values()
+        ]
+        rows.append(["retrieval, less means of training text, last layer", *accuracies, percent(chance["retrieval"])])
     for classifier, label in (("linear", "linear"), ("mlp", "MLP")):
         for kind in ("raw", "centred"):
             accuracies = [percent(part["probe"][layer][kind][classifier]["mean"]) for part in evaluated.values()]

@@ -7,7 +7,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from unibert.errors import UserError
@@ -28,6 +28,10 @@ class Projection:
     """(H_t, H), fp32."""
     bias: Tensor
     """(H_t,), fp32."""
+
+    def apply(self, means: Tensor) -> Tensor:
+        """Map (..., H) to (..., H_t)."""
+        return means @ self.weight.T + self.bias
 
 
 def write_mean_pooling(folder: Path, hidden_size: int, max_tokens: int, projection: Projection | None = None) -> None:
@@ -68,6 +72,15 @@ def _write_dense(folder: Path, projection: Projection) -> None:
     write_json(folder / "config.json", settings | {"activation_function": "torch.nn.modules.linear.Identity"})
     tensors = {"linear.weight": projection.weight.contiguous(), "linear.bias": projection.bias}
     save_file(tensors, folder / "model.safetensors")
+
+
+def read_projection(folder: Path) -> Projection | None:
+    """Read the linear map that :func:`write_mean_pooling` has written into a model folder; None if there is none."""
+    path = folder / _DENSE / "model.safetensors"
+    if not path.is_file():
+        return None
+    tensors = load_file(path)
+    return Projection(tensors["linear.weight"], tensors["linear.bias"])
 
 
 def has_modules(folder: Path) -> bool:

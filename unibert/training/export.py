@@ -6,24 +6,39 @@ import json
 from pathlib import Path
 from typing import Any
 
-from unibert.configuration import read_yaml
+import torch
+
+from unibert.configuration import parse, read_yaml
 from unibert.corpus.manifest import Manifest
 from unibert.errors import UserError
 from unibert.files import file_sha256, write_atomically
 from unibert.installation import unibert_version
 from unibert.model.config import LOSSES
 from unibert.model.corpus_counts import language_counts
+from unibert.model.encoder import freeze, load_masked_lm
 from unibert.model.export import WEIGHTS_NAME, write_hugging_face
-from unibert.model_card import CARD_NAME, HeldoutLoss, Pretraining, model_name, with_scores
+from unibert.model.language_means import MEANS_NAME, language_means, save_language_means
+from unibert.model.sentence_transformers_files import read_projection
+from unibert.model_card import CARD_NAME, HeldoutLoss, Pretraining, model_name, with_language_means, with_scores
 from unibert.schedules import max_value
+from unibert.stream import split_batches
+from unibert.stream.stream import chosen_languages
 from unibert.training.checkpoint.folder import complete_checkpoints, describe, full_state_dict, step_of
+from unibert.training.config import RunConfig
 from unibert.training.metrics_file import read_metrics
 
 START_FOLDER = "start"
 """Folder, within the run's, of the student before the first step, if the run made it."""
 
+_CENTRED_LENGTH = 32
+"""Tokens of the sequences over which languages are averaged: sentences are short."""
+_CENTRED_SEQUENCES = 256
+"""Sequences per language: the error of a mean is a sixteenth of the vectors' deviation."""
 
-def export_run(run_dir: str | Path, *, step: int | None = None, output: str | Path | None = None) -> Path:
+
+def export_run(
+    run_dir: str | Path, *, step: int | None = None, output: str | Path | None = None, center: bool = False
+) -> Path:
     """Write the student of a checkpoint as a model that ``AutoModelForMaskedLM`` loads, with its tokenizer.
 
     The card has the scores in the folder ``evaluation`` beside the output if they were measured on the same weights.
@@ -32,12 +47,14 @@ def export_run(run_dir: str | Path, *, step: int | None = None, output: str | Pa
         run_dir: the run folder.
         step: optimizer step of the checkpoint; the newest by default.
         output: model folder, ``run_dir/model`` by default. An older export there is replaced.
+        center: whether to write the mean vector of each of the run's languages, over the beginning of its train text.
 
     Returns:
         The model folder.
 
     Raises:
-        UserError: if the folder is not a run folder, or the checkpoint is missing or damaged.
+        UserError: if the folder is not a run folder, the checkpoint is missing or damaged, or ``center`` finds no
+            corpus.
     """
     run_dir = Path(run_dir)
     if not (run_dir / "config.yaml").is_file():
@@ -58,7 +75,30 @@ def export_run(run_dir: str | Path, *, step: int | None = None, output: str | Pa
     if scores := _scores_of(output):
         card = output / CARD_NAME
         write_atomically(card, with_scores(card.read_text(encoding="utf-8"), scores))
+    if center:
+        _write_language_means(output, parse(RunConfig, ["--config", str(run_dir / "config.yaml")]))
     return output
+
+
+def _write_language_means(output: Path, config: RunConfig) -> None:
+    languages = chosen_languages(Manifest.load(config.corpus), config.stream)
+    batches = split_batches(
+        config.corpus,
+        config.stream,
+        split="train",
+        seed=config.seed,
+        sequence_length=_CENTRED_LENGTH,
+        micro_batch_size=_CENTRED_SEQUENCES,
+        max_sequences_per_language=_CENTRED_SEQUENCES,
+    )
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = freeze(load_masked_lm(output, "export"), device, torch.float32)
+    means = language_means(model, batches, languages)
+    if (projection := read_projection(output)) is not None:
+        means = {code: projection.apply(mean) for code, mean in means.items()}
+    save_language_means(output, means)
+    card = output / CARD_NAME
+    write_atomically(card, with_language_means(card.read_text(encoding="utf-8"), MEANS_NAME, list(means)))
 
 
 def start_of_run(run_dir: Path) -> Pretraining:
