@@ -376,8 +376,8 @@ _ROWS = (
     ),
     Command(
         "evaluate",
-        "MODEL_DIR --retrieval DIR",
-        "score a model: sentence retrieval and language probe",
+        "MODEL_DIR [--retrieval DIR] [--sts DIR]",
+        "score a model: sentence retrieval, language probe, similarity",
         _evaluate,
         "unibert.evaluation.config:EvaluateConfig",
         "model",

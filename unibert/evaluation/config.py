@@ -16,6 +16,15 @@ class EvaluateConfig:
     retrieval: Path | None = None
     """Folder of aligned sentences: Tatoeba pairs, or one file CODE.txt per language."""
 
+    sts: Path | None = None
+    """Folder of sentence pairs with human scores: stsb-multi-mt, KorSTS, or files that its sts.yaml lists."""
+
+    source: str = "en"
+    """Language whose dev set chooses the layer for --sts, unless --layers names it."""
+
+    max_pairs: int = 2000
+    """Number of rows to use of each set of --sts, from its beginning."""
+
     languages: list[str] | None = None
     """Codes of the languages to score, as in en,de. Default: all in the folder."""
 
@@ -63,11 +72,18 @@ class EvaluateConfig:
         return model.parent / ("evaluation" if model.name == "model" else f"evaluation-{model.name}")
 
     def __post_init__(self) -> None:
-        if self.languages is not None and len(set(self.languages)) < 2:
-            raise ValueError("languages: name at least two, or leave it out to score all")
+        if self.languages is not None and len(set(self.languages)) < (1 if self.retrieval is None else 2):
+            raise ValueError("languages: name at least two for --retrieval, or leave it out to score all")
         if self.layers == []:
             raise ValueError("layers: name at least one layer, or leave it out to score all")
-        minima = {"max_sentences": 2, "probe_sentences": 2, "probe_restarts": 1, "max_length": 1, "batch_tokens": 1}
+        minima = {
+            "max_sentences": 2,
+            "max_pairs": 2,
+            "probe_sentences": 2,
+            "probe_restarts": 1,
+            "max_length": 1,
+            "batch_tokens": 1,
+        }
         for key, minimum in minima.items():
             if getattr(self, key) < minimum:
                 raise ValueError(f"{key}: must be at least {minimum}, got {getattr(self, key)}")

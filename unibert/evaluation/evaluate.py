@@ -1,4 +1,6 @@
-"""``unibert evaluate``: score a model folder, and its untrained baseline, on aligned sentences.
+"""``unibert evaluate``: score a model folder on aligned sentences, beside its untrained baseline, and on pairs.
+
+`unibert.evaluation.sts` describes the files of ``--sts``. Aligned sentences give three files.
 
 ``scores.json`` (layers are counted from 0, the embeddings' output; accuracies lie between 0 and 1)::
 
@@ -49,6 +51,8 @@ from unibert.evaluation.geometry import principal_plane, subtract_language_means
 from unibert.evaluation.language_probe import LabelledSentences, draw_probe_sentences, probe_accuracy
 from unibert.evaluation.retrieval import headline_layer, retrieval_accuracy
 from unibert.evaluation.score_table import format_scores
+from unibert.evaluation.sentence_pairs import read_pairs
+from unibert.evaluation.sts import format_sts, predictions_text, score_pairs
 from unibert.files import file_sha256, write_atomically
 from unibert.model.language_means import load_language_means
 from unibert.model_card import CARD_NAME, with_scores
@@ -57,25 +61,62 @@ PROJECTED_PER_LANGUAGE = 60
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
-    """Score the model, print the scores and write scores.json, scores.md and projections.json.
+    """Score the model on what the configuration names, print the scores and write their files.
 
-    If the model folder is the export of a run, its card gets the scores too.
+    If the model folder is the export of a run, its card gets the scores of aligned sentences too.
 
     Returns:
-        the content of scores.json (see the module's docstring).
+        the content of scores.json (see the module's docstring), empty without aligned sentences.
 
     Raises:
-        UserError: for a model or retrieval folder that is missing, incomplete or malformed.
+        UserError: for a model or a folder of sentences that is missing, incomplete or malformed.
     """
-    if config.retrieval is None:
-        raise UserError("there is nothing to score; name a folder of aligned sentences with --retrieval")
+    if config.retrieval is None and config.sts is None:
+        raise UserError(
+            "there is nothing to score; name a folder of aligned sentences with --retrieval, or of pairs with --sts"
+        )
     device = choose_device(config.device)
-    sets = read_aligned(config.retrieval, config.max_sentences, config.languages)
+    if config.sts is not None:
+        _evaluate_pairs(config, config.sts, device)
+    return {} if config.retrieval is None else _evaluate_aligned(config, config.retrieval, device)
+
+
+def _evaluate_pairs(config: EvaluateConfig, folder: Path, device: torch.device) -> None:
+    sets = read_pairs(folder, config.source, config.languages)
+    encoder = SentenceEncoder.load(
+        config.model,
+        max_length=config.max_length,
+        batch_tokens=config.batch_tokens,
+        device=device,
+        prompt=config.prompt,
+    )
+    layers = None if config.layers is None else _layers(config.layers, encoder.num_layers)
+    scores, predictions = score_pairs(encoder, sets, source=config.source, layers=layers, max_pairs=config.max_pairs)
+    content = {
+        "format": 1,
+        "model_folder": str(config.model),
+        "weights_sha256": _weights_sha256(config.model),
+        "settings": {key: getattr(config, key) for key in ("prompt", "source", "max_pairs", "max_length")},
+        **scores,
+    }
+    text = format_sts(content)
+    print(text)
+    _write(
+        config.output_folder,
+        {
+            "sts-predictions.jsonl": predictions_text(predictions),
+            "sts.md": text,
+            "sts.json": json.dumps(content, indent=1),
+        },
+    )
+
+
+def _evaluate_aligned(config: EvaluateConfig, folder: Path, device: torch.device) -> dict[str, Any]:
+    sets = read_aligned(folder, config.max_sentences, config.languages)
     sample = draw_probe_sentences(sets, config.probe_sentences, config.seed)
     parts: dict[str, Any] = {"model": None, "baseline": None}
     projections: dict[str, Any] = dict(parts)
     num_layers, layers = 0, [0]
-    weights = config.model / "model.safetensors"
     for name in ("model", "baseline") if config.untrained else ("model",):
         encoder = SentenceEncoder.load(
             config.model,
@@ -94,11 +135,11 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     scores = {
         "format": 1,
         "model_folder": str(config.model),
-        "weights_sha256": file_sha256(weights) if weights.is_file() else None,
+        "weights_sha256": _weights_sha256(config.model),
         "num_layers": num_layers,
         "headline_layer": layers[0],
         "data": {
-            "folder": str(config.retrieval),
+            "folder": str(folder),
             "sets": {aligned.name: len(aligned) for aligned in sets},
             "left_out": {aligned.name: aligned.left_out for aligned in sets if aligned.left_out},
             "languages": sample.names,
@@ -126,6 +167,11 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     )
     _update_card(config.model, scores)
     return scores
+
+
+def _weights_sha256(model: Path) -> str | None:
+    weights = model / "model.safetensors"
+    return file_sha256(weights) if weights.is_file() else None
 
 
 def _layers(named: Sequence[int] | None, num_layers: int) -> list[int]:
@@ -242,7 +288,7 @@ def _update_card(model: Path, scores: Mapping[str, Any]) -> None:
 
 
 def _write(folder: Path, files: Mapping[str, str]) -> None:
-    """Write the files atomically; the last one, scores.json, shows that the others are complete."""
+    """Write the files atomically; the last one, which is JSON, shows that the others are complete."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
