@@ -48,7 +48,7 @@ def test_scores_json_is_what_is_returned_and_has_the_documented_form(folders, sc
     for part in (scores["model"], scores["baseline"]):
         assert set(part["retrieval"]) == {f"{a}>{b}" for a in LANGUAGES for b in LANGUAGES if a != b}
         for layer in "0123":
-            assert set(part["retrieval"]["aa>bb"][layer]) == {"raw", "centred"}
+            assert set(part["retrieval"]["aa>bb"][layer]) == {"raw", "centred", "margin"}
             assert set(part["probe"][layer]["centred"]["mlp"]) == {"mean", "std"}
             assert part["geometry"][layer]["variance"] > 0
     projections = json.loads((output / "projections.json").read_text())

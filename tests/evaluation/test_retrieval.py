@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from unibert.evaluation.retrieval import centre, headline_layer, retrieval_accuracy, top1_accuracy
+from unibert.evaluation.retrieval import centre, headline_layer, margin_accuracy, retrieval_accuracy, top1_accuracy
 
 
 def test_accuracy_is_exact_on_constructed_vectors():
@@ -22,6 +22,30 @@ def test_the_two_directions_are_not_mixed_up():
 
 def test_vectors_that_are_all_equal_score_chance():
     assert top1_accuracy(torch.ones(10, 4), torch.ones(10, 4)) == (0.1, 0.1)
+
+
+def test_the_margin_is_the_published_one():
+    """Written as in the paper, pair by pair, in float64."""
+    generator = torch.Generator().manual_seed(0)
+    source, target = (torch.randn(30, 6, generator=generator, dtype=torch.float64) for _ in range(2))
+    target += 0.7 * source
+
+    def cosine(a, b):
+        return float(torch.cosine_similarity(a, b, dim=0))
+
+    def neighbourhood(row, others):
+        return sum(sorted((cosine(row, other) for other in others), reverse=True)[:4]) / 8
+
+    margins = torch.tensor(
+        [[cosine(a, b) - neighbourhood(a, target) - neighbourhood(b, source) for b in target] for a in source]
+    )
+    forward, backward = (margins.argmax(dim=dim) == torch.arange(30) for dim in (1, 0))
+    assert margin_accuracy(source, target) == (float(forward.double().mean()), float(backward.double().mean()))
+    assert margin_accuracy(source, target) != top1_accuracy(source, target)
+
+
+def test_few_rows_have_few_neighbours():
+    assert margin_accuracy(torch.eye(2), torch.eye(2)) == (1.0, 1.0)
 
 
 def test_centring_removes_a_language_offset():

@@ -15,9 +15,9 @@
     chance           {"retrieval": mean of 1/lines over the sets, "probe": 1/languages}
     settings         the options that the scores depend on
     model, baseline  baseline is null without ``untrained``; both hold
-      retrieval        {"de>en": {"0": {"raw", "centred"}, …}}: top-1 accuracy, queries in de, candidates in en, at
-                       the layers that are scored
-      retrieval_mean   {"0": {"raw", "centred"}, …}: mean over the directions
+      retrieval        {"de>en": {"0": {"raw", "centred", "margin"}, …}}: top-1 accuracy, queries in de, candidates in
+                       en, at the layers that are scored
+      retrieval_mean   {"0": {"raw", "centred", "margin"}, …}: mean over the directions
       training_means   null, or {"retrieval": {"de>en": accuracy}, "retrieval_mean"}: the same at the last layer, with
                        vectors less the means in the model folder (`unibert.model.language_means`); without a prompt,
                        between languages that have such means
@@ -49,7 +49,7 @@ from unibert.evaluation.config import EvaluateConfig
 from unibert.evaluation.embeddings import SentenceEncoder
 from unibert.evaluation.geometry import principal_plane, subtract_language_means, vector_geometry
 from unibert.evaluation.language_probe import LabelledSentences, draw_probe_sentences, probe_accuracy
-from unibert.evaluation.retrieval import headline_layer, retrieval_accuracy
+from unibert.evaluation.retrieval import KINDS, headline_layer, retrieval_accuracy
 from unibert.evaluation.score_table import format_scores
 from unibert.evaluation.sentence_pairs import read_pairs
 from unibert.evaluation.sts import format_sts, predictions_text, score_pairs
@@ -216,10 +216,7 @@ def _retrieval_scores(
         for (source, target), by_layer in retrieval_accuracy(vectors, device).items():
             accuracy[f"{source}>{target}"] = {str(layer): entry for layer, entry in zip(layers, by_layer, strict=True)}
     mean = {
-        str(layer): {
-            kind: float(np.mean([entry[str(layer)][kind] for entry in accuracy.values()]))
-            for kind in ("raw", "centred")
-        }
+        str(layer): {kind: float(np.mean([entry[str(layer)][kind] for entry in accuracy.values()])) for kind in KINDS}
         for layer in layers
     }
     assert sampled is not None

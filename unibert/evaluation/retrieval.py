@@ -14,6 +14,9 @@ from unibert.evaluation.embeddings import SentenceEncoder
 
 Direction = tuple[str, str]
 """(language of the query, language of the candidates)."""
+KINDS = ("raw", "centred", "margin")
+"""Ways to find a translation, see `retrieval_accuracy`."""
+_NEIGHBOURS = 4
 
 
 def headline_layer(num_layers: int) -> int:
@@ -35,8 +38,27 @@ def top1_accuracy(source: torch.Tensor, target: torch.Tensor) -> tuple[float, fl
     ``source`` and ``target`` are (N, H); row i of one is the translation of row i of the other. Of equally near
     candidates the first one counts, so that vectors that are all equal score 1/N.
     """
-    similarity = normalize(source, dim=-1) @ normalize(target, dim=-1).T
-    expected = torch.arange(len(source), device=source.device)
+    return _top1(_cosines(source, target))
+
+
+def margin_accuracy(source: torch.Tensor, target: torch.Tensor) -> tuple[float, float]:
+    """Return what `top1_accuracy` does, by the margin of the cosine over those of both rows' neighbours.
+
+    Artetxe and Schwenk (arXiv 1811.01136, section 3) subtract half the mean cosine to the k = 4 nearest rows on the
+    other side from either side ("distance"), so that a row that is near to all others is no one's translation.
+    """
+    similarity = _cosines(source, target)
+    neighbours = min(_NEIGHBOURS, len(similarity))
+    means = [similarity.topk(neighbours, dim=dim).values.mean(dim=dim, keepdim=True) for dim in (0, 1)]
+    return _top1(similarity - (means[0] + means[1]) / 2)
+
+
+def _cosines(source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return normalize(source, dim=-1) @ normalize(target, dim=-1).T
+
+
+def _top1(similarity: torch.Tensor) -> tuple[float, float]:
+    expected = torch.arange(len(similarity), device=similarity.device)
     forward = (similarity.argmax(dim=1) == expected).double().mean()
     backward = (similarity.argmax(dim=0) == expected).double().mean()
     return forward.item(), backward.item()
@@ -52,8 +74,9 @@ def retrieval_accuracy(
         device: where the similarities are computed.
 
     Returns:
-        one entry per layer for each direction: ``raw`` and ``centred`` (each language's mean over its N vectors
-        subtracted, which needs no labels but the language). Chance is 1/N.
+        one entry per layer for each direction: ``raw``, ``centred`` (each language's mean over its N vectors
+        subtracted, which needs no labels but the language) and ``margin`` (`margin_accuracy` of raw vectors). Chance is
+        1/N.
     """
     accuracy: dict[Direction, list[dict[str, float]]] = {
         direction: [] for a, b in combinations(vectors, 2) for direction in ((a, b), (b, a))
@@ -63,18 +86,22 @@ def retrieval_accuracy(
         raw = {language: layers[layer].to(device) for language, layers in vectors.items()}
         centred = {language: centre(rows) for language, rows in raw.items()}
         for a, b in combinations(vectors, 2):
-            raw_scores, centred_scores = top1_accuracy(raw[a], raw[b]), top1_accuracy(centred[a], centred[b])
-            for direction, score, centred_score in zip(((a, b), (b, a)), raw_scores, centred_scores, strict=True):
-                accuracy[direction].append({"raw": score, "centred": centred_score})
+            scores = (
+                top1_accuracy(raw[a], raw[b]),
+                top1_accuracy(centred[a], centred[b]),
+                margin_accuracy(raw[a], raw[b]),
+            )
+            for direction, by_kind in zip(((a, b), (b, a)), zip(*scores, strict=True), strict=True):
+                accuracy[direction].append(dict(zip(KINDS, by_kind, strict=True)))
     return accuracy
 
 
 def mean_accuracy(
     encoder: SentenceEncoder, sets: Sequence[AlignedSet], layer: int, device: torch.device | str = "cpu"
 ) -> dict[str, float]:
-    """Return ``raw`` and ``centred`` top-1 accuracy of one layer, each the mean over all directions of all sets."""
+    """Return each kind of top-1 accuracy of one layer, the mean over all directions of all sets."""
     entries: list[dict[str, float]] = []
     for aligned in sets:
         vectors = {language: encoder.embed(sentences)[[layer]] for language, sentences in aligned.sentences.items()}
         entries += [entry for [entry] in retrieval_accuracy(vectors, device).values()]
-    return {kind: fmean(entry[kind] for entry in entries) for kind in ("raw", "centred")}
+    return {kind: fmean(entry[kind] for entry in entries) for kind in KINDS}
