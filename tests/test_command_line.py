@@ -164,7 +164,10 @@ UNKNOWN_COMMAND = [
     (["corpsu", "build", "x"], "there is no command 'corpsu'; did you mean 'corpus build'?"),
     (["verify", "c"], "there is no command 'verify'; did you mean 'corpus verify'?"),
     (["help", "exprot"], "there is no command 'exprot'; did you mean 'export'?"),
-    (["corpus"], "corpus needs a subcommand; the commands are corpus build, corpus verify, corpus inspect"),
+    (
+        ["corpus"],
+        "corpus needs a subcommand; the commands are corpus build, corpus verify, corpus teach, corpus inspect",
+    ),
     (["xylophone"], "there is no command 'xylophone'; the commands are corpus build, corpus verify,"),
 ]
 UNKNOWN_OPTION = [
@@ -321,7 +324,7 @@ def bash_script(tmp_path_factory) -> Path:
     ("words", "offered"),
     [
         (["pre"], ["pretrain", "preflight"]),
-        (["corpus", ""], ["build", "verify", "inspect"]),
+        (["corpus", ""], ["build", "verify", "teach", "inspect"]),
         (["pretrain", "demo"], ["demo", "demo-e5", "demo-teacher"]),
         (
             ["pretrain", "small", "--adversary.l"],

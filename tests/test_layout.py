@@ -16,6 +16,7 @@ MAY_IMPORT = {
     "stream": {"corpus"},
     "model": {"stream", "corpus", KERNELS},
     "training": {"model", "stream", "corpus", KERNELS},
+    "teaching": {"training", "model", "stream", "corpus"},
     "evaluation": {"corpus"},
     "planning": {"training", "model", "corpus", KERNELS},
     "reports": {"training", "evaluation", "stream", "corpus"},

@@ -111,7 +111,7 @@ def _corpus_teach(call: Call) -> None:
     options = call.options()
     # Nothing is trained, and DeepSpeed would warn where there is no accelerator.
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    from unibert.training.corpus_teaching import teach_corpus
+    from unibert.teaching.teach import teach_corpus
 
     teach_corpus(options)
 

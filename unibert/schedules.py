@@ -167,6 +167,11 @@ class Timeline:
         """Return the first step of every phase of constant batch size and sequence length."""
         return [self[phase.first_step] for phase in self._phases]
 
+    @property
+    def sequence_lengths(self) -> set[int]:
+        """Sequence lengths of all phases."""
+        return {phase.sequence_length for phase in self.phases()}
+
 
 def _as_points(schedule: IntegerSchedule, name: str) -> IntegerPoints:
     points = schedule if isinstance(schedule, list) else [(0.0, schedule)]

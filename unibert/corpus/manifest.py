@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -93,6 +94,25 @@ class Manifest:
     def piece_length(self) -> int | None:
         """Tokens of the pieces of documents that a teacher read; None if the shards hold no vectors."""
         return None if self.teaching is None else self.teaching.sequence_length - self.special_ids.frame_tokens
+
+    def teaching_for(self, corpus_dir: str | os.PathLike[str], sequence_lengths: Collection[int]) -> Teaching:
+        """Return what the vectors are, for runs with these sequence lengths; ``corpus_dir`` is named in the error.
+
+        Raises:
+            UserError: if there are no vectors, or none of the lengths cuts documents into the pieces that were read.
+        """
+        if self.teaching is None:
+            raise UserError(
+                f"distillation.teacher: null takes the teacher's vectors from the corpus, but {corpus_dir} has none; "
+                "name a teacher, or write them with `unibert corpus teach`"
+            )
+        if self.teaching.sequence_length not in sequence_lengths:
+            raise UserError(
+                f"training.sequence_length: {', '.join(map(str, sorted(sequence_lengths)))}, but the teacher of "
+                f"{corpus_dir} read pieces for sequences of {self.teaching.sequence_length} tokens; use "
+                f"{self.teaching.sequence_length} or teach the corpus again"
+            )
+        return self.teaching
 
     @cached_property
     def languages(self) -> list[str]:

@@ -19,7 +19,7 @@
                        en, at the layers that are scored
       retrieval_mean   {"0": {"raw", "centred", "margin"}, …}: mean over the directions
       training_means   null, or {"retrieval": {"de>en": accuracy}, "retrieval_mean"}: the same at the last layer, with
-                       vectors less the means in the model folder (`unibert.model.language_means`); without a prompt,
+                       vectors less the means in the model folder (`unibert.language_means_file`); without a prompt,
                        between languages that have such means
       probe            {"0": {"raw" | "centred": {"linear" | "mlp": {"mean", "std"}}}, …}: balanced accuracy
       geometry         {"0": {"variance", "mean_cosine", "participation_ratio", "language_share"}, …}
@@ -54,7 +54,7 @@ from unibert.evaluation.score_table import format_scores
 from unibert.evaluation.sentence_pairs import read_pairs
 from unibert.evaluation.sts import format_sts, predictions_text, score_pairs
 from unibert.files import file_sha256, write_atomically
-from unibert.model.language_means import load_language_means
+from unibert.language_means_file import load_language_means
 from unibert.model_card import CARD_NAME, with_scores
 
 PROJECTED_PER_LANGUAGE = 60

@@ -7,23 +7,15 @@ Vectors of one language share a part that has nothing to do with a sentence's me
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from unibert.errors import UserError
-from unibert.files import replacing
 from unibert.model.attention import PackedDocuments
 from unibert.model.distillation import document_means
 from unibert.model.encoder import encode
 from unibert.stream import Batch
-
-MEANS_NAME = "language_means.safetensors"
-"""File, in a model folder, with the mean of each language under its code, (H,) fp32."""
 
 
 @torch.no_grad()
@@ -47,24 +39,3 @@ def language_means(model: PreTrainedModel, batches: Iterable[Batch], languages: 
         counts += torch.bincount(batch.document_languages, minlength=len(languages))
     means = (sums / counts[:, None]).float().cpu()
     return {code: means[index] for index, code in enumerate(languages) if counts[index]}
-
-
-def save_language_means(folder: Path, means: dict[str, Tensor]) -> None:
-    """Write `MEANS_NAME` into a model folder. Raises OSError if it cannot be written."""
-    with replacing(folder / MEANS_NAME) as partial:
-        save_file({code: mean.contiguous() for code, mean in means.items()}, partial)
-
-
-def load_language_means(folder: Path) -> dict[str, Tensor] | None:
-    """Read the means of a model folder; None if it has none.
-
-    Raises:
-        UserError: if the file is damaged.
-    """
-    path = folder / MEANS_NAME
-    if not path.is_file():
-        return None
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: is damaged ({error}); export the model again") from error

@@ -29,7 +29,6 @@ from unibert.model.teacher import Teacher
 from unibert.model.unibert import UniBERT
 from unibert.planning.accelerators import Accelerator, Speeds
 from unibert.schedules import Schedule, Step, ever_positive, max_value, value_at
-from unibert.stream.stream import teaching_of
 from unibert.training.checkpoint.retention import checkpoint_bytes, rank_checkpoint_bytes
 from unibert.training.config import RunConfig
 from unibert.training.engine import ds_config_path, offloads_optimizer, read_ds_config, training_dtype, zero_stage
@@ -518,7 +517,7 @@ def _teacher_or_teaching(config: RunConfig, teacher: PreTrainedModel | None) -> 
         return Teacher(teacher)
     if not config.learns_from_corpus:
         return None
-    return teaching_of(Manifest.load(config.corpus), Path(config.corpus), config.training.timeline())
+    return Manifest.load(config.corpus).teaching_for(config.corpus, config.training.timeline().sequence_lengths)
 
 
 def _teacher_on_meta(config: RunConfig, vocab_size: int) -> PreTrainedModel | None:

@@ -12,7 +12,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from unibert.corpus.manifest import Manifest, Teaching
+from unibert.corpus.manifest import Manifest
 from unibert.errors import UserError
 from unibert.schedules import Step, Timeline, value_at
 from unibert.stream.batch import Batch
@@ -93,7 +93,7 @@ class Stream:
         raise_if_no_room_for_text(timeline, self.manifest.special_ids)
         self._piece_length = self.manifest.piece_length if with_vectors else None
         if with_vectors:
-            teaching_of(self.manifest, self._corpus_dir, timeline)
+            self.manifest.teaching_for(self._corpus_dir, timeline.sequence_lengths)
         train_shards = [shard for language in self.languages for shard in self.manifest.shards_of(language)]
         self._train_blocks = sum(shard.blocks for shard in train_shards)
         self._source = ShardSource(self._corpus_dir, config)
@@ -206,28 +206,6 @@ class Stream:
                 state={str(index): lane.state for index, lane in lanes.items()},
                 skipped=_sum_counts([lane.collect_skipped() for lane in lanes.values()]),
             )
-
-
-def teaching_of(manifest: Manifest, corpus_dir: Path, timeline: Timeline) -> Teaching:
-    """Return what the vectors of a corpus are.
-
-    Raises:
-        UserError: if the corpus has no teacher's vectors, or no phase of the run cuts documents into such pieces.
-    """
-    teaching = manifest.teaching
-    if teaching is None:
-        raise UserError(
-            f"distillation.teacher: null takes the teacher's vectors from the corpus, but {corpus_dir} has none; name "
-            "a teacher, or write them with `unibert corpus teach`"
-        )
-    lengths = sorted({phase.sequence_length for phase in timeline.phases()})
-    if teaching.sequence_length not in lengths:
-        raise UserError(
-            f"training.sequence_length: {', '.join(map(str, lengths))}, but the teacher of {corpus_dir} read pieces "
-            f"for sequences of {teaching.sequence_length} tokens; use {teaching.sequence_length} or teach the corpus "
-            "again"
-        )
-    return teaching
 
 
 def chosen_languages(manifest: Manifest, config: StreamConfig) -> list[str]:

@@ -13,11 +13,12 @@ from unibert.corpus.manifest import Manifest
 from unibert.errors import UserError
 from unibert.files import file_sha256, write_atomically
 from unibert.installation import unibert_version
+from unibert.language_means_file import MEANS_NAME, save_language_means
 from unibert.model.config import LOSSES
 from unibert.model.corpus_counts import language_counts
 from unibert.model.encoder import freeze, load_masked_lm
 from unibert.model.export import WEIGHTS_NAME, write_hugging_face
-from unibert.model.language_means import MEANS_NAME, language_means, save_language_means
+from unibert.model.language_means import language_means
 from unibert.model.sentence_transformers_files import read_projection
 from unibert.model_card import CARD_NAME, HeldoutLoss, Pretraining, model_name, with_language_means, with_scores
 from unibert.schedules import max_value

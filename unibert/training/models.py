@@ -16,7 +16,7 @@ from unibert.model.teacher_input import Prompt
 from unibert.model.unibert import UniBERT
 from unibert.model.vocabulary import adapt_to_corpus
 from unibert.schedules import ever_positive
-from unibert.stream.stream import chosen_languages, teaching_of
+from unibert.stream.stream import chosen_languages
 from unibert.training.config import RunConfig
 
 
@@ -50,7 +50,7 @@ def _teacher_of_run(config: RunConfig, manifest: Manifest, device: torch.device)
     if distillation is None:
         return None
     if distillation.teacher is None:
-        return teaching_of(manifest, Path(config.corpus), config.training.timeline())
+        return manifest.teaching_for(config.corpus, config.training.timeline().sequence_lengths)
     return build_teacher(
         distillation.teacher,
         Path(config.corpus),
@@ -147,4 +147,4 @@ def _prompt(text: str, corpus_dir: Path, manifest: Manifest) -> Prompt | None:
 
 
 def _max_sequence_length(config: RunConfig) -> int:
-    return max(phase.sequence_length for phase in config.training.timeline().phases())
+    return max(config.training.timeline().sequence_lengths)

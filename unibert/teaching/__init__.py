@@ -1,0 +1,1 @@
+"""A corpus read by a teacher, ahead of the runs that learn from it."""
