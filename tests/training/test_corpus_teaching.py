@@ -15,6 +15,7 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
+from tests.training.checkpoints import damage_later_checkpoints
 from tests.training.compare import largest_relative_difference, lines_without_timing
 from tests.training.teachers import save_teacher
 from unibert.configuration import parse
@@ -162,6 +163,15 @@ def test_an_interrupted_command_goes_on(own_corpus, taught, teacher, tmp_path, u
     assert f"output: {output} already holds a corpus; name another folder" in printed
 
 
+def test_a_missing_shard_is_named_before_the_teacher_reads(own_corpus, teacher, tmp_path, unibert):
+    shard = next(shard for shard in Manifest.load(own_corpus).shards if shard.split == "heldout")
+    (own_corpus / shard.path).unlink()
+    status, printed = unibert(*command(own_corpus, teacher, tmp_path / "output"))
+    assert status == 1
+    assert f"unibert: error: {own_corpus / shard.path}: missing shard; copy it there" in printed
+    assert not (tmp_path / "output").exists()
+
+
 def test_a_corpus_can_be_taught_again(taught, teacher, tmp_path, unibert):
     """By another teacher or at another length; here by the same, which gives the same corpus."""
     status, printed = unibert(*command(taught, teacher, tmp_path / "again"))
@@ -245,8 +255,7 @@ def test_an_interrupted_run_continues_exactly(words, tmp_path, unibert):
     for name in ("whole", "run"):
         status, output = unibert(*words, f"--run_dir={tmp_path / name}", "--stream.num_workers=1")
         assert status == 0, output
-    for checkpoint in sorted((tmp_path / "run" / "checkpoints").glob("step-*"))[1:]:
-        checkpoint.rename(checkpoint.with_name(f"damaged-{checkpoint.name}"))
+    damage_later_checkpoints(tmp_path / "run")
     status, output = unibert(*words, f"--run_dir={tmp_path / 'run'}")
     assert status == 0, output
     assert lines_without_timing(tmp_path / "run") == lines_without_timing(tmp_path / "whole")

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.training.checkpoints import damage_later_checkpoints
 from tests.training.compare import largest_relative_difference, lines_without_timing
 from tests.training.teachers import save_teacher
 from unibert.model.config import ModelConfig
@@ -50,8 +51,7 @@ def test_two_ranks_follow_one_process(words, tmp_path, unibert):
 def test_an_interrupted_run_continues_with_the_same_planes(words, tmp_path, unibert):
     unibert(*words, f"--run_dir={tmp_path / 'whole'}")
     unibert(*words, f"--run_dir={tmp_path / 'run'}")
-    for checkpoint in sorted((tmp_path / "run" / "checkpoints").glob("step-*"))[1:]:
-        checkpoint.rename(checkpoint.with_name(f"damaged-{checkpoint.name}"))
+    damage_later_checkpoints(tmp_path / "run")
     status, output = unibert(*words, f"--run_dir={tmp_path / 'run'}")
     assert status == 0, output
     assert lines_without_timing(tmp_path / "run") == lines_without_timing(tmp_path / "whole")

@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from tests.corpus import fast_tokenizers
+from tests.training.checkpoints import damage_later_checkpoints
 from tests.training.compare import lines_without_timing
 from unibert.cli import main
 from unibert.corpus.build import build_corpus
@@ -116,8 +117,7 @@ def test_trim_keeps_the_parts_that_a_model_without_a_head_has(pooler, corpus, te
 def test_an_interrupted_run_continues(run_file, tmp_path, unibert):
     unibert("pretrain", str(run_file), "--run_dir", str(tmp_path / "whole"))
     unibert("pretrain", str(run_file))
-    for checkpoint in sorted((tmp_path / "run" / "checkpoints").glob("step-*"))[1:]:
-        checkpoint.rename(checkpoint.with_name(f"damaged-{checkpoint.name}"))
+    damage_later_checkpoints(tmp_path / "run")
     status, output = unibert("pretrain", str(run_file))
     assert status == 0, output
     assert lines_without_timing(tmp_path / "run") == lines_without_timing(tmp_path / "whole")

@@ -10,6 +10,7 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
+from tests.training.checkpoints import damage_later_checkpoints
 from tests.training.compare import largest_relative_difference, lines_without_timing
 from tests.training.conftest import VOCAB_SIZE
 from tests.training.teachers import save_teacher
@@ -74,8 +75,7 @@ def test_the_start_is_a_model_and_better_than_a_fresh_one(words, tmp_path, unibe
 def test_an_interrupted_run_continues_without_another_fit(words, tmp_path, unibert):
     unibert(*words, f"--run_dir={tmp_path / 'whole'}")
     unibert(*words, f"--run_dir={tmp_path / 'run'}")
-    for checkpoint in sorted((tmp_path / "run" / "checkpoints").glob("step-*"))[1:]:
-        checkpoint.rename(checkpoint.with_name(f"damaged-{checkpoint.name}"))
+    damage_later_checkpoints(tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "start")
     status, output = unibert(*words, f"--run_dir={tmp_path / 'run'}")
     assert status == 0, output

@@ -19,7 +19,7 @@ from unibert.corpus import selection
 from unibert.corpus.cleaning import CleaningTask, clean, num_parts, read_exclusions
 from unibert.corpus.config import CorpusConfig
 from unibert.corpus.document_tokenizer import DocumentTokenizer, corpus_tokenizer, find_tokenizer
-from unibert.corpus.executors import coordinate, run_tasks
+from unibert.corpus.executors import run_tasks, write_corpus
 from unibert.corpus.manifest import MANIFEST_NAME, Manifest, Shard, Split
 from unibert.corpus.pretrained_tokenizer import PretrainedTokenizer
 from unibert.corpus.readers import InputFile, find_inputs
@@ -77,13 +77,7 @@ def build_corpus(config: CorpusConfig) -> Manifest:
         UserError: if inputs cannot be read, the output folder is in use, no document of a language is left, the text
             does not allow the vocabulary size, or the disk is full.
     """
-    manifest = coordinate(lambda executor: _build(config, executor), config.workers)
-    if manifest is not None:
-        return manifest
-    try:
-        return Manifest.load(config.output)
-    except UserError as error:
-        raise UserError("rank 0 could not build the corpus; its message says why") from error
+    return write_corpus(lambda executor: _build(config, executor), config.output, config.workers)
 
 
 def _build(config: CorpusConfig, executor: Executor | None) -> Manifest:

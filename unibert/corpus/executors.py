@@ -17,6 +17,7 @@ from typing import TypeVar, cast
 
 from tqdm import tqdm
 
+from unibert.corpus.manifest import Manifest
 from unibert.errors import UserError
 
 Task = TypeVar("Task")
@@ -29,20 +30,29 @@ _numbers: list[int] = []
 """The number of this process in its pool, if it is in one."""
 
 
-def coordinate(work: Callable[[Executor | None], Result], workers: int | None) -> Result | None:
-    """Call ``work`` with the executor of this start: a pool of processes, the other MPI ranks, or None.
+def write_corpus(
+    write: Callable[[Executor | None], Manifest], corpus_dir: str | os.PathLike[str], workers: int | None
+) -> Manifest:
+    """Call ``write`` with the executor of this start: a pool of processes, the other MPI ranks, or None.
+
+    Under MPI, rank 0 calls it, and the others serve it until the corpus is complete.
 
     Returns:
-        What ``work`` returned; None on MPI ranks that served it.
+        The manifest of the corpus that ``write`` has written into ``corpus_dir``, on every rank.
 
     Raises:
-        UserError: see `process_executor` and `mpi_executor`.
+        UserError: on the other ranks, if rank 0 has failed; see also `process_executor` and `mpi_executor`.
     """
     if not started_under_mpi():
         with process_executor(workers) as executor:
-            return work(executor)
+            return write(executor)
     with mpi_executor() as executor:
-        return None if executor is None else work(executor)
+        if executor is not None:
+            return write(executor)
+    try:
+        return Manifest.load(corpus_dir)
+    except UserError as error:
+        raise UserError("rank 0 could not write the corpus; its message says why") from error
 
 
 def process_number() -> int:

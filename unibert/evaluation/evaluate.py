@@ -83,13 +83,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
 
 def _evaluate_pairs(config: EvaluateConfig, folder: Path, device: torch.device) -> None:
     sets = read_pairs(folder, config.source, config.languages)
-    encoder = SentenceEncoder.load(
-        config.model,
-        max_length=config.max_length,
-        batch_tokens=config.batch_tokens,
-        device=device,
-        prompt=config.prompt,
-    )
+    encoder = _load(config, device)
     layers = None if config.layers is None else _layers(config.layers, encoder.num_layers)
     scores, predictions = score_pairs(encoder, sets, source=config.source, layers=layers, max_pairs=config.max_pairs)
     content = {
@@ -118,14 +112,7 @@ def _evaluate_aligned(config: EvaluateConfig, folder: Path, device: torch.device
     projections: dict[str, Any] = dict(parts)
     num_layers, layers = 0, [0]
     for name in ("model", "baseline") if config.untrained else ("model",):
-        encoder = SentenceEncoder.load(
-            config.model,
-            untrained_seed=config.seed if name == "baseline" else None,
-            max_length=config.max_length,
-            batch_tokens=config.batch_tokens,
-            device=device,
-            prompt=config.prompt,
-        )
+        encoder = _load(config, device, untrained_seed=config.seed if name == "baseline" else None)
         num_layers = encoder.num_layers
         layers = _layers(config.layers, num_layers)
         means = None if name == "baseline" or config.prompt else load_language_means(config.model)
@@ -169,6 +156,17 @@ def _evaluate_aligned(config: EvaluateConfig, folder: Path, device: torch.device
     return scores
 
 
+def _load(config: EvaluateConfig, device: torch.device, untrained_seed: int | None = None) -> SentenceEncoder:
+    return SentenceEncoder.load(
+        config.model,
+        untrained_seed=untrained_seed,
+        max_length=config.max_length,
+        batch_tokens=config.batch_tokens,
+        device=device,
+        prompt=config.prompt,
+    )
+
+
 def _weights_sha256(model: Path) -> str | None:
     weights = model / "model.safetensors"
     return file_sha256(weights) if weights.is_file() else None
@@ -204,9 +202,18 @@ def _retrieval_scores(
     accuracy: dict[str, dict[str, dict[str, float]]] = {}
     less_means: dict[str, float] = {}
     for aligned in tqdm(sets, desc=f"{name}: retrieval", disable=None, leave=False):
-        embedded = {language: encoder.embed(sentences) for language, sentences in aligned.sentences.items()}
-        less_means |= _less_means(embedded, means or {}, device)
-        vectors = {language: by_layer[layers] for language, by_layer in embedded.items()}
+        vectors: dict[str, torch.Tensor] = {}
+        shifted: dict[str, torch.Tensor] = {}
+        for language, sentences in aligned.sentences.items():
+            embedded = encoder.embed(sentences)
+            vectors[language] = embedded[layers]
+            language_mean = None if means is None else means.get(language)
+            # Behind a projection, the means are of other vectors than those that are scored.
+            if language_mean is not None and len(language_mean) == embedded.shape[-1]:
+                shifted[language] = embedded[-1:] - language_mean
+        if shifted:
+            by_direction = retrieval_accuracy(shifted, device)
+            less_means |= {f"{source}>{target}": entry["raw"] for (source, target), [entry] in by_direction.items()}
         for language, sentences in aligned.sentences.items():
             if sampled is None:
                 sampled = torch.empty(len(layers), len(sample.sentences), vectors[language].shape[-1])
@@ -228,20 +235,6 @@ def _retrieval_scores(
         else None,
     }
     return scores, dict(zip(layers, sampled.numpy(), strict=True))
-
-
-def _less_means(
-    embedded: Mapping[str, torch.Tensor], means: Mapping[str, torch.Tensor], device: torch.device
-) -> dict[str, float]:
-    """Return the accuracy of each direction with last-layer vectors less the means of their languages."""
-    shifted = {
-        language: by_layer[-1:] - means[language]
-        for language, by_layer in embedded.items()
-        if language in means and len(means[language]) == by_layer.shape[-1]
-    }
-    return (
-        {f"{a}>{b}": entry["raw"] for (a, b), [entry] in retrieval_accuracy(shifted, device).items()} if shifted else {}
-    )
 
 
 def _sample_scores(

@@ -47,10 +47,13 @@ def margin_accuracy(source: torch.Tensor, target: torch.Tensor) -> tuple[float, 
     Artetxe and Schwenk (arXiv 1811.01136, section 3) subtract half the mean cosine to the k = 4 nearest rows on the
     other side from either side ("distance"), so that a row that is near to all others is no one's translation.
     """
-    similarity = _cosines(source, target)
+    return _top1(_margins(_cosines(source, target)))
+
+
+def _margins(similarity: torch.Tensor) -> torch.Tensor:
     neighbours = min(_NEIGHBOURS, len(similarity))
     means = [similarity.topk(neighbours, dim=dim).values.mean(dim=dim, keepdim=True) for dim in (0, 1)]
-    return _top1(similarity - (means[0] + means[1]) / 2)
+    return similarity - (means[0] + means[1]) / 2
 
 
 def _cosines(source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -86,11 +89,8 @@ def retrieval_accuracy(
         raw = {language: layers[layer].to(device) for language, layers in vectors.items()}
         centred = {language: centre(rows) for language, rows in raw.items()}
         for a, b in combinations(vectors, 2):
-            scores = (
-                top1_accuracy(raw[a], raw[b]),
-                top1_accuracy(centred[a], centred[b]),
-                margin_accuracy(raw[a], raw[b]),
-            )
+            similarity = _cosines(raw[a], raw[b])
+            scores = _top1(similarity), top1_accuracy(centred[a], centred[b]), _top1(_margins(similarity))
             for direction, by_kind in zip(((a, b), (b, a)), zip(*scores, strict=True), strict=True):
                 accuracy[direction].append(dict(zip(KINDS, by_kind, strict=True)))
     return accuracy

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import yaml
 
@@ -60,9 +60,10 @@ def read_pairs(folder: Path, source: str, languages: Sequence[str] | None = None
         raise UserError(f"{folder}: no such folder; name one with pairs of sentences, such as stsb-multi-mt")
     wanted = None if languages is None else set(languages)
     found = [
-        _read(folder, *described)
+        _read(folder, described)
         for described in (*_listed(folder), *_recognised(folder))
-        if described[1:3] == (source, "dev") or (described[2] == "test" and (wanted is None or described[1] in wanted))
+        if (described.language == source and described.split == "dev")
+        or (described.split == "test" and (wanted is None or described.language in wanted))
     ]
     tested = {pairs.language for pairs in found if pairs.split == "test"}
     if missing := sorted((wanted or set()) - tested):
@@ -78,8 +79,12 @@ def read_pairs(folder: Path, source: str, languages: Sequence[str] | None = None
     return sorted(found, key=lambda pairs: (pairs.language, pairs.split))
 
 
-_Described = tuple[Path, str, str, tuple[str | int, ...]]
-"""File, language, split, columns."""
+class _Described(NamedTuple):
+    path: Path
+    language: str
+    split: str
+    columns: tuple[str | int, ...]
+    """Both sentences and the score, by name or number."""
 
 
 def _listed(folder: Path) -> Iterator[_Described]:
@@ -93,7 +98,7 @@ def _listed(folder: Path) -> Iterator[_Described]:
             file, language, split = (entry[key] for key in ("file", "language", "split"))
             if len(columns) != 3 or split not in ("train", "dev", "test"):
                 raise ValueError("three columns and a split of train, dev or test are needed")
-            yield folder / file, str(language), split, columns
+            yield _Described(folder / file, str(language), split, columns)
     except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: is no list of sets with file, language, split and columns ({' '.join(str(error).split())})"
@@ -102,17 +107,23 @@ def _listed(folder: Path) -> Iterator[_Described]:
 
 def _recognised(folder: Path) -> Iterator[_Described]:
     for path in sorted(folder.rglob("*")):
-        name = path.name.removesuffix(path.suffix) if path.suffix in _OPENERS else path.name
+        name = _unpacked_name(path)
         if match := _NAMED_FILE.fullmatch(name):
-            yield path, match[1], match[2], _COLUMNS
+            yield _Described(path, match[1], match[2], _COLUMNS)
         elif (match := _UNNAMED_FILE.fullmatch(name)) and path.parent.name in _LANGUAGES_OF_FOLDERS:
-            yield path, _LANGUAGES_OF_FOLDERS[path.parent.name], match[1], _COLUMNS
+            yield _Described(path, _LANGUAGES_OF_FOLDERS[path.parent.name], match[1], _COLUMNS)
 
 
-def _read(folder: Path, path: Path, language: str, split: str, columns: tuple[str | int, ...]) -> SentencePairs:
-    name = path.name.removesuffix(path.suffix) if path.suffix in _OPENERS else path.name
+def _unpacked_name(path: Path) -> str:
+    return path.name.removesuffix(path.suffix) if path.suffix in _OPENERS else path.name
+
+
+def _read(folder: Path, described: _Described) -> SentencePairs:
+    path = described.path
     # Tab-separated sets hold quotation marks as text.
-    dialect: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if name.endswith(".tsv") else {}
+    dialect: dict[str, Any] = (
+        {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if _unpacked_name(path).endswith(".tsv") else {}
+    )
     first, second, scores, left_out = [], [], [], 0
     try:
         with _OPENERS.get(path.suffix, open)(path, mode="rt", encoding="utf-8-sig", newline="") as file:
@@ -120,7 +131,7 @@ def _read(folder: Path, path: Path, language: str, split: str, columns: tuple[st
             places = None
             for row in rows:
                 if places is None:
-                    places, is_header = _places(path, row, columns)
+                    places, is_header = _places(path, row, described.columns)
                     if is_header:
                         continue
                 cells = [row[place].strip() if place < len(row) else "" for place in places]
@@ -135,7 +146,8 @@ def _read(folder: Path, path: Path, language: str, split: str, columns: tuple[st
         raise UserError(f"{path}: cannot be read as sentence pairs ({error})") from error
     if len(scores) < 2:
         raise UserError(f"{path}: has fewer than two rows with two sentences and a score")
-    return SentencePairs(language, split, str(path.relative_to(folder)), first, second, scores, left_out)
+    file = str(path.relative_to(folder))
+    return SentencePairs(described.language, described.split, file, first, second, scores, left_out)
 
 
 def _places(path: Path, row: Sequence[str], columns: tuple[str | int, ...]) -> tuple[list[int], bool]:

@@ -27,7 +27,8 @@ def score_checkpoints(run_dir: Path, retrieval: Path, max_sentences: int) -> Non
     """Score the last layer's sentence vectors of the run's start and of each checkpoint that has no score yet.
 
     Scores of checkpoints that have been deleted since stay. They are kept in ``evaluation/retrieval_over_run.json``:
-    ``points`` with ``step``, ``tokens`` and the mean top-1 accuracies ``raw`` and ``centred``, and what they depend on.
+    ``points`` with ``step``, ``tokens`` and the mean top-1 accuracies ``raw``, ``centred`` and ``margin``, and what
+    they depend on.
 
     Args:
         run_dir: run folder.

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import torch
 
 from unibert.command_options import TeachOptions
-from unibert.corpus.executors import coordinate, process_number, run_tasks
+from unibert.corpus.executors import process_number, run_tasks, write_corpus
 from unibert.corpus.manifest import MANIFEST_NAME, Manifest, Shard, Teaching
 from unibert.corpus.report import REPORT_JSON, REPORT_MARKDOWN
 from unibert.corpus.shards import Block, add_member, encode_block, encode_vectors
@@ -37,7 +37,7 @@ from unibert.stream.config import StreamConfig
 from unibert.stream.packing import pack
 from unibert.stream.reader import read_blocks
 from unibert.stream.sequences import NOT_MASKED, MaskedSequences
-from unibert.stream.source import ShardSource
+from unibert.stream.source import ShardSource, check_shards_exist
 from unibert.stream.window import Window
 from unibert.training.models import build_teacher
 
@@ -61,19 +61,13 @@ def teach_corpus(options: TeachOptions) -> Manifest:
     """
     workers = options.workers or max(1, torch.cuda.device_count() if options.device == "auto" else 1)
     try:
-        manifest = coordinate(lambda executor: _teach(options, executor), workers)
+        return write_corpus(lambda executor: _teach(options, executor), options.output, workers)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(
                 f"output: the disk of {options.output} is full; make room, and the same command goes on"
             ) from error
         raise UserError(f"output: {options.output} cannot be written ({error.strerror}); choose another") from error
-    if manifest is not None:
-        return manifest
-    try:
-        return Manifest.load(options.output)
-    except UserError as error:
-        raise UserError("rank 0 could not teach the corpus; its message says why") from error
 
 
 def _teach(options: TeachOptions, executor: Executor | None) -> Manifest:
@@ -83,6 +77,7 @@ def _teach(options: TeachOptions, executor: Executor | None) -> Manifest:
             f"sequence_length: {options.sequence_length} leaves no room for text between the "
             f"{manifest.special_ids.frame_tokens} special tokens that frame a document; raise it"
         )
+    check_shards_exist(ShardSource(options.corpus, StreamConfig()), manifest.shards)
     teacher = _load(options, torch.device("cpu"))
     teaching = Teaching(
         teacher=model_name(options.teacher),
