@@ -63,34 +63,8 @@ class SentenceEncoder:
         device: torch.device | str = "cpu",
         prompt: str = "",
     ) -> SentenceEncoder:
-        """Load the encoder of a model folder; with ``untrained_seed``, initialise its architecture freshly instead.
-
-        Raises:
-            UserError: if the folder is missing, incomplete or holds files that do not fit together.
-        """
-        _check_folder(folder)
-        with _quiet_transformers(), _user_errors(folder):
-            config = AutoConfig.from_pretrained(folder)
-            tokenizer = AutoTokenizer.from_pretrained(folder)
-            if untrained_seed is None:
-                model, loading = AutoModel.from_pretrained(
-                    folder, config=config, dtype=torch.float32, output_loading_info=True
-                )
-                # No masked-LM objective trains the pooler of BERT and similar models, and nothing here reads it.
-                missing = sorted(key for key in loading["missing_keys"] if not key.startswith("pooler."))
-            else:
-                with torch.random.fork_rng(devices=[]):
-                    torch.manual_seed(untrained_seed)
-                    model, missing = AutoModel.from_config(config), []
-        if missing:
-            raise UserError(f"{folder} is incomplete: its weights lack {len(missing)} tensors, the first {missing[0]}")
-        if tokenizer.pad_token_id is None:
-            raise UserError(f"{folder}: the tokenizer has no padding token; add pad_token to tokenizer_config.json")
-        if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-            raise UserError(
-                f"{folder}: the tokenizer has {len(tokenizer)} tokens and the model's vocabulary "
-                f"{model.get_input_embeddings().num_embeddings}; use the tokenizer that the model was trained with"
-            )
+        """Load the encoder of a model folder, see `load_encoder`."""
+        model, tokenizer = load_encoder(folder, untrained_seed=untrained_seed)
         return cls(model, tokenizer, max_length=max_length, batch_tokens=batch_tokens, device=device, prompt=prompt)
 
     def _token_ids(self, sentences: Sequence[str]) -> list[list[int]]:
@@ -126,6 +100,42 @@ class SentenceEncoder:
         if not vectors.isfinite().all():
             raise UserError(f"{self._model.name_or_path}: the model gives vectors with NaN or infinite values")
         return vectors
+
+
+def load_encoder(folder: Path, *, untrained_seed: int | None = None) -> tuple[Any, Any]:
+    """Load the encoder of a model folder, in float32, and its tokenizer.
+
+    Args:
+        folder: Hugging Face model folder.
+        untrained_seed: initialise the encoder's architecture freshly with this seed instead.
+
+    Raises:
+        UserError: if the folder is missing, incomplete or holds files that do not fit together.
+    """
+    _check_folder(folder)
+    with _quiet_transformers(), _user_errors(folder):
+        config = AutoConfig.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        if untrained_seed is None:
+            model, loading = AutoModel.from_pretrained(
+                folder, config=config, dtype=torch.float32, output_loading_info=True
+            )
+            # No masked-LM objective trains the pooler of BERT and similar models, and nothing here reads it.
+            missing = sorted(key for key in loading["missing_keys"] if not key.startswith("pooler."))
+        else:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(untrained_seed)
+                model, missing = AutoModel.from_config(config), []
+    if missing:
+        raise UserError(f"{folder} is incomplete: its weights lack {len(missing)} tensors, the first {missing[0]}")
+    if tokenizer.pad_token_id is None:
+        raise UserError(f"{folder}: the tokenizer has no padding token; add pad_token to tokenizer_config.json")
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        raise UserError(
+            f"{folder}: the tokenizer has {len(tokenizer)} tokens and the model's vocabulary "
+            f"{model.get_input_embeddings().num_embeddings}; use the tokenizer that the model was trained with"
+        )
+    return model, tokenizer
 
 
 def _length_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
