@@ -156,7 +156,7 @@ def with_scores(card: str, scores: Mapping[str, Any]) -> str:
 
     Args:
         card: text of a card.
-        scores: content of scores.json, see `unibert.evaluation.evaluate`.
+        scores: content of scores.json, see `unibert.evaluation.universality`.
     """
     if str(scores["num_layers"] - 1) not in scores["model"]["retrieval_mean"]:
         return card

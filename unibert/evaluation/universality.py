@@ -1,0 +1,183 @@
+"""Universality: do the vectors of several languages mean the same, and how much of the language do they show?
+
+``scores.json`` (layers are counted from 0, the embeddings' output; accuracies lie between 0 and 1)::
+
+    format           1
+    model_folder     as given
+    weights_sha256   SHA-256 of its model.safetensors, hexadecimal; null if its weights are in other files
+    num_layers       blocks + 1
+    headline_layer   the layer whose scores represent the model: the first of ``layers``, else the middle one; fixed,
+                     not chosen by scores
+    data             {"folder", "sets": {set: lines}, "left_out": {set: lines}, "languages": [codes],
+                      "probe_sentences": number}
+    chance           {"retrieval": mean of 1/lines over the sets, "probe": 1/languages}
+    settings         the options that the scores depend on
+    model, baseline  baseline is null without ``untrained``; both hold
+      retrieval        {"de>en": {"0": {"raw", "centred", "margin"}, …}}: top-1 accuracy, queries in de, candidates in
+                       en, at the layers that are scored
+      retrieval_mean   {"0": {"raw", "centred", "margin"}, …}: mean over the directions
+      training_means   null, or {"retrieval": {"de>en": accuracy}, "retrieval_mean"}: the same at the last layer, with
+                       vectors less the means in the model folder (`unibert.language_means_file`); without a prompt,
+                       between languages that have such means
+      probe            {"0": {"raw" | "centred": {"linear" | "mlp": {"mean", "std"}}}, …}: balanced accuracy
+      geometry         {"0": {"variance", "mean_cosine", "participation_ratio", "language_share"}, …}
+
+``projections.json`` holds what the report's scatter plots draw: for ``model`` and ``baseline``, raw and centred,
+points [x, y] of each language on the first two principal components at the headline layer.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from unibert.evaluation.aligned import AlignedSet
+from unibert.evaluation.config import EvaluateConfig
+from unibert.evaluation.embeddings import SentenceEncoder
+from unibert.evaluation.geometry import principal_plane, subtract_language_means, vector_geometry
+from unibert.evaluation.language_probe import LabelledSentences, draw_probe_sentences, probe_accuracy
+from unibert.evaluation.retrieval import KINDS, retrieval_accuracy
+from unibert.language_means_file import load_language_means
+
+PROJECTED_PER_LANGUAGE = 60
+
+
+def score_aligned(
+    encoders: Mapping[str, SentenceEncoder],
+    sets: Sequence[AlignedSet],
+    config: EvaluateConfig,
+    *,
+    layers: Sequence[int],
+    device: torch.device,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Score the vectors of aligned sentences.
+
+    Args:
+        encoders: of the ``model`` and, if wanted, of its ``baseline``.
+        sets: of `read_aligned`.
+        config: what the scores depend on besides.
+        layers: layers to score, from 0; the first represents the model.
+        device: where similarities are computed.
+
+    Returns:
+        the content of scores.json from ``num_layers`` on, and that of projections.json.
+    """
+    sample = draw_probe_sentences(sets, config.probe_sentences, config.seed)
+    parts: dict[str, Any] = {"model": None, "baseline": None}
+    projections: dict[str, Any] = dict(parts)
+    for name, encoder in encoders.items():
+        means = None if name == "baseline" or config.prompt else load_language_means(config.model)
+        retrieval, sampled = _retrieval_scores(encoder, sets, sorted(layers), sample, means, device, name)
+        parts[name] = {**retrieval, **_sample_scores(sampled, sample, config, name)}
+        projections[name] = _projections(sampled[layers[0]], sample)
+    scores = {
+        "num_layers": encoders["model"].num_layers,
+        "headline_layer": layers[0],
+        "data": {
+            "folder": str(config.retrieval),
+            "sets": {aligned.name: len(aligned) for aligned in sets},
+            "left_out": {aligned.name: aligned.left_out for aligned in sets if aligned.left_out},
+            "languages": sample.names,
+            "probe_sentences": len(sample.sentences),
+        },
+        "chance": {
+            "retrieval": float(np.mean([1 / len(aligned) for aligned in sets])),
+            "probe": 1 / len(sample.names),
+        },
+        "settings": {
+            key: getattr(config, key)
+            for key in ("prompt", "max_sentences", "probe_sentences", "probe_restarts", "max_length", "seed")
+        },
+        **parts,
+    }
+    return scores, {"format": 1, **projections}
+
+
+def _retrieval_scores(
+    encoder: SentenceEncoder,
+    sets: Sequence[AlignedSet],
+    layers: Sequence[int],
+    sample: LabelledSentences,
+    means: Mapping[str, torch.Tensor] | None,
+    device: torch.device,
+    name: str,
+) -> tuple[dict[str, Any], dict[int, np.ndarray]]:
+    """Return ``retrieval``, its mean and ``training_means``, and the sample's vectors, (N, H) of each layer.
+
+    The sample's sentences are among those of the sets. The vectors of a set are dropped before those of the next are
+    computed.
+    """
+    rows_of: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for row, (sentence, label) in enumerate(zip(sample.sentences, sample.languages, strict=True)):
+        rows_of[sample.names[label], sentence].append(row)
+    sampled: torch.Tensor | None = None
+    accuracy: dict[str, dict[str, dict[str, float]]] = {}
+    less_means: dict[str, float] = {}
+    for aligned in tqdm(sets, desc=f"{name}: retrieval", disable=None, leave=False):
+        vectors: dict[str, torch.Tensor] = {}
+        shifted: dict[str, torch.Tensor] = {}
+        for language, sentences in aligned.sentences.items():
+            embedded = encoder.embed(sentences)
+            vectors[language] = embedded[layers]
+            language_mean = None if means is None else means.get(language)
+            # Behind a projection, the means are of other vectors than those that are scored.
+            if language_mean is not None and len(language_mean) == embedded.shape[-1]:
+                shifted[language] = embedded[-1:] - language_mean
+        if shifted:
+            by_direction = retrieval_accuracy(shifted, device)
+            less_means |= {f"{source}>{target}": entry["raw"] for (source, target), [entry] in by_direction.items()}
+        for language, sentences in aligned.sentences.items():
+            if sampled is None:
+                sampled = torch.empty(len(layers), len(sample.sentences), vectors[language].shape[-1])
+            for index, sentence in enumerate(sentences):
+                if rows := rows_of.get((language, sentence)):
+                    sampled[:, rows] = vectors[language][:, index, None]
+        for (source, target), by_layer in retrieval_accuracy(vectors, device).items():
+            accuracy[f"{source}>{target}"] = {str(layer): entry for layer, entry in zip(layers, by_layer, strict=True)}
+    mean = {
+        str(layer): {kind: float(np.mean([entry[str(layer)][kind] for entry in accuracy.values()])) for kind in KINDS}
+        for layer in layers
+    }
+    assert sampled is not None
+    scores = {
+        "retrieval": accuracy,
+        "retrieval_mean": mean,
+        "training_means": {"retrieval": less_means, "retrieval_mean": fmean(less_means.values())}
+        if less_means
+        else None,
+    }
+    return scores, dict(zip(layers, sampled.numpy(), strict=True))
+
+
+def _sample_scores(
+    vectors: Mapping[int, np.ndarray], sample: LabelledSentences, config: EvaluateConfig, name: str
+) -> dict[str, Any]:
+    """Return ``probe`` and ``geometry`` of the sample's vectors, (N, H) of each layer."""
+    probe, geometry = {}, {}
+    for layer, rows in tqdm(vectors.items(), desc=f"{name}: language probe", disable=None, leave=False):
+        probe[str(layer)] = probe_accuracy(
+            rows, sample.languages, sample.groups, restarts=config.probe_restarts, seed=config.seed
+        )
+        geometry[str(layer)] = vector_geometry(rows, sample.languages)
+    return {"probe": probe, "geometry": geometry}
+
+
+def _projections(vectors: np.ndarray, sample: LabelledSentences) -> dict[str, dict[str, list[list[float]]]]:
+    rows = np.concatenate(
+        [np.flatnonzero(sample.languages == label)[:PROJECTED_PER_LANGUAGE] for label in range(len(sample.names))]
+    )
+    languages = sample.languages[rows]
+    centred = subtract_language_means(vectors, sample.languages)
+    return {
+        kind: {
+            name: [[round(float(x), 4), round(float(y), 4)] for x, y in plane[languages == label]]
+            for label, name in enumerate(sample.names)
+        }
+        for kind, plane in (("raw", principal_plane(vectors[rows])), ("centred", principal_plane(centred[rows])))
+    }
