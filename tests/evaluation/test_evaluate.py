@@ -2,11 +2,14 @@ import json
 import shutil
 
 import pytest
+import torch
 
 from tests import odd_offsets
 from tests.evaluation.tiny_model import save_tiny_model
 from unibert.errors import UserError
+from unibert.evaluation.embeddings import SentenceEncoder
 from unibert.evaluation.evaluate import EvaluateConfig, evaluate
+from unibert.evaluation.retrieval import KINDS
 from unibert.evaluation.score_table import retrieval_by_language
 
 LANGUAGES = ("aa", "bb", "cc")
@@ -28,7 +31,7 @@ def folders(tmp_path_factory):
         (retrieval / f"{language}.txt").write_text("".join(line + ending + "\n" for line in lines))
     words = [f"{prefix}{number}" for prefix in ("aa", "bb") for number in range(40)]
     words += [f"{language}tail" for language in LANGUAGES]
-    return save_tiny_model(root / "model", words, seed=5), retrieval
+    return save_tiny_model(root / "model", words, seed=5, initializer_range=0.2), retrieval
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +44,7 @@ def test_scores_json_is_what_is_returned_and_has_the_documented_form(folders, sc
     output = folders[0].parent / "evaluation"
     assert json.loads((output / "scores.json").read_text()) == scores
     assert scores["num_layers"] == 4
-    assert scores["headline_layer"] == 2
+    assert (scores["headline_layer"], scores["layer_chosen_by"]) == (3, "last layer")
     assert scores["data"]["sets"] == {"aligned": 40}
     assert scores["data"]["languages"] == list(LANGUAGES)
     assert scores["chance"] == {"retrieval": 1 / 40, "probe": pytest.approx(1 / 3)}
@@ -100,7 +103,12 @@ def test_the_table_is_printed_and_stored(folders, tmp_path, capsys):
     assert "retrieval centred" in printed
     assert "untrained" not in printed
     assert json.loads((tmp_path / "scores.json").read_text())["baseline"] is None
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["projections.json", "scores.json", "scores.md"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "projections.json",
+        "retrieval-predictions.jsonl",
+        "scores.json",
+        "scores.md",
+    ]
 
 
 @pytest.mark.skipif(odd_offsets.in_use(), reason="needs torch's own memory for equal bits")
@@ -115,15 +123,51 @@ def test_evaluation_is_reproducible(folders, tmp_path, scores):
 def test_named_layers_alone_are_scored_and_the_first_represents_the_model(folders, tmp_path, scores):
     model, retrieval = folders
     options = {"model": model, "retrieval": retrieval, "untrained": True, "probe_restarts": 1, "device": "cpu"}
-    some = evaluate(EvaluateConfig(**options, layers=[-1, 0], output=tmp_path))
-    assert some["headline_layer"] == 3
+    some = evaluate(EvaluateConfig(**options, layers=[-2, 0], output=tmp_path))
+    assert (some["headline_layer"], some["layer_chosen_by"]) == (2, "named")
     for part in ("model", "baseline"):
         for key in ("retrieval_mean", "probe", "geometry"):
-            assert some[part][key] == {layer: scores[part][key][layer] for layer in "03"}
-        assert some[part]["retrieval"]["aa>bb"] == {layer: scores[part]["retrieval"]["aa>bb"][layer] for layer in "03"}
-    assert "The headline layer is 3 of 0-3" in (tmp_path / "scores.md").read_text()
+            assert some[part][key] == {layer: scores[part][key][layer] for layer in "02"}
+        assert some[part]["retrieval"]["aa>bb"] == {layer: scores[part]["retrieval"]["aa>bb"][layer] for layer in "02"}
+    assert "The headline layer is 2 of 0-3, named in advance." in (tmp_path / "scores.md").read_text()
     with pytest.raises(UserError, match=r"layers: \[4\] must lie between -4 and 3, the last layer"):
         evaluate(EvaluateConfig(**options, layers=[4], output=tmp_path))
+
+
+def test_accuracies_are_those_of_the_predictions(folders, scores):
+    """At the layer that represents the model, in every direction."""
+    predictions = folders[0].parent / "evaluation" / "retrieval-predictions.jsonl"
+    lines = [json.loads(line) for line in predictions.read_text().splitlines()]
+    assert {line["direction"] for line in lines} == set(scores["model"]["retrieval"])
+    for line in lines:
+        found = {kind: sum(row == query for query, row in enumerate(line[kind])) for kind in KINDS}
+        assert {kind: count / 40 for kind, count in found.items()} == scores["model"]["retrieval"][line["direction"]][
+            "3"
+        ]
+
+
+def test_the_dev_set_of_the_pairs_chooses_the_layer_of_both(folders, scores, tmp_path):
+    """The dev set's scores are the cosines of the embeddings."""
+    model, retrieval = folders
+    first, second = ([f"aa{number} aa{number * step % 40}" for number in range(30)] for step in (3, 7))
+    vectors = SentenceEncoder.load(model).embed(first + second)[0].double()
+    cosines = torch.cosine_similarity(vectors[:30], vectors[30:], dim=-1).tolist()
+    pairs = tmp_path / "sts"
+    pairs.mkdir()
+    rows = "".join(f"{a},{b},{cosine}\n" for a, b, cosine in zip(first, second, cosines, strict=True))
+    (pairs / "stsb-aa-dev.csv").write_text(rows)
+    (pairs / "stsb-bb-test.csv").write_text("aa1,bb1,1\naa1,aa2,3\naa1,aa1,5\n")
+    options = {"model": model, "retrieval": retrieval, "untrained": True, "probe_restarts": 1, "device": "cpu"}
+    both = evaluate(EvaluateConfig(**options, sts=pairs, source="aa", output=tmp_path))
+    of_pairs = json.loads((tmp_path / "sts.json").read_text())
+    assert both["headline_layer"] == of_pairs["layer"] == 0
+    assert both["layer_chosen_by"] == of_pairs["chosen_by"] == {"language": "aa", "split": "dev", "rows": 30}
+    assert both["model"] == scores["model"]
+    assert (
+        "headline layer is 0 of 0-3, chosen on the 30 pairs of the aa dev set." in (tmp_path / "scores.md").read_text()
+    )
+    no_dev_set = evaluate(EvaluateConfig(**options, sts=pairs, source="bb", output=tmp_path))
+    assert (no_dev_set["headline_layer"], no_dev_set["layer_chosen_by"]) == (3, "last layer")
 
 
 def test_a_prompt_stands_before_every_sentence(folders, tmp_path):

@@ -9,7 +9,8 @@ from transformers import ModernBertConfig, ModernBertForMaskedLM, PreTrainedToke
 SPECIAL_TOKENS = ("<pad>", "<unk>", "<s>", "</s>", "<mask>")
 
 
-def save_tiny_model(folder: Path, words: list[str], *, seed: int = 0) -> Path:
+def save_tiny_model(folder: Path, words: list[str], *, seed: int = 0, initializer_range: float = 0.02) -> Path:
+    """Save the model. With weights as small as by default, all layers give nearly the embeddings."""
     vocabulary = {token: number for number, token in enumerate((*SPECIAL_TOKENS, *words))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -30,6 +31,7 @@ def save_tiny_model(folder: Path, words: list[str], *, seed: int = 0) -> Path:
         intermediate_size=48,
         num_hidden_layers=3,
         num_attention_heads=2,
+        initializer_range=initializer_range,
         max_position_embeddings=64,
         pad_token_id=0,
         bos_token_id=2,

@@ -19,10 +19,10 @@ SECTIONS = (
     "Language discriminator",
     "Retrieval over the run",
     "Training diagnostics",
-    "Retrieval of translations, layer 2",
+    "Retrieval of translations, layer 3",
     "Retrieval at every layer",
     "Language probe at every layer",
-    "Sentence vectors in two dimensions, layer 2",
+    "Sentence vectors in two dimensions, layer 3",
     "Configuration",
 )
 
@@ -125,7 +125,7 @@ def test_page_shows_the_numbers(evaluated_run):
     assert "<td>distillation_logits_loss</td><td>2</td>" in page
     assert "seed: 7" in page
     scores = json.loads((evaluated_run / "evaluation" / "scores.json").read_text())
-    assert f"{100 * scores['model']['retrieval_mean']['2']['centred']:.1f} %" in page
+    assert f"{100 * scores['model']['retrieval_mean']['3']['centred']:.1f} %" in page
 
 
 def test_a_discriminator_at_chance_with_a_successful_probe_raises_an_alarm(evaluated_run):
@@ -184,10 +184,10 @@ def test_error_sentences(tmp_path):
 def test_page_of_a_run_that_was_scored_at_one_layer(evaluated_run, tmp_path):
     model, aligned = evaluated_run / "model", evaluated_run.parent / "aligned"
     options = {"model": model, "retrieval": aligned, "probe_restarts": 1, "device": "cpu"}
-    evaluate(EvaluateConfig(**options, layers=[-1], output=tmp_path / "evaluation"))
+    evaluate(EvaluateConfig(**options, layers=[1], output=tmp_path / "evaluation"))
     page = write_report(tmp_path).read_text()
-    assert "Retrieval of translations, layer 3" in page
-    assert write_summary(tmp_path)["layer"] == 3
+    assert "Retrieval of translations, layer 1" in page
+    assert write_summary(tmp_path)["layer"] == 1
 
 
 def test_summary_has_the_last_heldout_loss_and_the_scores_of_the_headline_layer(evaluated_run):

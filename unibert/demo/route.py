@@ -249,7 +249,6 @@ def _evaluate(folders: Folders, *, last_layer: bool) -> dict[str, Path]:
     """
     from unibert.evaluation.config import EvaluateConfig
     from unibert.evaluation.evaluate import evaluate
-    from unibert.evaluation.retrieval import headline_layer
 
     models = {
         "student before training": folders.start,
@@ -261,7 +260,7 @@ def _evaluate(folders: Folders, *, last_layer: bool) -> dict[str, Path]:
     models = {name: folder for name, folder in models.items() if folder.exists()}
     for folder in models.values():
         num_layers = _num_layers(folder)
-        scored = num_layers - 1 if last_layer else headline_layer(num_layers)
+        scored = num_layers - 1 if last_layer else num_layers // 2
         config = EvaluateConfig(
             model=folder / "model",
             retrieval=folders.aligned,

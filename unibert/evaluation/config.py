@@ -20,7 +20,7 @@ class EvaluateConfig:
     """Folder of sentence pairs with human scores: stsb-multi-mt, KorSTS, or files that its sts.yaml lists."""
 
     source: str = "en"
-    """Language whose dev set chooses the layer for --sts, unless --layers names it."""
+    """Language whose dev set in the folder of --sts chooses the layer, unless --layers names it."""
 
     max_pairs: int = 2000
     """Number of rows to use of each set of --sts, from its beginning."""
@@ -36,10 +36,10 @@ class EvaluateConfig:
 
     layers: list[int] | None = None
     """Layers to score, as in -1,0: 0 is the embeddings' output, -1 the last layer. The first named represents the
-    model. Default: all, represented by the middle one."""
+    model. Default: all, represented by the one that is best on the dev set of --source, or by the last without it."""
 
     output: Path | None = None
-    """Folder for scores.json, scores.md and projections.json. Default: beside the model folder, ``evaluation`` for
+    """Folder for scores, tables and predictions. Default: beside the model folder, ``evaluation`` for
     ``model``, the export of a run, and ``evaluation-NAME`` for a folder of another name."""
 
     max_sentences: int = 1000

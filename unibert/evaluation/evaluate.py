@@ -18,10 +18,10 @@ from unibert.errors import UserError
 from unibert.evaluation.aligned import AlignedSet, read_aligned
 from unibert.evaluation.config import EvaluateConfig
 from unibert.evaluation.embeddings import SentenceEncoder
-from unibert.evaluation.retrieval import headline_layer
+from unibert.evaluation.layers import ScoredLayers, named_layers
 from unibert.evaluation.score_table import format_scores
 from unibert.evaluation.sentence_pairs import SentencePairs, read_pairs
-from unibert.evaluation.sts import format_sts, predictions_text, score_pairs
+from unibert.evaluation.sts import choose_layers, format_sts, score_pairs
 from unibert.evaluation.universality import score_aligned
 from unibert.files import file_sha256, write_atomically
 from unibert.model_card import CARD_NAME, with_scores
@@ -48,21 +48,29 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         None if config.retrieval is None else read_aligned(config.retrieval, config.max_sentences, config.languages)
     )
     encoder = _load(config, device)
+    layers = (
+        choose_layers(encoder, pairs or [], source=config.source, max_pairs=config.max_pairs)
+        if config.layers is None
+        else named_layers(config.layers, encoder.num_layers)
+    )
     described = {
         "format": 1,
         "model_folder": str(config.model),
         "weights_sha256": _weights_sha256(config.model),
     }
     if pairs is not None:
-        _evaluate_pairs(config, pairs, encoder, described)
-    return {} if aligned is None else _evaluate_aligned(config, aligned, encoder, described, device)
+        _evaluate_pairs(config, pairs, encoder, layers, described)
+    return {} if aligned is None else _evaluate_aligned(config, aligned, encoder, layers, described, device)
 
 
 def _evaluate_pairs(
-    config: EvaluateConfig, sets: Sequence[SentencePairs], encoder: SentenceEncoder, described: Mapping[str, Any]
+    config: EvaluateConfig,
+    sets: Sequence[SentencePairs],
+    encoder: SentenceEncoder,
+    layers: ScoredLayers,
+    described: Mapping[str, Any],
 ) -> None:
-    layers = None if config.layers is None else _layers(config.layers, encoder.num_layers)
-    scores, predictions = score_pairs(encoder, sets, source=config.source, layers=layers, max_pairs=config.max_pairs)
+    scores, predictions = score_pairs(encoder, sets, layers=layers, max_pairs=config.max_pairs)
     content = {
         **described,
         "settings": {key: getattr(config, key) for key in ("prompt", "source", "max_pairs", "max_length")},
@@ -73,7 +81,7 @@ def _evaluate_pairs(
     _write(
         config.output_folder,
         {
-            "sts-predictions.jsonl": predictions_text(predictions),
+            "sts-predictions.jsonl": _json_lines(predictions),
             "sts.md": text,
             "sts.json": json.dumps(content, indent=1),
         },
@@ -84,20 +92,21 @@ def _evaluate_aligned(
     config: EvaluateConfig,
     sets: Sequence[AlignedSet],
     encoder: SentenceEncoder,
+    layers: ScoredLayers,
     described: Mapping[str, Any],
     device: torch.device,
 ) -> dict[str, Any]:
     encoders = {"model": encoder}
     if config.untrained:
         encoders["baseline"] = _load(config, device, untrained_seed=config.seed)
-    layers = _layers(config.layers, encoder.num_layers)
-    scored, projections = score_aligned(encoders, sets, config, layers=layers, device=device)
+    scored, projections, predictions = score_aligned(encoders, sets, config, layers=layers, device=device)
     scores = {**described, **scored}
     text = format_scores(scores)
     print(text)
     _write(
         config.output_folder,
         {
+            "retrieval-predictions.jsonl": _json_lines(predictions),
             "projections.json": json.dumps(projections, separators=(",", ":")),
             "scores.md": text,
             "scores.json": json.dumps(scores, indent=1),
@@ -123,15 +132,6 @@ def _weights_sha256(model: Path) -> str | None:
     return file_sha256(weights) if weights.is_file() else None
 
 
-def _layers(named: Sequence[int] | None, num_layers: int) -> list[int]:
-    """Return the layers to score, counted from 0; the first represents the model."""
-    if named is None:
-        return sorted(range(num_layers), key=lambda layer: layer != headline_layer(num_layers))
-    if any(not -num_layers <= layer < num_layers for layer in named):
-        raise UserError(f"layers: {list(named)} must lie between {-num_layers} and {num_layers - 1}, the last layer")
-    return [layer % num_layers for layer in named]
-
-
 def _update_card(model: Path, scores: Mapping[str, Any]) -> None:
     """Write the scores into the card of a run's export; other folders stay as they are."""
     card = model / CARD_NAME
@@ -142,6 +142,10 @@ def _update_card(model: Path, scores: Mapping[str, Any]) -> None:
     except OSError as error:
         # A run of somebody else can be scored all the same.
         print(f"unibert: {card} cannot get the scores: {error.strerror}", file=sys.stderr)
+
+
+def _json_lines(records: Sequence[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(record) + "\n" for record in records)
 
 
 def _write(folder: Path, files: Mapping[str, str]) -> None:

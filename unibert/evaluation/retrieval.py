@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from statistics import fmean
+from typing import NamedTuple
 
 import torch
 from torch.nn.functional import normalize
@@ -12,19 +14,20 @@ from torch.nn.functional import normalize
 from unibert.evaluation.aligned import AlignedSet
 from unibert.evaluation.embeddings import SentenceEncoder
 
-Direction = tuple[str, str]
-"""(language of the query, language of the candidates)."""
 KINDS = ("raw", "centred", "margin")
-"""Ways to find a translation, see `retrieval_accuracy`."""
+"""Ways to find a translation, see `find_translations`."""
 _NEIGHBOURS = 4
 
 
-def headline_layer(num_layers: int) -> int:
-    """Return the layer whose scores represent the model: the middle one, so that no test data chooses it.
+class Found(NamedTuple):
+    """What the sentences of one language find in another, by the vectors of one layer."""
 
-    ``num_layers`` counts the embeddings' output as layer 0, so 12 blocks (13 layers) give layer 6, 7 blocks 4.
-    """
-    return num_layers // 2
+    layer: int
+    """Number of the layer among those given."""
+    direction: str
+    """``de>en``: queries in de, candidates in en."""
+    rows: dict[str, torch.Tensor]
+    """The row that each query finds, (N,) int64 on the CPU, by each of `KINDS`."""
 
 
 def centre(vectors: torch.Tensor) -> torch.Tensor:
@@ -32,76 +35,53 @@ def centre(vectors: torch.Tensor) -> torch.Tensor:
     return vectors - vectors.mean(dim=-2, keepdim=True)
 
 
-def top1_accuracy(source: torch.Tensor, target: torch.Tensor) -> tuple[float, float]:
-    """Return the share of rows whose nearest row on the other side, by cosine, has the same index: (forward, backward).
-
-    ``source`` and ``target`` are (N, H); row i of one is the translation of row i of the other. Of equally near
-    candidates the first one counts, so that vectors that are all equal score 1/N.
-    """
-    return _top1(_cosines(source, target))
+def accuracy(rows: torch.Tensor) -> float:
+    """Return the share of queries that find their translation, given the row (N,) that each of them finds."""
+    return (rows == torch.arange(len(rows))).double().mean().item()
 
 
-def margin_accuracy(source: torch.Tensor, target: torch.Tensor) -> tuple[float, float]:
-    """Return what `top1_accuracy` does, by the margin of the cosine over those of both rows' neighbours.
+def find_translations(vectors: Mapping[str, torch.Tensor], device: torch.device | str = "cpu") -> Iterator[Found]:
+    """Find the nearest neighbour of every sentence of an aligned set in every other language, at every layer.
 
-    Artetxe and Schwenk (arXiv 1811.01136, section 3) subtract half the mean cosine to the k = 4 nearest rows on the
-    other side from either side ("distance"), so that a row that is near to all others is no one's translation.
-    """
-    return _top1(_margins(_cosines(source, target)))
-
-
-def _margins(similarity: torch.Tensor) -> torch.Tensor:
-    neighbours = min(_NEIGHBOURS, len(similarity))
-    means = [similarity.topk(neighbours, dim=dim).values.mean(dim=dim, keepdim=True) for dim in (0, 1)]
-    return similarity - (means[0] + means[1]) / 2
-
-
-def _cosines(source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    return normalize(source, dim=-1) @ normalize(target, dim=-1).T
-
-
-def _top1(similarity: torch.Tensor) -> tuple[float, float]:
-    expected = torch.arange(len(similarity), device=similarity.device)
-    forward = (similarity.argmax(dim=1) == expected).double().mean()
-    backward = (similarity.argmax(dim=0) == expected).double().mean()
-    return forward.item(), backward.item()
-
-
-def retrieval_accuracy(
-    vectors: Mapping[str, torch.Tensor], device: torch.device | str = "cpu"
-) -> dict[Direction, list[dict[str, float]]]:
-    """Compute the top-1 accuracy between every two languages of an aligned set, in both directions, at every layer.
+    Neighbours are nearest by the cosine of the vectors as they are (``raw``) or less the mean of their language's N
+    vectors (``centred``), which needs no labels but the language. ``margin`` subtracts from raw cosines half the mean
+    cosine to the k = 4 nearest rows on the other side from either side (Artetxe and Schwenk, arXiv 1811.01136, section
+    3, "distance"), so that a row that is near to all others is no one's translation. Of equally near candidates the
+    first one counts, so that vectors that are all equal find one translation of N.
 
     Args:
         vectors: (num_layers, N, H) of each language; row i has the same meaning in all.
         device: where the similarities are computed.
-
-    Returns:
-        one entry per layer for each direction: ``raw``, ``centred`` (each language's mean over its N vectors
-        subtracted, which needs no labels but the language) and ``margin`` (`margin_accuracy` of raw vectors). Chance is
-        1/N.
     """
-    accuracy: dict[Direction, list[dict[str, float]]] = {
-        direction: [] for a, b in combinations(vectors, 2) for direction in ((a, b), (b, a))
-    }
-    num_layers = len(next(iter(vectors.values())))
-    for layer in range(num_layers):
+    for layer in range(len(next(iter(vectors.values())))):
         raw = {language: layers[layer].to(device) for language, layers in vectors.items()}
         centred = {language: centre(rows) for language, rows in raw.items()}
         for a, b in combinations(vectors, 2):
-            similarity = _cosines(raw[a], raw[b])
-            scores = _top1(similarity), top1_accuracy(centred[a], centred[b]), _top1(_margins(similarity))
-            for direction, by_kind in zip(((a, b), (b, a)), zip(*scores, strict=True), strict=True):
-                accuracy[direction].append(dict(zip(KINDS, by_kind, strict=True)))
-    return accuracy
+            cosines = _cosines(raw[a], raw[b])
+            by_kind = {"raw": cosines, "centred": _cosines(centred[a], centred[b]), "margin": _margins(cosines)}
+            for direction, dim in ((f"{a}>{b}", 1), (f"{b}>{a}", 0)):
+                rows = {kind: similarity.argmax(dim=dim).cpu() for kind, similarity in by_kind.items()}
+                yield Found(layer, direction, rows)
 
 
 def mean_accuracy(
     encoder: SentenceEncoder, sets: Sequence[AlignedSet], layer: int, device: torch.device | str = "cpu"
 ) -> dict[str, float]:
     """Return each kind of top-1 accuracy of one layer, the mean over all directions of all sets."""
-    entries: list[dict[str, float]] = []
+    accuracies: dict[str, list[float]] = defaultdict(list)
     for aligned in sets:
         vectors = {language: encoder.embed(sentences)[[layer]] for language, sentences in aligned.sentences.items()}
-        entries += [entry for [entry] in retrieval_accuracy(vectors, device).values()]
-    return {kind: fmean(entry[kind] for entry in entries) for kind in KINDS}
+        for found in find_translations(vectors, device):
+            for kind, rows in found.rows.items():
+                accuracies[kind].append(accuracy(rows))
+    return {kind: fmean(values) for kind, values in accuracies.items()}
+
+
+def _cosines(source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return normalize(source, dim=-1) @ normalize(target, dim=-1).T
+
+
+def _margins(cosines: torch.Tensor) -> torch.Tensor:
+    neighbours = min(_NEIGHBOURS, len(cosines))
+    means = [cosines.topk(neighbours, dim=dim).values.mean(dim=dim, keepdim=True) for dim in (0, 1)]
+    return cosines - (means[0] + means[1]) / 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from unibert.evaluation.layers import how_chosen
 from unibert.text import markdown_table
 
 _NOTE = (
@@ -36,7 +37,7 @@ def format_scores(scores: Mapping[str, Any]) -> str:
         f"# Scores of {scores['model_folder']}",
         "",
         f"{len(data['languages'])} languages, {sum(data['sets'].values())} aligned lines of {data['folder']}. "
-        f"The headline layer is {headline} of 0-{scores['num_layers'] - 1}, fixed in advance.",
+        f"The headline layer is {headline} of 0-{scores['num_layers'] - 1}, {how_chosen(scores['layer_chosen_by'])}.",
         "",
         *markdown_table(["", *evaluated, "chance"], _headline_rows(headline, evaluated, scores["chance"])),
         "",

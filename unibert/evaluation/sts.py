@@ -18,7 +18,6 @@ of that layer can be computed from it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,16 +27,32 @@ from torch.nn.functional import cosine_similarity
 from tqdm import tqdm
 
 from unibert.evaluation.embeddings import SentenceEncoder
+from unibert.evaluation.layers import ScoredLayers, how_chosen
 from unibert.evaluation.sentence_pairs import SentencePairs
 from unibert.text import markdown_table
+
+
+def choose_layers(
+    encoder: SentenceEncoder, sets: Sequence[SentencePairs], *, source: str, max_pairs: int
+) -> ScoredLayers:
+    """Return all layers, represented by the best one of the dev set of ``source``, or by the last if there is none.
+
+    ``sets`` may be empty; ``max_pairs`` is the number of rows to use.
+    """
+    all_layers = list(range(encoder.num_layers))
+    dev = next((pairs for pairs in sets if (pairs.language, pairs.split) == (source, "dev")), None)
+    if dev is None:
+        return ScoredLayers(all_layers, all_layers[-1], "last layer")
+    by_layer = _correlations(_cosines(encoder, dev, max_pairs), dev.scores[:max_pairs])
+    best = max(all_layers, key=lambda layer: by_layer[layer]["spearman"] or -1.0)
+    return ScoredLayers(all_layers, best, {"language": source, "split": "dev", "rows": min(len(dev), max_pairs)})
 
 
 def score_pairs(
     encoder: SentenceEncoder,
     sets: Sequence[SentencePairs],
     *,
-    source: str,
-    layers: Sequence[int] | None,
+    layers: ScoredLayers,
     max_pairs: int,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Score the test sets.
@@ -45,45 +60,31 @@ def score_pairs(
     Args:
         encoder: makes the vectors.
         sets: of `read_pairs`.
-        source: language whose dev set chooses the layer.
-        layers: layers to score, from 0, the first of which represents the model; None scores all.
+        layers: layers to score.
         max_pairs: number of rows to use of each set, from its beginning.
 
     Returns:
         ``layer``, ``chosen_by``, ``sets``, ``scores`` and ``mean`` of sts.json, and the lines of
         sts-predictions.jsonl.
     """
-    scored = sorted(layers) if layers is not None else list(range(encoder.num_layers))
-    dev = next((pairs for pairs in sets if (pairs.language, pairs.split) == (source, "dev")), None)
-    chosen_by: Any = "named"
-    if layers is not None:
-        layer = layers[0]
-    elif dev is None:
-        layer, chosen_by = encoder.num_layers - 1, "last layer"
-    else:
-        by_layer = _correlations(_cosines(encoder, dev, max_pairs), dev.scores[:max_pairs])
-        layer = max(scored, key=lambda one: by_layer[one]["spearman"] or -1.0)
-        chosen_by = {"language": source, "split": "dev", "rows": min(len(dev), max_pairs)}
     scores: dict[str, dict[str, dict[str, float | None]]] = {}
     predictions: list[dict[str, Any]] = []
     tests = [pairs for pairs in sets if pairs.split == "test"]
     for pairs in tqdm(tests, desc="sts", disable=None, leave=False):
         cosines, gold = _cosines(encoder, pairs, max_pairs), pairs.scores[:max_pairs]
         by_layer = _correlations(cosines, gold)
-        scores[pairs.language] = {str(one): by_layer[one] for one in scored}
+        scores[pairs.language] = {str(one): by_layer[one] for one in layers.scored}
         predictions += [
             {"language": pairs.language, "row": row, "score": score, "cosine": cosine}
-            for row, (score, cosine) in enumerate(zip(gold, cosines[layer].tolist(), strict=True))
+            for row, (score, cosine) in enumerate(zip(gold, cosines[layers.headline].tolist(), strict=True))
         ]
     described = {
         pairs.language: {"file": pairs.file, "rows": min(len(pairs), max_pairs), "left_out": pairs.left_out}
         for pairs in tests
     }
-    mean = {str(one): _mean([entry[str(one)] for entry in scores.values()]) for one in scored}
-    return (
-        {"layer": layer, "chosen_by": chosen_by, "sets": described, "scores": scores, "mean": mean},
-        predictions,
-    )
+    mean = {str(one): _mean([entry[str(one)] for entry in scores.values()]) for one in layers.scored}
+    chosen = {"layer": layers.headline, "chosen_by": layers.chosen_by}
+    return {**chosen, "sets": described, "scores": scores, "mean": mean}, predictions
 
 
 def _cosines(encoder: SentenceEncoder, pairs: SentencePairs, max_pairs: int) -> torch.Tensor:
@@ -121,12 +122,7 @@ def _mean(entries: Sequence[dict[str, float | None]]) -> dict[str, float | None]
 
 def format_sts(content: dict[str, Any]) -> str:
     """Return a table of the content of sts.json."""
-    layer, chosen = str(content["layer"]), content["chosen_by"]
-    how = (
-        f"chosen on the {chosen['rows']:,} pairs of the {chosen['language']} dev set"
-        if isinstance(chosen, dict)
-        else {"named": "named in advance", "last layer": "the last, since there is no dev set to choose by"}[chosen]
-    )
+    layer = str(content["layer"])
     rows = [
         [language, *(_percent(entry[layer][kind]) for kind in ("spearman", "pearson")), f"{described['rows']:,}"]
         for language, entry, described in (
@@ -140,7 +136,8 @@ def format_sts(content: dict[str, Any]) -> str:
             [
                 f"# Semantic textual similarity of {content['model_folder']}",
                 "",
-                f"Correlation of cosine and human score, times 100. Layer {layer}, {how}. Nothing is trained.",
+                f"Correlation of cosine and human score, times 100. Layer {layer}, "
+                f"{how_chosen(content['chosen_by'])}. Nothing is trained.",
                 "",
                 *markdown_table(["language", "Spearman", "Pearson", "pairs"], rows),
             ]
@@ -151,8 +148,3 @@ def format_sts(content: dict[str, Any]) -> str:
 
 def _percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f}"
-
-
-def predictions_text(predictions: Sequence[dict[str, Any]]) -> str:
-    """Return the lines of sts-predictions.jsonl."""
-    return "".join(json.dumps(line) + "\n" for line in predictions)

@@ -6,8 +6,9 @@
     model_folder     as given
     weights_sha256   SHA-256 of its model.safetensors, hexadecimal; null if its weights are in other files
     num_layers       blocks + 1
-    headline_layer   the layer whose scores represent the model: the first of ``layers``, else the middle one; fixed,
-                     not chosen by scores
+    headline_layer   the layer whose scores represent the model
+    layer_chosen_by  "named", {"language", "split", "rows"} of the set of ``--sts`` on which this layer was best, or
+                     "last layer"
     data             {"folder", "sets": {set: lines}, "left_out": {set: lines}, "languages": [codes],
                       "probe_sentences": number}
     chance           {"retrieval": mean of 1/lines over the sets, "probe": 1/languages}
@@ -24,6 +25,9 @@
 
 ``projections.json`` holds what the report's scatter plots draw: for ``model`` and ``baseline``, raw and centred,
 points [x, y] of each language on the first two principal components at the headline layer.
+
+``retrieval-predictions.jsonl`` has a line for each direction, of the model at the headline layer: ``direction``, and
+under ``raw``, ``centred`` and ``margin`` the row that each query finds. Accuracy is the share that find their own row.
 """
 
 from __future__ import annotations
@@ -42,7 +46,8 @@ from unibert.evaluation.config import EvaluateConfig
 from unibert.evaluation.embeddings import SentenceEncoder
 from unibert.evaluation.geometry import principal_plane, subtract_language_means, vector_geometry
 from unibert.evaluation.language_probe import LabelledSentences, draw_probe_sentences, probe_accuracy
-from unibert.evaluation.retrieval import KINDS, retrieval_accuracy
+from unibert.evaluation.layers import ScoredLayers
+from unibert.evaluation.retrieval import KINDS, accuracy, find_translations
 from unibert.language_means_file import load_language_means
 
 PROJECTED_PER_LANGUAGE = 60
@@ -53,32 +58,35 @@ def score_aligned(
     sets: Sequence[AlignedSet],
     config: EvaluateConfig,
     *,
-    layers: Sequence[int],
+    layers: ScoredLayers,
     device: torch.device,
-) -> tuple[dict[str, Any], dict[str, Any]]:
+) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
     """Score the vectors of aligned sentences.
 
     Args:
         encoders: of the ``model`` and, if wanted, of its ``baseline``.
         sets: of `read_aligned`.
         config: what the scores depend on besides.
-        layers: layers to score, from 0; the first represents the model.
+        layers: layers to score.
         device: where similarities are computed.
 
     Returns:
-        the content of scores.json from ``num_layers`` on, and that of projections.json.
+        the content of scores.json from ``num_layers`` on, that of projections.json, and the lines of
+        retrieval-predictions.jsonl.
     """
     sample = draw_probe_sentences(sets, config.probe_sentences, config.seed)
     parts: dict[str, Any] = {"model": None, "baseline": None}
     projections: dict[str, Any] = dict(parts)
+    predictions: dict[str, list[dict[str, Any]]] = {}
     for name, encoder in encoders.items():
         means = None if name == "baseline" or config.prompt else load_language_means(config.model)
-        retrieval, sampled = _retrieval_scores(encoder, sets, sorted(layers), sample, means, device, name)
+        retrieval, sampled, predictions[name] = _retrieval_scores(encoder, sets, layers, sample, means, device, name)
         parts[name] = {**retrieval, **_sample_scores(sampled, sample, config, name)}
-        projections[name] = _projections(sampled[layers[0]], sample)
+        projections[name] = _projections(sampled[layers.headline], sample)
     scores = {
         "num_layers": encoders["model"].num_layers,
-        "headline_layer": layers[0],
+        "headline_layer": layers.headline,
+        "layer_chosen_by": layers.chosen_by,
         "data": {
             "folder": str(config.retrieval),
             "sets": {aligned.name: len(aligned) for aligned in sets},
@@ -96,19 +104,20 @@ def score_aligned(
         },
         **parts,
     }
-    return scores, {"format": 1, **projections}
+    return scores, {"format": 1, **projections}, predictions["model"]
 
 
 def _retrieval_scores(
     encoder: SentenceEncoder,
     sets: Sequence[AlignedSet],
-    layers: Sequence[int],
+    layers: ScoredLayers,
     sample: LabelledSentences,
     means: Mapping[str, torch.Tensor] | None,
     device: torch.device,
     name: str,
-) -> tuple[dict[str, Any], dict[int, np.ndarray]]:
-    """Return ``retrieval``, its mean and ``training_means``, and the sample's vectors, (N, H) of each layer.
+) -> tuple[dict[str, Any], dict[int, np.ndarray], list[dict[str, Any]]]:
+    """Return ``retrieval``, its mean and ``training_means``, the sample's vectors, (N, H) of each layer, and what the
+    sentences find at the headline layer.
 
     The sample's sentences are among those of the sets. The vectors of a set are dropped before those of the next are
     computed.
@@ -117,42 +126,46 @@ def _retrieval_scores(
     for row, (sentence, label) in enumerate(zip(sample.sentences, sample.languages, strict=True)):
         rows_of[sample.names[label], sentence].append(row)
     sampled: torch.Tensor | None = None
-    accuracy: dict[str, dict[str, dict[str, float]]] = {}
+    scores: dict[str, dict[str, dict[str, float]]] = defaultdict(dict)
+    predictions: list[dict[str, Any]] = []
     less_means: dict[str, float] = {}
     for aligned in tqdm(sets, desc=f"{name}: retrieval", disable=None, leave=False):
         vectors: dict[str, torch.Tensor] = {}
         shifted: dict[str, torch.Tensor] = {}
         for language, sentences in aligned.sentences.items():
             embedded = encoder.embed(sentences)
-            vectors[language] = embedded[layers]
+            vectors[language] = embedded[layers.scored]
             language_mean = None if means is None else means.get(language)
             # Behind a projection, the means are of other vectors than those that are scored.
             if language_mean is not None and len(language_mean) == embedded.shape[-1]:
                 shifted[language] = embedded[-1:] - language_mean
         if shifted:
-            by_direction = retrieval_accuracy(shifted, device)
-            less_means |= {f"{source}>{target}": entry["raw"] for (source, target), [entry] in by_direction.items()}
+            less_means |= {found.direction: accuracy(found.rows["raw"]) for found in find_translations(shifted, device)}
         for language, sentences in aligned.sentences.items():
             if sampled is None:
-                sampled = torch.empty(len(layers), len(sample.sentences), vectors[language].shape[-1])
+                sampled = torch.empty(len(layers.scored), len(sample.sentences), vectors[language].shape[-1])
             for index, sentence in enumerate(sentences):
                 if rows := rows_of.get((language, sentence)):
                     sampled[:, rows] = vectors[language][:, index, None]
-        for (source, target), by_layer in retrieval_accuracy(vectors, device).items():
-            accuracy[f"{source}>{target}"] = {str(layer): entry for layer, entry in zip(layers, by_layer, strict=True)}
+        for found in find_translations(vectors, device):
+            layer = layers.scored[found.layer]
+            scores[found.direction][str(layer)] = {kind: accuracy(rows) for kind, rows in found.rows.items()}
+            if layer == layers.headline:
+                rows_found = {kind: rows.tolist() for kind, rows in found.rows.items()}
+                predictions.append({"direction": found.direction, **rows_found})
     mean = {
-        str(layer): {kind: float(np.mean([entry[str(layer)][kind] for entry in accuracy.values()])) for kind in KINDS}
-        for layer in layers
+        str(layer): {kind: float(np.mean([entry[str(layer)][kind] for entry in scores.values()])) for kind in KINDS}
+        for layer in layers.scored
     }
     assert sampled is not None
-    scores = {
-        "retrieval": accuracy,
+    retrieval = {
+        "retrieval": dict(scores),
         "retrieval_mean": mean,
         "training_means": {"retrieval": less_means, "retrieval_mean": fmean(less_means.values())}
         if less_means
         else None,
     }
-    return scores, dict(zip(layers, sampled.numpy(), strict=True))
+    return retrieval, dict(zip(layers.scored, sampled.numpy(), strict=True)), predictions
 
 
 def _sample_scores(

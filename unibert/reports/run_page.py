@@ -170,8 +170,8 @@ def _evaluation_sections(run: RunRecords, folder: Path) -> list[Section]:
         ),
         _section(
             "Retrieval at every layer",
-            "The shaded layer is the headline layer, fixed before any score is known: the middle one, unless "
-            "`unibert evaluate --layers` named another. The embeddings (layer 0) show what shared words alone achieve.",
+            "The shaded layer is the headline layer, which these sentences did not choose: `scores.md` says how it was "
+            "chosen. The embeddings (layer 0) show what shared words alone achieve.",
             folder / "retrieval_layers.png",
             "",
             lambda: plots.retrieval_layers(scores),
