@@ -189,7 +189,7 @@ MISSING_WORD = [
     (["plan"], "plan needs a run file or a preset; usage: unibert plan RUN.yaml --gpus N --gpu NAME"),
     (["export"], "export needs RUN_DIR; usage: unibert export RUN_DIR [--step N]"),
     (["report"], "report needs RUN_DIR"),
-    (["evaluate"], "evaluate needs MODEL_DIR"),
+    (["evaluate"], "evaluate needs MODEL"),
     (["corpus", "verify"], "corpus verify needs DIR"),
     (["corpus", "build", "--output", "c"], "corpus build needs INPUT"),
     (["corpus", "build", "x.txt"], "--output is missing; `unibert corpus build --help` describes it"),

@@ -376,8 +376,8 @@ _ROWS = (
     ),
     Command(
         "evaluate",
-        "MODEL_DIR [--retrieval DIR] [--sts DIR]",
-        "score a model: sentence retrieval, language probe, similarity",
+        "MODEL [--data DIR] [--tasks NAME,…]",
+        "fine-tune and score a model; score its sentence vectors",
         _evaluate,
         "unibert.evaluation.config:EvaluateConfig",
         "model",

@@ -20,6 +20,7 @@ _WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+WEIGHT_PATTERNS = ("model*.safetensors", "pytorch_model*.bin")
 
 
 class SentenceEncoder:

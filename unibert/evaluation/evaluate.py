@@ -1,13 +1,16 @@
-"""``unibert evaluate``: score a model folder on aligned sentences and on pairs with human scores.
+"""``unibert evaluate``: score a model by fine-tuning it, and by its vectors without any training.
 
-`unibert.evaluation.universality` describes the files of ``--retrieval``, `unibert.evaluation.sts` those of ``--sts``.
+`unibert.evaluation.universality` describes the files of ``--retrieval``, `unibert.evaluation.sts` those of ``--sts``,
+`unibert.evaluation.tasks.run` those of ``--ner``, ``--nli`` and ``--qa``.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +19,18 @@ import torch
 from unibert.device import choose_device
 from unibert.errors import UserError
 from unibert.evaluation.aligned import AlignedSet, read_aligned
-from unibert.evaluation.config import EvaluateConfig
-from unibert.evaluation.embeddings import SentenceEncoder
+from unibert.evaluation.config import FINE_TUNED, EvaluateConfig, TaskName
+from unibert.evaluation.embeddings import WEIGHT_PATTERNS, SentenceEncoder
 from unibert.evaluation.layers import ScoredLayers, named_layers
 from unibert.evaluation.score_table import format_scores
 from unibert.evaluation.sentence_pairs import SentencePairs, read_pairs
 from unibert.evaluation.sts import choose_layers, format_sts, score_pairs
+from unibert.evaluation.tasks.run import EvaluatedModel, format_task, run_task
+from unibert.evaluation.tasks.tasks import load_task
 from unibert.evaluation.universality import score_aligned
 from unibert.files import file_sha256, write_atomically
+from unibert.hub import local_model_folder
+from unibert.language_means_file import load_language_means
 from unibert.model_card import CARD_NAME, with_scores
 
 
@@ -38,14 +45,50 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     Raises:
         UserError: for a model or a folder of sentences that is missing, incomplete or malformed.
     """
-    if config.retrieval is None and config.sts is None:
-        raise UserError(
-            "there is nothing to score; name a folder of aligned sentences with --retrieval, or of pairs with --sts"
-        )
+    folders = config.folders()
     device = choose_device(config.device)
-    pairs = None if config.sts is None else read_pairs(config.sts, config.source, config.languages)
+    config = replace(config, output=config.output_folder, model=local_model_folder(config.model))
+    for name in FINE_TUNED:
+        if name in folders:
+            _evaluate_fine_tuned(config, name, folders[name], device)
+    scores = _evaluate_vectors(config, folders, device) if {"sts", "retrieval"} & set(folders) else {}
+    if scores:
+        _update_card(config.model, scores)
+    return scores
+
+
+def _evaluate_fine_tuned(config: EvaluateConfig, name: TaskName, folder: Path, device: torch.device) -> None:
+    means = None
+    if config.fine_tuning.center and (means := load_language_means(config.model)) is None:
+        raise UserError(
+            f"fine_tuning.center: {config.model} has no means of languages; write them with unibert export RUN_DIR "
+            "--center"
+        )
+    task = load_task(name)
+    digest = _weights_sha256(config.model)
+    models: dict[str, EvaluatedModel] = {name: EvaluatedModel(config.model, digest, language_means=means)}
+    if config.untrained:
+        models[f"{name}-untrained"] = EvaluatedModel(config.model, digest, untrained_seed=config.seed)
+    for subfolder, model in models.items():
+        content = run_task(
+            task,
+            folder,
+            model,
+            replace(config.fine_tuning, center=model.language_means is not None),
+            source=config.source,
+            languages=config.languages,
+            seed=config.seed,
+            device=device,
+            output=config.output_folder / subfolder,
+        )
+        print(format_task(content, task))
+
+
+def _evaluate_vectors(config: EvaluateConfig, folders: Mapping[TaskName, Path], device: torch.device) -> dict[str, Any]:
+    """Return the content of scores.json, empty without aligned sentences."""
+    pairs = read_pairs(folders["sts"], config.source, config.languages) if "sts" in folders else None
     aligned = (
-        None if config.retrieval is None else read_aligned(config.retrieval, config.max_sentences, config.languages)
+        read_aligned(folders["retrieval"], config.max_sentences, config.languages) if "retrieval" in folders else None
     )
     encoder = _load(config, device)
     layers = (
@@ -112,7 +155,6 @@ def _evaluate_aligned(
             "scores.json": json.dumps(scores, indent=1),
         },
     )
-    _update_card(config.model, scores)
     return scores
 
 
@@ -128,8 +170,11 @@ def _load(config: EvaluateConfig, device: torch.device, untrained_seed: int | No
 
 
 def _weights_sha256(model: Path) -> str | None:
-    weights = model / "model.safetensors"
-    return file_sha256(weights) if weights.is_file() else None
+    """Return the digest of the weights' file; of several files, that of their digests; None without weights."""
+    digests = [file_sha256(path) for pattern in WEIGHT_PATTERNS for path in sorted(model.glob(pattern))]
+    if len(digests) < 2:
+        return digests[0] if digests else None
+    return hashlib.sha256(" ".join(digests).encode()).hexdigest()
 
 
 def _update_card(model: Path, scores: Mapping[str, Any]) -> None:

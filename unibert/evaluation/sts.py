@@ -4,7 +4,7 @@
 
     format          1
     model_folder    as given
-    weights_sha256  SHA-256 of its model.safetensors, hexadecimal; null if its weights are in other files
+    weights_sha256  SHA-256 of its weights, hexadecimal; of several files, that of their digests
     layer           the layer whose scores represent the model
     chosen_by       "named", {"language", "split", "rows"} of the set on which this layer was best, or "last layer"
     settings        the options that the scores depend on

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
 from transformers import AutoModel, AutoModelForMaskedLM, PreTrainedModel
 
 from unibert.corpus.manifest import Manifest
 from unibert.errors import UserError, short_message
-from unibert.hub import is_on_hub
+from unibert.hub import is_on_hub, local_folder
 from unibert.model.architectures import check_architecture
 from unibert.model.corpus_counts import language_counts
 from unibert.model.encoder import load_config
@@ -39,7 +38,7 @@ def trim_model(name: str, corpus: Path, output: Path) -> None:
     model = _load(name)
     before, vocabulary = model.num_parameters(), int(model.config.vocab_size)
     adapt_to_corpus(model, name, corpus / "tokenizer", "trim")
-    pooling_from = _folder_with_pooling(name)
+    pooling_from = local_folder(name, FILE_PATTERNS)
     origin = Trimming(
         name=output.resolve().name,
         languages=language_counts(manifest),
@@ -56,18 +55,6 @@ def trim_model(name: str, corpus: Path, output: Path) -> None:
         f"{output}: {manifest.vocab_size:,} of {vocabulary:,} pieces, {model.num_parameters():,} of {before:,} "
         "parameters"
     )
-
-
-def _folder_with_pooling(name: str) -> Path:
-    """Return the model's folder; of a model on the hub, one with the files that sentence-transformers reads."""
-    if not is_on_hub(name):
-        return Path(name)
-    try:
-        return Path(snapshot_download(name, allow_patterns=list(FILE_PATTERNS)))
-    except Exception as error:  # the hub's client passes on whatever its parts raise
-        raise UserError(
-            f"trim: the sentence-transformers files of {name} cannot be loaded ({short_message(error)})"
-        ) from error
 
 
 def _load(name: str) -> PreTrainedModel:
