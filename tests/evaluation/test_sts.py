@@ -14,7 +14,9 @@ from unibert.errors import UserError
 from unibert.evaluation.config import EvaluateConfig
 from unibert.evaluation.embeddings import SentenceEncoder
 from unibert.evaluation.evaluate import evaluate
+from unibert.evaluation.layers import named_layers
 from unibert.evaluation.sentence_pairs import read_pairs
+from unibert.evaluation.sts import score_pairs
 
 WORDS = [f"w{number}" for number in range(40)]
 
@@ -181,3 +183,19 @@ def test_the_published_sets(shared_data):
     assert {len(pairs) for pairs in tests.values()} == {1379}
     assert not any(pairs.left_out for pairs in found)
     assert tests["ko"].scores == tests["de"].scores
+
+
+def test_centring_subtracts_the_mean_of_the_language(model, folder):
+    encoder = SentenceEncoder.load(model)
+    sets = read_pairs(folder, "en", ["de"])
+    [tested] = [pairs for pairs in sets if pairs.split == "test"]
+    mean = torch.linspace(-3, 3, 32)
+    layers = named_layers([-1], encoder.num_layers)
+    scores, predictions = score_pairs(encoder, sets, layers=layers, max_pairs=60, means={"de": mean})
+    first, second = (encoder.embed(texts)[-1] - mean for texts in (tested.first, tested.second))
+    cosines = torch.nn.functional.cosine_similarity(first, second)
+    # float32 against float64: cosines of vectors of 32 entries.
+    assert [line["cosine"] for line in predictions] == pytest.approx(cosines.tolist(), abs=1e-5)
+    assert scores["scores"]["de"] != score_pairs(encoder, sets, layers=layers, max_pairs=60)[0]["scores"]["de"]
+    with pytest.raises(UserError, match="no test set has a language with a mean"):
+        score_pairs(encoder, sets, layers=layers, max_pairs=60, means={"fr": mean})

@@ -49,6 +49,11 @@ class EvaluateConfig:
     fine_tuning: FineTuningConfig = field(default_factory=FineTuningConfig)
     """How the model is fine-tuned for ner, nli and qa."""
 
+    center: bool = False
+    """Subtract the mean of each language over training text, which ``unibert export --center`` writes into the model
+    folder, from the hidden states in ner, nli and qa, and from the vectors of the last layer in sts. Languages without
+    a mean are left out. --retrieval always has a line with these means, if there are any."""
+
     max_pairs: int = 2000
     """Number of rows to use of each set of --sts, from its beginning."""
 
@@ -134,6 +139,10 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         if self.languages is not None and len(set(self.languages)) < (1 if self.retrieval is None else 2):
             raise ValueError("languages: name at least two for --retrieval, or leave it out to score all")
+        if self.center and (self.prompt or self.layers not in (None, [-1])):
+            raise ValueError(
+                "center: the means are those of the last layer without a prompt; leave out prompt and layers"
+            )
         if self.layers == []:
             raise ValueError("layers: name at least one layer, or leave it out to score all")
         minima = {

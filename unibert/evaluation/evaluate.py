@@ -58,12 +58,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
 
 
 def _evaluate_fine_tuned(config: EvaluateConfig, name: TaskName, folder: Path, device: torch.device) -> None:
-    means = None
-    if config.fine_tuning.center and (means := load_language_means(config.model)) is None:
-        raise UserError(
-            f"fine_tuning.center: {config.model} has no means of languages; write them with unibert export RUN_DIR "
-            "--center"
-        )
+    means = _means(config)
     task = load_task(name)
     digest = _weights_sha256(config.model)
     models: dict[str, EvaluatedModel] = {name: EvaluatedModel(config.model, digest, language_means=means)}
@@ -74,7 +69,7 @@ def _evaluate_fine_tuned(config: EvaluateConfig, name: TaskName, folder: Path, d
             task,
             folder,
             model,
-            replace(config.fine_tuning, center=model.language_means is not None),
+            config.fine_tuning,
             source=config.source,
             languages=config.languages,
             seed=config.seed,
@@ -91,10 +86,11 @@ def _evaluate_vectors(config: EvaluateConfig, folders: Mapping[TaskName, Path], 
         read_aligned(folders["retrieval"], config.max_sentences, config.languages) if "retrieval" in folders else None
     )
     encoder = _load(config, device)
+    named = [-1] if config.center else config.layers
     layers = (
         choose_layers(encoder, pairs or [], source=config.source, max_pairs=config.max_pairs)
-        if config.layers is None
-        else named_layers(config.layers, encoder.num_layers)
+        if named is None
+        else named_layers(named, encoder.num_layers)
     )
     described = {
         "format": 1,
@@ -113,10 +109,10 @@ def _evaluate_pairs(
     layers: ScoredLayers,
     described: Mapping[str, Any],
 ) -> None:
-    scores, predictions = score_pairs(encoder, sets, layers=layers, max_pairs=config.max_pairs)
+    scores, predictions = score_pairs(encoder, sets, layers=layers, max_pairs=config.max_pairs, means=_means(config))
     content = {
         **described,
-        "settings": {key: getattr(config, key) for key in ("prompt", "source", "max_pairs", "max_length")},
+        "settings": {key: getattr(config, key) for key in ("prompt", "center", "source", "max_pairs", "max_length")},
         **scores,
     }
     text = format_sts(content)
@@ -156,6 +152,18 @@ def _evaluate_aligned(
         },
     )
     return scores
+
+
+def _means(config: EvaluateConfig) -> dict[str, torch.Tensor] | None:
+    """Return the mean of each language that is subtracted, None if none is."""
+    if not config.center:
+        return None
+    means = load_language_means(config.model)
+    if means is None:
+        raise UserError(
+            f"center: {config.model} has no means of languages; write them with unibert export RUN_DIR --center"
+        )
+    return means
 
 
 def _load(config: EvaluateConfig, device: torch.device, untrained_seed: int | None = None) -> SentenceEncoder:

@@ -18,7 +18,7 @@ of that layer can be computed from it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ from scipy.stats import pearsonr, spearmanr
 from torch.nn.functional import cosine_similarity
 from tqdm import tqdm
 
+from unibert.errors import UserError
 from unibert.evaluation.embeddings import SentenceEncoder
 from unibert.evaluation.layers import ScoredLayers, how_chosen
 from unibert.evaluation.sentence_pairs import SentencePairs
@@ -54,6 +55,7 @@ def score_pairs(
     *,
     layers: ScoredLayers,
     max_pairs: int,
+    means: Mapping[str, torch.Tensor] | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Score the test sets.
 
@@ -62,6 +64,7 @@ def score_pairs(
         sets: of `read_pairs`.
         layers: layers to score.
         max_pairs: number of rows to use of each set, from its beginning.
+        means: (H,) of each language, which is subtracted from its vectors; sets of other languages are left out.
 
     Returns:
         ``layer``, ``chosen_by``, ``sets``, ``scores`` and ``mean`` of sts.json, and the lines of
@@ -69,9 +72,14 @@ def score_pairs(
     """
     scores: dict[str, dict[str, dict[str, float | None]]] = {}
     predictions: list[dict[str, Any]] = []
-    tests = [pairs for pairs in sets if pairs.split == "test"]
+    tests = [pairs for pairs in sets if pairs.split == "test" and (means is None or pairs.language in means)]
+    if not tests:
+        raise UserError(
+            "center: no test set has a language with a mean; export the model from a corpus with one of them"
+        )
     for pairs in tqdm(tests, desc="sts", disable=None, leave=False):
-        cosines, gold = _cosines(encoder, pairs, max_pairs), pairs.scores[:max_pairs]
+        mean = None if means is None else means[pairs.language]
+        cosines, gold = _cosines(encoder, pairs, max_pairs, mean), pairs.scores[:max_pairs]
         by_layer = _correlations(cosines, gold)
         scores[pairs.language] = {str(one): by_layer[one] for one in layers.scored}
         predictions += [
@@ -82,14 +90,18 @@ def score_pairs(
         pairs.language: {"file": pairs.file, "rows": min(len(pairs), max_pairs), "left_out": pairs.left_out}
         for pairs in tests
     }
-    mean = {str(one): _mean([entry[str(one)] for entry in scores.values()]) for one in layers.scored}
+    averages = {str(one): _mean([entry[str(one)] for entry in scores.values()]) for one in layers.scored}
     chosen = {"layer": layers.headline, "chosen_by": layers.chosen_by}
-    return {**chosen, "sets": described, "scores": scores, "mean": mean}, predictions
+    return {**chosen, "sets": described, "scores": scores, "mean": averages}, predictions
 
 
-def _cosines(encoder: SentenceEncoder, pairs: SentencePairs, max_pairs: int) -> torch.Tensor:
-    """Return the cosine of each pair at every layer, (num_layers, N) float64."""
+def _cosines(
+    encoder: SentenceEncoder, pairs: SentencePairs, max_pairs: int, mean: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return the cosine of each pair, less ``mean`` (H,), at every layer, (num_layers, N) float64."""
     first, second = (encoder.embed(sentences[:max_pairs]).double() for sentences in (pairs.first, pairs.second))
+    if mean is not None:
+        first, second = first - mean, second - mean
     return cosine_similarity(first, second, dim=-1)
 
 

@@ -68,7 +68,11 @@ def test_named_tasks_only(model, data, tmp_path, capsys):
         (["--tasks=qa", "--data=DATA"], "tasks: there is no folder for qa; name it with --qa"),
         (["--tasks=spelling", "--data=DATA"], "tasks"),
         (["--nli=DATA/sts"], "holds no file of a known layout for nli"),
-        (["--nli=DATA/nli", "--fine_tuning.center"], "has no means of languages; write them with unibert export"),
+        (["--nli=DATA/nli", "--center"], "has no means of languages; write them with unibert export"),
+        (
+            ["--nli=DATA/nli", "--center", "--prompt=x"],
+            "center: the means are those of the last layer without a prompt",
+        ),
         (["--nli=DATA/nli", "--fine_tuning.epochs=0"], "fine_tuning.epochs: must be at least 1, got 0"),
         (
             ["--nli=DATA/nli", "--fine_tuning.learning_rate=1e30", "--fine_tuning.batch_size=8", *FEW],

@@ -154,7 +154,7 @@ def test_centring_subtracts_the_mean_of_each_language(data, model, tmp_path):
         model.weights_sha256,
         language_means={"en": torch.full((hidden_size,), 2.0), "de": torch.zeros(hidden_size)},
     )
-    options = FineTuningConfig(epochs=1, max_train=60, max_test=30, center=True)
+    options = FineTuningConfig(epochs=1, max_train=60, max_test=30)
     content = scored("nli", data / "nli", centred, tmp_path / "centred", options)
     assert set(content["sets"]) == {"xnli de", "xnli en"}
     moved = EvaluatedModel(

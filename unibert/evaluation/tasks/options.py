@@ -30,10 +30,6 @@ class FineTuningConfig:
     pooling: Literal["mean", "first"] = "mean"
     """What stands for a pair of sentences: the mean of its tokens or the first token."""
 
-    center: bool = False
-    """Subtract the mean of each language from its hidden states, as ``unibert export --center`` has written it into the
-    model folder. Languages without a mean are left out."""
-
     max_train: int | None = None
     """Maximum number of examples of a training set, spread over it. Default: all."""
 

@@ -279,7 +279,7 @@ def _with_means(fit: Fit, model: EvaluatedModel) -> Fit:
     for part in (*fit.training, fit.dev):
         if part.file.language not in means:
             raise UserError(
-                f"fine_tuning.center: {model.folder} has no mean of {part.file.language}; write its means with "
+                f"center: {model.folder} has no mean of {part.file.language}; write its means with "
                 "unibert export RUN_DIR --center, from a corpus with this language"
             )
     return fit.with_tested([one for one in fit.tested if one.file.language in means])
@@ -300,6 +300,7 @@ def _settings(
         "files": {str(path.relative_to(folder)): file_sha256(path) for path in sorted(files)},
         "settings": {
             **asdict(options),
+            "center": model.language_means is not None,
             "epochs": options.epochs or task.epochs,
             "max_length": options.max_length or task.max_length,
             "source": source,
