@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "bench": {"reports", "training", "model", "stream", "corpus", KERNELS},
     "demo": {"reports", "evaluation", "training", "model", "corpus"},
     "doctor": {"training", "stream", "corpus"},
+    "study": {"evaluation", "training", "reports", "corpus"},
 }
 """Packages that each package of `unibert` may import, in addition to top-level modules, which import no package."""
 ENTRY_POINTS = {"unibert.cli", "unibert.command", "unibert.__main__"}
