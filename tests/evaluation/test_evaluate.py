@@ -49,6 +49,10 @@ def test_scores_json_is_what_is_returned_and_has_the_documented_form(folders, sc
     assert scores["data"]["languages"] == list(LANGUAGES)
     assert scores["chance"] == {"retrieval": 1 / 40, "probe": pytest.approx(1 / 3)}
     for part in (scores["model"], scores["baseline"]):
+        assert set(part["cka"]) == {"aa-bb", "aa-cc", "bb-cc"}
+        for layer in "0123":
+            values = [by_layer[layer] for by_layer in part["cka"].values()]
+            assert part["cka_mean"][layer] == pytest.approx(sum(values) / 3)
         assert set(part["retrieval"]) == {f"{a}>{b}" for a in LANGUAGES for b in LANGUAGES if a != b}
         for layer in "0123":
             assert set(part["retrieval"]["aa>bb"][layer]) == {"raw", "centred", "margin"}
@@ -74,11 +78,23 @@ def test_scores_distinguish_shared_words_from_different_ones(scores):
     assert retrieval["bb>cc"]["0"]["centred"] > 0.95
     assert retrieval["aa>bb"]["0"]["centred"] < 0.3
     assert scores["model"]["probe"]["2"]["raw"]["linear"]["mean"] > 0.8
+    assert scores["model"]["cka"]["bb-cc"]["0"] > 0.9 > 0.5 > scores["model"]["cka"]["aa-bb"]["0"]
 
 
 def test_the_baseline_is_another_model(scores):
     assert scores["baseline"]["geometry"] != scores["model"]["geometry"]
     assert scores["baseline"]["retrieval"].keys() == scores["model"]["retrieval"].keys()
+
+
+def test_sets_too_small_for_cka_have_none(folders, tmp_path):
+    model, _ = folders
+    aligned = tmp_path / "aligned"
+    aligned.mkdir()
+    for language in ("aa", "bb"):
+        (aligned / f"{language}.txt").write_text("".join(f"{language}{line} {language}tail\n" for line in range(3)))
+    few = evaluate(EvaluateConfig(model=model, retrieval=aligned, layers=[-1], probe_restarts=1, output=tmp_path))
+    assert (few["model"]["cka"], few["model"]["cka_mean"]) == ({"aa-bb": {"3": None}}, {"3": None})
+    assert "| CKA of two languages          |       – |  0.000 |" in (tmp_path / "scores.md").read_text()
 
 
 def test_a_language_is_scored_as_query_and_as_candidate():
@@ -126,7 +142,7 @@ def test_named_layers_alone_are_scored_and_the_first_represents_the_model(folder
     some = evaluate(EvaluateConfig(**options, layers=[-2, 0], output=tmp_path))
     assert (some["headline_layer"], some["layer_chosen_by"]) == (2, "named")
     for part in ("model", "baseline"):
-        for key in ("retrieval_mean", "probe", "geometry"):
+        for key in ("retrieval_mean", "cka_mean", "probe", "geometry"):
             assert some[part][key] == {layer: scores[part][key][layer] for layer in "02"}
         assert some[part]["retrieval"]["aa>bb"] == {layer: scores[part]["retrieval"]["aa>bb"][layer] for layer in "02"}
     assert "The headline layer is 2 of 0-3, named in advance." in (tmp_path / "scores.md").read_text()

@@ -27,6 +27,25 @@ def test_collapse_and_language_offsets_show():
     assert apart["participation_ratio"] < 1.5
 
 
+def test_the_isoscore_is_the_published_one():
+    """Algorithm 1 of Rudman et al., step by step; a line scores 0, a ball 1."""
+    generator = np.random.default_rng(0)
+    vectors = generator.normal(size=(300, 6)) @ generator.normal(size=(6, 6)) + 3
+    variances = np.linalg.eigvalsh(np.cov(vectors.T))
+    size = len(variances)
+    normalised = np.sqrt(size) * variances / np.linalg.norm(variances)
+    defect = np.linalg.norm(normalised - 1) / np.sqrt(2 * (size - np.sqrt(size)))
+    filled = (size - defect**2 * (size - np.sqrt(size))) ** 2 / size**2
+    expected = (size * filled - 1) / (size - 1)
+    assert 0.1 < expected < 0.9
+    labels = np.arange(300) % 2
+    assert vector_geometry(vectors, labels)["isoscore"] == pytest.approx(expected, rel=1e-9)
+    line = generator.normal(size=(300, 1)) * np.ones(6)
+    assert vector_geometry(line, labels)["isoscore"] == pytest.approx(0, abs=1e-12)
+    whitened = (vectors - vectors.mean(axis=0)) @ np.linalg.inv(np.linalg.cholesky(np.cov(vectors.T))).T
+    assert vector_geometry(whitened, labels)["isoscore"] == pytest.approx(1, abs=1e-9)
+
+
 def test_constant_vectors_give_finite_figures():
     assert all(np.isfinite(value) for value in vector_geometry(np.ones((10, 4)), np.arange(10) % 2).values())
 

@@ -22,6 +22,7 @@ SECTIONS = (
     "Retrieval of translations, layer 3",
     "Retrieval at every layer",
     "Language probe at every layer",
+    "Similarity of the languages&#39; spaces at every layer",
     "Sentence vectors in two dimensions, layer 3",
     "Configuration",
 )
@@ -103,7 +104,7 @@ def test_page_of_a_complete_run_has_all_sections_with_figures(evaluated_run):
     assert missing(page) == []
     images = [base64.b64decode(data) for data in re.findall(r'src="data:image/png;base64,([^"]+)"', page)]
     files = sorted(page_path.parent.glob("*.png"))
-    assert len(images) == len(files) == 10
+    assert len(images) == len(files) == 11
     assert {path.read_bytes() for path in files} == set(images)
     assert all(image.startswith(b"\x89PNG") and len(image) > 5000 for image in images)
     assert [path.name for path in page_path.parent.iterdir() if path.suffix not in (".png", ".html")] == []
@@ -126,6 +127,20 @@ def test_page_shows_the_numbers(evaluated_run):
     assert "seed: 7" in page
     scores = json.loads((evaluated_run / "evaluation" / "scores.json").read_text())
     assert f"{100 * scores['model']['retrieval_mean']['3']['centred']:.1f} %" in page
+    assert f"<td>3</td><td>{scores['model']['cka_mean']['3']:.3f}</td>" in page
+
+
+def test_scores_without_cka_are_shown_too(evaluated_run, tmp_path):
+    """As an older evaluation wrote them."""
+    scores = json.loads((evaluated_run / "evaluation" / "scores.json").read_text())
+    for part in ("model", "baseline"):
+        del scores[part]["cka"], scores[part]["cka_mean"]
+    (tmp_path / "config.yaml").write_text("seed: 1\n")
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "evaluation" / "scores.json").write_text(json.dumps(scores))
+    page = write_report(tmp_path).read_text()
+    assert "The scores are older than CKA" in " ".join(missing(page))
+    assert "Retrieval by layer" in page
 
 
 def test_a_discriminator_at_chance_with_a_successful_probe_raises_an_alarm(evaluated_run):

@@ -13,6 +13,8 @@ def vector_geometry(vectors: np.ndarray, languages: np.ndarray) -> dict[str, flo
         ``mean_cosine``: mean cosine of two different sentences; 0 is isotropic, at 1 all point the same way.
         ``participation_ratio``: (Σλ)² / Σλ² over the covariance's eigenvalues λ, the number of directions that the
         variance fills: 1 (a line) to H (a ball).
+        ``isoscore``: IsoScore of Rudman et al. (Findings of ACL 2022), 0 (a line) to 1 (a ball). From its definition by
+        the covariance's eigenvalues follows (participation_ratio - 1) / (H - 1).
         ``language_share``: share of the variance that is between the languages' means, 0 to 1.
     """
     vectors = vectors.astype(np.float64)
@@ -21,12 +23,14 @@ def vector_geometry(vectors: np.ndarray, languages: np.ndarray) -> dict[str, flo
     variance = (deviations**2).sum() / num_rows
     units = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     covariance = deviations.T @ deviations / num_rows
+    participation_ratio = variance**2 / max((covariance**2).sum(), 1e-300)
     residuals = subtract_language_means(vectors, languages)
     within = (residuals**2).sum() / num_rows
     return {
         "variance": float(variance),
         "mean_cosine": float(((units.sum(axis=0) ** 2).sum() - num_rows) / (num_rows * (num_rows - 1))),
-        "participation_ratio": float(variance**2 / max((covariance**2).sum(), 1e-300)),
+        "participation_ratio": float(participation_ratio),
+        "isoscore": float(max(participation_ratio - 1, 0) / max(vectors.shape[1] - 1, 1)),
         "language_share": float(1 - within / variance) if variance > 0 else 0.0,
     }
 

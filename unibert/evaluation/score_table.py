@@ -12,12 +12,14 @@ _NOTE = (
     "Retrieval: the nearest neighbour by cosine is the translation, % of sentences, mean over all directions. "
     "Margin: by the cosine less those of the nearest neighbours. Probe: a fresh classifier predicts the language of "
     "held-out sentences, % correct; at chance, the vectors do not show the language. Centred: the mean of each "
-    "language's vectors is subtracted."
+    "language's vectors is subtracted. CKA: do the same sentences lie alike in the spaces of two languages? 0 to 1, "
+    "debiased, linear, mean over all pairs. Fresh weights score above 0, since translations are alike in length."
 )
 _LAYER_HEADERS = (
     "layer",
     "retrieval raw",
     "centred",
+    "CKA",
     "linear probe raw",
     "centred",
     "MLP probe raw",
@@ -84,6 +86,11 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f}"
 
 
+def similarity(value: float | None) -> str:
+    """Return a similarity such as CKA with three decimals, a dash for one that does not exist."""
+    return "–" if value is None else f"{value:.3f}"
+
+
 def _headline_rows(
     layer: str, evaluated: Mapping[str, Mapping[str, Any]], chance: Mapping[str, float]
 ) -> list[list[str]]:
@@ -100,6 +107,9 @@ def _headline_rows(
             for part in evaluated.values()
         ]
         rows.append(["retrieval, less means of training text, last layer", *accuracies, percent(chance["retrieval"])])
+    rows.append(
+        ["CKA of two languages", *(similarity(part["cka_mean"][layer]) for part in evaluated.values()), similarity(0.0)]
+    )
     for classifier, label in (("linear", "linear"), ("mlp", "MLP")):
         for kind in ("raw", "centred"):
             accuracies = [percent(part["probe"][layer][kind][classifier]["mean"]) for part in evaluated.values()]
@@ -112,6 +122,7 @@ def _layer_row(part: Mapping[str, Any], layer: str, headline: str) -> list[str]:
     return [
         f"{layer} *" if layer == headline else layer,
         *(percent(retrieval[kind]) for kind in ("raw", "centred")),
+        similarity(part["cka_mean"][layer]),
         *(percent(probe[kind][classifier]["mean"]) for classifier in ("linear", "mlp") for kind in ("raw", "centred")),
         f"{geometry['variance']:.3g}",
         f"{geometry['mean_cosine']:.3f}",

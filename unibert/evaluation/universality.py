@@ -20,8 +20,11 @@
       training_means   null, or {"retrieval": {"de>en": accuracy}, "retrieval_mean"}: the same at the last layer, with
                        vectors less the means in the model folder (`unibert.language_means_file`); without a prompt,
                        between languages that have such means
+      cka              {"de-en": {"0": value, …}}: debiased linear CKA of two languages' vectors of the same sentences,
+                       about 0 for unrelated vectors, at most 1; null where it does not exist (`unibert.evaluation.cka`)
+      cka_mean         {"0": value, …}: mean over the pairs that have one, else null
       probe            {"0": {"raw" | "centred": {"linear" | "mlp": {"mean", "std"}}}, …}: balanced accuracy
-      geometry         {"0": {"variance", "mean_cosine", "participation_ratio", "language_share"}, …}
+      geometry         {"0": {"variance", "mean_cosine", "participation_ratio", "isoscore", "language_share"}, …}
 
 ``projections.json`` holds what the report's scatter plots draw: for ``model`` and ``baseline``, raw and centred,
 points [x, y] of each language on the first two principal components at the headline layer.
@@ -42,6 +45,7 @@ import torch
 from tqdm import tqdm
 
 from unibert.evaluation.aligned import AlignedSet
+from unibert.evaluation.cka import debiased_cka
 from unibert.evaluation.config import EvaluateConfig
 from unibert.evaluation.embeddings import SentenceEncoder
 from unibert.evaluation.geometry import principal_plane, subtract_language_means, vector_geometry
@@ -80,8 +84,8 @@ def score_aligned(
     predictions: dict[str, list[dict[str, Any]]] = {}
     for name, encoder in encoders.items():
         means = None if name == "baseline" or config.prompt else load_language_means(config.model)
-        retrieval, sampled, predictions[name] = _retrieval_scores(encoder, sets, layers, sample, means, device, name)
-        parts[name] = {**retrieval, **_sample_scores(sampled, sample, config, name)}
+        of_sets, sampled, predictions[name] = _set_scores(encoder, sets, layers, sample, means, device, name)
+        parts[name] = {**of_sets, **_sample_scores(sampled, sample, config, name)}
         projections[name] = _projections(sampled[layers.headline], sample)
     scores = {
         "num_layers": encoders["model"].num_layers,
@@ -107,7 +111,7 @@ def score_aligned(
     return scores, {"format": 1, **projections}, predictions["model"]
 
 
-def _retrieval_scores(
+def _set_scores(
     encoder: SentenceEncoder,
     sets: Sequence[AlignedSet],
     layers: ScoredLayers,
@@ -116,9 +120,9 @@ def _retrieval_scores(
     device: torch.device,
     name: str,
 ) -> tuple[dict[str, Any], dict[int, np.ndarray], list[dict[str, Any]]]:
-    """Return ``retrieval``, its mean and ``training_means``, the sample's vectors, (N, H) of each layer, and what the
-    sentences find at the headline layer.
+    """Score the sets; return the scores, the sample's vectors, and what the sentences find at the headline layer.
 
+    The scores are ``retrieval``, ``cka``, their means and ``training_means``; the vectors are (N, H) of each layer.
     The sample's sentences are among those of the sets. The vectors of a set are dropped before those of the next are
     computed.
     """
@@ -127,9 +131,10 @@ def _retrieval_scores(
         rows_of[sample.names[label], sentence].append(row)
     sampled: torch.Tensor | None = None
     scores: dict[str, dict[str, dict[str, float]]] = defaultdict(dict)
+    cka: dict[str, dict[str, float | None]] = {}
     predictions: list[dict[str, Any]] = []
     less_means: dict[str, float] = {}
-    for aligned in tqdm(sets, desc=f"{name}: retrieval", disable=None, leave=False):
+    for aligned in tqdm(sets, desc=f"{name}: retrieval, CKA", disable=None, leave=False):
         vectors: dict[str, torch.Tensor] = {}
         shifted: dict[str, torch.Tensor] = {}
         for language, sentences in aligned.sentences.items():
@@ -153,19 +158,27 @@ def _retrieval_scores(
             if layer == layers.headline:
                 rows_found = {kind: rows.tolist() for kind, rows in found.rows.items()}
                 predictions.append({"direction": found.direction, **rows_found})
+        for pair, values in debiased_cka(vectors, device).items():
+            cka[pair] = {str(layer): value for layer, value in zip(layers.scored, values, strict=True)}
     mean = {
         str(layer): {kind: float(np.mean([entry[str(layer)][kind] for entry in scores.values()])) for kind in KINDS}
         for layer in layers.scored
     }
+    known = {
+        str(layer): [value for entry in cka.values() if (value := entry[str(layer)]) is not None]
+        for layer in layers.scored
+    }
     assert sampled is not None
-    retrieval = {
+    of_sets = {
         "retrieval": dict(scores),
         "retrieval_mean": mean,
         "training_means": {"retrieval": less_means, "retrieval_mean": fmean(less_means.values())}
         if less_means
         else None,
+        "cka": cka,
+        "cka_mean": {layer: fmean(values) if values else None for layer, values in known.items()},
     }
-    return retrieval, dict(zip(layers.scored, sampled.numpy(), strict=True)), predictions
+    return of_sets, dict(zip(layers.scored, sampled.numpy(), strict=True)), predictions
 
 
 def _sample_scores(

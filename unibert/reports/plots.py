@@ -51,6 +51,8 @@ _DIAGNOSTICS = {
     "padding_share": "padding (share of tokens)",
 }
 _PARTS = {"baseline": "untrained", "model": "trained"}
+_PART_LINES = (("baseline", "#a3adb8", 3.5), ("model", BLUE, 1.6))
+"""Colour and width of the lines of each part, in order of drawing."""
 
 
 @contextlib.contextmanager
@@ -265,7 +267,7 @@ def retrieval_layers(scores: Record) -> Figure:
     for key, kind, line in _layer_lines(scores):
         by_layer = scores[key]["retrieval_mean"]
         axes.plot([int(layer) for layer in by_layer], [entry[kind] for entry in by_layer.values()], **line)
-    _layer_axes(axes, scores, scores["chance"]["retrieval"], "top-1 accuracy")
+    _accuracy_axes(axes, scores, scores["chance"]["retrieval"], "top-1 accuracy")
     axes.set_ylim(bottom=0)
     _legend_above(axes, columns=3)
     return figure
@@ -279,10 +281,24 @@ def probe_layers(scores: Record) -> Figure:
             by_layer = {int(layer): entry[kind][classifier] for layer, entry in scores[key]["probe"].items()}
             means, deviations = ([entry[name] for entry in by_layer.values()] for name in ("mean", "std"))
             axes.errorbar(list(by_layer), means, yerr=deviations, **line)
-        _layer_axes(axes, scores, scores["chance"]["probe"], "")
+        _accuracy_axes(axes, scores, scores["chance"]["probe"], "")
         axes.set(title=title, ylim=(0, 1.03))
     panels[0].set_ylabel("balanced accuracy")
     _legend_above(panels[0], columns=3)
+    return figure
+
+
+def cka_layers(scores: Record) -> Figure:
+    """Mean CKA of two languages at every layer, untrained and trained."""
+    figure, (axes,) = _panels(1, columns=1, height=3.0)
+    for key, colour, width in _PART_LINES:
+        if scores[key]:
+            known = {int(layer): value for layer, value in scores[key]["cka_mean"].items() if value is not None}
+            (line,) = axes.plot(list(known), list(known.values()), color=colour, linewidth=width, label=_PARTS[key])
+            line.set(marker="o", markersize=4.5 + width / 2)
+    _layer_axes(axes, scores, "mean CKA")
+    axes.set_ylim(min(0.0, axes.get_ylim()[0]), 1)
+    _legend_above(axes)
     return figure
 
 
@@ -368,19 +384,23 @@ def _step_axes(panels: Sequence[Axes]) -> None:
 
 def _layer_lines(scores: Record) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Yield key of the part, raw or centred, and its line's style. Untrained lines are broad, pale and come first."""
-    for key, colour, width in (("baseline", "#a3adb8", 3.5), ("model", BLUE, 1.6)):
+    for key, colour, width in _PART_LINES:
         for kind, dashes, fill in (("raw", (0, (2, 1.2)), "white"), ("centred", "solid", colour)):
             if scores[key]:
                 line = {"color": colour, "linewidth": width, "linestyle": dashes, "label": f"{_PARTS[key]}, {kind}"}
                 yield key, kind, line | {"marker": "o", "markersize": 4.5 + width / 2, "markerfacecolor": fill}
 
 
-def _layer_axes(axes: Axes, scores: Record, chance: float, ylabel: str) -> None:
+def _accuracy_axes(axes: Axes, scores: Record, chance: float, ylabel: str) -> None:
     axes.axhline(chance, color=VERMILLION, linestyle=":", label="chance")
+    _layer_axes(axes, scores, ylabel)
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+
+
+def _layer_axes(axes: Axes, scores: Record, ylabel: str) -> None:
     axes.axvspan(scores["headline_layer"] - 0.25, scores["headline_layer"] + 0.25, color="#eef1f4", zorder=0)
     axes.set(xlabel="layer (0: embeddings)", ylabel=ylabel)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.yaxis.set_major_formatter(PercentFormatter(1))
 
 
 def _matrix(retrieval: Record, languages: Sequence[str], layer: str, kind: str) -> np.ndarray:

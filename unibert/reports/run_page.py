@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader
 from matplotlib.figure import Figure
 
 from unibert.errors import UserError
-from unibert.evaluation.score_table import percent, retrieval_by_language
+from unibert.evaluation.score_table import percent, retrieval_by_language, similarity
 from unibert.files import write_atomically
 from unibert.reports import plots
 from unibert.reports.run_records import Record, RunRecords, read_run
@@ -189,6 +189,16 @@ def _evaluation_sections(run: RunRecords, folder: Path) -> list[Section]:
                 _layers_table(scores, "probe", _probe_columns),
                 _layers_table(scores, "geometry", _geometry_columns),
             ],
+        ),
+        _section(
+            "Similarity of the languages' spaces at every layer",
+            "Debiased linear CKA: do the same sentences lie alike in the spaces of two languages, however these are "
+            "shifted and turned? 0 for unrelated vectors, at most 1. Fresh weights score above 0, since translations "
+            "are alike in length.",
+            folder / "cka.png",
+            "" if "cka_mean" in scores["model"] else "The scores are older than CKA; `unibert evaluate` adds it.",
+            lambda: plots.cka_layers(scores),
+            lambda: [_layers_table(scores, "cka_mean", _cka_columns)],
         ),
         _section(
             f"Sentence vectors in two dimensions, layer {layer}",
@@ -377,9 +387,10 @@ def _retrieval_table(scores: Record) -> Table:
     )
 
 
-def _layers_table(scores: Record, key: str, columns: Callable[[Record], dict[str, str]]) -> Table:
+def _layers_table(scores: Record, key: str, columns: Callable[[Any], dict[str, str]]) -> Table:
     titles = {
         "retrieval_mean": "Retrieval by layer (%)",
+        "cka_mean": "CKA by layer, mean over the pairs of languages",
         "probe": "Language probe by layer (balanced accuracy, %)",
         "geometry": "Spread of the sentence vectors by layer",
     }
@@ -406,6 +417,10 @@ def _probe_columns(entry: Record) -> dict[str, str]:
         for name, label in (("linear", "linear"), ("mlp", "MLP"))
         for kind in ("raw", "centred")
     }
+
+
+def _cka_columns(value: float | None) -> dict[str, str]:
+    return {"CKA": similarity(value)}
 
 
 def _geometry_columns(entry: Record) -> dict[str, str]:
