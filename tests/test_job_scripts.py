@@ -19,6 +19,7 @@ NAMES = {
     "evaluate.sh",
     "pretrain.sh",
     "site.env.example",
+    "study.sh",
     "teach.sh",
 }
 

@@ -34,7 +34,8 @@ def _run(words: list[str]) -> None:
     help_requested = bool({"-h", "--help"} & set(words)) or words[:1] == ["help"] or not words
     command_words = [word for word in words[words[:1] == ["help"] :] if word not in ("-h", "--help")]
     count = len(command_words)
-    if help_requested and (count == 0 or (count == 1 and command_words[0] in GROUPS)):
+    names_group = count == 1 and command_words[0] in GROUPS and command_words[0] not in COMMANDS
+    if help_requested and (count == 0 or names_group):
         from unibert.command_help import overview
 
         print(overview([command for command in COMMANDS.values() if command.name.split()[:count] == command_words]))
@@ -220,6 +221,22 @@ def _report(call: Call) -> None:
     print(f"{format_summary(write_summary(run_dir))}\n\nreport   {page}")
 
 
+def _study(call: Call) -> None:
+    options = call.options()
+    from unibert.study.run import run_study
+
+    if not run_study(options.study, processes=options.processes, part=options.part):
+        sys.exit(1)
+
+
+def _study_report(call: Call) -> None:
+    study = call.options().study
+    from unibert.study.config import read_study
+    from unibert.study.report import write_report
+
+    print(f"report   {write_report(read_study(study))}")
+
+
 def _demo(call: Call) -> None:
     config = call.options()
     from unibert.demo.route import run_demo
@@ -389,6 +406,24 @@ _ROWS = (
         _report,
         "unibert.command_options:ReportOptions",
         "run_dir",
+    ),
+    Command(
+        "study",
+        "STUDY.yaml [--processes N] [--part K/N]",
+        "pre-train and score arms over seeds, and compare them",
+        _study,
+        "unibert.command_options:StudyOptions",
+        "study",
+        about="The same command goes on with an interrupted study. It ends with the report. With --part, several "
+        "machines or the tasks of a Slurm array (slurm/study.sh) share the work.",
+    ),
+    Command(
+        "study report",
+        "STUDY",
+        "compute a study's report anew from the kept predictions",
+        _study_report,
+        "unibert.command_options:StudyReportOptions",
+        "study",
     ),
     Command(
         "demo",

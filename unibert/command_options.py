@@ -155,3 +155,29 @@ class CompletionOptions:
 
     shell: Literal["bash", "zsh"]
     """The shell."""
+
+
+@dataclass(kw_only=True)
+class StudyOptions:
+    """Options of ``unibert study``."""
+
+    study: Path
+    """Study file with arms, seeds and tasks, or the folder of a study that has begun."""
+
+    processes: int = 1
+    """Number of trainings and evaluations at once."""
+
+    part: str | None = None
+    """K/N, as in 0/4: the share of the work that this command does, one of N with K from 0. Default: all."""
+
+    def __post_init__(self) -> None:
+        if self.processes < 1:
+            raise ValueError(f"processes: must be at least 1, got {self.processes}")
+
+
+@dataclass(kw_only=True)
+class StudyReportOptions:
+    """Options of ``unibert study report``."""
+
+    study: Path
+    """Study file, or the folder of a study."""

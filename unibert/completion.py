@@ -39,13 +39,17 @@ def _parser(commands: Sequence[Command], files: Any) -> argparse.ArgumentParser:
     root = argparse.ArgumentParser(prog="unibert")
     root.add_argument("--version", action="store_true", help="print the version")
     subcommands = root.add_subparsers()
+    parsers: dict[str, argparse.ArgumentParser] = {}
     groups: dict[str, Any] = {}
     for command in commands:
         first, _, second = command.name.partition(" ")
         if second and first not in groups:
-            groups[first] = subcommands.add_parser(first, help=f"{first} …").add_subparsers()
+            # A command may have subcommands beside its own options.
+            group = parsers[first] if first in parsers else subcommands.add_parser(first, help=f"{first} …")
+            groups[first] = group.add_subparsers()
         parent = groups[first] if second else subcommands
         parser = parent.add_parser(second or first, help=command.summary, description=command.summary)
+        parsers[command.name] = parser
         if command.run_file in ("required", "optional"):
             _set_completer(parser.add_argument("run", nargs="?"), _RUN_FILES)
         for option in _options(command):

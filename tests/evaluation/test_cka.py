@@ -103,8 +103,9 @@ def test_too_few_rows_have_none(num_rows):
     assert cka(draw(0, num_rows, 5), draw(1, num_rows, 5)) is None
 
 
-@given(seeds)
-def test_vectors_that_are_all_equal_have_none(seed):
-    equal = draw(seed, 5).float().expand(30, 5)
+@given(seeds, st.integers(0, 1))
+def test_vectors_that_are_all_equal_or_all_but_one_have_none(seed, num_others):
+    equal = draw(seed, 5).float().repeat(30, 1)
+    equal[:num_others] += 1
     assert cka(equal, draw(seed, 30, 5)) is None
     assert cka(draw(seed, 30, 5), equal) is None

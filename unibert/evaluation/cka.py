@@ -31,7 +31,7 @@ def debiased_cka(
     Returns:
         the CKA at each layer for each pair of languages, ``de-en``: 1 for spaces that are equal up to shift, rotation
         and scale, about 0 for unrelated ones, of which it may be slightly negative. None with fewer than `MIN_ROWS`
-        sentences, or if all vectors of a language are equal.
+        sentences, or if all vectors of a language, or all but one, are equal.
     """
     found: dict[str, list[float | None]] = {f"{a}-{b}": [] for a, b in combinations(vectors, 2)}
     num_layers, num_rows = next(iter(vectors.values())).shape[:2]
@@ -65,6 +65,6 @@ def _hsic(first: torch.Tensor, second: torch.Tensor) -> float:
 
 
 def _own_hsic(rows: torch.Tensor) -> float:
-    """Return what `_hsic` does of vectors with themselves, 0 if all are equal."""
+    """Return what `_hsic` does of vectors with themselves, 0 if all, or all but one, are equal."""
     hsic = _hsic(rows, rows)
     return hsic if hsic > _NO_SPREAD * float((rows**2).sum()) ** 2 else 0.0

@@ -31,6 +31,7 @@ points [x, y] of each language on the first two principal components at the head
 
 ``retrieval-predictions.jsonl`` has a line for each direction, of the model at the headline layer: ``direction``, and
 under ``raw``, ``centred`` and ``margin`` the row that each query finds. Accuracy is the share that find their own row.
+``training_means``, if there are any, has the rows that vectors of the last layer less these means find.
 """
 
 from __future__ import annotations
@@ -144,8 +145,10 @@ def _set_scores(
             # Behind a projection, the means are of other vectors than those that are scored.
             if language_mean is not None and len(language_mean) == embedded.shape[-1]:
                 shifted[language] = embedded[-1:] - language_mean
-        if shifted:
-            less_means |= {found.direction: accuracy(found.rows["raw"]) for found in find_translations(shifted, device)}
+        found_less_means = {
+            found.direction: found.rows["raw"] for found in (find_translations(shifted, device) if shifted else ())
+        }
+        less_means |= {direction: accuracy(rows) for direction, rows in found_less_means.items()}
         for language, sentences in aligned.sentences.items():
             if sampled is None:
                 sampled = torch.empty(len(layers.scored), len(sample.sentences), vectors[language].shape[-1])
@@ -157,6 +160,8 @@ def _set_scores(
             scores[found.direction][str(layer)] = {kind: accuracy(rows) for kind, rows in found.rows.items()}
             if layer == layers.headline:
                 rows_found = {kind: rows.tolist() for kind, rows in found.rows.items()}
+                if found.direction in found_less_means:
+                    rows_found["training_means"] = found_less_means[found.direction].tolist()
                 predictions.append({"direction": found.direction, **rows_found})
         for pair, values in debiased_cka(vectors, device).items():
             cka[pair] = {str(layer): value for layer, value in zip(layers.scored, values, strict=True)}

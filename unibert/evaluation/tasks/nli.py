@@ -118,6 +118,10 @@ class InferencePairs(Task[Inference]):
         majority = Counter(gold).most_common(1)[0][1] / len(gold)
         return {"accuracy": float(accuracy_score(gold, predicted)), "majority": majority}
 
+    def example_scores(self, predictions: Sequence[dict[str, Any]], language: str) -> list[float]:
+        """Return 1.0 for right labels and 0.0 for wrong ones."""
+        return [float(line["label"] == line["predicted"]) for line in predictions]
+
 
 def _cells(file: TaskFile) -> Iterator[tuple[int, str, str, str]]:
     """Yield line number, premise, hypothesis and label."""

@@ -144,10 +144,12 @@ class QuestionAnswering(Task[Question]):
 
     def score(self, predictions: Sequence[dict[str, Any]], language: str) -> dict[str, float]:
         """Return F1 and exact match, the means over the questions."""
-        return {
-            name: fmean(best_of(scorer, line["predicted"], line["answers"], language) for line in predictions)
-            for name, scorer in (("f1", word_f1), ("exact_match", exact_match))
-        }
+        matches = [best_of(exact_match, line["predicted"], line["answers"], language) for line in predictions]
+        return {"f1": fmean(self.example_scores(predictions, language)), "exact_match": fmean(matches)}
+
+    def example_scores(self, predictions: Sequence[dict[str, Any]], language: str) -> list[float]:
+        """Return the F1 of each question."""
+        return [best_of(word_f1, line["predicted"], line["answers"], language) for line in predictions]
 
 
 def _entries(content: Any) -> Iterator[tuple[dict[str, Any], str]]:

@@ -108,3 +108,7 @@ class Task(ABC, Generic[Example]):
     @abstractmethod
     def score(self, predictions: Sequence[dict[str, Any]], language: str) -> dict[str, float]:
         """Return the scores of predictions in one language, between 0 and 1."""
+
+    def example_scores(self, predictions: Sequence[dict[str, Any]], language: str) -> list[float] | None:
+        """Return the main score of each example; None where it is no mean over examples."""
+        return None

@@ -1,0 +1,83 @@
+"""A study with trainings that is killed in the middle and started again."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+
+def write_data(folder: Path) -> None:
+    """Sentences of the corpus's words, whose labels follow from them."""
+    (folder / "retrieval").mkdir(parents=True)
+    (folder / "xnli").mkdir()
+    for number, language in enumerate(("de", "en")):
+        generator = random.Random(number)
+        lines = [" ".join(f"w{90 * number + (7 * line + 5 * word) % 80}" for word in range(5)) for line in range(30)]
+        (folder / "retrieval" / f"{language}.txt").write_text("".join(f"{line}\n" for line in lines))
+        for split in ("train", "dev", "test"):
+            rows = [
+                f"w{generator.randrange(280)} w{generator.randrange(280)}\tw{7 + 90 * (row % 3)}\t"
+                f"{('entailment', 'contradiction', 'neutral')[row % 3]}\n"
+                for row in range(30)
+            ]
+            (folder / "xnli" / f"{split}-{language}.tsv").write_text("".join(rows))
+
+
+def study_file(folder: Path, data: Path, run_file: Path) -> Path:
+    study = {
+        "output": str(folder / "study"),
+        "run": str(run_file),
+        "seeds": [1],
+        "reference": "mlm",
+        "arms": {
+            "mlm": {"run": {"adversary": None}},
+            "adversary": {},
+            "centred": {"like": "adversary", "center": True},
+        },
+        "tasks": {
+            "nli": {"data": str(data / "xnli"), "fine_tuning": {"epochs": 1}, "device": "cpu"},
+            "retrieval": {"data": str(data / "retrieval"), "layers": [-1], "probe_restarts": 1, "device": "cpu"},
+        },
+    }
+    folder.mkdir()
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(study))
+    return path
+
+
+def start(path: Path) -> subprocess.Popen[str]:
+    words = [sys.executable, "-m", "unibert", "study", str(path), "--processes=2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(words, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def report_of(path: Path) -> dict:
+    return json.loads((path.parent / "study" / "report" / "report.json").read_text())
+
+
+@pytest.mark.slow
+def test_a_study_that_was_killed_gives_the_same_report(run_file, tmp_path):
+    write_data(tmp_path / "data")
+    whole = study_file(tmp_path / "whole", tmp_path / "data", run_file)
+    printed, _ = start(whole).communicate(timeout=500)
+    assert "9 of 9 done" in printed, printed
+    killed = study_file(tmp_path / "killed", tmp_path / "data", run_file)
+    process = start(killed)
+    # A training has begun.
+    metrics = tmp_path / "killed" / "study" / "mlm" / "seed-1" / "run" / "metrics.jsonl"
+    while not metrics.is_file() and process.poll() is None:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    stopped, _ = process.communicate(timeout=120)
+    assert process.returncode == 75
+    assert "the study has stopped; the same command goes on" in stopped
+    printed, _ = start(killed).communicate(timeout=500)
+    assert "9 of 9 done" in printed, printed
+    assert report_of(killed) == report_of(whole)
