@@ -155,7 +155,13 @@ def test_layers_of_another_model_than_the_teacher_are_refused(words, tmp_path, t
     assert "Traceback" not in output
 
 
-def test_a_run_without_a_teacher_cannot_fit(words, teacher, unibert):
-    status, output = unibert(*words, "--distillation=null")
-    assert status != 0
-    assert "model.initialize_fit: fits the layers of distillation.teacher, which is None" in output
+def test_a_run_without_a_teacher_starts_from_the_same_student(words, tmp_path, unibert):
+    few = ["--training.tokens=1024", "--training.evaluate_every=0"]
+    for name, options in (("taught", []), ("plain", ["--distillation=null"])):
+        status, output = unibert(*words, *few, *options, f"--run_dir={tmp_path / name}")
+        assert status == 0, output
+    taught, plain = (load_file(tmp_path / name / "start" / TENSORS) for name in ("taught", "plain"))
+    assert taught.keys() == plain.keys()
+    assert all(torch.equal(taught[key], plain[key]) for key in taught)
+    trained = load_file(tmp_path / "plain" / "model" / TENSORS)
+    assert any(not torch.equal(trained[key], plain[key]) for key in plain)

@@ -27,8 +27,8 @@ class ModelConfig:
     """Layers of that model to take, in order, as in 0,3,6. The student gets as many layers. Default: all."""
 
     initialize_fit: bool = False
-    """Fit these layers to ``distillation.teacher`` or the corpus's teacher, from which they must come, before the first
-    step and without a gradient. With a smaller ``hidden_size`` in ``config``, and perhaps a smaller
+    """Fit these layers to the model that they come from, before the first step and without a gradient. If the run has a
+    teacher, it must be that model. With a smaller ``hidden_size`` in ``config``, and perhaps a smaller
     ``intermediate_size``, they are narrowed first, which needs this. For bert, roberta and xlm-roberta."""
 
     attention: Literal["auto", "sdpa", "flex", "varlen"] = "auto"

@@ -171,7 +171,7 @@ class RunConfig:
                 "training.keep_best: judges by the held-out MLM loss, but no loss trains predictions; set it to false"
             )
         source, distillation = self.model.initialize_from, self.distillation
-        teacher = None if distillation is None else distillation.teacher
+        teacher = source if distillation is None else distillation.teacher
         if self.model.initialize_fit and source != teacher and not self.learns_from_corpus:
             raise ValueError(
                 f"model.initialize_fit: fits the layers of distillation.teacher, which is {teacher}, while "

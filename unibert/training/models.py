@@ -66,14 +66,14 @@ def _teacher_of_run(config: RunConfig, manifest: Manifest, device: torch.device)
 
 
 def build_fit_teacher(config: RunConfig, manifest: Manifest, device: torch.device) -> Teacher:
-    """Build the teacher to which a student of ``model.initialize_fit`` is fitted, if the run has vectors only.
+    """Build the teacher to which a student of ``model.initialize_fit`` is fitted, if the run has none in memory.
 
     Raises:
-        UserError: if it is not the model whose vectors the corpus has.
+        UserError: if the run learns from vectors in the corpus and it is not the model that wrote them.
     """
-    name, teaching = config.model.initialize_from, manifest.teaching
+    name = config.model.initialize_from
     assert name is not None
-    assert teaching is not None
+    teaching = manifest.teaching if config.learns_from_corpus else None
     teacher = build_teacher(
         name,
         Path(config.corpus),
@@ -82,10 +82,10 @@ def build_fit_teacher(config: RunConfig, manifest: Manifest, device: torch.devic
         sequence_length=_max_sequence_length(config),
         device=device,
         clean=True,
-        prompt=teaching.prompt,
+        prompt="" if teaching is None else teaching.prompt,
         attention=config.model.attention,
     )
-    if weights_sha256(teacher.model) != teaching.weights_sha256:
+    if teaching is not None and weights_sha256(teacher.model) != teaching.weights_sha256:
         raise UserError(
             f"model.initialize_from: {name} has other weights than {teaching.teacher}, whose vectors {config.corpus} "
             "holds, so that no student can be fitted to both; name that model, or set model.initialize_fit to false"
