@@ -26,7 +26,7 @@ from unibert.doctor.cluster import check_slurm
 from unibert.doctor.finding import run_command
 from unibert.doctor.folders import check_folders, file_system
 from unibert.doctor.ranks import check_launcher, check_mpi
-from unibert.doctor.run_files import check_run
+from unibert.doctor.run_files import check_run, folders_of_run
 from unibert.training.config import RunConfig
 
 REPOSITORY = Path(__file__).parents[1]
@@ -363,6 +363,19 @@ def test_shards_of_wrong_sizes_and_remote_shards(run_file, corpus):
     finding, *_ = check_run(remote)
     assert finding.mark == "ok"
     assert finding.message.endswith("read from https://shards.example/c")
+
+
+def test_the_sentences_of_a_run(run_file, tmp_path):
+    folder = tmp_path / "aligned"
+    config = parse(RunConfig, ["--config", str(run_file), f"--training.retrieval={folder}"])
+    _, finding, *_ = check_run(config)
+    assert (finding.mark, finding.subject, finding.message) == ("FAIL", "retrieval", f"{folder}: no such folder")
+    assert folders_of_run(config)["retrieval"] == folder
+    folder.mkdir()
+    for code in ("de", "en"):
+        (folder / f"{code}.txt").write_text("one\ntwo\nthree\n")
+    _, finding, *_ = check_run(config)
+    assert (finding.mark, finding.message) == ("ok", f"{folder}: 3 aligned lines of 2 languages")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Imports run one way: cli → reports, planning and the like → training, evaluation → model → stream → corpus."""
+"""Imports run one way: cli → reports, planning and the like → training → evaluation, model → stream → corpus."""
 
 import ast
 import re
@@ -15,15 +15,15 @@ MAY_IMPORT = {
     "corpus": set(),
     "stream": {"corpus"},
     "model": {"stream", "corpus", KERNELS},
-    "training": {"model", "stream", "corpus", KERNELS},
+    "training": {"evaluation", "model", "stream", "corpus", KERNELS},
     "teaching": {"training", "model", "stream", "corpus"},
     "evaluation": {"corpus"},
     "planning": {"training", "model", "corpus", KERNELS},
     "reports": {"training", "evaluation", "stream", "corpus"},
     "bench": {"reports", "training", "model", "stream", "corpus", KERNELS},
     "demo": {"reports", "evaluation", "training", "model", "corpus"},
-    "doctor": {"training", "stream", "corpus"},
     "study": {"evaluation", "training", "reports", "corpus"},
+    "doctor": {"training", "evaluation", "stream", "corpus"},
 }
 """Packages that each package of `unibert` may import, in addition to top-level modules, which import no package."""
 ENTRY_POINTS = {"unibert.cli", "unibert.command", "unibert.__main__"}

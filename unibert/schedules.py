@@ -82,6 +82,11 @@ def learning_rate_factor(progress: float, *, warmup: float, decay: float, shape:
     }[shape]
 
 
+def passes_multiple(interval: int | None, before: int, after: int) -> bool:
+    """Whether a multiple of ``interval`` lies above ``before`` and not above ``after``; never if it is None."""
+    return interval is not None and after // interval > before // interval
+
+
 def dann_ramp(progress: float) -> float:
     """Return 2 / (1 + exp(-10 p)) - 1, the gradient-reversal ramp of DANN (Ganin et al. 2016, arXiv 1505.07818)."""
     return 2 / (1 + math.exp(-10 * progress)) - 1

@@ -58,6 +58,24 @@ def heldout_line(step, loss):
     }
 
 
+def retrieval_line(step, raw, **more):
+    return {
+        "step": step,
+        "tokens": step * 4096,
+        "retrieval_raw": raw,
+        "retrieval_centred": raw + 0.125,
+        "retrieval_margin": raw + 0.25,
+        "probe_linear": 0.875,
+        "geometry_variance": 12.5,
+        "geometry_mean_cosine": 0.5,
+        "geometry_participation_ratio": 3.0,
+        "geometry_language_share": 0.25,
+        "retrieval_chance": 0.02,
+        "probe_chance": 1 / 3,
+        **more,
+    }
+
+
 def write_metrics(run, *lines):
     run.mkdir(exist_ok=True)
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -161,6 +179,34 @@ def test_missing_parts_are_named(tmp_path):
 def test_page_of_a_run_with_only_a_config(tmp_path):
     (tmp_path / "config.yaml").write_text("seed: 1\n")
     assert "no training steps" in " ".join(missing(write_report(tmp_path).read_text()))
+
+
+def test_what_training_measured_takes_the_place_of_scored_checkpoints(tmp_path):
+    lines = [training_line(step) for step in range(1, 4)]
+    write_metrics(tmp_path, *lines, retrieval_line(0, 0.25), retrieval_line(2, 0.5), retrieval_line(3, 0.375))
+    page = write_report(tmp_path).read_text()
+    sections = re.findall(r"<h2>(.*?)</h2>", page)
+    assert "Retrieval and language probe in training" in sections
+    assert "Retrieval over the run" not in sections
+    assert (tmp_path / "report" / "retrieval_in_training.png").stat().st_size > 5000
+    row = "<td>2</td><td>8,192</td><td>50.0</td><td>62.5</td><td>75.0</td><td>87.5</td><td>12.5</td><td>0.500</td>"
+    assert row in page
+    # Of the last measurement.
+    assert "37.5 %" in page
+    assert "centred 50.0 %, chance 2.0 %" in page
+    # Losses and diagnostics are those of the steps, which the measurements do not interrupt.
+    assert [record["step"] for record in read_run(tmp_path).training] == [1, 2, 3]
+    assert alarms(page) == []
+    points = [{"step": step, "tokens": 4096 * step, "raw": 0.5, "centred": 0.75} for step in (0, 3)]
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "evaluation" / "retrieval_over_run.json").write_text(json.dumps({"format": 1, "points": points}))
+    sections = re.findall(r"<h2>(.*?)</h2>", write_report(tmp_path).read_text())
+    assert {"Retrieval and language probe in training", "Retrieval over the run"} <= set(sections)
+
+
+def test_vectors_that_collapse_in_training_raise_an_alarm(tmp_path):
+    write_metrics(tmp_path, training_line(1), retrieval_line(1, 0.5, geometry_mean_cosine=0.995))
+    assert "of the last layer have nearly the same direction" in " ".join(alarms(write_report(tmp_path).read_text()))
 
 
 def test_alarms_of_a_failed_run(tmp_path):

@@ -1,5 +1,6 @@
 """Comparing the metrics of two runs."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,17 @@ def lines_without_timing(run_dir: Path) -> list[dict[str, Any]]:
     ]
 
 
-def largest_relative_difference(first: Path, second: Path) -> float:
-    """Over all numbers of all lines; both runs must have written the same lines."""
+def largest_relative_difference(first: Path, second: Path, leave_out: Sequence[str] = ()) -> float:
+    """Over all numbers of all lines but those of some keys; both runs must have written the same lines."""
     pairs = list(zip(lines_without_timing(first), lines_without_timing(second), strict=True))
     assert pairs
-    return max(_difference(a, b) for a, b in pairs)
+    return max(_difference(a, b, leave_out) for a, b in pairs)
 
 
-def _difference(first: Any, second: Any) -> float:
+def _difference(first: Any, second: Any, leave_out: Sequence[str]) -> float:
     if isinstance(first, dict):
         assert first.keys() == second.keys()
-        return max((_difference(first[key], second[key]) for key in first), default=0.0)
+        keys = first.keys() - set(leave_out)
+        return max((_difference(first[key], second[key], leave_out) for key in keys), default=0.0)
     assert type(first) is type(second)
     return abs(first - second) / max(abs(first), abs(second), 1e-30) if first != second else 0.0

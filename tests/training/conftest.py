@@ -59,6 +59,24 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def aligned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Thirty sentences, 4 to 13 words long, in each language; word i of the first means i + 90 in the second.
+
+    One word of each is the same in all languages.
+    """
+    folder = tmp_path_factory.mktemp("aligned")
+    random = np.random.default_rng(0)
+    sentences = [random.integers(0, 90, length) for length in random.integers(3, 13, 30)]
+    for index, language in enumerate(LANGUAGES):
+        lines = [
+            " ".join(f"w{word}" for word in (*(90 * index + sentence), 270 + line % 25))
+            for line, sentence in enumerate(sentences)
+        ]
+        (folder / f"{language}.txt").write_text("\n".join(lines) + "\n")
+    return folder
+
+
 @pytest.fixture
 def own_corpus(corpus: Path, tmp_path: Path) -> Path:
     """A copy that may be altered."""

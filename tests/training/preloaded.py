@@ -11,4 +11,5 @@ os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
 import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401
 import transformers.models.modernbert.modeling_modernbert  # noqa: F401
 
-import unibert.training.loop  # noqa: F401
+import unibert.training.loop
+import unibert.training.retrieval  # noqa: F401

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -18,9 +19,19 @@ def launch_to_end(words: list[str]) -> None:
     assert process.returncode == 0, output
 
 
-def test_a_killed_rank_loses_nothing(run_file, tmp_path):
+def measuring(aligned: Path) -> list[str]:
+    """Options that measure retrieval after 10 and 20 steps, and so on, with a best checkpoint by it."""
+    return [
+        f"--training.retrieval={aligned}",
+        f"--training.retrieval_every_tokens={10 * 8 * 64}",
+        "--training.keep_best=true",
+        "--training.best_by=retrieval_raw",
+    ]
+
+
+def test_a_killed_rank_loses_nothing(run_file, aligned, tmp_path):
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    words = ["pretrain", str(run_file), "--training.ds_config=zero2"]
+    words = ["pretrain", str(run_file), "--training.ds_config=zero2", *measuring(aligned)]
     launch_to_end([*words, f"--run_dir={undisturbed}"])
 
     process = start([*words, f"--run_dir={killed}"], ranks=2, start_new_session=True)
@@ -35,9 +46,9 @@ def test_a_killed_rank_loses_nothing(run_file, tmp_path):
     assert lines_without_timing(killed) == lines_without_timing(undisturbed)
 
 
-def test_a_signal_saves_a_checkpoint_and_the_same_command_continues(run_file, tmp_path, unibert):
+def test_a_signal_saves_a_checkpoint_and_the_same_command_continues(run_file, aligned, tmp_path, unibert):
     undisturbed, stopped = tmp_path / "undisturbed", tmp_path / "stopped"
-    words = ["pretrain", str(run_file), "--training.checkpoint_every=1000"]
+    words = ["pretrain", str(run_file), "--training.checkpoint_every=1000", *measuring(aligned)]
     assert unibert(*words, f"--run_dir={undisturbed}")[0] == 0
 
     process = start([*words, f"--run_dir={stopped}"])

@@ -18,6 +18,9 @@ from unibert.training.config import RunConfig
 def check_run(config: RunConfig) -> Iterator[Finding]:
     """Check corpus and models as the start of the run does; digests are left to `unibert corpus verify`."""
     findings = run_check("corpus", _check_corpus, Path(config.corpus), config.stream)
+    if config.training.retrieval is not None:
+        sentences = Path(config.training.retrieval)
+        findings += run_check("retrieval", _check_sentences, sentences, config.training.retrieval_sentences)
     for subject, folder in _model_folders(config).items():
         findings += run_check(subject, _check_model_files, folder)
     yield from findings
@@ -27,7 +30,8 @@ def check_run(config: RunConfig) -> Iterator[Finding]:
 
 def folders_of_run(config: RunConfig) -> dict[str, Path]:
     """Return the folders that a run reads and writes, by name."""
-    return {"run folder": Path(config.run_dir), "corpus": Path(config.corpus), **_model_folders(config)}
+    folders = {"run folder": Path(config.run_dir), "corpus": Path(config.corpus), **_model_folders(config)}
+    return folders | ({"retrieval": Path(retrieval)} if (retrieval := config.training.retrieval) is not None else {})
 
 
 def _model_folders(config: RunConfig) -> dict[str, Path]:
@@ -58,6 +62,15 @@ def _check_corpus(subject: str, folder: Path, stream: StreamConfig) -> Iterator[
         yield fail(subject, message + more, fix)
     else:
         yield ok(subject, content)
+
+
+def _check_sentences(subject: str, folder: Path, max_sentences: int) -> Iterator[Finding]:
+    # This imports scipy, which may be missing.
+    from unibert.evaluation.aligned import read_aligned
+
+    sets = read_aligned(folder, max_sentences)
+    languages = {language for aligned in sets for language in aligned.languages}
+    yield ok(subject, f"{folder}: {sum(map(len, sets)):,} aligned lines of {len(languages)} languages")
 
 
 def _check_models(config: RunConfig) -> Iterator[Finding]:

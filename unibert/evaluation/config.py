@@ -13,6 +13,9 @@ TaskName = Literal["ner", "nli", "qa", "sts", "retrieval", "probe"]
 FINE_TUNED: tuple[TaskName, ...] = ("ner", "nli", "qa")
 """Tasks for which the model is fine-tuned."""
 
+MAX_LENGTH = 128
+"""Number of tokens at which sentences are cut by default."""
+
 
 @dataclass(kw_only=True)
 class EvaluateConfig:
@@ -85,7 +88,7 @@ class EvaluateConfig:
     probe_restarts: int = 3
     """Number of splits and initialisations over which the probe's accuracy is averaged."""
 
-    max_length: int = 128
+    max_length: int = MAX_LENGTH
     """Number of tokens at which a sentence is cut."""
 
     batch_tokens: int = 8192

@@ -11,8 +11,9 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from unibert.corpus.text_tokenizer import plain_tokenizer
 from unibert.errors import UserError
+from unibert.evaluation.config import MAX_LENGTH
+from unibert.evaluation.sentence_tokens import SentenceTokenizer, length_batches
 
 _WEIGHT_FILES = (
     "model.safetensors",
@@ -41,16 +42,10 @@ class SentenceEncoder:
         device: torch.device | str,
         prompt: str = "",
     ) -> None:
-        self._prompt = prompt
         self._model = model.float().eval().requires_grad_(False).to(device)
         self._tokenizer = tokenizer
-        self._max_length = min(max_length, tokenizer.model_max_length)
+        self._sentences = SentenceTokenizer(tokenizer, max_length=max_length, prompt=prompt)
         self._batch_tokens = batch_tokens
-        self._framing: Any = tokenizer.backend_tokenizer if tokenizer.is_fast else None
-        if self._framing is not None:
-            self._plain = plain_tokenizer(self._framing.to_str())
-            self._framing.no_padding()
-            self._framing.enable_truncation(self._max_length)
         self.num_layers: int = model.config.num_hidden_layers + 1
 
     @classmethod
@@ -59,7 +54,7 @@ class SentenceEncoder:
         folder: Path,
         *,
         untrained_seed: int | None = None,
-        max_length: int = 128,
+        max_length: int = MAX_LENGTH,
         batch_tokens: int = 8192,
         device: torch.device | str = "cpu",
         prompt: str = "",
@@ -67,14 +62,6 @@ class SentenceEncoder:
         """Load the encoder of a model folder, see `load_encoder`."""
         model, tokenizer = load_encoder(folder, untrained_seed=untrained_seed)
         return cls(model, tokenizer, max_length=max_length, batch_tokens=batch_tokens, device=device, prompt=prompt)
-
-    def _token_ids(self, sentences: Sequence[str]) -> list[list[int]]:
-        """Return the ids of each sentence, the prompt before it, framed and cut."""
-        texts = [self._prompt + sentence for sentence in sentences]
-        if self._framing is None:
-            return self._tokenizer(texts, truncation=True, max_length=self._max_length)["input_ids"]
-        encoded = self._plain.encode_batch_fast(texts, add_special_tokens=False)
-        return [self._framing.post_process(one).ids for one in encoded]
 
     @torch.inference_mode()
     def embed(self, sentences: Sequence[str]) -> torch.Tensor:
@@ -90,9 +77,9 @@ class SentenceEncoder:
         Raises:
             UserError: if a vector is not finite, as with a model that diverged in training.
         """
-        token_ids = self._token_ids(sentences)
+        token_ids = self._sentences.token_ids(sentences)
         vectors = torch.empty(self.num_layers, len(token_ids), self._model.config.hidden_size)
-        for batch in _length_batches([len(ids) for ids in token_ids], self._batch_tokens):
+        for batch in length_batches([len(ids) for ids in token_ids], self._batch_tokens):
             padded = self._tokenizer.pad({"input_ids": [token_ids[i] for i in batch]}, return_tensors="pt")
             padded = {key: padded[key].to(self._model.device) for key in ("input_ids", "attention_mask")}
             hidden_states = torch.stack(self._model(**padded, output_hidden_states=True).hidden_states)
@@ -137,18 +124,6 @@ def load_encoder(folder: Path, *, untrained_seed: int | None = None) -> tuple[An
             f"{model.get_input_embeddings().num_embeddings}; use the tokenizer that the model was trained with"
         )
     return model, tokenizer
-
-
-def _length_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Yield indices in order of length; a padded batch has at most ``batch_tokens`` tokens, or one sentence."""
-    batch: list[int] = []
-    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if batch and (len(batch) + 1) * lengths[index] > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
 
 
 def _check_folder(folder: Path) -> None:

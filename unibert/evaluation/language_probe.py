@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -73,6 +74,34 @@ def split_by_group(groups: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarra
     return np.flatnonzero(~in_test), np.flatnonzero(in_test)
 
 
+def probe_split(languages: np.ndarray, groups: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return what `split_by_group` does; None if a language, (N,) int, is on one side only."""
+    train, test = split_by_group(groups, seed)
+    return (train, test) if set(languages) == set(languages[train]) == set(languages[test]) else None
+
+
+def linear_accuracy(vectors: np.ndarray, languages: np.ndarray, split: tuple[np.ndarray, np.ndarray]) -> float:
+    """Return the balanced accuracy of a fresh multinomial logistic regression on one side of a split (`probe_split`).
+
+    On raw vectors it is what `probe_accuracy` calls ``linear``, of one restart.
+    """
+    return _accuracy(LogisticRegression(max_iter=200, class_weight="balanced"), vectors, languages, split)
+
+
+def _accuracy(
+    classifier: Any, vectors: np.ndarray, languages: np.ndarray, split: tuple[np.ndarray, np.ndarray]
+) -> float:
+    """Train the classifier on one side of the split and return its balanced accuracy on the other."""
+    train, test = split
+    pipeline = make_pipeline(StandardScaler(), classifier)
+    # On matrices this small, more threads wait longer than they save, above all on a busy node.
+    with warnings.catch_warnings(), threadpool_limits(1):
+        # The step limits are the probe's budget; reaching them is not an error.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        pipeline.fit(vectors[train], languages[train])
+    return float(balanced_accuracy_score(languages[test], pipeline.predict(vectors[test])))
+
+
 def probe_accuracy(
     vectors: np.ndarray, languages: np.ndarray, groups: np.ndarray, *, restarts: int = 3, seed: int = 0
 ) -> dict[str, dict[str, dict[str, float]]]:
@@ -99,27 +128,17 @@ def probe_accuracy(
     """
     results: dict[str, dict[str, list[float]]] = {kind: {"linear": [], "mlp": []} for kind in ("raw", "centred")}
     for restart in range(seed, seed + restarts):
-        train, test = split_by_group(groups, restart)
-        if not set(languages) == set(languages[train]) == set(languages[test]):
+        split = probe_split(languages, groups, restart)
+        if split is None:
             raise UserError(
                 "the language probe needs more sentences: its split left a language on one side only; raise "
                 "probe_sentences or max_sentences, or leave out languages with few lines"
             )
-        centred = subtract_language_means(vectors, languages, mean_rows=train)
+        centred = subtract_language_means(vectors, languages, mean_rows=split[0])
         for kind, inputs in (("raw", vectors), ("centred", centred)):
-            classifiers = {
-                "linear": LogisticRegression(max_iter=200, class_weight="balanced"),
-                "mlp": MLPClassifier(hidden_layer_sizes=(128,), max_iter=60, random_state=restart),
-            }
-            for name, classifier in classifiers.items():
-                pipeline = make_pipeline(StandardScaler(), classifier)
-                # On matrices this small, more threads wait longer than they save, above all on a busy node.
-                with warnings.catch_warnings(), threadpool_limits(1):
-                    # The step limits are the probe's budget; reaching them is not an error.
-                    warnings.simplefilter("ignore", ConvergenceWarning)
-                    pipeline.fit(inputs[train], languages[train])
-                accuracy = balanced_accuracy_score(languages[test], pipeline.predict(inputs[test]))
-                results[kind][name].append(float(accuracy))
+            results[kind]["linear"].append(linear_accuracy(inputs, languages, split))
+            mlp = MLPClassifier(hidden_layer_sizes=(128,), max_iter=60, random_state=restart)
+            results[kind]["mlp"].append(_accuracy(mlp, inputs, languages, split))
     return {
         kind: {
             name: {"mean": float(np.mean(accuracies)), "std": float(np.std(accuracies))}

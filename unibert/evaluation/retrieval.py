@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import combinations
 from statistics import fmean
 from typing import NamedTuple
 
 import torch
 from torch.nn.functional import normalize
-
-from unibert.evaluation.aligned import AlignedSet
-from unibert.evaluation.embeddings import SentenceEncoder
 
 KINDS = ("raw", "centred", "margin")
 """Ways to find a translation, see `find_translations`."""
@@ -65,13 +62,18 @@ def find_translations(vectors: Mapping[str, torch.Tensor], device: torch.device 
 
 
 def mean_accuracy(
-    encoder: SentenceEncoder, sets: Sequence[AlignedSet], layer: int, device: torch.device | str = "cpu"
+    vectors: Iterable[Mapping[str, torch.Tensor]], device: torch.device | str = "cpu"
 ) -> dict[str, float]:
-    """Return each kind of top-1 accuracy of one layer, the mean over all directions of all sets."""
+    """Return each kind of top-1 accuracy of one layer, the mean over all directions of all sets.
+
+    Args:
+        vectors: (N, H) of each language, set by set; row i has the same meaning in all languages of the set.
+        device: where the similarities are computed.
+    """
     accuracies: dict[str, list[float]] = defaultdict(list)
-    for aligned in sets:
-        vectors = {language: encoder.embed(sentences)[[layer]] for language, sentences in aligned.sentences.items()}
-        for found in find_translations(vectors, device):
+    for by_language in vectors:
+        one_layer = {language: rows[None] for language, rows in by_language.items()}
+        for found in find_translations(one_layer, device):
             for kind, rows in found.rows.items():
                 accuracies[kind].append(accuracy(rows))
     return {kind: fmean(values) for kind, values in accuracies.items()}

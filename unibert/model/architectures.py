@@ -68,6 +68,11 @@ def positions_needed(config: PreTrainedConfig, length: int) -> int:
     return length + first_position(config)
 
 
+def longest_document(config: PreTrainedConfig) -> int:
+    """Return the number of tokens of the longest document that a model has positions for."""
+    return int(config.max_position_embeddings) - first_position(config)
+
+
 def first_position(config: PreTrainedConfig) -> int:
     """Return the position id of a document's first token."""
     architecture = _ARCHITECTURES.get(config.model_type)

@@ -15,7 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from unibert.errors import UserError
 from unibert.files import write_json
-from unibert.model.architectures import first_position
+from unibert.model.architectures import longest_document
 from unibert.model.sentence_transformers_files import Projection, copy_modules, has_modules, write_mean_pooling
 from unibert.model.transformers_4 import version_4_settings
 from unibert.model_card import CARD_NAME, EncoderFacts, Pretraining, Trimming, model_card
@@ -103,7 +103,7 @@ def write_model_folder(
         for file in [tokenizer_dir / "tokenizer.json", *tokenizer_dir.glob("*.model")]:
             shutil.copy2(file, partial)
         config = json.loads((tokenizer_dir / "tokenizer_config.json").read_text(encoding="utf-8"))
-        max_tokens = min(config["model_max_length"], _num_positions(model))
+        max_tokens = min(config["model_max_length"], longest_document(model.config))
         # transformers 5 writes a class that version 4 does not know; both know this one.
         config |= {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": max_tokens}
         write_json(partial / "tokenizer_config.json", config)
@@ -148,10 +148,6 @@ def _encoder_facts(model: PreTrainedModel, max_tokens: int) -> EncoderFacts:
         global_layers=layer_types and [i for i, kind in enumerate(layer_types) if kind == "full_attention"],
         local_attention=getattr(config, "local_attention", None),
     )
-
-
-def _num_positions(model: PreTrainedModel) -> int:
-    return int(model.config.max_position_embeddings) - first_position(model.config)
 
 
 def _make_readable(folder: Path) -> None:

@@ -21,6 +21,7 @@ from unibert.errors import UserError
 from unibert.model.architectures import head_features
 from unibert.model.attention import PackedDocuments
 from unibert.model.config import AdversaryConfig, DistillationConfig, MLMConfig
+from unibert.model.distillation import document_means
 from unibert.model.distiller import Distiller, resolve_layer
 from unibert.model.encoder import encode
 from unibert.model.teacher import Teacher
@@ -120,8 +121,9 @@ class UniBERT(nn.Module):
         decoder = self.masked_lm.get_output_embeddings()
         return [decoder.weight] if decoder.bias is None else [decoder.weight, decoder.bias]
 
-    def forward(self, batch: Batch, weights: StepWeights) -> Objectives:
-        """Compute the losses of one micro-batch.
+    def forward(self, batch: Batch, weights: StepWeights | None) -> Objectives | Tensor:
+        """Compute the losses of one micro-batch; without ``weights``, only the mean last hidden state of each document,
+        (D, H) fp32.
 
         ``sums`` holds fp32 scalars, each a sum over this micro-batch: ``mlm`` (nats), ``masked``, ``masked_correct``,
         ``adversary`` (nats, class-weighted), ``adversary_weight``, ``classified``, ``classified_correct``, ``logits``,
@@ -134,9 +136,11 @@ class UniBERT(nn.Module):
             batch.input_ids,
             batch.position_ids,
             documents,
-            hidden_states=self._needs_all_hidden_states,
+            hidden_states=weights is not None and self._needs_all_hidden_states,
             attention=self.attention,
         )
+        if weights is None:
+            return document_means(hidden_states[-1], documents, len(batch.document_languages))
         tokens = (batch.document_ids >= 0).sum().float()
         sums: dict[str, Tensor] = {"tokens": tokens, "documents": batch.taught.sum().float()}
         total = self._prediction_losses(batch, documents, hidden_states, weights, sums)

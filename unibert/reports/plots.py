@@ -122,13 +122,24 @@ def heldout_loss(training: Sequence[Record], heldout: Sequence[Record]) -> Figur
 def retrieval_over_run(points: Sequence[Record]) -> Figure:
     """Top-1 accuracy of each checkpoint, raw and centred, over tokens."""
     figure, (axes,) = _panels(1, columns=1, height=3.2)
-    tokens = [point["tokens"] for point in points]
     for kind, colour in (("raw", VERMILLION), ("centred", BLUE)):
-        axes.plot(tokens, [point[kind] for point in points], color=colour, marker="o", markersize=4, label=kind)
-    axes.set(xlabel="tokens", ylabel="top-1 accuracy", ylim=(0, None))
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.yaxis.set_major_formatter(PercentFormatter(1))
-    axes.legend(loc="best")
+        _over_tokens(axes, points, kind, colour, label=kind)
+    _accuracy_over_tokens(axes, "top-1 accuracy")
+    return figure
+
+
+def measured_retrieval(measured: Sequence[Record]) -> Figure:
+    """Retrieval, raw and centred, and the language probe, each with chance, as training measured them, over tokens."""
+    figure, panels = _panels(2, columns=2, height=3.2)
+    for kind, colour in (("raw", VERMILLION), ("centred", BLUE)):
+        _over_tokens(panels[0], measured, f"retrieval_{kind}", colour, label=kind)
+    _over_tokens(panels[1], measured, "probe_linear", VERMILLION, label="linear probe, raw")
+    panels[0].set_title("translation found")
+    panels[1].set_title("language identified")
+    labels = {"retrieval": "top-1 accuracy", "probe": "balanced accuracy"}
+    for axes, (question, label) in zip(panels, labels.items(), strict=True):
+        axes.axhline(measured[-1][f"{question}_chance"], color=GREY, linestyle=":", label="chance")
+        _accuracy_over_tokens(axes, label)
     return figure
 
 
@@ -372,6 +383,20 @@ def _curve(axes: Axes, records: Sequence[Record], key: str, colour: str, label: 
     axes.plot(steps, values, color=colour, alpha=0.3, linewidth=0.8)
     means = np.convolve(values, np.ones(width) / width, mode="valid")
     axes.plot(steps[width // 2 : width // 2 + len(means)], means, color=colour, label=label)
+
+
+def _over_tokens(axes: Axes, records: Sequence[Record], key: str, colour: str, label: str) -> None:
+    tokens, values = [record["tokens"] for record in records], [record[key] for record in records]
+    # Marks of measurements that follow closely would hide the line.
+    axes.plot(tokens, values, color=colour, marker="o" if len(values) <= 40 else None, markersize=4, label=label)
+
+
+def _accuracy_over_tokens(axes: Axes, label: str) -> None:
+    axes.set(xlabel="tokens", ylabel=label, ylim=(0, None))
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.legend(loc="best")
 
 
 def _step_axes(panels: Sequence[Axes]) -> None:

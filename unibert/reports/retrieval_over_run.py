@@ -77,7 +77,11 @@ def _earlier_points(path: Path, settings: dict[str, Any]) -> list[dict[str, Any]
 def _score(model: Path, sets: list[AlignedSet]) -> dict[str, float]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     encoder = SentenceEncoder.load(model, device=device)
-    return mean_accuracy(encoder, sets, encoder.num_layers - 1, device)
+    last_layer = (
+        {language: encoder.embed(sentences)[-1] for language, sentences in aligned.sentences.items()}
+        for aligned in sets
+    )
+    return mean_accuracy(last_layer, device)
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

@@ -128,16 +128,7 @@ def _training_sections(run: RunRecords, folder: Path) -> list[Section]:
             no_metrics or no_adversary,
             lambda: plots.discriminator(training),
         ),
-        _section(
-            "Retrieval over the run",
-            "Translations found by the last layer's sentence vectors, as they are and centred by language. What "
-            "centring adds is lost to the part of the vectors that tells languages apart, against which the adversary "
-            "works.",
-            folder / "retrieval_over_run.png",
-            "" if run.retrieval_over_run else "No checkpoint was scored; `unibert report --retrieval DIR` scores them.",
-            lambda: plots.retrieval_over_run(run.retrieval_over_run),
-            lambda: [_over_run_table(run.retrieval_over_run)],
-        ),
+        *_over_run_sections(run, folder),
         _section(
             "Training diagnostics",
             "Look for spikes in the gradient norm and drops in throughput.",
@@ -146,6 +137,42 @@ def _training_sections(run: RunRecords, folder: Path) -> list[Section]:
             lambda: plots.training_diagnostics(training),
         ),
     ]
+
+
+def _over_run_sections(run: RunRecords, folder: Path) -> list[Section]:
+    """Return what training measured, what the checkpoints scored, or, if there is neither, how to get it."""
+    measured, points = run.retrieval, run.retrieval_over_run
+    caption = (
+        "Translations found by the last layer's sentence vectors, as they are and centred by language. What centring "
+        "adds is lost to the part of the vectors that tells languages apart, against which the adversary works."
+    )
+    sections = []
+    if measured:
+        sections.append(
+            _section(
+                "Retrieval and language probe in training",
+                f"{caption} A fresh linear probe reads the language off the raw vectors.",
+                folder / "retrieval_in_training.png",
+                "",
+                lambda: plots.measured_retrieval(measured),
+                lambda: [_measured_table(measured)],
+            )
+        )
+    if points or not measured:
+        sections.append(
+            _section(
+                "Retrieval over the run",
+                caption,
+                folder / "retrieval_over_run.png",
+                ""
+                if points
+                else "Nothing was measured in training (training.retrieval), and no checkpoint was scored; `unibert "
+                "report --retrieval DIR` scores them.",
+                lambda: plots.retrieval_over_run(points),
+                lambda: [_over_run_table(points)],
+            )
+        )
+    return sections
 
 
 def _evaluation_sections(run: RunRecords, folder: Path) -> list[Section]:
@@ -239,6 +266,10 @@ def _tiles(run: RunRecords) -> list[Tile]:
         tiles.append(Tile("held-out MLM loss (nats)", f"{last['heldout_mlm_loss']:.3f}", entropy))
         if "heldout_mlm_accuracy" in last:
             tiles.append(Tile("held-out MLM accuracy", f"{percent(last['heldout_mlm_accuracy'])} %"))
+    if run.retrieval:
+        last = run.retrieval[-1]
+        note = f"centred {percent(last['retrieval_centred'])} %, chance {percent(last['retrieval_chance'])} %"
+        tiles.append(Tile("retrieval in training, raw", f"{percent(last['retrieval_raw'])} %", note))
     if run.scores:
         model, baseline, chance = run.scores["model"], run.scores["baseline"], run.scores["chance"]
         layer = str(run.scores["headline_layer"])
@@ -276,6 +307,8 @@ def _findings(run: RunRecords) -> list[Finding]:
                 alarm=True,
             )
         )
+    if run.retrieval and run.retrieval[-1]["geometry_mean_cosine"] > 0.99:
+        findings.append(_collapse("All sentence vectors of the last layer"))
     if run.scores:
         findings += _score_findings(run.scores, accuracy, chance)
     if run.damaged_lines:
@@ -304,13 +337,14 @@ def _score_findings(scores: Record, accuracy: float | None, chance: float | None
             ending = "." if trained > untrained else ": training has not helped here."
             findings.append(Finding(text + ending, alarm=trained <= untrained))
     if model["geometry"][layer]["mean_cosine"] > 0.99:
-        findings.append(
-            Finding(
-                "All sentence vectors have nearly the same direction (mean cosine > 0.99): they may have collapsed.",
-                alarm=True,
-            )
-        )
+        findings.append(_collapse("All sentence vectors"))
     return findings
+
+
+def _collapse(vectors: str) -> Finding:
+    return Finding(
+        f"{vectors} have nearly the same direction (mean cosine > 0.99): they may have collapsed.", alarm=True
+    )
 
 
 def _strongest_probe(part: Record, layer: str) -> float:
@@ -333,8 +367,6 @@ def _metrics_table(training: Sequence[Record]) -> Table:
 
 
 def _heldout_table(heldout: Sequence[Record]) -> Table:
-    stride = math.ceil(len(heldout) / 20)
-    shown = sorted({*range(0, len(heldout), stride), len(heldout) - 1})
     rows = [
         [
             f"{record['step']:,}",
@@ -342,7 +374,7 @@ def _heldout_table(heldout: Sequence[Record]) -> Table:
             f"{percent(record['heldout_mlm_accuracy'])} %" if "heldout_mlm_accuracy" in record else "",
             f"{record['unigram_entropy'] - record['heldout_mlm_loss']:+.4f}" if "unigram_entropy" in record else "",
         ]
-        for record in (heldout[i] for i in shown)
+        for record in _spread(heldout)
     ]
     return Table("Held-out scores", ["step", "loss (nats)", "accuracy", "below unigram entropy (nats)"], rows)
 
@@ -370,6 +402,30 @@ def _over_run_table(points: Sequence[Record]) -> Table:
         for point in points
     ]
     return Table("Retrieval at the checkpoints (%)", ["step", "tokens", "raw", "centred"], rows)
+
+
+def _measured_table(measured: Sequence[Record]) -> Table:
+    columns = {
+        "raw": "retrieval_raw",
+        "centred": "retrieval_centred",
+        "by margin": "retrieval_margin",
+        "linear probe, raw": "probe_linear",
+    }
+    rows = [
+        [
+            f"{record['step']:,}",
+            f"{record['tokens']:,}",
+            *(percent(record[key]) for key in columns.values()),
+            f"{record['geometry_variance']:.3g}",
+            f"{record['geometry_mean_cosine']:.3f}",
+        ]
+        for record in _spread(measured)
+    ]
+    return Table(
+        "Retrieval and language probe in training (%)",
+        ["step", "tokens", *columns, "variance", "mean cosine"],
+        rows,
+    )
 
 
 def _retrieval_table(scores: Record) -> Table:
@@ -425,6 +481,12 @@ def _cka_columns(value: float | None) -> dict[str, str]:
 
 def _geometry_columns(entry: Record) -> dict[str, str]:
     return {key.replace("_", " "): f"{value:.3g}" for key, value in entry.items()}
+
+
+def _spread(records: Sequence[Record]) -> list[Record]:
+    """Return about twenty of the records, evenly spread, with the first and the last."""
+    stride = math.ceil(len(records) / 20)
+    return [records[i] for i in sorted({*range(0, len(records), stride), len(records) - 1})]
 
 
 def _last(records: Sequence[Record], key: str) -> Any:

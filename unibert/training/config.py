@@ -79,6 +79,16 @@ class TrainingConfig:
     heldout_sequences: int = 64
     """Maximum number of held-out sequences per language to measure."""
 
+    retrieval: str | None = None
+    """Folder of aligned sentences, as ``unibert evaluate --retrieval`` takes it. Retrieval of translations and a
+    language probe are measured on them, with the last layer's vectors, before the first and after the last step."""
+
+    retrieval_every_tokens: int | None = None
+    """Also measure them after the first step at or after each multiple of this number of tokens."""
+
+    retrieval_sentences: int = 100
+    """Number of lines to use of each aligned set, from its beginning, and of sentences per language for the probe."""
+
     checkpoint_every: int = 500
     """Steps between checkpoints. The last step always has one."""
 
@@ -89,7 +99,11 @@ class TrainingConfig:
     """Keep for ever the first checkpoint at or after each multiple of this number of tokens."""
 
     keep_best: bool = False
-    """Also keep the checkpoint with the lowest held-out MLM loss. Needs ``evaluate_every``."""
+    """Also keep the checkpoint that is best by ``best_by``."""
+
+    best_by: Literal["heldout_mlm_loss", "retrieval_raw", "retrieval_centred", "retrieval_margin"] = "heldout_mlm_loss"
+    """What ``keep_best`` goes by: the lowest held-out MLM loss, which needs ``evaluate_every``, or the highest top-1
+    accuracy, which needs ``retrieval`` and is then measured with every checkpoint of ``checkpoint_every`` too."""
 
     collective_timeout_minutes: float = 15.0
     """Minutes that the ranks wait for a rank before the run names it and ends. Keep it well above 0.5."""
@@ -113,12 +127,38 @@ class TrainingConfig:
                 raise ValueError(f"training.{name}: must be positive, got {getattr(self, name)}")
         if self.keep_every_tokens is not None and self.keep_every_tokens <= 0:
             raise ValueError(f"training.keep_every_tokens: must be positive or null, got {self.keep_every_tokens}")
-        if self.keep_best and (self.evaluate_every <= 0 or self.checkpoint_every % self.evaluate_every):
+        if self.retrieval_every_tokens is not None and self.retrieval_every_tokens <= 0:
+            raise ValueError(
+                f"training.retrieval_every_tokens: must be positive or null, got {self.retrieval_every_tokens}"
+            )
+        if self.retrieval_every_tokens is not None and self.retrieval is None:
+            raise ValueError(
+                "training.retrieval_every_tokens: there is nothing to measure; name a folder of aligned sentences in "
+                "training.retrieval, or leave this out"
+            )
+        if self.retrieval_sentences < 2:
+            raise ValueError(f"training.retrieval_sentences: must be at least 2, got {self.retrieval_sentences}")
+        if self.keeps_best_by_retrieval and self.retrieval is None:
+            raise ValueError(
+                f"training.best_by: {self.best_by} is not measured; name a folder of aligned sentences in "
+                "training.retrieval, or judge by heldout_mlm_loss"
+            )
+        if self.keeps_best_by_loss and (self.evaluate_every <= 0 or self.checkpoint_every % self.evaluate_every):
             raise ValueError(
                 f"training.keep_best: checkpoint_every ({self.checkpoint_every}) must be a multiple of evaluate_every "
                 f"({self.evaluate_every}), and both positive"
             )
         self.timeline()
+
+    @property
+    def keeps_best_by_loss(self) -> bool:
+        """Whether the best checkpoint is kept, by the held-out MLM loss."""
+        return self.keep_best and self.best_by == "heldout_mlm_loss"
+
+    @property
+    def keeps_best_by_retrieval(self) -> bool:
+        """Whether the best checkpoint is kept, by retrieval."""
+        return self.keep_best and self.best_by != "heldout_mlm_loss"
 
     def timeline(self) -> Timeline:
         """Every step's batch and sequence length. Raises ValueError for a malformed schedule."""
@@ -166,9 +206,10 @@ class RunConfig:
         self.stream.raise_if_batches_do_not_fit(self.training.timeline())
         if not ever_positive(self.stream.masking_rate):
             self._raise_if_masks_are_needed()
-        if self.training.keep_best and not self.predicts_tokens:
+        if self.training.keeps_best_by_loss and not self.predicts_tokens:
             raise ValueError(
-                "training.keep_best: judges by the held-out MLM loss, but no loss trains predictions; set it to false"
+                "training.keep_best: judges by the held-out MLM loss, but no loss trains predictions; set "
+                "training.best_by to retrieval_raw, with a folder in training.retrieval, or this to false"
             )
         source, distillation = self.model.initialize_from, self.distillation
         teacher = source if distillation is None else distillation.teacher
@@ -207,10 +248,14 @@ FREE_KEYS = (
     "training.log_every",
     "training.evaluate_every",
     "training.heldout_sequences",
+    "training.retrieval",
+    "training.retrieval_every_tokens",
+    "training.retrieval_sentences",
     "training.checkpoint_every",
     "training.keep_checkpoints",
     "training.keep_every_tokens",
     "training.keep_best",
+    "training.best_by",
     "training.collective_timeout_minutes",
     "training.restarts_without_progress",
     "training.monitors",

@@ -15,8 +15,9 @@ import torch
 import torch.distributed as dist
 
 from unibert.errors import AgreedError, UserError
+from unibert.evaluation.retrieval import KINDS
 from unibert.model.unibert import StepWeights
-from unibert.schedules import Step, learning_rate_factor, value_at
+from unibert.schedules import Step, learning_rate_factor, passes_multiple, value_at
 from unibert.stream import Batch, StepBatch
 from unibert.stream.forecast import mixing_warning
 from unibert.training.checkpoint.claim import Claim
@@ -91,7 +92,7 @@ class Pretraining:
         self.run_dir = Path(config.run_dir)
         self.timeline = config.training.timeline()
         prepared = self._prepare()
-        self.manifest, self.stream = prepared.manifest, prepared.stream
+        self.manifest, self.stream, self.retrieval = prepared.manifest, prepared.stream, prepared.retrieval
         claim: Claim | None = run_on_rank_0(lambda: claim_run_dir(config, prepared.model))
         if self.is_main:
             if warning := mixing_warning(config.stream, len(self.stream.languages)):
@@ -102,7 +103,7 @@ class Pretraining:
             keep=RetentionPolicy(
                 last=config.training.keep_checkpoints,
                 every_tokens=config.training.keep_every_tokens,
-                best=config.training.keep_best,
+                best=config.training.best_by if config.training.keep_best else None,
             ),
             claim=claim,
             rank=placement.rank,
@@ -160,6 +161,8 @@ class Pretraining:
             self._report_finished()
             return
         self.log.start_after(first_step)
+        if first_step == 0:
+            self._log_retrieval(0, 0)
         self.throughput = Throughput(self.timeline[first_step].tokens_before)
         for step_batch in self._step_batches(first_step, stream_state):
             step = step_batch.step
@@ -176,13 +179,11 @@ class Pretraining:
             last = done == len(self.timeline)
             if done % training.log_every == 0 or last:
                 self._log_step(step, sums, grad_norm, counts.checksum)
-            heldout_mlm_loss = None
-            evaluates = last or (training.evaluate_every and done % training.evaluate_every == 0)
-            if evaluates and self.config.predicts_tokens:
-                heldout_mlm_loss = self._log_heldout(done)
+            with self.throughput.paused():
+                scores = self._measure(step)
             stopping = counts.stop_requests > 0
             if last or stopping or done % training.checkpoint_every == 0:
-                self._begin_checkpoint(step, step_batch.state, heldout_mlm_loss)
+                self._begin_checkpoint(step, step_batch.state, scores)
             self.log.advance()
             if stopping and not last:
                 self.checkpoints.finish()
@@ -242,7 +243,7 @@ class Pretraining:
         self.damage = state["damage"] if state else {}
         return step, state["stream"] if state else None
 
-    def _begin_checkpoint(self, step: Step, lanes: dict[str, Any], heldout_mlm_loss: float | None) -> None:
+    def _begin_checkpoint(self, step: Step, lanes: dict[str, Any], scores: dict[str, float]) -> None:
         # A checkpoint must not be ahead of metrics.jsonl.
         agree(self.mistake)
         merged = {lane: state for part in gather_objects(lanes) for lane, state in part.items()}
@@ -257,7 +258,7 @@ class Pretraining:
             step.index + 1,
             state,
             tokens=step.tokens_before + step.num_tokens,
-            heldout_mlm_loss=heldout_mlm_loss,
+            scores=scores,
         )
 
     # ---- one step ------------------------------------------------------------------------------------------------
@@ -405,11 +406,38 @@ class Pretraining:
         line["memory_gib"] = round(peak_memory_gib(self.placement.device), 3)
         self._write(line)
 
-    def _log_heldout(self, done: int) -> float | None:
+    def _measure(self, step: Step) -> dict[str, float]:
+        """Log what is to be measured after ``step``; return the figures that tell a better checkpoint from a worse."""
+        training = self.config.training
+        done, tokens = step.index + 1, step.tokens_before + step.num_tokens
+        last = done == len(self.timeline)
+        scores: dict[str, float] = {}
+        if self.config.predicts_tokens and (last or (training.evaluate_every and done % training.evaluate_every == 0)):
+            scores |= self._log_heldout(done)
+        # A checkpoint that a signal asks for has no figure: without the signal, the run would not have measured here.
+        if (
+            last
+            or passes_multiple(training.retrieval_every_tokens, step.tokens_before, tokens)
+            or (training.keeps_best_by_retrieval and done % training.checkpoint_every == 0)
+        ):
+            scores |= self._log_retrieval(done, tokens)
+        return scores
+
+    def _log_retrieval(self, done: int, tokens: int) -> dict[str, float]:
+        """Log retrieval and language probe; return the accuracies. Do nothing in a run without sentences."""
+        if self.retrieval is None:
+            return {}
+        from unibert.training.retrieval import retrieval_metrics
+
+        metrics = retrieval_metrics(self.engine, self.retrieval, self.placement)
+        self._write({"step": done, "tokens": tokens, **metrics})
+        return {key: metrics[key] for key in (f"retrieval_{kind}" for kind in KINDS)}
+
+    def _log_heldout(self, done: int) -> dict[str, float]:
         """Log the held-out losses; return the MLM loss over all languages in nats, if the corpus has held-out text."""
         heldout_tokens = {code: self.manifest.tokens(code, "heldout") for code in self.stream.languages}
         if not any(heldout_tokens.values()):
-            return None
+            return {}
         metrics = heldout_metrics(heldout_totals(self.engine, self.config, self.placement), heldout_tokens)
         entropy = self.manifest.unigram_entropy
         self._write(
@@ -420,8 +448,7 @@ class Pretraining:
                 "unigram_entropy_by_language": {code: entropy[code] for code in heldout_tokens if code in entropy},
             }
         )
-        self.throughput.skip()
-        return metrics["heldout_mlm_loss"]
+        return {"heldout_mlm_loss": metrics["heldout_mlm_loss"]}
 
     def _write(self, line: dict[str, Any]) -> None:
         if self.mistake is not None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import resource
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -83,7 +85,7 @@ def nine_digits(value: float) -> float:
 
 
 class Throughput:
-    """Tokens per second of training between two log lines, without held-out evaluation.
+    """Tokens per second of training between two log lines, without the measurements in between.
 
     Args:
         tokens: number of tokens that the run has already consumed.
@@ -99,9 +101,12 @@ class Throughput:
         self._tokens, self._time = tokens, now
         return rate
 
-    def skip(self) -> None:
-        """Exclude the time since the last call of :meth:`since_last`."""
-        self._time = time.perf_counter()
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Exclude the time of the block."""
+        started = time.perf_counter()
+        yield
+        self._time += time.perf_counter() - started
 
 
 def peak_memory_gib(device: torch.device) -> float:

@@ -15,6 +15,9 @@ Record = dict[str, Any]
 TIMING_KEYS = ("tokens_per_second", "memory_gib")
 """Keys that may differ between two identical runs."""
 
+_MEASURED = {"heldout_mlm_loss", "retrieval_raw"}
+"""A key of each kind of line that does not describe a training step."""
+
 
 class MetricsFile:
     """The metrics file of a run that is training. Lines are only appended, except when the run resumes."""
@@ -48,12 +51,17 @@ class LoggedMetrics:
     @property
     def training(self) -> list[Record]:
         """Records of training steps, sorted by step. Of a step that was logged twice, the later line counts."""
-        return _by_step(record for record in self.records if "heldout_mlm_loss" not in record)
+        return _by_step(record for record in self.records if not _MEASURED & record.keys())
 
     @property
     def heldout(self) -> list[Record]:
         """Records of held-out evaluations, likewise."""
         return _by_step(record for record in self.records if "heldout_mlm_loss" in record)
+
+    @property
+    def retrieval(self) -> list[Record]:
+        """Records of retrieval and language probe, likewise."""
+        return _by_step(record for record in self.records if "retrieval_raw" in record)
 
 
 def read_metrics(path: Path) -> LoggedMetrics:

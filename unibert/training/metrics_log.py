@@ -22,6 +22,9 @@ _SHOWN = (
     "tokens_per_second",
     "heldout_mlm_loss",
     "unigram_entropy",
+    "retrieval_raw",
+    "retrieval_centred",
+    "probe_linear",
 )
 """Metrics in the lines for logs without a progress bar."""
 
@@ -44,7 +47,8 @@ class MetricsLog:
     def start_after(self, step: int) -> None:
         """Remove the lines of steps after ``step``, which the run repeats, and show the progress bar."""
         if self._claim is not None:
-            self._file.keep_until(step)
+            # A run without a checkpoint repeats what it measured before its first step too.
+            self._file.keep_until(step or -1)
         self._bar = tqdm(
             total=self._num_steps,
             initial=step,

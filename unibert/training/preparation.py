@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -25,6 +25,9 @@ from unibert.training.kernel_paths import check_kernel_paths
 from unibert.training.models import build_model
 from unibert.training.ranks.placement import Placement
 
+if TYPE_CHECKING:
+    from unibert.training.retrieval import RetrievalSentences
+
 DIGESTS_UP_TO_BYTES = 1 << 30
 """In corpora up to this size, every start checks the shards' digests, which takes seconds. In larger ones it checks
 only their sizes; ``unibert corpus verify`` checks the rest."""
@@ -38,6 +41,7 @@ class Preparation:
     stream: Stream
     ds_config: dict[str, Any]
     model: UniBERT
+    retrieval: RetrievalSentences | None
     num_parameters: int
     """Counted before DeepSpeed builds the engine: ZeRO 3 leaves only its shard on each rank."""
 
@@ -64,9 +68,15 @@ def prepare(config: RunConfig, placement: Placement, timeline: Timeline) -> Prep
     _check_run_dir(config)
     model = build_model(config, manifest, placement.device)
     check_kernel_paths(model, placement.device, training_dtype(ds_config))
+    retrieval = None
+    if config.training.retrieval is not None:
+        # This imports scikit-learn, for which other runs need not wait.
+        from unibert.training.retrieval import read_retrieval_sentences
+
+        retrieval = read_retrieval_sentences(config, model.masked_lm.config, manifest.special_ids.pad)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     raise_if_no_room(Path(config.run_dir), MAX_BYTES_PER_PARAMETER * num_parameters)
-    return Preparation(manifest, stream, ds_config, model, num_parameters)
+    return Preparation(manifest, stream, ds_config, model, retrieval, num_parameters)
 
 
 def claim_run_dir(config: RunConfig, model: UniBERT) -> Claim:

@@ -91,12 +91,21 @@ def test_what_a_policy_keeps():
         descriptions.append({"heldout_mlm_loss": loss, "milestone": policy.is_milestone(tokens, tokens - 100)})
     # 250 lies before 300, and 500 is itself a multiple.
     assert RetentionPolicy(last=1).superseded(descriptions) == [0, 1, 3]
-    assert RetentionPolicy(last=2, best=True).superseded(descriptions) == [0, 1, 3]
+    assert RetentionPolicy(last=2, best="heldout_mlm_loss").superseded(descriptions) == [0, 1, 3]
     plain = [one | {"milestone": False} for one in descriptions]
     assert RetentionPolicy(last=1).superseded(plain) == [0, 1, 2, 3, 4]
     assert RetentionPolicy(last=3).superseded(plain) == [0, 1, 2]
-    assert RetentionPolicy(last=1, best=True).superseded(plain) == [0, 1, 3, 4]
+    assert RetentionPolicy(last=1, best="heldout_mlm_loss").superseded(plain) == [0, 1, 3, 4]
     assert RetentionPolicy(last=9).superseded(plain) == []
+
+
+def test_the_best_by_an_accuracy_is_the_highest_and_of_equals_the_earliest():
+    policy = RetentionPolicy(last=1, best="retrieval_raw")
+    measured = [0.25, 0.5, 0.75, 0.75, None, 0.5]
+    descriptions = [{"milestone": False} | ({} if one is None else {"retrieval_raw": one}) for one in measured]
+    assert policy.superseded(descriptions) == [0, 1, 3, 4]
+    # Checkpoints of before the figure was asked for have none.
+    assert policy.superseded([{"heldout_mlm_loss": 1.0, "milestone": False}] * 3) == [0, 1]
 
 
 def test_a_run_keeps_what_its_file_asks_for(run_file, tmp_path, unibert):

@@ -12,7 +12,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -82,9 +82,7 @@ class Checkpoints:
         """Allocate, in the background, the memory for the first copy of this rank's part; page-locked for a GPU."""
         self._reservation = self._thread.submit(self._copies.reserve, num_bytes, pinned=pinned)
 
-    def begin(
-        self, engine: Any, step: int, state: dict[str, Any], *, tokens: int, heldout_mlm_loss: float | None = None
-    ) -> None:
+    def begin(self, engine: Any, step: int, state: dict[str, Any], *, tokens: int, scores: Mapping[str, float]) -> None:
         """Copy the state of the run after ``step`` steps. The copy is written while training continues.
 
         Args:
@@ -92,7 +90,7 @@ class Checkpoints:
             step: number of optimizer steps done.
             state: JSON object to store; only that of rank 0 is stored.
             tokens: number of tokens consumed so far.
-            heldout_mlm_loss: held-out loss after this step in nats per masked token, if it was measured.
+            scores: figures measured after this step, by which `RetentionPolicy.best` judges.
 
         Raises:
             AgreedError: if the disk has no room, the previous checkpoint could not be written, or a later start has
@@ -112,7 +110,7 @@ class Checkpoints:
         description = {
             "step": step,
             "tokens": tokens,
-            "heldout_mlm_loss": heldout_mlm_loss,
+            **scores,
             "world_size": self._world_size,
             "zero_stage": self._zero_stage,
             "state": state,

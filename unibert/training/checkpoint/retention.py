@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from unibert.errors import UserError
+from unibert.schedules import passes_multiple
 
 SPACE_MARGIN = 1.05
 """A checkpoint is begun only if this multiple of its size is free: metrics and logs go to the same disk."""
@@ -24,26 +25,29 @@ class RetentionPolicy:
     Attributes:
         last: number of newest checkpoints to keep.
         every_tokens: keep the first checkpoint at or after each multiple of this number of tokens.
-        best: whether to keep the checkpoint with the lowest held-out MLM loss.
+        best: figure whose best checkpoint is kept, of those that have it in their description: ``heldout_mlm_loss``,
+            of which the lowest is best, or an accuracy, of which the highest is. Of equals the earliest is kept.
     """
 
     last: int
     every_tokens: int | None = None
-    best: bool = False
+    best: str | None = None
 
     def is_milestone(self, tokens: int, tokens_before: int) -> bool:
         """Whether the checkpoint after ``tokens`` tokens is the first at or after a multiple, if the previous one was
         saved after ``tokens_before``."""
-        return self.every_tokens is not None and tokens // self.every_tokens > tokens_before // self.every_tokens
+        return passes_multiple(self.every_tokens, tokens_before, tokens)
 
     def superseded(self, descriptions: Sequence[dict[str, Any]]) -> list[int]:
         """Indices of the checkpoints that no rule keeps, given the descriptions of all checkpoints, oldest first."""
         kept = set(range(len(descriptions))[-self.last :])
         kept.update(index for index, one in enumerate(descriptions) if one["milestone"])
-        losses = [(one["heldout_mlm_loss"], index) for index, one in enumerate(descriptions)]
-        measured = [pair for pair in losses if pair[0] is not None]
-        if self.best and measured:
-            kept.add(min(measured)[1])
+        if self.best is not None:
+            sign = 1 if self.best == "heldout_mlm_loss" else -1
+            figures = [(one.get(self.best), index) for index, one in enumerate(descriptions)]
+            measured = [(sign * figure, index) for figure, index in figures if figure is not None]
+            if measured:
+                kept.add(min(measured)[1])
         return [index for index in range(len(descriptions)) if index not in kept]
 
 
