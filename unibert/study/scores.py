@@ -14,6 +14,7 @@ from scipy.stats import spearmanr
 
 from unibert.errors import UserError
 from unibert.evaluation.tasks.run import read_predictions
+from unibert.evaluation.tasks.task import MIXED
 from unibert.evaluation.tasks.tasks import load_task
 from unibert.study.config import Arm, Study
 from unibert.study.statistics import TaskScores
@@ -102,6 +103,8 @@ def _fine_tuned(study: Study, arm: Arm, seed: int, name: str, content: Mapping[s
     folder = scores_file(study, arm, seed, name).parent / "predictions"
     units = {}
     for unit, described in content["sets"].items():
+        if MIXED in unit:
+            continue
         path = folder / f"{unit.replace(' ', '-')}.jsonl"
         lines = read_predictions(path)
         score = task.score(lines, described["language"])[task.metric]

@@ -9,11 +9,13 @@ import torch
 from tests.evaluation.tasks.inputs import save_model, write_ner, write_nli, write_qa
 from unibert.errors import UserError
 from unibert.evaluation.tasks import run
+from unibert.evaluation.tasks.files import TaskFile
 from unibert.evaluation.tasks.ner import NamedEntities
-from unibert.evaluation.tasks.nli import InferencePairs
+from unibert.evaluation.tasks.nli import Inference, InferencePairs
 from unibert.evaluation.tasks.options import FineTuningConfig
-from unibert.evaluation.tasks.qa import QuestionAnswering
+from unibert.evaluation.tasks.qa import Question, QuestionAnswering
 from unibert.evaluation.tasks.run import EvaluatedModel, read_predictions, run_task
+from unibert.evaluation.tasks.task import Examples
 
 TASKS = {task.name: task for task in (NamedEntities(), InferencePairs(), QuestionAnswering())}
 OPTIONS = FineTuningConfig(epochs=6, learning_rate=3e-3, batch_size=16)
@@ -165,6 +167,38 @@ def test_centring_subtracts_the_mean_of_each_language(data, model, tmp_path):
     without = EvaluatedModel(model.folder, model.weights_sha256, language_means={"de": torch.zeros(hidden_size)})
     with pytest.raises(UserError, match=r"has no mean of en; write its means with unibert export"):
         scored("nli", data / "nli", without, tmp_path / "without", options)
+
+
+def test_pairs_of_two_languages_do_not_count_in_the_mean(data, model, tmp_path):
+    folder = tmp_path / "nli"
+    shutil.copytree(data / "nli", folder)
+    # French is a translation of English: other words, the same labels.
+    english = (folder / "xnli" / "test-en.tsv").read_text()
+    (folder / "xnli" / "test-fr.tsv").write_text(english.replace("word", "name"))
+    (folder / "xnli" / "test-de.tsv").write_text("word1\tword2\tneutral\n")
+    options = FineTuningConfig(epochs=1, max_train=30, max_test=9, mixed=True)
+    content = scored("nli", folder, model, tmp_path / "output", options)
+    assert list(content["scores"]) == ["xnli de", "xnli en", "xnli fr", "xnli en+fr", "xnli fr+en"]
+    alone = [content["scores"][f"xnli {language}"]["accuracy"] for language in ("de", "en", "fr")]
+    assert content["mean"]["accuracy"] == pytest.approx(sum(alone) / 3)
+    pairs = [content["scores"][f"xnli {pair}"]["accuracy"] for pair in ("en+fr", "fr+en")]
+    assert content["mixed_mean"]["accuracy"] == pytest.approx(sum(pairs) / 2)
+
+
+def test_mixed_examples_take_one_text_of_each_language():
+    file = TaskFile(None, "set", "en", "test")
+    one = Examples(file, [Inference("a", "b", "neutral"), Inference("c", "d", "entailment")], 0)
+    other = Examples(file, [Inference("A", "B", "neutral"), Inference("C", "D", "entailment")], 0)
+    task = TASKS["nli"]
+    assert task.mixed(one, other) == [Inference("a", "B", "neutral"), Inference("c", "D", "entailment")]
+    assert task.mixed(one, Examples(file, other.examples[::-1], 0)) == []
+    english = Examples(file, [Question("1", "who", "Ann is here", ["Ann"], [0])], 0)
+    german = Examples(file, [Question("1", "wer", "Ann ist da", ["Ann"], [0]), Question("2", "wo", "x", ["x"], [0])], 0)
+    assert TASKS["qa"].mixed(english, german) == [Question("1", "wer", "Ann is here", ["Ann"], [0])]
+    # Answers are scored as those of the paragraph's language.
+    lines = [{"answers": ["the Ann"], "predicted": "Ann"}]
+    assert TASKS["qa"].score(lines, "en+de")["exact_match"] == 1.0
+    assert TASKS["qa"].score(lines, "de+en")["exact_match"] == 0.0
 
 
 def test_what_is_missing_is_named(data, model, tmp_path):

@@ -122,6 +122,15 @@ class InferencePairs(Task[Inference]):
         """Return 1.0 for right labels and 0.0 for wrong ones."""
         return [float(line["label"] == line["predicted"]) for line in predictions]
 
+    def mixed(self, first: Examples[Inference], second: Examples[Inference]) -> list[Inference]:
+        """Return pairs of a premise of ``first`` and a hypothesis of ``second``, if all rows have the same labels."""
+        if [one.label for one in first.examples] != [one.label for one in second.examples]:
+            return []
+        return [
+            Inference(one.premise, other.hypothesis, one.label)
+            for one, other in zip(first.examples, second.examples, strict=True)
+        ]
+
 
 def _cells(file: TaskFile) -> Iterator[tuple[int, str, str, str]]:
     """Yield line number, premise, hypothesis and label."""

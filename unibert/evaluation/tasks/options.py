@@ -30,6 +30,10 @@ class FineTuningConfig:
     pooling: Literal["mean", "first"] = "mean"
     """What stands for a pair of sentences: the mean of its tokens or the first token."""
 
+    mixed: bool = False
+    """Also score pairs of texts in two languages, the source language and another one, both ways round: premise and
+    hypothesis, paragraph and question. The sets must be translations of each other. They do not count in the mean."""
+
     max_train: int | None = None
     """Maximum number of examples of a training set, spread over it. Default: all."""
 

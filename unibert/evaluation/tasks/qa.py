@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
@@ -22,7 +22,7 @@ from unibert.evaluation.packed_files import READ_ERRORS, open_text
 from unibert.evaluation.tasks.answer_scores import best_of, exact_match, word_f1
 from unibert.evaluation.tasks.files import Pattern, TaskFile
 from unibert.evaluation.tasks.framing import Framing
-from unibert.evaluation.tasks.task import Examples, Row, Rows, Task
+from unibert.evaluation.tasks.task import MIXED, Examples, Row, Rows, Task
 
 STRIDE = 128
 """Tokens that two windows of a paragraph share, at most a third of a row."""
@@ -144,12 +144,19 @@ class QuestionAnswering(Task[Question]):
 
     def score(self, predictions: Sequence[dict[str, Any]], language: str) -> dict[str, float]:
         """Return F1 and exact match, the means over the questions."""
+        language = language.partition(MIXED)[0]
         matches = [best_of(exact_match, line["predicted"], line["answers"], language) for line in predictions]
         return {"f1": fmean(self.example_scores(predictions, language)), "exact_match": fmean(matches)}
 
     def example_scores(self, predictions: Sequence[dict[str, Any]], language: str) -> list[float]:
         """Return the F1 of each question."""
+        language = language.partition(MIXED)[0]
         return [best_of(word_f1, line["predicted"], line["answers"], language) for line in predictions]
+
+    def mixed(self, first: Examples[Question], second: Examples[Question]) -> list[Question]:
+        """Return paragraphs of ``first`` with the questions of ``second`` that have the same id."""
+        asked = {one.id: one.question for one in second.examples}
+        return [replace(one, question=asked[one.id]) for one in first.examples if one.id in asked]
 
 
 def _entries(content: Any) -> Iterator[tuple[dict[str, Any], str]]:

@@ -18,7 +18,8 @@ A task has a folder of its own among the scores::
                     "dev_scores", "best_epoch", "seconds"}]
     sets            {set: {"collection", "language", "file", "examples", "of", "left_out", "truncated"}}
     scores          {set: {metric: value}}
-    mean            {metric: value} over the sets
+    mean            {metric: value} over the sets in one language
+    mixed_mean      {metric: value} over those in two languages; null if there are none
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from unibert.evaluation.tasks.fine_tuning import FineTunedModel, Recipe, fine_tu
 from unibert.evaluation.tasks.framing import Framing
 from unibert.evaluation.tasks.options import FineTuningConfig
 from unibert.evaluation.tasks.selection import Fit, select_fits
-from unibert.evaluation.tasks.task import Examples, Row, Task
+from unibert.evaluation.tasks.task import MIXED, Examples, Row, Task
 from unibert.files import file_sha256, replacing, write_atomically, write_json
 from unibert.text import markdown_table
 
@@ -167,7 +168,8 @@ class _TaskRun:
             "training": training,
             "sets": described,
             "scores": scores,
-            "mean": {key: fmean(one[key] for one in scores.values()) for key in next(iter(scores.values()))},
+            "mean": _mean([one for unit, one in scores.items() if MIXED not in unit]),
+            "mixed_mean": _mean([one for unit, one in scores.items() if MIXED in unit]),
         }
 
     def _log_path(self, number: int) -> Path:
@@ -257,6 +259,10 @@ class _TaskRun:
             self._task.prediction(example, found, labels)
             for example, found in zip(examples.examples, parts, strict=True)
         ]
+
+
+def _mean(scores: Sequence[Mapping[str, float]]) -> dict[str, float] | None:
+    return {key: fmean(one[key] for one in scores) for key in scores[0]} if scores else None
 
 
 def read_predictions(path: Path) -> list[dict[str, Any]]:
@@ -352,7 +358,9 @@ def format_task(content: Mapping[str, Any], task: Task[Any]) -> str:
                 f"{described['truncated']:,}",
             ]
         )
-    rows.append(["mean", *(f"{100 * content['mean'][metric]:.1f}" for metric in metrics), "", ""])
+    for name, mean in (("mean", content["mean"]), ("mean of two languages", content["mixed_mean"])):
+        if mean is not None:
+            rows.append([name, *(f"{100 * mean[metric]:.1f}" for metric in metrics), "", ""])
     lines = [f"# {task.title} of {content['model_folder']}", ""]
     for fit in content["training"]:
         sets = ", ".join(f"{name} ({number:,} examples)" for name, number in fit["sets"].items())

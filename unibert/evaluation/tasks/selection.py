@@ -10,7 +10,7 @@ from typing import Any
 from unibert.errors import UserError
 from unibert.evaluation.tasks.files import TaskFile, find_files
 from unibert.evaluation.tasks.options import FineTuningConfig
-from unibert.evaluation.tasks.task import Examples, Task
+from unibert.evaluation.tasks.task import MIXED, Examples, Task
 
 HELD_OUT_SHARE = 0.1
 """Share of the training data, at its end, that chooses the epoch where there is no development set."""
@@ -111,10 +111,26 @@ def _fit(
         dev = replace(first, examples=first.examples[kept:])
         training[0] = replace(first, examples=first.examples[:kept])
     read = [task.read(file) for file in tested]
+    capped = [part.spread(options.max_test) for part in read]
+    mixed = _mixed(task, capped, source) if options.mixed else []
     return Fit(
         languages=languages,
         training=[part.spread(options.max_train) for part in training],
         dev=dev.spread(options.max_test),
-        tested=[part.spread(options.max_test) for part in read],
-        sizes={part.file.unit: len(part.examples) for part in read},
+        tested=[*capped, *mixed],
+        sizes={part.file.unit: len(part.examples) for part in (*mixed, *read)},
     )
+
+
+def _mixed(task: Task[Any], tested: Sequence[Examples[Any]], source: str) -> list[Examples[Any]]:
+    """Return sets with one text in ``source`` and one in another language, of collections that are translations."""
+    found = []
+    for one in tested:
+        for other in tested:
+            same_collection = one.file.collection == other.file.collection and one is not other
+            if same_collection and source in (one.file.language, other.file.language):
+                examples = task.mixed(one, other)
+                if examples:
+                    language = f"{one.file.language}{MIXED}{other.file.language}"
+                    found.append(Examples(replace(one.file, language=language), examples, left_out=0))
+    return found

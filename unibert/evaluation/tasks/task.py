@@ -14,6 +14,8 @@ from unibert.evaluation.tasks.framing import Framing
 
 IGNORED = -100
 """Target of a token that is neither learnt nor scored."""
+MIXED = "+"
+"""Stands between both languages of a set of mixed examples."""
 Example = TypeVar("Example")
 
 
@@ -112,3 +114,10 @@ class Task(ABC, Generic[Example]):
     def example_scores(self, predictions: Sequence[dict[str, Any]], language: str) -> list[float] | None:
         """Return the main score of each example; None where it is no mean over examples."""
         return None
+
+    def mixed(self, first: Examples[Example], second: Examples[Example]) -> list[Example]:
+        """Return examples with one text of ``first`` and one of ``second``, where these are translations of each other.
+
+        In inference, the premise is of ``first``; in question answering, the paragraph and the answers.
+        """
+        return []
