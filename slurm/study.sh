@@ -10,14 +10,20 @@
 #SBATCH --output=%x-%A_%a.log
 #SBATCH --open-mode=append
 #SBATCH --requeue
-# On preemption and three minutes before the time limit, the study's trainings save and stop.
+# On preemption and three minutes before the time limit, Slurm signals the step; its trainings save and stop.
 #SBATCH --signal=USR1@180
 
 set -euo pipefail
 [ $# -ge 1 ] || { echo "usage: sbatch --array=0-N [options] slurm/study.sh STUDY.yaml [--processes N]" >&2; exit 1; }
 cd "$SLURM_SUBMIT_DIR"
 . slurm/environment.sh
-trap remove_caches EXIT
-# The trainings are single processes, which would take Slurm's variables for those of ranks.
 part=${SLURM_ARRAY_TASK_ID:-0}/${SLURM_ARRAY_TASK_COUNT:-1}
-srun --export=ALL "$venv/bin/python" -u -m unibert study "$@" --part "$part"
+job=$SLURM_JOB_ID
+[ -z "${SLURM_ARRAY_JOB_ID:-}" ] || job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
+status=0
+srun "$venv/bin/python" -u -m unibert study "$@" --part "$part" || status=$?
+case $status in
+  75) scontrol requeue "$job" ;; # stopped, and can go on
+  *) remove_caches ;;
+esac
+exit "$status"

@@ -51,6 +51,7 @@ def test_ranks_on_two_nodes_teach_a_corpus(lab, demo_corpus, tmp_path):
         (("evaluate.sh", "nowhere"), "there is nothing to score"),
         (("bench.sh", "show", "nowhere"), "nowhere"),
         (("corpus.sh",), "usage: sbatch [options] slurm/corpus.sh DUMP"),
+        (("study.sh",), "usage: sbatch --array=0-N [options] slurm/study.sh STUDY.yaml"),
         (("teach.sh",), "usage: sbatch [options] slurm/teach.sh CORPUS"),
         (("pretrain.sh",), "usage: sbatch [options] slurm/pretrain.sh RUN.yaml"),
     ],

@@ -64,8 +64,10 @@ class _Runner:
         self._stopped = False
         self._failed: list[Item] = []
         threads = max(1, (os.cpu_count() or 1) // processes)
+        # A training is a run of its own, and no rank of the Slurm job that the study is in.
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")}
         # Each command would otherwise take all cores.
-        self._environment = {"OMP_NUM_THREADS": str(threads), **os.environ, "PYTHONUNBUFFERED": "1"}
+        self._environment = {"OMP_NUM_THREADS": str(threads), **inherited, "PYTHONUNBUFFERED": "1"}
 
     def run(self) -> list[Item]:
         """Run the jobs; return the commands that have failed."""
