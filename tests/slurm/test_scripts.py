@@ -11,11 +11,14 @@ import pytest
 import yaml
 from transformers import AutoTokenizer
 
+from tests.evaluation.tiny_model import save_tiny_model
 from tests.slurm.lab import wait_until
 from tests.slurm.test_pretrain import last_step, wait_for_restart, wait_for_step
 from unibert.corpus.manifest import Manifest, verify
 from unibert.model.config import ModelConfig
 from unibert.model.encoder import build_masked_lm
+from unibert.study.config import read_study
+from unibert.study.scores import read_scores
 
 
 def test_ranks_on_two_nodes_build_a_corpus(lab, demo_corpus, tmp_path):
@@ -43,6 +46,34 @@ def test_ranks_on_two_nodes_teach_a_corpus(lab, demo_corpus, tmp_path):
     job = lab.submit("-N2", "--ntasks-per-node=2", as_root, *words)
     assert lab.wait(job) == "COMPLETED", lab.log(job)
     assert verify(output).teaching.width == 32
+
+
+def test_the_jobs_of_an_array_share_a_study(lab, tmp_path):
+    words = [f"word{number}" for number in range(30)]
+    for language, first in (("de", 0), ("en", 15)):
+        lines = [" ".join(words[first + (line * step) % 15] for step in (1, 2, 4)) + f" {line}" for line in range(30)]
+        (tmp_path / "aligned").mkdir(exist_ok=True)
+        (tmp_path / "aligned" / f"{language}.txt").write_text("".join(f"{line}\n" for line in lines))
+    study = {
+        "output": str(tmp_path / "study"),
+        "seeds": [1],
+        "reference": "first",
+        "arms": {
+            name: {"model": str(save_tiny_model(tmp_path / name, words, seed=seed))}
+            for seed, name in enumerate(("first", "second"))
+        },
+        "tasks": {"retrieval": {"data": str(tmp_path / "aligned"), "layers": [-1], "probe_restarts": 1}},
+    }
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
+    options = ("--array=0-1", f"--output={lab.folder}/%A_%a.log")
+    array = lab.submit(*options, "slurm/study.sh", str(tmp_path / "study.yaml"))
+    ends = [lab.wait(f"{array}_{index}", 180) for index in (0, 1)]
+    logs = [lab.log(f"{array}_{index}") for index in (0, 1)]
+    assert ends == ["COMPLETED"] * 2, logs
+    assert all("1 of 1 done" in log for log in logs), logs
+    done = [name for log in logs for name in ("first", "second") if f"retrieval of {name}, seed 1: " in log]
+    assert sorted(done) == ["first", "second"]
+    read_scores(read_study(tmp_path / "study.yaml"))
 
 
 @pytest.mark.parametrize(
