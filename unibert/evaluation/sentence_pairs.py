@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import bz2
 import csv
-import gzip
-import lzma
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 import yaml
 
 from unibert.errors import UserError
+from unibert.evaluation.packed_files import READ_ERRORS, open_text, unpacked_name
 
 SETS_NAME = "sts.yaml"
-_OPENERS: dict[str, Callable[..., TextIO]] = {".xz": lzma.open, ".gz": gzip.open, ".bz2": bz2.open}
 _NAMED_FILE = re.compile(r".+-([a-z]{2,3})-(train|dev|test)\.(csv|tsv)")
 _UNNAMED_FILE = re.compile(r"sts-(train|dev|test)\.tsv")
 _LANGUAGES_OF_FOLDERS = {"korsts": "ko"}
@@ -107,26 +104,22 @@ def _listed(folder: Path) -> Iterator[_Described]:
 
 def _recognised(folder: Path) -> Iterator[_Described]:
     for path in sorted(folder.rglob("*")):
-        name = _unpacked_name(path)
+        name = unpacked_name(path)
         if match := _NAMED_FILE.fullmatch(name):
             yield _Described(path, match[1], match[2], _COLUMNS)
         elif (match := _UNNAMED_FILE.fullmatch(name)) and path.parent.name in _LANGUAGES_OF_FOLDERS:
             yield _Described(path, _LANGUAGES_OF_FOLDERS[path.parent.name], match[1], _COLUMNS)
 
 
-def _unpacked_name(path: Path) -> str:
-    return path.name.removesuffix(path.suffix) if path.suffix in _OPENERS else path.name
-
-
 def _read(folder: Path, described: _Described) -> SentencePairs:
     path = described.path
     # Tab-separated sets hold quotation marks as text.
     dialect: dict[str, Any] = (
-        {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if _unpacked_name(path).endswith(".tsv") else {}
+        {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if unpacked_name(path).endswith(".tsv") else {}
     )
     first, second, scores, left_out = [], [], [], 0
     try:
-        with _OPENERS.get(path.suffix, open)(path, mode="rt", encoding="utf-8-sig", newline="") as file:
+        with open_text(path) as file:
             rows = csv.reader(file, **dialect)
             places = None
             for row in rows:
@@ -142,7 +135,7 @@ def _read(folder: Path, described: _Described) -> SentencePairs:
                     scores.append(score)
                 else:
                     left_out += 1
-    except (OSError, EOFError, lzma.LZMAError, UnicodeDecodeError, csv.Error) as error:
+    except (*READ_ERRORS, csv.Error) as error:
         raise UserError(f"{path}: cannot be read as sentence pairs ({error})") from error
     if len(scores) < 2:
         raise UserError(f"{path}: has fewer than two rows with two sentences and a score")
