@@ -119,8 +119,8 @@ def _read(folder: Path, described: _Described) -> SentencePairs:
     )
     first, second, scores, left_out = [], [], [], 0
     try:
-        with open_text(path) as file:
-            rows = csv.reader(file, **dialect)
+        with open_text(path) as lines:
+            rows = csv.reader(lines, **dialect)
             places = None
             for row in rows:
                 if places is None:

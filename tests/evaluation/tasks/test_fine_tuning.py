@@ -2,13 +2,15 @@
 
 import json
 import shutil
+from contextlib import nullcontext
 
 import pytest
 import torch
 
 from tests.evaluation.tasks.inputs import save_model, write_ner, write_nli, write_qa
 from unibert.errors import UserError
-from unibert.evaluation.tasks import run
+from unibert.evaluation.embeddings import load_encoder
+from unibert.evaluation.tasks import fine_tuning, run
 from unibert.evaluation.tasks.files import TaskFile
 from unibert.evaluation.tasks.ner import NamedEntities
 from unibert.evaluation.tasks.nli import Inference, InferencePairs
@@ -82,6 +84,33 @@ def test_scores_follow_from_the_predictions_that_are_kept(task_scores):
         assert TASKS[name].score(lines, content["sets"][unit]["language"]) == scores
     assert json.loads((output / "scores.json").read_text()) == content
     assert not (output / "fine-tuned").exists()
+
+
+def test_embeddings_of_other_tokens_do_not_matter(data, model, tmp_path, monkeypatch):
+    """Bit for bit, with all embeddings and with those that occur: losses, dev scores and all weights."""
+    kept = {}
+    fine_tune = fine_tuning.fine_tune
+
+    def keeps(trained, *arguments, **named):
+        log = fine_tune(trained, *arguments, **named)
+        kept[name] = (log, {key: value.clone() for key, value in trained.state_dict().items()})
+        return log
+
+    monkeypatch.setattr(run, "fine_tune", keeps)
+    options = FineTuningConfig(epochs=3, learning_rate=3e-3, batch_size=16)
+    for name in ("few", "all"):
+        if name == "all":
+            monkeypatch.setattr(fine_tuning, "only_used_embeddings", lambda encoder, ids: nullcontext())
+        scored("nli", data / "nli", model, tmp_path / name, options)
+    assert kept["few"][0] == kept["all"][0]
+    assert kept["few"][1].keys() == kept["all"][1].keys()
+    assert all(torch.equal(kept["few"][1][key], value) for key, value in kept["all"][1].items())
+    before = load_encoder(model.folder)[0].get_input_embeddings().weight
+    after = kept["few"][1]["encoder.embeddings.tok_embeddings.weight"]
+    changed = (before != after).any(dim=1)
+    # "who" and "in" do not occur in inference.
+    assert not changed[-2:].any()
+    assert changed[5:-3].any()
 
 
 def test_shuffled_labels_fall_to_chance(data, model, tmp_path):

@@ -13,13 +13,14 @@ from tqdm import tqdm
 
 from unibert.errors import UserError
 from unibert.evaluation.tasks.task import IGNORED, Row
+from unibert.evaluation.tasks.used_embeddings import UsedEmbeddings, only_used_embeddings
 
 DROPOUT = 0.1
 """Of the head's input."""
 WARMUP = 0.1
 """Share of the steps over which the learning rate rises from 0."""
 WEIGHT_DECAY = 0.01
-"""Of matrices, not of norms and biases."""
+"""Of matrices other than embeddings, not of norms and biases."""
 MAX_GRAD_NORM = 1.0
 _BATCHES_PER_BUCKET = 32
 """Rows of as many batches are sorted by length together."""
@@ -49,7 +50,8 @@ class FineTunedModel(nn.Module):
         self.head = nn.Linear(encoder.config.hidden_size, num_outputs)
         nn.init.normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
-        self._pooling, self._pad_id, self._has_type_ids = pooling, pad_id, has_type_ids
+        self.pad_id = pad_id
+        self._pooling, self._has_type_ids = pooling, has_type_ids
 
     @property
     def device(self) -> torch.device:
@@ -68,7 +70,7 @@ class FineTunedModel(nn.Module):
         """
         lengths = torch.tensor([len(row.ids) for row in rows])
         mask = (torch.arange(int(lengths.max())) < lengths[:, None]).to(self.device)
-        inputs = {"input_ids": self._padded([row.ids for row in rows], self._pad_id), "attention_mask": mask.long()}
+        inputs = {"input_ids": self._padded([row.ids for row in rows], self.pad_id), "attention_mask": mask.long()}
         if self._has_type_ids:
             inputs["token_type_ids"] = self._padded([row.type_ids for row in rows], 0)
         # Reduced precision saves memory and time on a GPU, and neither on a CPU.
@@ -114,6 +116,7 @@ class FineTuningLog:
 def fine_tune(
     model: FineTunedModel,
     rows: Sequence[Row],
+    dev_rows: Sequence[Row],
     recipe: Recipe,
     *,
     loss: Callable[[Tensor, Tensor], Tensor],
@@ -128,6 +131,7 @@ def fine_tune(
     Args:
         model: it is changed in place.
         rows: the training data.
+        dev_rows: the development set.
         recipe: epochs, rate, rows per batch and seed.
         loss: of outputs and targets, see `unibert.evaluation.tasks.task.Task.loss`.
         dev_score: score of the model on the development set, which chooses the epoch.
@@ -137,9 +141,28 @@ def fine_tune(
     Raises:
         UserError: if the loss becomes infinite or not a number.
     """
-    matrices = [weight for weight in model.parameters() if weight.ndim > 1]
-    others = [weight for weight in model.parameters() if weight.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
+    with only_used_embeddings(model.encoder, (one for row in (*rows, *dev_rows) for one in (model.pad_id, *row.ids))):
+        return _train(model, rows, recipe, loss, dev_score, language_mean, name)
+
+
+def _train(
+    model: FineTunedModel,
+    rows: Sequence[Row],
+    recipe: Recipe,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    dev_score: Callable[[], float],
+    language_mean: Callable[[Sequence[Row]], Tensor | None],
+    name: str,
+) -> FineTuningLog:
+    embeddings = {
+        weight
+        for module in model.modules()
+        if isinstance(module, nn.Embedding | UsedEmbeddings)
+        for weight in module.parameters()
+    }
+    decayed = [weight for weight in model.parameters() if weight.ndim > 1 and weight not in embeddings]
+    others = [weight for weight in model.parameters() if weight.ndim <= 1 or weight in embeddings]
+    groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
     steps = recipe.epochs * -(-len(rows) // recipe.batch_size)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate_factor(step, steps))

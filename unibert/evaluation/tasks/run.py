@@ -221,7 +221,14 @@ class _TaskRun:
             seed=self._seed,
         )
         log = fine_tune(
-            model, rows, recipe, loss=task.loss, dev_score=dev_score, language_mean=language_mean, name=task.name
+            model,
+            rows,
+            dev_rows,
+            recipe,
+            loss=task.loss,
+            dev_score=dev_score,
+            language_mean=language_mean,
+            name=task.name,
         )
         write_json(
             self._log_path(number),
