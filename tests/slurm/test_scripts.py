@@ -33,6 +33,7 @@ def test_ranks_on_two_nodes_build_a_corpus(lab, demo_corpus, tmp_path):
     assert Manifest.load(tmp_path / "corpus").shards == Manifest.load(demo_corpus).shards
 
 
+@pytest.mark.slow
 def test_ranks_on_two_nodes_teach_a_corpus(lab, demo_corpus, tmp_path):
     pytest.importorskip("mpi4py")
     if shutil.which("mpirun", path=str(Path(sys.executable).parent)) is None:
@@ -48,6 +49,7 @@ def test_ranks_on_two_nodes_teach_a_corpus(lab, demo_corpus, tmp_path):
     assert verify(output).teaching.width == 32
 
 
+@pytest.mark.slow
 def test_the_jobs_of_an_array_share_a_study(lab, tmp_path):
     words = [f"word{number}" for number in range(30)]
     for language, first in (("de", 0), ("en", 15)):

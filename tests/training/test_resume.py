@@ -29,6 +29,7 @@ def measuring(aligned: Path) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_a_killed_rank_loses_nothing(run_file, aligned, tmp_path):
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     words = ["pretrain", str(run_file), "--training.ds_config=zero2", *measuring(aligned)]

@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from unibert.reports.plots import SCATTER_COLOURS, SCATTER_MARKERS, WIDTH
-
-GREY = "#5c6773"
+from unibert.reports.plots import GREY, SCATTER_COLOURS, SCATTER_MARKERS, WIDTH
 
 
 def scores(content: Mapping[str, Any]) -> Figure:
@@ -48,7 +45,8 @@ def changes(content: Mapping[str, Any]) -> Figure:
 
 def retrieval_and_probe(content: Mapping[str, Any]) -> Figure:
     """Draw raw retrieval over the accuracy of the linear language probe, a point for each arm and seed."""
-    figure, axes = plt.subplots(figsize=(WIDTH, 3.6), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 3.6))
+    axes = figure.subplots()
     for number, (arm, seeds) in enumerate(content["diagnostics"].items()):
         accuracies = content["tasks"]["retrieval"]["summary"][arm]["seed_means"]
         axes.plot(
@@ -67,14 +65,8 @@ def retrieval_and_probe(content: Mapping[str, Any]) -> Figure:
 def _panels(number: int, num_rows: int) -> tuple[Figure, Any]:
     columns = min(3, number)
     lines = -(-number // columns)
-    figure, grid = plt.subplots(
-        lines,
-        columns,
-        figsize=(WIDTH * 1.25, lines * (0.9 + 0.24 * num_rows)),
-        layout="constrained",
-        sharey=True,
-        squeeze=False,
-    )
+    figure = Figure(figsize=(WIDTH * 1.25, lines * (0.9 + 0.24 * num_rows)))
+    grid = figure.subplots(lines, columns, sharey=True, squeeze=False)
     for unused in grid.flat[number:]:
         unused.remove()
     return figure, list(grid.flat[:number])

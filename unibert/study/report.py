@@ -119,8 +119,9 @@ def _content(study: Study, scores: StudyScores) -> dict[str, Any]:
 
 def _design(study: Study) -> str:
     trained = [arm for arm in study.arms.values() if arm.overrides is not None]
+    seeds = ", ".join(map(str, study.seeds))
     return (
-        f"{len(study.arms)} arms, of which {len(trained)} are pre-trained with {len(study.seeds)} seeds each; tasks "
+        f"{len(study.arms)} arms, of which {len(trained)} are pre-trained with seeds {seeds}; tasks "
         f"{', '.join(study.tasks)}; reference {study.reference}. Scores are times 100, means over test sets and seeds."
     )
 
@@ -226,7 +227,8 @@ def _markdown(table: Table) -> str:
 
 
 def _signed(value: float | None, unit: str = "") -> str:
-    return "–" if value is None else f"{100 * value:+.1f}{unit}"
+    # Adding 0 makes a rounded -0.0 positive.
+    return "–" if value is None else f"{round(100 * value, 1) + 0.0:+.1f}{unit}"
 
 
 def _interval(change: Mapping[str, float | None]) -> str:

@@ -244,6 +244,7 @@ def test_failed_tests_are_reported_at_once_and_at_most_five(tmp_path, monkeypatc
     assert "AssertionError: even" in shown[0]
 
 
+@pytest.mark.slow
 def test_after_the_time_limit_the_counts_of_tests_are_reported(tmp_path, monkeypatch):
     (tmp_path / "test_some.py").write_text(
         "import pytest, time\n@pytest.mark.parametrize('number', range(99))\ndef test_all(number):\n    time.sleep(1)\n"
