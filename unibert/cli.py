@@ -393,7 +393,7 @@ _ROWS = (
     ),
     Command(
         "evaluate",
-        "MODEL [--data DIR] [--tasks NAME,…]",
+        "MODEL [--data DIR] [--tasks …]",
         "fine-tune and score a model; score its sentence vectors",
         _evaluate,
         "unibert.evaluation.config:EvaluateConfig",
@@ -409,7 +409,7 @@ _ROWS = (
     ),
     Command(
         "study",
-        "STUDY.yaml [--processes N] [--part K/N]",
+        "STUDY.yaml [--processes N]",
         "pre-train and score arms over seeds, and compare them",
         _study,
         "unibert.command_options:StudyOptions",
