@@ -318,7 +318,7 @@ _ROWS = (
     ),
     Command(
         "corpus teach",
-        "DIR --teacher MODEL --output DIR --sequence_length N",
+        "DIR --teacher MODEL …",
         "write a teacher's vectors into the shards of a corpus",
         _corpus_teach,
         "unibert.command_options:TeachOptions",
