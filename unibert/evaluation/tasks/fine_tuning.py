@@ -141,39 +141,19 @@ def fine_tune(
     Raises:
         UserError: if the loss becomes infinite or not a number.
     """
-    with only_used_embeddings(model.encoder, (one for row in (*rows, *dev_rows) for one in (model.pad_id, *row.ids))):
-        return _train(model, rows, recipe, loss, dev_score, language_mean, name)
-
-
-def _train(
-    model: FineTunedModel,
-    rows: Sequence[Row],
-    recipe: Recipe,
-    loss: Callable[[Tensor, Tensor], Tensor],
-    dev_score: Callable[[], float],
-    language_mean: Callable[[Sequence[Row]], Tensor | None],
-    name: str,
-) -> FineTuningLog:
-    embeddings = {
-        weight
-        for module in model.modules()
-        if isinstance(module, nn.Embedding | UsedEmbeddings)
-        for weight in module.parameters()
-    }
-    decayed = [weight for weight in model.parameters() if weight.ndim > 1 and weight not in embeddings]
-    others = [weight for weight in model.parameters() if weight.ndim <= 1 or weight in embeddings]
-    groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
+    ids = (one for row in (*rows, *dev_rows) for one in (model.pad_id, *row.ids))
     steps = recipe.epochs * -(-len(rows) // recipe.batch_size)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate_factor(step, steps))
     generator = torch.Generator().manual_seed(recipe.seed)
     losses, dev_scores = [], []
     best: dict[str, Tensor] = {}
     devices = [model.device] if model.device.type == "cuda" else []
     with (
+        only_used_embeddings(model.encoder, ids),
         torch.random.fork_rng(devices=devices),
         tqdm(total=steps, desc=f"{name}: fine-tuning", disable=None, leave=False) as progress,
     ):
+        optimizer = _optimizer(model, recipe.learning_rate)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate_factor(step, steps))
         torch.manual_seed(recipe.seed)
         for _ in range(recipe.epochs):
             model.train()
@@ -196,7 +176,7 @@ def _train(
             dev_scores.append(dev_score())
             if dev_scores[-1] == max(dev_scores):
                 best = {key: value.detach().clone() for key, value in model.state_dict().items()}
-    model.load_state_dict(best)
+        model.load_state_dict(best)
     last_best = len(dev_scores) - dev_scores[::-1].index(max(dev_scores))
     return FineTuningLog(losses, dev_scores, last_best)
 
@@ -218,6 +198,19 @@ def outputs_of(
             for index, output in zip(taken, outputs, strict=True):
                 yield rows[index], output[: len(rows[index].ids)] if output.ndim > 1 else output
             progress.update(len(taken))
+
+
+def _optimizer(model: FineTunedModel, learning_rate: float) -> torch.optim.AdamW:
+    embeddings = {
+        weight
+        for module in model.modules()
+        if isinstance(module, nn.Embedding | UsedEmbeddings)
+        for weight in module.parameters()
+    }
+    decayed = [weight for weight in model.parameters() if weight.ndim > 1 and weight not in embeddings]
+    others = [weight for weight in model.parameters() if weight.ndim <= 1 or weight in embeddings]
+    groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=learning_rate, fused=True)
 
 
 def _rate_factor(step: int, steps: int) -> float:
