@@ -185,7 +185,7 @@ def fine_tune(
 def outputs_of(
     model: FineTunedModel, rows: Sequence[Row], language_mean: Tensor | None, name: str
 ) -> Iterator[tuple[Row, Tensor]]:
-    """Yield each row with its outputs without padding, on the CPU, in order of length."""
+    """Yield each row with its outputs without padding, on the CPU, the longest first."""
     model.eval()
     order = sorted(range(len(rows)), key=lambda index: len(rows[index].ids))
     with tqdm(total=len(rows), desc=name, disable=None, leave=False) as progress:

@@ -4,7 +4,7 @@ A task has a folder of its own among the scores::
 
     settings.json     the model's and the files' digests and the settings, by which an interrupted command goes on
     fine-tuned/       weights of the fine-tuned models, until all sets are predicted
-    training.json     what fine-tuning went through
+    training-N.json   what the Nth fine-tuning, from 0, went through
     predictions/      a file for each set, a line for each example: what is right and what is predicted
     scores.json       see below
     scores.md         its table
