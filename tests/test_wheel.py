@@ -85,7 +85,7 @@ def test_the_wheel_contains_exactly_the_package(wheel):
         "licenses/LICENSE",
     }
     executable = {name for name, (mode, _) in files.items() if mode & 0o111}
-    scripts = ("array", "bench", "corpus", "evaluate", "pretrain", "teach")
+    scripts = ("array", "bench", "corpus", "evaluate", "pretrain", "study", "teach")
     assert executable == {f"unibert/slurm/{name}.sh" for name in scripts}
 
 

@@ -188,7 +188,8 @@ class _TaskRun:
                 pooling=options.pooling if task.head == "sequence" else None,
                 pad_id=framing.pad_id,
                 has_type_ids=framing.has_type_ids,
-            ).to(self._device)
+                device=self._device,
+            )
         weights = self._output / "fine-tuned" / f"{number}.safetensors"
         if weights.is_file():
             model.load_state_dict(load_file(weights))
