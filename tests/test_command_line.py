@@ -166,9 +166,10 @@ UNKNOWN_COMMAND = [
     (["help", "exprot"], "there is no command 'exprot'; did you mean 'export'?"),
     (
         ["corpus"],
-        "corpus needs a subcommand; the commands are corpus build, corpus verify, corpus teach, corpus inspect",
+        "corpus needs a subcommand; the commands are corpus download, corpus build, corpus verify, corpus teach, "
+        "corpus inspect",
     ),
-    (["xylophone"], "there is no command 'xylophone'; the commands are corpus build, corpus verify,"),
+    (["xylophone"], "there is no command 'xylophone'; the commands are corpus download, corpus build,"),
 ]
 UNKNOWN_OPTION = [
     ([*SMALL, "--training.tokns=3"], "--training.tokns: unknown key 'training.tokns'; did you mean 'training.tokens'?"),
@@ -324,7 +325,7 @@ def bash_script(tmp_path_factory) -> Path:
     ("words", "offered"),
     [
         (["pre"], ["pretrain", "preflight"]),
-        (["corpus", ""], ["build", "verify", "teach", "inspect"]),
+        (["corpus", ""], ["download", "build", "verify", "teach", "inspect"]),
         (["pretrain", "demo"], ["demo", "demo-e5", "demo-teacher"]),
         (
             ["pretrain", "small", "--adversary.l"],

@@ -101,6 +101,13 @@ def _corpus_build(call: Call) -> None:
     build_corpus(config)
 
 
+def _corpus_download(call: Call) -> None:
+    options = call.options()
+    from unibert.corpus.download.run import download_dumps
+
+    download_dumps(options)
+
+
 def _corpus_verify(call: Call) -> None:
     corpus = call.options().corpus
     from unibert.corpus.manifest import verify
@@ -299,6 +306,15 @@ def _completion(call: Call) -> None:
 
 
 _ROWS = (
+    Command(
+        "corpus download",
+        "--languages vi,uk,…",
+        "fetch the Wikipedia dumps of languages",
+        _corpus_download,
+        "unibert.command_options:DownloadOptions",
+        about="Files are checked against Wikimedia's checksums. An interrupted command goes on where it was, and does "
+        "not fetch what there is. downloads.json in the folder says where each file came from.",
+    ),
     Command(
         "corpus build",
         "INPUT … --output DIR",

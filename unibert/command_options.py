@@ -2,9 +2,47 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+
+@dataclass(kw_only=True)
+class DownloadOptions:
+    """Options of ``unibert corpus download``."""
+
+    languages: list[str]
+    """Languages of Wikipedia, as in vi,uk: the part of the address before `.wikipedia.org`."""
+
+    date: str = "latest"
+    """Date of the dumps, as in 20261101. `latest` is the newest finished dump of each language."""
+
+    output: Path = Path("dumps")
+    """Folder for the files."""
+
+    parts: bool = True
+    """Fetch a large dump as its parts, which can be read in parallel. With false, fetch it as one file."""
+
+    mirror: str = "https://dumps.wikimedia.org"
+    """Address of the server: Wikimedia's own, or a mirror with the same folders, as in
+    https://dumps.wikimedia.your.org."""
+
+    contact: str | None = None
+    """E-mail address or page that tells Wikimedia whom to contact about the downloads. It is sent with each request."""
+
+    def __post_init__(self) -> None:
+        if not self.languages:
+            raise ValueError("languages: name at least one, as in vi,uk")
+        for code in self.languages:
+            if not re.fullmatch("[a-z][a-z0-9_-]*", code):
+                raise ValueError(f"languages: {code!r} is not a code of Wikipedia, such as vi or zh-yue")
+        if not re.fullmatch(r"latest|\d{8}", self.date):
+            raise ValueError(f"date: must be latest or a date as in 20261101, got {self.date!r}")
+        if not re.match("https?://[^/]", self.mirror):
+            raise ValueError(f"mirror: must be an address that begins with https://, got {self.mirror!r}")
+        if self.contact is not None and not (self.contact.isascii() and self.contact.isprintable()):
+            raise ValueError(f"contact: must be plain ASCII text, got {self.contact!r}")
 
 
 @dataclass(kw_only=True)

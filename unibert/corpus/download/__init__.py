@@ -1,0 +1,1 @@
+"""Download of Wikimedia's dumps, which ``unibert corpus build`` reads."""
