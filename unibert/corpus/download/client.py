@@ -181,10 +181,11 @@ class Attempts:
             ) from error
         allowed = patience.attempts if self._client.answered else min(patience.attempts, _ATTEMPTS_BEFORE_FIRST_ANSWER)
         if self._failed >= allowed:
-            kind = UserError if error.connected and self._client.answered else UnreachableServer
-            raise kind(
-                f"{self._url}: {error}, {self._failed} times in a row; the same command goes on from what there is"
-            ) from error
+            failure = f"{self._url}: {error}, {self._failed} times in a row"
+            if not self._client.answered:
+                raise UnreachableServer(f"{failure}; check the network, HTTPS_PROXY and --mirror") from error
+            kind = UserError if error.connected else UnreachableServer
+            raise kind(f"{failure}; the same command goes on from what there is") from error
         seconds = min(patience.first_pause * 2 ** (self._failed - 1), patience.longest_pause)
         if error.retry_after is not None:
             seconds = max(seconds, error.retry_after)
