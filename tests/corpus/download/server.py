@@ -130,12 +130,12 @@ def stalled(after: int) -> Answer:
     return answer
 
 
-def slowly(seconds: float) -> Answer:
-    """The right answer after a while, so that requests at the same time overlap."""
+def slowly(seconds: float, then: Answer = send_file) -> Answer:
+    """An answer after a while, so that requests at the same time overlap."""
 
     def answer(handler: Handler) -> None:
         time.sleep(seconds)
-        send_file(handler)
+        then(handler)
 
     return answer
 

@@ -264,14 +264,14 @@ def test_errors_of_the_server_are_retried_a_limited_number_of_times(server, tmp_
 def test_the_pause_that_a_server_asks_for_holds_for_all_requests(server, tmp_path):
     paths = [server.add_dump(wiki, DATE, CONTENT) for wiki in ("viwiki", "ukwiki")]
     server.faults[paths[0]] = [status(429, Retry_After="1")]
-    server.faults[paths[1]] = [cut(10), slowly(0.1), *[cut(10)] * 8]
-    download(server, tmp_path, "vi", "uk")
+    server.faults[paths[1]] = [slowly(0.3, cut(10_000))]
+    download(server, tmp_path, "vi", "uk", patience=replace(PATIENCE, read=60))
     assert len(contents(tmp_path)) == 2
-    refused_at = next(request.time for request in server.requests if request.path == paths[0])
-    later = [request.time - refused_at for request in server.requests if request.time > refused_at]
-    # Requests that were on their way arrive within moments, the others after the second that was asked for.
-    assert any(seconds >= 1 for seconds in later)
-    assert not [seconds for seconds in later if 0.3 < seconds < 1]
+    busy, cut_off, *later = (request for request in server.requests if request.path in paths)
+    assert {busy.path, cut_off.path} == set(paths)
+    asked = next(request.time for request in (busy, cut_off) if request.path == paths[0])
+    assert len(later) == 2
+    assert all(request.time >= asked + 1 for request in later)
 
 
 def test_a_pause_that_is_too_long_ends_the_command(server, tmp_path):

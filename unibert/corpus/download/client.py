@@ -18,6 +18,7 @@ from unibert.installation import unibert_version
 CONNECTIONS = 2
 """Requests at the same time. Wikimedia allows two connections per address."""
 _ATTEMPTS_BEFORE_FIRST_ANSWER = 3
+_SECONDS_WORTH_A_LINE = 10
 _PROJECT = "https://arxiv.org/abs/2503.12608"
 
 
@@ -70,7 +71,6 @@ class Client:
         self.answered = False
         """Whether the server has ever answered."""
         self._on_pause = on_pause
-        self._requests = asyncio.Semaphore(CONNECTIONS)
         self._paused_until = -math.inf
         self._http = httpx2.AsyncClient(
             headers={
@@ -113,10 +113,9 @@ class Client:
             NotFound: if the file does not exist.
             UserError: if the server refuses the request.
         """
+        while (seconds := self._paused_until - time.monotonic()) > 0:
+            await asyncio.sleep(seconds)
         async with AsyncExitStack() as stack:
-            await stack.enter_async_context(self._requests)
-            while (seconds := self._paused_until - time.monotonic()) > 0:
-                await asyncio.sleep(seconds)
             try:
                 response = await stack.enter_async_context(self._http.stream("GET", url, headers=headers))
             except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
@@ -142,12 +141,12 @@ class Client:
                     "address with --contact, or name another server with --mirror"
                 )
             case code if code in (408, 429) or code >= 500:
-                seconds = _retry_after(response.headers.get("Retry-After", ""))
-                if seconds is not None:
-                    # Other requests would be refused as well.
-                    self._paused_until = max(self._paused_until, time.monotonic() + seconds)
-                raise Interrupted(f"the server answers {status}", seconds)
+                raise Interrupted(f"the server answers {status}", _retry_after(response.headers.get("Retry-After", "")))
         raise UserError(f"{url}: the server answers {status}; is this the address of a mirror of Wikimedia's dumps?")
+
+    def pause(self, seconds: float) -> None:
+        """Send no request for this long."""
+        self._paused_until = max(self._paused_until, time.monotonic() + seconds)
 
     def tell_pause(self, text: str) -> None:
         """Tell the user about a pause."""
@@ -186,12 +185,12 @@ class Attempts:
                 raise UnreachableServer(f"{failure}; check the network, HTTPS_PROXY and --mirror") from error
             kind = UserError if error.connected else UnreachableServer
             raise kind(f"{failure}; the same command goes on from what there is") from error
-        seconds = min(patience.first_pause * 2 ** (self._failed - 1), patience.longest_pause)
-        if error.retry_after is not None:
-            seconds = max(seconds, error.retry_after)
-        if seconds > 10:
-            self._client.tell_pause(f"{self._url}: {error}; next attempt in {seconds:.0f} s")
-        await asyncio.sleep(seconds)
+        own = min(patience.first_pause * 2 ** (self._failed - 1), patience.longest_pause)
+        asked = error.retry_after or 0.0
+        if max(own, asked) > _SECONDS_WORTH_A_LINE:
+            self._client.tell_pause(f"{self._url}: {error}; next attempt in {max(own, asked):.0f} s")
+        self._client.pause(asked)  # other requests would be refused as well
+        await asyncio.sleep(own)
 
 
 async def bytes_of(response: httpx2.Response) -> AsyncIterator[bytes]:

@@ -19,7 +19,7 @@ class PartialFile:
     """The bytes of a remote file that are there; used as a context manager.
 
     ``NAME.part.json`` beside it has the SHA-1 of the whole and the validator (RFC 9110, section 8.8) of the answer that
-    the bytes are from. Bytes without them are discarded, since they cannot be continued safely.
+    the bytes are from. Bytes without them are of use only if they are all there: they cannot be continued safely.
 
     Writing raises OSError if the disk is full; what was written stays.
     """
@@ -44,9 +44,9 @@ class PartialFile:
         self._file.close()
 
     async def read_existing(self) -> None:
-        """Take over the bytes of an earlier download if they can be continued, else discard them."""
+        """Take over the bytes of an earlier download, unless they are too many."""
         self._validator = self._saved_validator()
-        if self._validator is None or os.fstat(self._file.fileno()).st_size > self.remote.size:
+        if os.fstat(self._file.fileno()).st_size > self.remote.size:
             self.discard()
             return
         self._file.seek(0)
