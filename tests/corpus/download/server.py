@@ -130,6 +130,18 @@ def stalled(after: int) -> Answer:
     return answer
 
 
+def trickling(handler: Handler) -> None:
+    """Send a byte now and then, for a minute."""
+    content = handler.server.files[handler.path]
+    handler.send_response(200)
+    handler.send_header("ETag", etag(content))
+    handler.send_header("Content-Length", str(len(content)))
+    handler.end_headers()
+    for number in range(1200):
+        handler.wfile.write(content[number : number + 1])
+        time.sleep(0.05)
+
+
 def slowly(seconds: float, then: Answer = send_file) -> Answer:
     """An answer after a while, so that requests at the same time overlap."""
 

@@ -23,6 +23,7 @@ from tests.corpus.download.server import (
     slowly,
     stalled,
     status,
+    trickling,
     whole_file,
 )
 from tests.corpus.inputs import page_xml, sentences, write_dump
@@ -168,6 +169,14 @@ def test_a_stalled_connection_counts_as_cut(server, tmp_path):
     download(server, tmp_path, "vi")
     assert contents(tmp_path) == {name_of(path): CONTENT}
     assert server.ranges(path) == [None, "bytes=10000-"]
+
+
+def test_a_connection_that_brings_a_byte_now_and_then_counts_as_cut(server, tmp_path):
+    path = server.add_dump("viwiki", DATE, CONTENT)
+    server.faults[path] = [trickling]
+    download(server, tmp_path, "vi")
+    assert contents(tmp_path) == {name_of(path): CONTENT}
+    assert int(server.ranges(path)[1].strip("bytes=-")) < 1000
 
 
 def test_a_server_without_ranges_sends_the_whole_again(server, tmp_path):

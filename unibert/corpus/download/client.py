@@ -19,6 +19,8 @@ CONNECTIONS = 2
 """Requests at the same time. Wikimedia allows two connections per address."""
 _ATTEMPTS_BEFORE_FIRST_ANSWER = 3
 _SECONDS_WORTH_A_LINE = 10
+_LEAST_BYTES = 1000
+"""Bytes that a connection must bring in the time in which it must not stall."""
 _PROJECT = "https://arxiv.org/abs/2503.12608"
 
 
@@ -29,7 +31,8 @@ class Patience:
     connect: float = 15.0
     """For a connection."""
     read: float = 60.0
-    """For the next bytes of an answer. A connection that stalls for longer counts as cut."""
+    """For the next bytes of an answer. A connection that stalls for longer, or brings less than 1 kB in this time,
+    counts as cut."""
     attempts: int = 10
     """Attempts in a row that bring nothing new."""
     first_pause: float = 1.0
@@ -100,7 +103,7 @@ class Client:
         while True:
             try:
                 async with self.answer(url, {}) as response:
-                    return (b"".join([chunk async for chunk in bytes_of(response)])).decode(errors="replace")
+                    return b"".join([chunk async for chunk in self.body(response)]).decode(errors="replace")
             except Interrupted as error:
                 await attempts.pause(error)
 
@@ -127,6 +130,25 @@ class Client:
             self.answered = True
             self._raise_for_status(url, response)
             yield response
+
+    async def body(self, response: httpx2.Response) -> AsyncIterator[bytes]:
+        """Yield the body of an answer in chunks, as it was sent.
+
+        Raises:
+            Interrupted: if the connection is cut or stalls.
+        """
+        started, received = time.monotonic(), 0
+        try:
+            async for chunk in response.aiter_raw():
+                yield chunk
+                received += len(chunk)
+                if time.monotonic() - started > self.patience.read:
+                    if received < _LEAST_BYTES:
+                        raise Interrupted("the connection stalls")
+                    started, received = time.monotonic(), 0
+        except httpx2.HTTPError as error:
+            stalled = isinstance(error, httpx2.ReadTimeout)
+            raise Interrupted("the connection stalls" if stalled else "the connection was cut") from error
 
     def _raise_for_status(self, url: str, response: httpx2.Response) -> None:
         status = f"{response.status_code} {response.reason_phrase}"
@@ -191,16 +213,6 @@ class Attempts:
             self._client.tell_pause(f"{self._url}: {error}; next attempt in {max(own, asked):.0f} s")
         self._client.pause(asked)  # other requests would be refused as well
         await asyncio.sleep(own)
-
-
-async def bytes_of(response: httpx2.Response) -> AsyncIterator[bytes]:
-    """Yield the body of an answer in chunks, as it was sent. Raises Interrupted if the connection is cut or stalls."""
-    try:
-        async for chunk in response.aiter_raw():
-            yield chunk
-    except httpx2.HTTPError as error:
-        stalled = isinstance(error, httpx2.ReadTimeout)
-        raise Interrupted("the connection stalls" if stalled else "the connection was cut") from error
 
 
 def _retry_after(value: str) -> float | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx2
 
-from unibert.corpus.download.client import Attempts, Client, Interrupted, bytes_of
+from unibert.corpus.download.client import Attempts, Client, Interrupted
 from unibert.corpus.download.partial_file import PartialFile
 from unibert.corpus.download.wikimedia import RemoteFile
 from unibert.errors import UserError
@@ -49,7 +49,7 @@ async def _complete(client: Client, part: PartialFile) -> None:
     while part.size < part.remote.size:
         try:
             async with client.answer(part.remote.url, part.range_headers()) as response:
-                await _receive(response, part)
+                await _receive(client, response, part)
             if part.size < part.remote.size:
                 raise Interrupted("the answer ends too early")
         except Interrupted as error:
@@ -59,7 +59,7 @@ async def _complete(client: Client, part: PartialFile) -> None:
             await attempts.pause(error)
 
 
-async def _receive(response: httpx2.Response, part: PartialFile) -> None:
+async def _receive(client: Client, response: httpx2.Response, part: PartialFile) -> None:
     if response.status_code == 200:
         length = response.headers.get("Content-Length", str(part.remote.size))
         if length != str(part.remote.size):
@@ -73,7 +73,7 @@ async def _receive(response: httpx2.Response, part: PartialFile) -> None:
     elif not _continues(response, part):
         part.discard()
         raise Interrupted("the server sends another range than it was asked for")
-    async for chunk in bytes_of(response):
+    async for chunk in client.body(response):
         part.write(chunk)
         if part.size > part.remote.size:
             return

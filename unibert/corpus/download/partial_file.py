@@ -44,11 +44,8 @@ class PartialFile:
         self._file.close()
 
     async def read_existing(self) -> None:
-        """Take over the bytes of an earlier download, unless they are too many."""
+        """Take over the bytes of an earlier download."""
         self._validator = self._saved_validator()
-        if os.fstat(self._file.fileno()).st_size > self.remote.size:
-            self.discard()
-            return
         self._file.seek(0)
         while chunk := self._file.read(_CHUNK):
             self._add(chunk)
