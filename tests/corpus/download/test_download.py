@@ -79,12 +79,14 @@ def name_of(path: str) -> str:
 def test_a_corpus_is_built_from_downloaded_dumps(server, tmp_path, capsys):
     for wiki, letters in (("viwiki", "abcdefghi"), ("ukwiki", "абвгдеєжз")):
         pages = [page_xml(n, f"P{n}", "\n\n".join(sentences(6, n, letters))) for n in range(1, 40)]
-        server.add_dump(wiki, DATE, write_dump(tmp_path / "x", *pages).read_bytes())
+        whole, *parts = (write_dump(tmp_path / "x", *some).read_bytes() for some in (pages, pages[:20], pages[20:]))
+        server.add_dump(wiki, DATE, whole, parts=parts if wiki == "ukwiki" else None)
     dumps, corpus = tmp_path / "dumps", tmp_path / "corpus"
     main(["corpus", "download", "--languages", "vi,uk", "--date", DATE, "--output", str(dumps), "--mirror", server.url])
     assert f"vi {DATE}, uk {DATE}" in capsys.readouterr().out
     main(["corpus", "build", str(dumps), "--output", str(corpus), "--vocab_size=400", "--workers=1"])
-    assert {path.name for path in corpus.iterdir()} >= {"vi", "uk", "manifest.json"}
+    report = json.loads((corpus / "report.json").read_text())
+    assert {code: report["languages"][code]["read"] for code in ("vi", "uk")} == {"vi": 39, "uk": 39}
 
 
 def test_the_file_is_the_server_s_and_the_record_says_where_it_is_from(server, tmp_path):
@@ -108,6 +110,13 @@ def test_requests_name_the_program_and_a_contact(server, tmp_path):
     server.add_dump("viwiki", DATE, CONTENT)
     download(server, tmp_path, "vi", contact="me@example.org")
     assert {request.user_agent.split("httpx")[0] for request in server.requests} == {"UniBERT/0.1.0 (me@example.org) "}
+
+
+def test_a_wiki_is_fetched_once_by_any_of_its_names(server, tmp_path):
+    paths = {server.add_dump(f"{wiki}wiki", DATE, CONTENT) for wiki in ("zh_yue", "be_x_old", "map_bms", "no")}
+    download(server, tmp_path, "yue", "zh-yue", "be-tarask", "be-x-old", "map-bms", "map_bms", "nb", "no")
+    assert len(server.paths()) == 4
+    assert set(server.paths()) == paths
 
 
 def test_latest_is_the_newest_finished_dump(server, tmp_path):

@@ -20,7 +20,7 @@ from unibert.corpus.download.fetch import fetch_file
 from unibert.corpus.download.partial_file import part_paths
 from unibert.corpus.download.progress import Progress, bytes_for_people
 from unibert.corpus.download.record import RECORD_NAME, Record
-from unibert.corpus.download.wikimedia import Dump, RemoteFile, find_dump, other_dumps
+from unibert.corpus.download.wikimedia import Dump, RemoteFile, database_name, find_dump, other_dumps
 from unibert.errors import UserError, short_message
 
 EXIT_STOPPED = 75
@@ -77,7 +77,7 @@ async def _until_stopped(work: Coroutine[Any, Any, None]) -> bool:
 
 
 async def _download(options: DownloadOptions, folder: Path, patience: Patience) -> None:
-    languages = list(dict.fromkeys(options.languages))
+    languages = list({database_name(language): language for language in options.languages}.values())
     failures: dict[str, str] = {}
     async with Client(patience, options.contact, on_pause=Progress.tell) as client:
         dumps = await _find_dumps(client, options, languages, folder, failures)

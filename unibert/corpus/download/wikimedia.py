@@ -23,8 +23,22 @@ LATEST = "latest"
 
 _PARTS_JOB, _WHOLE_JOB = "articlesmultistreamdump", "articlesmultistreamdumprecombine"
 """The job that writes the parts, or the one file of a language without parts; and the job that joins parts."""
-_RENAMED = {"be-tarask": "be_x_old"}
-"""Languages whose database has another name than their site."""
+_DATABASES = {
+    "be-tarask": "be_x_old",
+    "bho": "bh",
+    "cmn": "zh",
+    "egl": "eml",
+    "gsw": "als",
+    "lzh": "zh_classical",
+    "nan": "zh_min_nan",
+    "nb": "no",
+    "nrf": "nrm",
+    "rup": "roa_rup",
+    "sgs": "bat_smg",
+    "vro": "fiu_vro",
+    "yue": "zh_yue",
+}
+"""Codes of languages whose database has the name of another code, an older one or one that the site had first."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +67,8 @@ class Unfinished(UserError):
 
 
 def database_name(language: str) -> str:
-    """Return the name of a language's wiki in paths, from its code: ``viwiki``, ``zh_yuewiki``."""
-    return _RENAMED.get(language, language.replace("-", "_")) + "wiki"
+    """Return the name of a language's wiki in paths: ``viwiki`` for vi, ``zh_yuewiki`` for zh-yue, zh_yue or yue."""
+    return _DATABASES.get(language, language.replace("-", "_")) + "wiki"
 
 
 async def find_dump(client: Client, mirror: str, language: str, date: str, *, parts: bool) -> Dump:
