@@ -19,6 +19,7 @@ import pytest
 from tests.corpus.download.server import (
     DumpServer,
     cut,
+    etag,
     other_bytes,
     slowly,
     stalled,
@@ -35,7 +36,7 @@ from unibert.corpus.download.run import download_dumps
 from unibert.errors import UserError
 
 DATE = "20261101"
-PATIENCE = Patience(connect=5, read=0.3, attempts=4, first_pause=0.001, longest_pause=5)
+PATIENCE = Patience(connect=5, read=0.5, attempts=4, first_pause=0.001, longest_pause=5)
 CONTENT = random.Random(0).randbytes(300_000)
 
 
@@ -469,31 +470,60 @@ def has_disks_of_its_own() -> bool:
     return shutil.which("unshare") is not None and subprocess.run(words, capture_output=True).returncode == 0
 
 
-@pytest.mark.skipif(not has_disks_of_its_own(), reason="wants `unshare --mount`, which this system refuses")
-def test_a_disk_that_fills_up(server, tmp_path):
-    """A neighbour's file takes the room after the check of the disk's size."""
-    server.add_dump("viwiki", DATE, CONTENT)
+wants_disks = pytest.mark.skipif(
+    not has_disks_of_its_own(), reason="wants `unshare --mount`, which this system refuses"
+)
+
+
+def download_to_a_small_disk(server: DumpServer, folder: Path, before: str) -> subprocess.CompletedProcess[str]:
+    """Run the command with ``folder`` on a disk of 1 MiB after the statements ``before``, which may use ``folder``;
+    then print the names and sizes of the files."""
     program = (
         "import sys; from pathlib import Path; import unibert.corpus.download.run as run\n"
         "from unibert.cli import main\n"
-        f"folder = Path({str(tmp_path)!r}); fetch = run.fetch_file\n"
-        "def fetch_beside_a_neighbour(*words):\n"
-        "    (folder / 'neighbour').write_bytes(bytes(850_000))\n"
-        "    return fetch(*words)\n"
-        "run.fetch_file = fetch_beside_a_neighbour\n"
+        f"folder = Path({str(folder)!r})\n"
+        f"{before}\n"
         "try:\n"
         "    main(sys.argv[1:])\n"
         "finally:\n"
         "    print(*(f'{path.name} {path.stat().st_size}' for path in folder.iterdir()))\n"
     )
     script = 'mount -t tmpfs -o size=1m tmpfs "$0" && exec "$@"'
-    words = [sys.executable, "-c", program, *download_words(server, tmp_path)]
-    done = subprocess.run(
-        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, str(tmp_path), *words],
+    words = [sys.executable, "-c", program, *download_words(server, folder)]
+    return subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, str(folder), *words],
         capture_output=True,
         text=True,
     )
+
+
+@wants_disks
+def test_a_disk_that_fills_up(server, tmp_path):
+    """A neighbour's file takes the room after the check of the disk's size."""
+    server.add_dump("viwiki", DATE, CONTENT)
+    before = (
+        "fetch = run.fetch_file\n"
+        "def fetch_beside_a_neighbour(*words):\n"
+        "    (folder / 'neighbour').write_bytes(bytes(850_000))\n"
+        "    return fetch(*words)\n"
+        "run.fetch_file = fetch_beside_a_neighbour\n"
+    )
+    done = download_to_a_small_disk(server, tmp_path, before)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
     assert "is full or takes no larger file" in done.stderr
     size = int(done.stdout.split(".part ")[1].split()[0])
     assert 0 < size < len(CONTENT)
+
+
+@wants_disks
+def test_what_there_is_needs_no_more_room(server, tmp_path):
+    content = bytes(700_000) + CONTENT[:200_000]
+    path = server.add_dump("viwiki", DATE, content)
+    origin = {"sha1": hashlib.sha1(content).hexdigest(), "validator": etag(content)}
+    before = (
+        f"(folder / '{name_of(path)}.part').write_bytes(bytes(700_000))\n"
+        f"(folder / '{name_of(path)}.part.json').write_text({json.dumps(origin)!r})\n"
+    )
+    done = download_to_a_small_disk(server, tmp_path, before)
+    assert done.returncode == 0, done.stderr
+    assert server.ranges(path) == ["bytes=700000-"]
