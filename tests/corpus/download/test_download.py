@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -12,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from email.utils import formatdate
 from pathlib import Path
 
 import pytest
@@ -227,9 +229,12 @@ def test_a_file_that_changed_meanwhile_starts_anew(server, tmp_path):
     assert server.ranges(path) == [None, *["bytes=10000-"] * 4]
 
 
-def test_a_part_of_unknown_origin_is_not_continued(server, tmp_path):
+@pytest.mark.parametrize("origin", [None, "{", {"sha1": "0" * 40, "validator": etag(CONTENT)}])
+def test_a_part_of_unknown_origin_or_of_another_dump_is_not_continued(server, tmp_path, origin):
     path = server.add_dump("viwiki", DATE, CONTENT)
     (tmp_path / f"{name_of(path)}.part").write_bytes(bytes(10_000))
+    if origin is not None:
+        (tmp_path / f"{name_of(path)}.part.json").write_text(origin if origin == "{" else json.dumps(origin))
     download(server, tmp_path, "vi")
     assert contents(tmp_path) == {name_of(path): CONTENT}
     assert server.ranges(path) == [None]
@@ -293,11 +298,14 @@ def test_the_pause_that_a_server_asks_for_holds_for_all_requests(server, tmp_pat
     assert all(request.time >= asked + 1 for request in later)
 
 
-def test_a_pause_that_is_too_long_ends_the_command(server, tmp_path):
+@pytest.mark.parametrize("form", ["seconds", "date"])
+def test_a_pause_that_is_too_long_ends_the_command(server, tmp_path, form):
     path = server.add_dump("viwiki", DATE, CONTENT)
     server.add_dump("ukwiki", DATE, CONTENT)
-    server.faults[path] = [status(503, Retry_After="3600")]
-    assert "and asks to wait 3600 s; start the same command again then" in refusal(server, tmp_path, "vi", "uk")
+    retry_after = "3600" if form == "seconds" else formatdate(time.time() + 3600, usegmt=True)
+    server.faults[path] = [status(503, Retry_After=retry_after)]
+    error = refusal(server, tmp_path, "vi", "uk")
+    assert re.search(r"and asks to wait 3[56]\d\d s; start the same command again then", error)
 
 
 def test_a_server_that_does_not_listen(server, tmp_path):
