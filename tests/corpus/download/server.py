@@ -178,6 +178,9 @@ class DumpServer(ThreadingHTTPServer):
         self.shutdown()
         self.server_close()
 
+    def handle_error(self, *_: object) -> None:
+        """Print nothing if a client has gone."""
+
     def add_dump(
         self,
         wiki: str,
