@@ -8,8 +8,10 @@ import pytest
 from transformers import AutoTokenizer
 
 from tests.corpus import fast_tokenizers
+from unibert.corpus.fast_tokenizer import save_tokenizer
 from unibert.corpus.special_ids import OWN_SPECIAL_IDS, SpecialIds
 from unibert.corpus.text_tokenizer import TextTokenizer
+from unibert.corpus.tokenizer import train_tokenizer
 from unibert.demo import alignment
 from unibert.errors import UserError
 
@@ -46,6 +48,21 @@ def test_special_tokens_in_a_text_are_text(folder):
         [ids] = loaded.encode_batch([f"a {token} b"])
         assert not set(ids.tolist()) & (set(loaded.special_ids.special) - {tokenizer.unk_token_id})
         assert len(ids) > 3
+
+
+def test_bytes_in_a_text_are_text(lines, tmp_path):
+    """In Unigram models that spell unknown characters in bytes, whose bytes converters give the best of scores, 0."""
+    save_tokenizer(train_tokenizer([*lines, "0x < > " * 20], vocab_size=VOCAB_SIZE), tmp_path, model_max_length=64)
+    file = tmp_path / "tokenizer.json"
+    content = json.loads(file.read_text())
+    for piece in content["model"]["vocab"]:
+        piece[1] = 0.0 if piece[0].startswith("<0x") else piece[1]
+    file.write_text(json.dumps(content))
+    [newline] = AutoTokenizer.from_pretrained(tmp_path)("<0x0A>", add_special_tokens=False).input_ids[1:]
+    ids, character = TextTokenizer.load(tmp_path).encode_batch(["<0x0A>", "€"])
+    assert newline not in ids
+    assert len(ids) > 3
+    assert [content["model"]["vocab"][id][0] for id in character] == ["▁", "<0xE2>", "<0x82>", "<0xAC>"]
 
 
 def test_special_ids_survive_json():

@@ -13,16 +13,19 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from unibert.corpus.special_ids import SpecialIds
+from unibert.corpus.trimming import is_byte
 from unibert.errors import UserError
 
 TOKENIZER_NAME = "tokenizer.json"
 ROLES = ("pad_token", "mask_token", "unk_token", "cls_token", "sep_token", "bos_token", "eos_token")
+NEVER_BEST_SCORE = -1e9
+"""Unigram score of pieces that no text spells. One that spells "<0x0A>" is then segmented into other pieces."""
 _UNTYPABLE = "\ue000{}\ue000"
 """Spelling of a special token that no cleaned text contains: private-use characters are removed from text."""
 
 
 class TextTokenizer:
-    """Tokenizes plain text. A special token that the text spells out, such as ``<mask>``, is ordinary text.
+    """Tokenizes plain text. A special token or byte that the text spells out, such as ``<mask>``, is ordinary text.
 
     Args:
         content: text of a ``tokenizer.json``.
@@ -116,7 +119,11 @@ def _without_special_tokens(content: dict[str, Any]) -> dict[str, Any]:
     special = {token["content"]: token["id"] for token in content["added_tokens"] if token["special"]}
     model = content["model"]
     if isinstance(model["vocab"], list):
-        model["vocab"] = [[_renamed(piece, special), score] for piece, score in model["vocab"]]
+        has_bytes = model.get("byte_fallback", False)
+        model["vocab"] = [
+            [_renamed(piece, special), NEVER_BEST_SCORE if has_bytes and is_byte(piece) else score]
+            for piece, score in model["vocab"]
+        ]
     else:
         model["vocab"] = {_renamed(piece, special): id for piece, id in model["vocab"].items()}
     if model.get("unk_token") is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy.typing as npt
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 
+from unibert.corpus.normalization_rules import training_rules
 from unibert.corpus.special_ids import OWN_SPECIAL_IDS
 from unibert.errors import UserError
 
@@ -20,6 +22,7 @@ SPECIAL_TOKENS = ("<pad>", "<unk>", "<s>", "</s>", "<mask>")
 MODEL_NAME = "sentencepiece.model"
 
 _MAX_LINE_BYTES = 4096
+_RESERVED = "\u2585"  # ▅: SentencePiece would silently drop lines with it
 _NUM_THREADS = 16  # fixed: the last digits of the EM training's sums, and so the vocabulary, depend on it
 
 
@@ -47,6 +50,7 @@ def train_tokenizer(lines: Iterable[str], *, vocab_size: int, character_coverage
             character_coverage=character_coverage,
             byte_fallback=True,
             max_sentence_length=_MAX_LINE_BYTES,
+            normalizer=training_rules(),
             pad_id=0,
             unk_id=1,
             bos_id=2,
@@ -77,8 +81,8 @@ def _training_failure(message: str, vocab_size: int) -> str:
 
 
 def _bounded_lines(lines: Iterable[str]) -> Iterator[str]:
-    """Cut lines into pieces of at most ``_MAX_LINE_BYTES`` bytes, at a space if there is one."""
-    for line in lines:
+    """Cut lines at ``_RESERVED``, and into pieces of at most ``_MAX_LINE_BYTES`` bytes, at a space if there is one."""
+    for line in chain.from_iterable(line.split(_RESERVED) for line in lines):
         while len(line.encode()) > _MAX_LINE_BYTES:
             head = line.encode()[:_MAX_LINE_BYTES].decode(errors="ignore")
             cut = head.rfind(" ") + 1 or len(head)

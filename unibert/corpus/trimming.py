@@ -73,7 +73,7 @@ def _ids_by_piece(model: dict[str, Any]) -> dict[str, int]:
 
 def _indivisible(model: dict[str, Any], pieces: dict[str, int]) -> set[int]:
     prefix = model.get("continuing_subword_prefix") or ""
-    found = {id for piece, id in pieces.items() if len(piece) == 1 or _is_byte(piece)}
+    found = {id for piece, id in pieces.items() if len(piece) == 1 or is_byte(piece)}
     if prefix:
         found |= {id for piece, id in pieces.items() if piece.startswith(prefix) and len(piece) == len(prefix) + 1}
     if model["type"] == "Unigram":
@@ -81,7 +81,8 @@ def _indivisible(model: dict[str, Any], pieces: dict[str, int]) -> set[int]:
     return found
 
 
-def _is_byte(piece: str) -> bool:
+def is_byte(piece: str) -> bool:
+    """Return whether a piece is spelt as the ones that stand for a byte: ``<0x0A>``."""
     return len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">")
 
 
