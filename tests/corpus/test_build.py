@@ -19,7 +19,7 @@ from unibert.corpus.build import build_corpus
 from unibert.corpus.config import CorpusConfig
 from unibert.corpus.manifest import Manifest, verify
 from unibert.corpus.shards import decode_block
-from unibert.corpus.tokenizer import load_tokenizer
+from unibert.corpus.tokenizer import load_tokenizer, train_tokenizer
 from unibert.errors import UserError
 
 
@@ -61,6 +61,31 @@ def _documents(corpus, manifest, split):
                     assert (language, document_id) not in found
                     found[language, document_id] = tokens.tolist()
     return found
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        (
+            "fa",
+            "می\u200cخواهم کتاب\u200cهای تازه را به خانه\u200cی دوستم ببرم و آن\u200cها را می\u200cخواند.",
+        ),
+        ("kn", "ಸಾಫ್ಟ್\u200cವೇರ್ ಮತ್ತು ಹಾರ್ಡ್\u200cವೇರ್ ಎರಡೂ ಒಂದು ಗಣಕಯಂತ್ರಕ್ಕೆ ಬೇಕಾಗುತ್ತವೆ ಎಂದು ಅವರು ಹೇಳಿದರು."),
+    ],
+)
+def test_zero_width_non_joiners_stay_in_the_shards(code, text, tmp_path):
+    write_jsonl(tmp_path / f"{code}.jsonl", [{"id": str(n), "text": f"{text} {n}"} for n in range(8)])
+    corpus = tmp_path / "corpus"
+    model = tmp_path / "own.model"
+    model.write_bytes(train_tokenizer(sentences(400), vocab_size=500))
+    inputs = [str(tmp_path / f"{code}.jsonl")]
+    manifest = build_corpus(CorpusConfig(inputs=inputs, output=str(corpus), tokenizer=str(model), workers=1))
+    found = _documents(corpus, manifest, "train") | _documents(corpus, manifest, "heldout")
+    processor, fast = load_tokenizer(corpus), AutoTokenizer.from_pretrained(corpus / "tokenizer")
+    assert {processor.Decode(ids) for ids in found.values()} == {f"{text} {n}" for n in range(8)}
+    assert all(fast.decode(ids) == processor.Decode(ids) for ids in found.values())
+    report = json.loads((corpus / "report.json").read_text())["languages"][code]
+    assert report["words"] == 8 * (len(text.split()) + 1)
 
 
 def test_a_corpus_from_end_to_end(config, inputs, capsys):
@@ -108,6 +133,9 @@ def test_a_corpus_from_end_to_end(config, inputs, capsys):
         assert entry["kept"] == entry["train_documents"] + entry["heldout_documents"]
         assert entry["train_tokens"] == manifest.tokens(code)
         assert entry["text_bytes"] == sum(s.text_bytes for s in manifest.shards if s.language == code)
+        tokens = [token for (language, _), ids in (train | heldout).items() if language == code for token in ids]
+        assert entry["byte_tokens"] == sum(map(processor.IsByte, tokens))
+        assert entry["unknown_tokens"] == tokens.count(1) == 0
     assert "| de German | 62 | 60 |" in (corpus / "report.md").read_text()
     assert "cleaning: 3/3" in capsys.readouterr().err
 

@@ -128,6 +128,31 @@ def test_special_tokens_in_a_document_are_text(model, tmp_path):
         assert not set(ids) & (set(special.special) - {tokenizer.unk_token_id})
 
 
+def test_the_report_counts_what_has_no_piece(model, tmp_path):
+    """Each rune is three bytes, in a piece each or not, or unknown."""
+    content = json.loads((model / "tokenizer.json").read_text())
+    spells_in_bytes = content["model"].get("byte_fallback", False)
+    is_whole = spells_in_bytes or content["pre_tokenizer"]["type"] == "ByteLevel"
+    texts = [
+        {"id": str(i), "text": f"In this text on runes two of them, ᚠᚢ, stand as an example of them. {i}"}
+        for i in range(9)
+    ]
+    (tmp_path / "en.jsonl").write_text("".join(json.dumps(text) + "\n" for text in texts))
+    corpus = build(tmp_path / "corpus", model, inputs=[str(tmp_path / "en.jsonl")], languages=["en"], heldout_share=0.2)
+    report = json.loads((corpus / "report.json").read_text())["languages"]["en"]
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    all_tokens = [token for ids in documents(corpus).values() for token in tokenizer.convert_ids_to_tokens(ids)]
+    unknown, in_bytes = all_tokens.count(tokenizer.unk_token), sum(token.startswith("<0x") for token in all_tokens)
+    assert (report["unknown_tokens"], report["byte_tokens"]) == (unknown, in_bytes)
+    assert report["unknown_token_share"] == pytest.approx(unknown / len(all_tokens), abs=5e-7)  # six digits
+    assert report["byte_token_share"] == pytest.approx(in_bytes / len(all_tokens), abs=5e-7)
+    assert (unknown > 0) != is_whole
+    assert (in_bytes >= 9 * 2 * 3) == spells_in_bytes
+    assert (
+        f"| {in_bytes / len(all_tokens):.2%} | {unknown / len(all_tokens):.2%} |" in (corpus / "report.md").read_text()
+    )
+
+
 def test_a_trimmed_corpus_uses_pieces_of_the_original(trimmed, corpus, model):
     whole, manifest = Manifest.load(corpus), Manifest.load(trimmed)
     origin = Origin.load(trimmed / "tokenizer")

@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ from unibert.languages import LANGUAGES, language
 
 _SPOOL_NAME = ".spool"
 _SAMPLED_DOCUMENTS = 200  # per language, to estimate its tokens per byte
-_BATCH_DOCUMENTS = 256  # tokenised at a time
+_BATCH_DOCUMENTS = 256  # in memory at a time
 _COUNTED_DOCUMENTS = 4096  # per task, when pieces are counted
 
 
@@ -212,13 +213,16 @@ def _train_tokenizer(config: CorpusConfig, selections: dict[str, _Selection]) ->
     lines = (
         line
         for code, kept in selections.items()
-        for line in _lines(kept.spools, selection.first_lines(kept.train, quotas[code]))[: quotas[code]]
+        for line in islice(_lines(kept.spools, selection.first_lines(kept.train, quotas[code])), quotas[code])
     )
     return train_tokenizer(lines, vocab_size=config.vocab_size, character_coverage=config.character_coverage)
 
 
-def _lines(spools: list[Path], documents: Index) -> list[str]:
-    return [line for _, text in read_documents(spools, documents) for line in text.split("\n")]
+def _lines(spools: list[Path], documents: Index) -> Iterator[str]:
+    """Yield the lines of documents, of which a batch at a time is in memory."""
+    for first in range(0, len(documents), _BATCH_DOCUMENTS):
+        for _, text in read_documents(spools, documents[first : first + _BATCH_DOCUMENTS]):
+            yield from text.split("\n")
 
 
 def _write_tokenizer(
@@ -305,6 +309,7 @@ def _write_shards(
         counts[shard.language, shard.split] += token_counts
         counts["all", shard.split] += token_counts
         reports[shard.language].count_shard(shard)
+        reports[shard.language].count_unknown(token_counts, tokenizer)
     return Manifest(
         shards=tuple(shards),
         vocab_size=vocab_size,

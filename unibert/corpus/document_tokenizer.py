@@ -21,6 +21,10 @@ class DocumentTokenizer(Protocol):
 
     vocab_size: int
     special_ids: SpecialIds
+    unknown_id: int | None
+    """Id of what no piece stands for; None if there is no such id."""
+    byte_ids: frozenset[int]
+    """Ids of single bytes, in which unknown characters are spelt; empty if they are not."""
 
     def encode_batch(self, texts: Sequence[str]) -> list[npt.NDArray[np.int32]]:
         """Return the token ids of each text, without special tokens."""

@@ -20,7 +20,7 @@ from tokenizers import Regex, normalizers
 from unibert.errors import UserError
 
 _ZERO_WIDTH_NON_JOINER = "\u200c"
-_ANY = r"(?m:.)"  # a line feed too
+_ANY = r"[\s\S]"
 
 
 @lru_cache(maxsize=1)

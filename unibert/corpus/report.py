@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from unibert.corpus.document_tokenizer import DocumentTokenizer
 from unibert.corpus.manifest import Manifest, Shard
 from unibert.corpus.spool import Index
 from unibert.files import write_atomically, write_json
@@ -41,6 +43,10 @@ class LanguageReport:
     heldout_tokens: int = 0
     untrimmed_train_tokens: int | None = None
     """Number of train tokens with the whole vocabulary, if it was trimmed."""
+    byte_tokens: int = 0
+    """Number of tokens that are a byte of a character for which the vocabulary has no piece."""
+    unknown_tokens: int = 0
+    """Number of tokens that stand for text which the tokenizer cannot spell."""
 
     def add(self, counts: Counter[str]) -> None:
         """Add the counts of a task: ``read``, ``cut_off_files``, and documents dropped by reason."""
@@ -63,6 +69,12 @@ class LanguageReport:
         else:
             self.heldout_documents += shard.documents
             self.heldout_tokens += shard.tokens
+
+    def count_unknown(self, counts: npt.NDArray[np.int64], tokenizer: DocumentTokenizer) -> None:
+        """Add the tokens that stand for bytes and for unknown text, of the occurrences of each token, (V,)."""
+        self.byte_tokens += int(counts[list(tokenizer.byte_ids)].sum())
+        if tokenizer.unknown_id is not None:
+            self.unknown_tokens += int(counts[tokenizer.unknown_id])
 
     @property
     def tokens(self) -> int:
@@ -89,6 +101,8 @@ class LanguageReport:
             content["tokens_per_word"] = round(self.tokens / self.words, 3)
             content["characters_per_token"] = round(self.characters / self.tokens, 3)
             content["bytes_per_token"] = round(self.text_bytes / self.tokens, 3)
+            content["byte_token_share"] = round(self.byte_tokens / self.tokens, 6)
+            content["unknown_token_share"] = round(self.unknown_tokens / self.tokens, 6)
         return content
 
 
@@ -119,6 +133,8 @@ def _markdown(reports: Mapping[str, LanguageReport], manifest: Manifest) -> str:
         "tokens",
         "tokens/word",
         "characters/token",
+        "in bytes",
+        "unknown",
         "unigram loss",
         *(["trimming"] if is_trimmed else []),
         "dropped",
@@ -131,6 +147,8 @@ def _markdown(reports: Mapping[str, LanguageReport], manifest: Manifest) -> str:
         f"{len(manifest.shards):,} shards.",
         "",
         "Tokens per word (fertility) means little in scripts without spaces; characters per token compares better.",
+        "In bytes: share of tokens that are a byte of a character without a piece. Unknown: share of tokens for text "
+        "that the tokenizer cannot spell, which is lost to the model.",
         "",
         *(["Trimming: tokens that the train text has more than with the whole vocabulary.", ""] if is_trimmed else []),
         *compact_markdown_table(
@@ -156,12 +174,14 @@ def _markdown(reports: Mapping[str, LanguageReport], manifest: Manifest) -> str:
 
 def _row(code: str, report: LanguageReport, manifest: Manifest, is_trimmed: bool) -> list[str]:
     counts = (report.read, report.kept, report.heldout_documents, report.text_bytes, report.tokens)
-    ratios = ["", "", ""]
+    ratios = [""] * 5
     if report.tokens:
         entropy = manifest.unigram_entropy.get(code)
         ratios = [
             f"{report.tokens / report.words:.2f}",
             f"{report.characters / report.tokens:.2f}",
+            f"{report.byte_tokens / report.tokens:.2%}",
+            f"{report.unknown_tokens / report.tokens:.2%}",
             "" if entropy is None else f"{entropy:.2f}",
         ]
     cost = report.trimming_cost

@@ -42,6 +42,9 @@ class TextTokenizer:
         self.vocab_size = max(vocabulary.values()) + 1
         """One more than the largest id; a model may have more rows, which no text uses."""
         self.special_ids = _special_ids(framing, vocabulary, self.vocab_size, where, names)
+        self.unknown_id = vocabulary.get(names.get("unk_token", ""))
+        has_bytes = json.loads(content)["model"].get("byte_fallback", False)
+        self.byte_ids = frozenset(id for piece, id in vocabulary.items() if has_bytes and is_byte(piece))
         self._plain = plain_tokenizer(content)
 
     @classmethod

@@ -123,6 +123,8 @@ class OwnTokenizer:
     def __init__(self, path: Path) -> None:
         self._processor = load_tokenizer(path)
         self.vocab_size: int = self._processor.GetPieceSize()
+        self.unknown_id: int | None = self._processor.unk_id()
+        self.byte_ids = frozenset(filter(self._processor.IsByte, range(self.vocab_size)))
 
     def encode_batch(self, texts: Sequence[str]) -> list[npt.NDArray[np.int32]]:
         """Return the token ids of each text, without special tokens."""
