@@ -139,6 +139,13 @@ def _corpus_inspect(call: Call) -> None:
     inspect_corpus(corpus, config, options.output)
 
 
+def _corpus_tokenizers(call: Call) -> None:
+    options = call.options()
+    from unibert.reports.tokenizer_sizes import compare_sizes
+
+    compare_sizes(options)
+
+
 def _plan(call: Call) -> None:
     config, options = call.run_config(), call.options()
     # DeepSpeed would warn that this machine has no accelerator, but the plan is for --gpu.
@@ -352,6 +359,16 @@ _ROWS = (
         "corpus",
         run_file="option",
         about="With a run file or a preset, the tables show tokens, share and epochs of each language in each phase.",
+    ),
+    Command(
+        "corpus tokenizers",
+        "DIR --sizes N,N … --output DIR",
+        "train tokenizers of several sizes on a corpus's text and compare them",
+        _corpus_tokenizers,
+        "unibert.command_options:TokenizersOptions",
+        "corpus",
+        about="The tables show tokens per word and characters per token of held-out text, language by language. Build "
+        "the corpus again with --tokenizer OUTPUT/N to use one of them.",
     ),
     Command(
         "plan",

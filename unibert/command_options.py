@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -86,6 +86,38 @@ class TeachOptions:
         for name in ("sequence_length", "batch_tokens", "workers"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name}: must be positive, got {value}")
+
+
+@dataclass(kw_only=True)
+class TokenizersOptions:
+    """Options of ``unibert corpus tokenizers``."""
+
+    corpus: Path
+    """Corpus folder made by `unibert corpus build`, with held-out documents."""
+
+    output: Path
+    """Folder for the tokenizers, tokenizers.json, tokenizers.csv, tokenizers.png and tokenizers.svg."""
+
+    sizes: list[int] = field(default_factory=lambda: [32_000, 64_000, 128_000])
+    """Vocabulary sizes to compare, as in 32000,64000."""
+
+    exponent: float = 0.3
+    """A language's share of the training text is proportional to its bytes of text to this power."""
+
+    train_bytes: int = 200_000_000
+    """Maximum bytes of training text, of all languages together."""
+
+    heldout_bytes: int = 200_000
+    """Maximum bytes of held-out text of each language."""
+
+    def __post_init__(self) -> None:
+        if not self.sizes or min(self.sizes) < 300:
+            raise ValueError(f"sizes: give vocabulary sizes of at least 300, got {self.sizes}")
+        for name in ("train_bytes", "heldout_bytes"):
+            if (value := getattr(self, name)) < 1:
+                raise ValueError(f"{name}: must be positive, got {value}")
+        if not 0 <= self.exponent <= 1:
+            raise ValueError(f"exponent: must lie between 0 and 1, got {self.exponent}")
 
 
 @dataclass(kw_only=True)

@@ -115,6 +115,8 @@ def test_framing_and_mask(folder):
         "\u3000全角　空白",
         "e\u0301 €",
         "a\nb",
+        "a \u0085",
+        " \u0085\u2003a\u3000",
     ],
 )
 def test_fast_tokenizer_normalises_as_sentencepiece_does(folder, text):

@@ -8,7 +8,7 @@ import unicodedata
 # Controls, surrogates, private use, non-characters, soft hyphen, zero-width space, byte-order mark, directional marks.
 # The zero-width joiner and non-joiner stay: Persian and Indic spelling needs them.
 _INVISIBLE = re.compile(
-    "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufff0-\uffff"
+    "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufff0-\uffff"
     "\ud800-\udfff\ue000-\uf8ff\ufdd0-\ufdef\U000f0000-\U0010ffff]"
 )
 _BREAKS = "\r\n\x0b\x0c\x1c-\x1e\x85\u2028\u2029"
