@@ -11,8 +11,12 @@ from tests.refusals import refused
 from unibert.cli import main
 from unibert.corpus.build import build_corpus
 from unibert.corpus.config import CorpusConfig
-from unibert.corpus.tokenizer import load_tokenizer
+from unibert.corpus.manifest import Manifest
+from unibert.corpus.tokenizer import load_tokenizer, train_tokenizer
 from unibert.demo.alignment import WIKI
+from unibert.stream import StreamConfig
+from unibert.stream.reader import read_blocks
+from unibert.stream.source import ShardSource
 
 SIZES = (1400, 2000)
 
@@ -56,6 +60,20 @@ def test_scores_are_those_of_the_tokenizers_on_held_out_text(corpus, output):
         assert [int(row["tokens"]) for row in csv.DictReader(file)] == [row["tokens"] for row in rows]
     assert (imread(output / "tokenizers.png").std(axis=(0, 1))[:3] > 0.05).all()
     assert (output / "tokenizers.svg").is_file()
+
+
+def test_the_training_text_is_the_train_split(corpus, output):
+    """Texts of all languages fit into the limit here."""
+    manifest, source = Manifest.load(corpus), ShardSource(corpus, StreamConfig())
+    tokenizer = load_tokenizer(corpus)
+    lines = [
+        tokenizer.Decode(document.tolist())
+        for code in manifest.languages
+        for shard in manifest.shards_of(code)
+        for block in read_blocks(source, shard, manifest.vocab_size)
+        for document in block.documents()
+    ]
+    assert (output / "1400" / "sentencepiece.model").read_bytes() == train_tokenizer(lines, vocab_size=1400)
 
 
 def test_a_corpus_takes_one_of_them(output, tmp_path):

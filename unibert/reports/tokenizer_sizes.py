@@ -70,7 +70,9 @@ def compare_sizes(options: TokenizersOptions) -> None:
         raise UserError(f"{options.corpus}: the corpus has no held-out documents; build it with heldout_share above 0")
     text_bytes = {code: sum(shard.text_bytes for shard in manifest.shards_of(code)) for code in manifest.languages}
     quotas = sample_quotas(text_bytes, text_bytes, options.train_bytes, options.exponent)
-    lines = [line for code, quota in quotas.items() for line in _texts(options.corpus, manifest, code, "train", quota)]
+    lines = [
+        line for code in manifest.languages for line in _texts(options.corpus, manifest, code, "train", quotas[code])
+    ]
     heldout = {
         code: texts
         for code in manifest.languages
