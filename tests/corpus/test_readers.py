@@ -71,7 +71,7 @@ def test_a_dump_without_siteinfo_and_with_several_revisions(tmp_path):
     assert [d.text for d in read(path)[0]] == ["neu"]
 
 
-def test_malformed_and_too_complex_pages_are_counted(tmp_path):
+def test_malformed_and_too_long_pages_are_counted(tmp_path):
     path = write_dump(
         tmp_path / "dewiki.xml.bz2",
         page_xml(1, "A", "gut").replace("<id>1</id>", "<id>eins</id>"),
@@ -81,8 +81,8 @@ def test_malformed_and_too_complex_pages_are_counted(tmp_path):
         page_xml(5, "E", "gut"),
     )
     documents, counts = read(path)
-    assert [d.id for d in documents] == ["5"]
-    assert counts == {"read": 5, "malformed_page": 2, "too_complex_page": 1, "too_long_page": 1}
+    assert [d.id for d in documents] == ["3", "5"]
+    assert counts == {"read": 5, "malformed_page": 2, "too_long_page": 1}
 
 
 def test_parts_share_a_file(tmp_path):

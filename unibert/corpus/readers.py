@@ -18,7 +18,7 @@ from mwxml.errors import MalformedXML
 from mwxml.iteration.site_info import SiteInfo
 
 from unibert.corpus.compression import COMPRESSIONS, UNREADABLE, open_text
-from unibert.corpus.wikitext import ENGLISH_PREFIXES, WikitextTooComplex, plain_text
+from unibert.corpus.wikitext import ENGLISH_PREFIXES, plain_text
 from unibert.errors import UserError
 from unibert.languages import LANGUAGES, language
 
@@ -191,12 +191,8 @@ class DocumentReader:
         elif len(wikitext) > self._max_page_characters:
             self.counts["too_long_page"] += 1
         else:
-            try:
-                text = plain_text(wikitext, prefixes)
-            except WikitextTooComplex:
-                self.counts["too_complex_page"] += 1
-            else:
-                yield Document(str(page.id), self._file.language, page.title, text, self._file.path.name)
+            text = plain_text(wikitext, prefixes, page.title)
+            yield Document(str(page.id), self._file.language, page.title, text, self._file.path.name)
 
     def _records(self) -> Iterator[Document]:
         name = self._file.path.name

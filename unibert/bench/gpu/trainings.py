@@ -17,7 +17,7 @@ from unibert.training.checkpoint.folder import complete_checkpoints
 from unibert.training.metrics_file import TIMING_KEYS, read_metrics
 
 TRAINER_PACKAGES = ("deepspeed", "webdataset")
-CORPUS_PACKAGES = ("mwxml", "mwparserfromhell", "sentencepiece", "zstandard")
+CORPUS_PACKAGES = ("mwxml", "sentencepiece", "zstandard")
 PREBUILT_CORPUS = Path(".gpu-packages/demo-corpus")
 """Built by ``make gpu-packages``, so that the GPU machine does not need the packages that read dumps."""
 WIKI = Path(__file__).parents[2] / "demo" / "wiki"
