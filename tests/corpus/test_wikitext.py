@@ -12,7 +12,7 @@ def assert_text(wikitext, expected):
     ("wikitext", "expected"),
     [
         ("'''Berlin''' ist ''die'' Stadt.", "Berlin ist die Stadt."),
-        ("[[Berlin]], [[Spree|der Fluss]], [[:Kategorie:Stadt|Städte]]en", "Berlin, der Fluss, Städteen"),
+        ("[[Berlin]], [[Spree|der Fluss]], [[:Kategorie:Stadt|Städte]]en [[A|]]", "Berlin, der Fluss, Städteen A"),
         ("a{{Infobox|x={{y|[[z]]}}}} b {{{1|c}}}", "a b"),
         ("a<ref>Quelle {{cite}}</ref> b<ref name=x /> c<!-- nein\n\nnein --> d", "a b c d"),
         ("== Geschichte ==\nText\n=== A ===", "Text"),

@@ -14,8 +14,8 @@ from unibert.corpus.spool import write_spool
 from unibert.errors import UserError
 from unibert.languages import language
 
-# Every part reads the whole dump and cleans its share of the pages. Cleaning takes some 20 times as long as reading,
-# so with more parts than this, reading would dominate. Their number depends on the file's size alone, because parts
+# Every part reads the whole dump and cleans its share of the pages. Cleaning takes some three times as long as reading,
+# so more parts than this would do little else than read. Their number depends on the file's size alone, because parts
 # decide which of two equal pages comes first.
 _BYTES_PER_PART = 512 << 20
 _MAX_PARTS = 16

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
-from itertools import pairwise
-from typing import Literal
 
+from unibert.corpus.wikitext.frames import Frames
 from unibert.corpus.wikitext.isolation import HOLE
-from unibert.corpus.wikitext.shown_templates import Arguments, Show, shown, shown_function, shown_variable
+from unibert.corpus.wikitext.shown_templates import shown, shown_function, shown_variable
 from unibert.corpus.wikitext.switches import is_switch
 from unibert.corpus.wikitext.tags import INLINE_TAGS, LINE_TAGS, SPACE_TAGS
 from unibert.corpus.wikitext.tokens import Tokens
-from unibert.corpus.wikitext.variants import shown_variant
 from unibert.languages import LANGUAGES
 
 _FILE_NAME = re.compile(
@@ -21,21 +18,6 @@ _FILE_NAME = re.compile(
 _TAG_NAME = re.compile(r"</?([a-zA-Z]+[1-6]?)(?=[\s/>])")
 _ESCAPED = re.compile("&[#l]|\x01")  # an entity that may be a bracket, or text from <nowiki>
 _PARAMETER = re.compile(r"\s*[\w .-]{1,40}=")
-_MAX_DEPTH = 40  # MediaWiki's limit for templates in templates; what is nested deeper shows nothing there either
-
-
-@dataclass
-class _Frame:
-    """Something open: a table, or a template or language variant whose content is shown."""
-
-    start: int
-    """Where its content begins in the output."""
-    end: int
-    """Position of the closing delimiter; for a table, which may have none, that of what it stands in."""
-    kind: Literal["table", "template", "variant"]
-    show: Show = str
-    bounds: list[int] = field(default_factory=list)
-    """Where in the output a template's arguments begin; for a table, where its rows begin and end, in turn."""
 
 
 class Renderer:
@@ -46,12 +28,10 @@ class Renderer:
         self._closing, self._pipe = tokens.closing, tokens.pipe
         self._dropped_prefixes = dropped_prefixes
         self._title = title
-        self._output: list[str] = []
-        self._frames: list[_Frame] = []
+        self._frames = Frames(len(tokens.delimiters) - 1)
+        self._output = self._frames.output
         self._closed_links: set[int] = set()
         self._literal_ends: set[int] = set()
-        self._frame_ends: set[int] = set()
-        self._depth = 0  # of templates and variants
         self._in_term = False
         self._in_external_link = False
 
@@ -94,8 +74,7 @@ class Renderer:
             elif not is_switch(delimiter):
                 output.append(delimiter)
             position += 1
-        while self._frames:
-            self._end_unclosed_table()
+        self._frames.close_unclosed_tables()
         return "".join(output)
 
     def _line_start(self, position: int, delimiter: str) -> int:
@@ -103,38 +82,35 @@ class Renderer:
         output, frames = self._output, self._frames
         self._in_term = self._in_external_link = False
         kind = delimiter.strip(" \t:\n")[:2]
-        table = frames[-1] if frames and frames[-1].kind == "table" else None
+        around = frames.kind
         if kind[:1] == "{":
-            self._start_table()
+            frames.open_table()
         elif kind == "|}":
-            if table:
-                frames.pop()
-                del output[table.start :]
-            else:
+            if not frames.close_table():
                 position = self._end_of_line(position)
-        elif kind[:1] == "|" or (kind == "!" and table):
-            if table:
-                if len(table.bounds) % 2 == 0:
-                    table.bounds.append(len(output))
-            elif frames and frames[-1].kind == "template":
-                frames[-1].bounds.append(len(output))
+        elif around == "table" and kind[:1] in ("|", "!"):
+            frames.start_row()
+        elif kind[:1] == "|":
+            if around == "template":
+                frames.start_argument()
                 return position
-            elif frames:
+            if around == "" and (kind != "|" or self._is_remnant(position)):
+                position = self._end_of_line(position)
+            elif around or self._texts[position + 1][:1].strip():  # |x| is a number
                 output.append("\n|")
                 return position
-            elif kind != "|" or self._is_remnant(position):
-                position = self._end_of_line(position)
-        elif table and len(table.bounds) % 2:
-            table.bounds.append(len(output))
-        output.append("\n!" if kind == "!" and not table else "\n")
-        if kind == "|" and not frames and self._texts[position + 1][:1].strip():  # |x| is a number
-            output.append("|")
+        elif kind == "!":
+            output.append("\n!")
+            return position
+        else:
+            frames.end_row()
+        output.append("\n")
         self._in_term = kind[:1] == ";"
         return position
 
     def _end_of_line(self, position: int) -> int:
         """Return the position before the next line, or before the end of what is open."""
-        limit = self._frames[-1].end if self._frames else len(self._delimiters) - 1
+        limit = self._frames.end
         following = position + 1
         while following < limit and self._delimiters[following][0] != "\n":
             following = min(limit, self._closing.get(following, following) + 1)
@@ -159,11 +135,11 @@ class Renderer:
             self._output.append(HOLE)
             return position
         if len(delimiter) > 2:
-            target, pipe, label = delimiter[2:-2].partition("|")
+            target, _, label = delimiter[2:-2].partition("|")
             if self._is_dropped(target):
                 self._output.append(HOLE)
             else:
-                self._output.append(label if pipe else target.strip().removeprefix(":").replace("''", ""))
+                self._output.append(label if label else target.strip().removeprefix(":").replace("''", ""))
             return position
         closing = self._closing.get(position)
         dropped = self._is_dropped(self._texts[position + 1])
@@ -207,29 +183,13 @@ class Renderer:
         elif name in SPACE_TAGS:
             self._output.append(" ")
         elif name == "table":
-            frames = self._frames
             if tag[1] != "/":
-                self._start_table()
-            elif frames and frames[-1].kind == "table":
-                del self._output[frames.pop().start :]
+                self._frames.open_table()
+            else:
+                self._frames.close_table()
             self._output.append("\n")
         elif name not in INLINE_TAGS:
             self._output.append(tag)
-
-    def _start_table(self) -> None:
-        start = len(self._output)
-        if self._frames and self._frames[-1].kind == "table" and len(self._frames[-1].bounds) % 2:
-            self._frames[-1].bounds.append(start)
-        end = self._frames[-1].end if self._frames else len(self._delimiters) - 1
-        self._frames.append(_Frame(start, end, "table", bounds=[start]))
-
-    def _end_unclosed_table(self) -> None:
-        """Leave out the lines that are rows; the others may be the rest of the page."""
-        output, bounds = self._output, self._frames.pop().bounds
-        if len(bounds) % 2:
-            bounds.append(len(output))
-        for start, end in zip(bounds[::2], bounds[1::2], strict=True):
-            output[start:end] = ["\n"] + [""] * (end - start - 1) if end > start else []
 
     def _template(self, position: int) -> int:
         """Return the position of the last delimiter that the template's start takes away."""
@@ -244,7 +204,11 @@ class Renderer:
                 self._output.append("{{")
                 self._literal_ends.add(closing)
                 return position
-            if self._depth < _MAX_DEPTH and self._open_template(position, name, following, closing):
+            function = shown_function(name)
+            show = function or (shown(name) if following in "|}\n" else None)
+            if show and self._frames.open_template(closing, show, in_argument=function is not None):
+                if function:
+                    self._texts[position + 1] = name.partition(":")[2]
                 return position
             if variable := shown_variable(name, self._title):
                 self._output.append(variable)
@@ -252,33 +216,13 @@ class Renderer:
         self._output.append(HOLE)
         return closing
 
-    def _open_template(self, position: int, name: str, following: str, closing: int) -> bool:
-        """Open a frame if the template shows something."""
-        start = len(self._output)
-        if function := shown_function(name):
-            self._texts[position + 1] = name.partition(":")[2]
-            frame = _Frame(start, closing, "template", function, [start])
-        elif following in "|}\n" and (show := shown(name)):
-            frame = _Frame(start, closing, "template", show)
-        else:
-            return False
-        self._open(frame)
-        return True
-
-    def _open(self, frame: _Frame) -> None:
-        self._frames.append(frame)
-        self._frame_ends.add(frame.end)
-        self._depth += 1
-
     def _variant(self, position: int) -> int:
         """Return the position of the last delimiter that the variant's start takes away."""
         closing = self._closing.get(position)
         if closing is None or self._is_chemical_name(position, closing):
             self._output.append("-{")
             self._literal_ends.add(closing or -1)
-        elif self._depth < _MAX_DEPTH:
-            self._open(_Frame(len(self._output), closing, "variant"))
-        else:
+        elif not self._frames.open_variant(closing):
             return closing
         return position
 
@@ -293,24 +237,10 @@ class Renderer:
 
     def _end(self, position: int, delimiter: str) -> None:
         """End a template or variant, or show a delimiter that belongs to none where braces are text."""
-        output, frames = self._output, self._frames
-        if position not in self._frame_ends:
-            if position in self._literal_ends or (delimiter == "}}" and self._are_text("{", position)):
-                output.append(delimiter)
+        if self._frames.close(position):
             return
-        while frames[-1].kind == "table":
-            self._end_unclosed_table()
-        frame = frames.pop()
-        self._depth -= 1
-        if frame.kind == "variant":
-            content = "".join(output[frame.start :])
-            text = shown_variant(content) or (HOLE if content.strip() else "")
-        else:
-            bounds = [*frame.bounds, len(output)]
-            arguments = ["".join(output[start:end]) for start, end in pairwise(bounds)]
-            text = frame.show(Arguments(arguments)) or HOLE
-        del output[frame.start :]
-        output.append(text)
+        if position in self._literal_ends or (delimiter == "}}" and self._are_text("{", position)):
+            self._output.append(delimiter)
 
     def _are_text(self, opening: str, position: int) -> bool:
         """Whether opening brackets stand shortly before in the line as text: closing ones belong to them."""
@@ -323,8 +253,9 @@ class Renderer:
         return False
 
     def _pipes(self, pipes: str) -> None:
-        kind = self._frames[-1].kind if self._frames else ""
-        if kind == "template":
-            self._frames[-1].bounds += [len(self._output)] * len(pipes)
-        elif kind != "table":
+        around = self._frames.kind
+        if around == "template":
+            for _ in pipes:
+                self._frames.start_argument()
+        elif around != "table":
             self._output.append(pipes)

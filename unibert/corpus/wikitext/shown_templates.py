@@ -124,8 +124,10 @@ def _phonemes(arguments: Arguments) -> str:
 
 
 def _fraction(arguments: Arguments) -> str:
-    *whole, numerator, denominator = ["", "1", *arguments.all()] if arguments.positional < 2 else arguments.all()
-    return f"{' '.join(whole)} {numerator}/{denominator}".strip()
+    """``{{frac|3|1|2}}`` shows 3 1/2 and ``{{frac|4}}`` a quarter."""
+    *numbers, denominator = arguments.all() or [""]
+    *whole, numerator = numbers or ["1"]
+    return " ".join([*whole, f"{numerator}/{denominator}"]) if denominator else ""
 
 
 def _named_language(arguments: Arguments) -> str:
