@@ -19,6 +19,7 @@ from unibert.corpus.wikitext import plain_text
         ("{{uc:abc}}{{#if:a|b|c}}", "ABC"),
         ("{{val|6.24|0.05|e=-18|u=kg}}", "6.24±0.05×10⁻¹⁸ kg"),
         ("{{frac|3|1|2}}, {{sfrac|1|2}}, {{frac|4}}", "3 1/2, 1/2, 1/4"),
+        ("5{{frac|1|2}} ({{frac|1|2}}) {{unité|5|{{e|3}} km}}", "5 1/2 (1/2) 5 ×10³ km"),
         ("{{nowrap|40 tons}}", "40 tons"),
         ("{{nowrap|1=''E'' = ''mc''<sup>2</sup>}}", "E = mc2"),
         ("{{nobr|{{lang|fr|[[pont|le pont]]}}}}", "le pont"),

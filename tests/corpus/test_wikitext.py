@@ -34,6 +34,7 @@ def assert_text(wikitext, expected):
         ("A\n<!-- a line of its own -->\nB <!-- in -->C", "A\nB C"),
         ("The bus''es'' and '''''all''''' of L'''Iliade''", "The buses and all of L'Iliade"),
         ("rock ''''n' roll'''\n''''''x", "rock 'n' roll\n'x"),
+        ("10<sup>6</sup> m<sup>2</sup>, 10<sup>−3</sup>, 2<sup>n</sup>", "10⁶ m2, 10⁻³, 2n"),
         ("[[a|b\nc]] [[d\n|e]]", "b\nc d\n|e"),
     ],
 )

@@ -6,7 +6,7 @@ import re
 
 from unibert.corpus.wikitext.frames import Frames
 from unibert.corpus.wikitext.isolation import HOLE
-from unibert.corpus.wikitext.shown_templates import shown, shown_function, shown_variable
+from unibert.corpus.wikitext.shown_templates import SUPERSCRIPTS, shown, shown_function, shown_variable
 from unibert.corpus.wikitext.switches import is_switch
 from unibert.corpus.wikitext.tags import INLINE_TAGS, LINE_TAGS, SPACE_TAGS
 from unibert.corpus.wikitext.tokens import Tokens
@@ -17,6 +17,7 @@ _FILE_NAME = re.compile(
 )
 _TAG_NAME = re.compile(r"</?([a-zA-Z]+[1-6]?)(?=[\s/>])")
 _ESCAPED = re.compile("&[#l]|\x01")  # an entity that may be a bracket, or text from <nowiki>
+_EXPONENT = re.compile("[-−]?[0-9]+")
 _PARAMETER = re.compile(r"\s*[\w .-]{1,40}=")
 
 
@@ -56,7 +57,7 @@ class Renderer:
             elif first == "[":
                 position = self._link(position, delimiter)
             elif first == "<":
-                self._tag(delimiter)
+                self._tag(position, delimiter)
             elif first == "'":
                 # Four are an apostrophe and bold, more than five are apostrophes and both
                 if len(delimiter) > 3 and len(delimiter) != 5:
@@ -175,7 +176,7 @@ class Renderer:
         elif delimiter == "]" or position in self._literal_ends or self._are_text("[", position):
             self._output.append(delimiter)
 
-    def _tag(self, tag: str) -> None:
+    def _tag(self, position: int, tag: str) -> None:
         match = _TAG_NAME.match(tag)
         name = match[1].lower() if match else ""
         if name in LINE_TAGS:
@@ -190,6 +191,8 @@ class Renderer:
             self._output.append("\n")
         elif name not in INLINE_TAGS:
             self._output.append(tag)
+        elif name == "sup" and self._texts[position][-1:].isdigit() and _EXPONENT.fullmatch(self._texts[position + 1]):
+            self._texts[position + 1] = self._texts[position + 1].translate(SUPERSCRIPTS)
 
     def _template(self, position: int) -> int:
         """Return the position of the last delimiter that the template's start takes away."""

@@ -13,7 +13,8 @@ from unibert.corpus.wikitext.isolation import HOLE
 _SEPARATORS_OF_NAMES = re.compile(r"[\s_]+")
 _NAMED = re.compile(r"([^\W\d][\w -]{0,40}|[1-9][0-9]?)\s*=")
 _POWER_IN_UNIT = re.compile(r"^e(3|6|9|12|15)(?=[^\W\d])")  # e6acre: million acres
-_SUPERSCRIPTS = str.maketrans("0123456789-−", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁻")
+SUPERSCRIPTS = str.maketrans("0123456789-−", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁻")
+"""An exponent must not look like a digit of the number before it."""
 
 
 class Arguments:
@@ -91,7 +92,7 @@ def _converted(arguments: Arguments) -> str:
         position += 2
     if position >= len(values):
         return text
-    unit = _POWER_IN_UNIT.sub(lambda power: f"×10{power[1].translate(_SUPERSCRIPTS)} ", values[position])
+    unit = _POWER_IN_UNIT.sub(lambda power: f"×10{power[1].translate(SUPERSCRIPTS)} ", values[position])
     return text + ("" if unit[0] in "/×" else " ") + unit
 
 
@@ -100,8 +101,12 @@ def _value(arguments: Arguments) -> str:
     if error := arguments.first(2):
         number += f"±{error}"
     if exponent := arguments.first("e"):
-        number += f"×10{exponent.translate(_SUPERSCRIPTS)}"
+        number += f"×10{exponent.translate(SUPERSCRIPTS)}"
     return f"{number} {arguments.first('u', 'ul', 'up', 'upl')}".strip()
+
+
+def _power(arguments: Arguments) -> str:
+    return f"×10{arguments.first(1).translate(SUPERSCRIPTS)}"
 
 
 def _translation_with_original(arguments: Arguments) -> str:
@@ -124,10 +129,10 @@ def _phonemes(arguments: Arguments) -> str:
 
 
 def _fraction(arguments: Arguments) -> str:
-    """``{{frac|3|1|2}}`` shows 3 1/2 and ``{{frac|4}}`` a quarter."""
+    """``{{frac|3|1|2}}`` shows 3 1/2 and ``{{frac|4}}`` a quarter, apart from a number before it."""
     *numbers, denominator = arguments.all() or [""]
     *whole, numerator = numbers or ["1"]
-    return " ".join([*whole, f"{numerator}/{denominator}"]) if denominator else ""
+    return HOLE + " ".join([*whole, f"{numerator}/{denominator}"]) if denominator else ""
 
 
 def _named_language(arguments: Arguments) -> str:
@@ -228,6 +233,7 @@ _GROUPS: dict[Show, str] = {
     _date: "date, date-, dato",
     _clock_time: "heure",
     _value: "val",
+    _power: "e",
     _fraction: "frac, fraction, sfrac",
     # Several arguments in a row
     _joined(""): "chem, chem2, linktext, formule chimique",
