@@ -34,7 +34,10 @@ from unibert.corpus.wikitext import plain_text
         ("{{IPA|[ɬ]}} {{IPA-de|bɛʁˈliːn|lang}} {{МФА|a}}", "[ɬ] bɛʁˈliːn a"),
         ("{{IPAc-en|b|ɜːr|ˈ|l|ɪ|n|,_|ˈ|b}} {{respell|bur|LIN}}", "/bɜːrˈlɪn, ˈb/ bur-LIN"),
         ("{{transl|ja|Takagi}}", "Takagi"),
-        ("{{unité|100|km}} {{date|31|janvier|2007}} {{heure|4|30}}", "100 km 31 janvier 2007 4 h 30"),
+        (
+            "{{unité|5|km|2}} {{unité|100|km}} {{date|31|janvier|2007}} {{heure|4|30}}",
+            "5 km² 100 km 31 janvier 2007 4 h 30",
+        ),
         ("{{s|XIX}} {{chem|H|2|O}}", "XIX H2O"),
         ("{{zh|c=中文|p=Zhōngwén}}", "中文, Zhōngwén"),
         ("{{color|red|warm}} {{tooltip|a|b}}", "warm a"),

@@ -84,6 +84,7 @@ def test_a_page_that_names_itself(tmp_path):
         ("A\n[[File:x.jpg|thumb|A [[mill]] by the river\nThe mill is old.", "A\nThe mill is old."),
         ("{| class=wikitable\n! Year\n|-\n| 1900\n\nThe mill is old.\n\nIt burnt.", "The mill is old.\nIt burnt."),
         ("{|\n{| class=x\n| 1\n\nThe mill is old.\n{|\n|2\n|}\nIt burnt.", "The mill is old.\nIt burnt."),
+        ("{{quote|\n{| class=x\n| 1\nThe mill is old.}}\nIt burnt.", "The mill is old.\nIt burnt."),
         ("<table><tr><td>1\nThe mill is old.\n\nIt burnt.", "The mill is old.\nIt burnt."),
         ("Mill -{is old.\n\nIt burnt.", "Mill -{is old.\nIt burnt."),
         ("One <math>x is {{lang|fr|un}}. <!-- end\n\nnot shown", "One x is un."),

@@ -12,6 +12,7 @@ from unibert.corpus.wikitext.isolation import HOLE
 
 _SEPARATORS_OF_NAMES = re.compile(r"[\s_]+")
 _NAMED = re.compile(r"([^\W\d][\w -]{0,40}|[1-9][0-9]?)\s*=")
+_EXPONENT = re.compile("[-−]?[0-9]")
 _POWER_IN_UNIT = re.compile(r"^e(3|6|9|12|15)(?=[^\W\d])")  # e6acre: million acres
 SUPERSCRIPTS = str.maketrans("0123456789-−", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁻")
 """An exponent must not look like a digit of the number before it."""
@@ -94,6 +95,12 @@ def _converted(arguments: Arguments) -> str:
         return text
     unit = _POWER_IN_UNIT.sub(lambda power: f"×10{power[1].translate(SUPERSCRIPTS)} ", values[position])
     return text + ("" if unit[0] in "/×" else " ") + unit
+
+
+def _quantity(arguments: Arguments) -> str:
+    """``{{unité|5|km|2}}``: a number after a unit is its exponent."""
+    number, *units = arguments.all() or [""]
+    return number + "".join(unit.translate(SUPERSCRIPTS) if _EXPONENT.fullmatch(unit) else f" {unit}" for unit in units)
 
 
 def _value(arguments: Arguments) -> str:
@@ -229,7 +236,8 @@ _GROUPS: dict[Show, str] = {
         "convert, cvt, convertir, converter, convertito, konwertuj, রূপান্তর, conversie, перевести, конвертувати, muunna, "
         "çevir, chuyển đổi"
     ),
-    _joined(" "): "unité, unidad, unitat, unità, nombre, nb, tmp, température, gaps, sortname, sort name",
+    _quantity: "unité, unidad, unitat, unità, nombre, nb",
+    _joined(" "): "tmp, température, gaps, sortname, sort name",
     _date: "date, date-, dato",
     _clock_time: "heure",
     _value: "val",
