@@ -47,6 +47,11 @@ def test_a_long_page_of_odd_markup_is_read(unit):
     plain_text(unit * (_LONG // len(unit)))
 
 
+@pytest.mark.parametrize("unit", ["<ref>", "<ref ", "<nowiki>", "<!--", "{{x}},", "({{x}},", "[[a:b]] x ", "\n= a"])
+def test_a_megabyte_is_searched_once(unit):
+    plain_text(unit * ((1 << 20) // len(unit)))
+
+
 @pytest.mark.parametrize(
     ("start", "end"),
     [("{{a|", "}}"), ("{{lang|de|", "}}"), ("<b>", "</b>"), ("[[File:x|", "]]"), ("[[x|", "]]"), ("{|\n|", "\n|}\n"),
