@@ -144,7 +144,7 @@ def test_what_is_no_markup_is_read_as_on_the_page(text):
         ("-{zh-hans:计算机;zh-hant:電腦}-和-{A|zh-cn:x;zh-tw:y}--{于}-", "计算机和x于"),
         ("'''-{A|zh-hans:信息技术;zh-hant:資訊科技}-'''是学科", "信息技术是学科"),
         ("导演-{zh-hant|陳大文}-说-{R|後台}-，乐队-{A;B}-也", "导演陳大文说後台，乐队A;B也"),
-        ("前面的-{\nzh-hans:软件;\nzh-hant:軟體;\n}-后面", "前面的软件后面"),
+        ("前面的-{\n\nzh-hans:软件;\n\nzh-hant:軟體;\n}-后面", "前面的软件后面"),
         ("-{H|zh-hans:甲;zh-hant:乙}-丙-{T|丁}--{-|zh-cn:戊}--{D|zh-cn:己}--{N|zh}--{}-", "丙"),
         ("-{R|zh-cn:甲}-和-{A;H|zh-cn:乙;zh-tw:丙}--{R;D|丁}-", "zh-cn:甲和丁"),
         ("-{zh-cn:[[甲|乙]]<b>丙</b>;zh-tw:丁}-", "乙丙"),

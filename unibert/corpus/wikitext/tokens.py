@@ -59,13 +59,9 @@ class Tokens:
             position = len(delimiters)
             first = delimiter[:1]
             if first == "\n":
-                kind = opened[-1][0] if opened else ""
-                if kind == "[[" or kind == "-{":
+                if opened and opened[-1][0] == "[[":
                     blank = after_line_break and (not text or text.isspace())
-                    while opened and (
-                        (opened[-1][0] == "[[" and (blank or opened[-1][1] not in pipe))
-                        or (opened[-1][0] == "-{" and blank)
-                    ):
+                    while opened and opened[-1][0] == "[[" and (blank or opened[-1][1] not in pipe):
                         opened.pop()
                     if opened and opened[-1][0] == "[[" and "|" in delimiter:
                         pipe.setdefault(opened[-1][1], position)
