@@ -6,7 +6,8 @@ import random
 from html import escape
 from pathlib import Path
 
-from unibert.corpus.readers import Document, DocumentReader, find_inputs
+from unibert.corpus.inputs import find_inputs
+from unibert.corpus.readers import Document, DocumentReader
 
 SITEINFO = """<siteinfo><sitename>Wikipedia</sitename><dbname>dewiki</dbname><namespaces>
 <namespace key="0" case="first-letter" /><namespace key="6" case="first-letter">Datei</namespace>

@@ -248,6 +248,62 @@ def test_excluded_titles_and_ids(config, tmp_path):
         build_corpus(replace(config, exclude=str(path), overwrite=True))
 
 
+def test_exclusions_over_files_and_parts(config, inputs, tmp_path, capsys):
+    write_dump(tmp_path / "dewiki.xml.bz2", page_xml(500, "Umweg", "", redirect="Titel 7"))
+    path = tmp_path / "exclude.tsv"
+    path.write_text("de\tumweg\nde\tTitel_8\nde\tTitle 9\nfr\tParis\n")
+    inputs = [*config.inputs, str(tmp_path / "dewiki.xml.bz2")]
+    manifest = build_corpus(replace(config, inputs=inputs, exclude=str(path)))
+    found = _documents(config.output, manifest, "train") | _documents(config.output, manifest, "heldout")
+    assert {int(i) for code, i in found if code == "de"} == set(range(60)) - {7, 8}
+    report = json.loads((Path(config.output) / "report.json").read_text())
+    assert report["languages"]["de"]["dropped"] == {"excluded": 2, "redirect": 2, "too_short": 1}
+    notes = [
+        "exclude: 1 of 3 titles or ids of de matched no document (Title 9)",
+        "exclude: 1 titles or ids are of fr, which is not in this corpus",
+    ]
+    assert report["notes"] == notes
+    assert all(note in (Path(config.output) / "report.md").read_text() for note in notes)
+    assert "\n".join(notes) in capsys.readouterr().err
+
+
+def test_any_language_and_what_is_left_out(config, tmp_path, capsys):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    texts = sentences(40)
+    for code in ("fo", "lo", "or", "xh", "as", "ug", "gd", "gn"):
+        write_jsonl(folder / f"{code}.jsonl", [{"text": text} for text in texts])
+    write_jsonl(folder / "notes.jsonl", [{"text": text} for text in texts])
+    inputs = [str(folder), f"xq={folder / 'notes.jsonl'}"]
+    manifest = build_corpus(replace(config, inputs=inputs, skip_empty_languages=True))
+    assert manifest.languages == ["fo", "gd", "gn", "ug", "xh", "xq"]
+    report = json.loads((Path(config.output) / "report.json").read_text())
+    assert report["languages"]["lo"]["dropped"] == {"foreign_script": 40}
+    assert report["languages"]["xq"]["kept"] == 40
+    left_out, unknown = report["notes"]
+    assert left_out.startswith(f"{folder}: left out 1 file without a language code")
+    assert unknown == "the scripts of xq are not known; their documents were not checked for foreign scripts"
+    assert "| fo Faroese |" in (Path(config.output) / "report.md").read_text()
+    assert f"{left_out}\n" in capsys.readouterr().err
+    build_corpus(replace(config, overwrite=True))
+    assert not (Path(config.output) / "xq").exists()
+
+
+def test_one_id_for_all_documents_is_said(config, tmp_path):
+    path = write_jsonl(tmp_path / "sv.jsonl", [{"id": 0, "text": text} for text in sentences(40)])
+    build_corpus(replace(config, inputs=[str(path)]))
+    report = json.loads((Path(config.output) / "report.json").read_text())
+    assert report["notes"] == ["no document is held out of sv; all documents there have the same id"]
+    write_jsonl(path, [{"id": None, "text": text} for text in sentences(40)])
+    assert build_corpus(replace(config, inputs=[str(path)], overwrite=True)).shards_of("sv", "heldout")
+
+
+def test_a_mistyped_language_is_named(config):
+    with pytest.raises(UserError, match=r"hold no document in ed; they hold af, de; did you mean 'de'"):
+        build_corpus(replace(config, languages=["af", "ed"]))
+    assert build_corpus(replace(config, languages=["af", "is"], skip_empty_languages=True)).languages == ["af"]
+
+
 def test_an_error_in_a_worker_reaches_the_user(config, tmp_path):
     path = write_jsonl(tmp_path / "sv.jsonl", [{"txt": "x"}])
     with pytest.raises(UserError, match="line 1 is not a JSON object"):

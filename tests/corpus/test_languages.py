@@ -1,9 +1,10 @@
 import csv
+import unicodedata
 
 import pytest
 
 from unibert.errors import UserError
-from unibert.languages import LANGUAGES, language
+from unibert.languages import LANGUAGES, language, language_code
 
 
 def test_the_107_languages_are_those_of_mbert_and_four_more():
@@ -13,10 +14,33 @@ def test_the_107_languages_are_those_of_mbert_and_four_more():
     assert not {"ha", "ckb", "ltg", "simple"} & codes
 
 
-def test_unknown_code_names_the_nearest():
+def test_codes_that_users_give():
     assert language("ja").scripts == {"Han", "Hiragana", "Katakana"}
-    with pytest.raises(UserError, match=r"'englsh' is unknown; did you mean 'en' \(English\)"):
-        language("englsh")
+    assert [language_code(given) for given in ("en", "XH", "be_x_old", "zh-yue", "nb", "gsw", "xq")] == [
+        "en",
+        "xh",
+        "be-tarask",
+        "yue",
+        "no",
+        "als",
+        "xq",
+    ]
+    for given in ("englsh", "english", "", "e", "../en", "en/", "all", "tokenizer"):
+        with pytest.raises(UserError, match="is no language code"):
+            language_code(given)
+    with pytest.raises(UserError, match=r"'englsh'.*did you mean 'en' \(English\)"):
+        language_code("englsh")
+
+
+def test_a_language_of_which_nothing_is_known():
+    entry = language("xq")
+    assert (entry.code, entry.name, entry.scripts, entry.family) == ("xq", "xq", set(), "unknown")
+    assert language("zh-yue") == language("yue")
+
+
+def test_scripts_are_the_first_words_of_character_names():
+    words = {unicodedata.name(chr(code), "?").split()[0].capitalize() for code in range(0x20000)} | {"Han"}
+    assert {script for entry in LANGUAGES.values() for script in entry.scripts} <= words
 
 
 def test_agrees_with_the_real_data(shared_data):
@@ -27,4 +51,4 @@ def test_agrees_with_the_real_data(shared_data):
         assert (row["in_mbert104"] == "yes") == (entry.in_107 and entry.code not in ("eo", "am", "si", "km")), entry
         assert set(row["script"].split("+")) <= entry.scripts, entry
     for dump in (shared_data / "wikidump").rglob("*.bz2"):
-        language(dump.name.split("wiki")[0])
+        assert dump.name.split("wiki")[0] in LANGUAGES

@@ -8,7 +8,8 @@ import pytest
 import zstandard
 
 from tests.corpus.inputs import dump_xml, page_xml, read, write_dump, write_jsonl
-from unibert.corpus.readers import DocumentReader, find_inputs
+from unibert.corpus.inputs import find_inputs
+from unibert.corpus.readers import DocumentReader
 from unibert.errors import UserError
 
 COMPRESS = {
@@ -123,6 +124,81 @@ def test_memory_does_not_grow_with_the_number_of_pages(tmp_path):
     assert peak < 1_000_000  # an element left behind for each page would take more than twice as much
 
 
+def test_only_one_revision_of_a_page_is_in_memory(tmp_path):
+    page = page_xml(1, "A", "Ein Satz. " * 10_000)
+    revision = page[page.index("<revision>") : page.index("</page>")]
+    last = page_xml(1, "A", "Der letzte.")
+    path = tmp_path / "dewiki.xml"
+    path.write_text(dump_xml(last.replace("<revision>", revision * 100 + "<revision>")))
+    tracemalloc.start()
+    documents, _ = read(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert [d.text for d in documents] == ["Der letzte."]
+    assert peak < 3_000_000  # a revision has 100 kB, all have 10 MB
+
+
+def test_a_huge_page_is_dropped_without_being_in_memory(tmp_path):
+    huge = page_xml(1, "A", "x").replace(">x<", f">{'Tom &amp; Jerry &#228; ' * 2_000_000}<")
+    path = tmp_path / "dewiki.xml.bz2"
+    path.write_bytes(bz2.compress(dump_xml(huge, page_xml(2, "B", "Text &"), siteinfo="").encode(), 1))
+    (file,) = find_inputs([str(path)])
+    reader = DocumentReader(file, max_page_characters=10_000)
+    tracemalloc.start()
+    documents = list(reader)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert [d.text for d in documents] == ["Text &"]
+    assert reader.counts == {"read": 2, "too_long_page": 1}
+    assert peak < 3_000_000  # the page has 46 MB
+
+
+@pytest.mark.parametrize("size", [9_999, 10_000, 10_001])
+def test_the_longest_page_that_is_read(tmp_path, size):
+    path = write_dump(tmp_path / "dewiki.xml.bz2", page_xml(1, "A", "&" * (size - 1) + "x"))
+    (file,) = find_inputs([str(path)])
+    reader = DocumentReader(file, max_page_characters=10_000)
+    documents = list(reader)
+    assert [len(d.text) for d in documents] == [size] * (size <= 10_000)
+
+
+def test_null_and_empty_ids_are_as_none(tmp_path):
+    records = [{"id": i, "text": "een", "title": None, "src": None} for i in (None, "", " ", 0, "b")]
+    path = write_jsonl(tmp_path / "af.jsonl", records)
+    documents, _ = read(path)
+    assert [d.id for d in documents] == ["af.jsonl:1", "af.jsonl:2", "af.jsonl:3", "0", "b"]
+    assert {(d.title, d.source) for d in documents} == {("", "af.jsonl")}
+
+
+def test_pages_without_an_id(tmp_path):
+    page = page_xml(1, "A", "gut").replace("<id>1</id><revision>", "<revision>")
+    path = write_dump(tmp_path / "dewiki.xml.bz2", page, page_xml(7, "B", "gut"), page)
+    assert [d.id for d in read(path)[0]] == ["dewiki.xml.bz2:1", "7", "dewiki.xml.bz2:3"]
+
+
+@pytest.mark.parametrize(
+    ("text", "element", "is_redirect"),
+    [
+        ("#Stone [[bridge]] of the old harbour\n#Iron [[bridge]] of the island", "", False),
+        ("#पुनर्प्रेषित [[क]]", "<redirect />", True),
+        ("#पुनर्प्रेषित [[क]]", "", True),
+        ("#เปลี่ยนทาง [[ก]]", "", True),
+        ("#வழிமாற்று [[அ]]", "", True),
+        ("#পুনর্নির্দেশ [[ক]]", "", True),
+        ("#अनुप्रेषित\n[[क]]", "", True),
+        ("#YÖNLENDİRME [[A]]", "", True),
+        ("#Weiterleitung: [[A]]", "", True),
+        ("Kein bekanntes Wort", "<redirect />", True),
+        ("Kein bekanntes Wort", '<redirect title="A" />', True),
+        ("#redirection is the first item [[A]]", "", False),
+    ],
+)
+def test_redirects_by_element_and_by_word(tmp_path, text, element, is_redirect):
+    page = page_xml(1, "B", text).replace("<revision>", f"{element}<revision>")
+    _, counts = read(write_dump(tmp_path / "hiwiki.xml.bz2", page))
+    assert counts == ({"read": 1, "redirect": 1} if is_redirect else {"read": 1})
+
+
 def test_lines_end_at_newlines_only(tmp_path):
     path = write_jsonl(tmp_path / "af.jsonl", [{"text": "a\u2028b\u0085c"}, {"text": "d"}])
     assert [d.text for d in read(path)[0]] == ["a\u2028b\u0085c", "d"]
@@ -144,59 +220,6 @@ def test_byte_order_mark_and_lone_surrogates(tmp_path):
     (document,), _ = read(path)
     assert document.text == "een"
     document.id.encode()
-
-
-# names and folders
-
-
-@pytest.mark.parametrize(
-    ("name", "language"),
-    [
-        ("enwiki-20230501-pages-articles.xml.bz2", "en"),
-        ("enwiki-20230501-pages-articles1.xml-p1p41242.bz2", "en"),
-        ("afwiki.xml.bz2", "af"),
-        ("simplewiki.xml", "simple"),
-        ("en.jsonl.xz", "en"),
-        ("sv-news.txt.gz", "sv"),
-    ],
-)
-def test_languages_from_names(tmp_path, name, language):
-    (tmp_path / name).touch()
-    (file,) = find_inputs([str(tmp_path / name)])
-    assert file.language == language
-
-
-def test_explicit_language_folder_and_repeats(tmp_path):
-    for name in ("en.jsonl", "afwiki.xml.bz2", "README.md", "notes.txt", "languages.tsv"):
-        (tmp_path / name).touch()
-    found = find_inputs([str(tmp_path), str(tmp_path / "en.jsonl"), f"is={tmp_path / 'notes.txt'}"])
-    assert [(file.path.name, file.language) for file in found] == [
-        ("afwiki.xml.bz2", "af"),
-        ("en.jsonl", "en"),
-        ("notes.txt", "is"),
-    ]
-
-
-def test_an_equals_sign_in_a_path(tmp_path):
-    (tmp_path / "af=b").mkdir()
-    (tmp_path / "af=b" / "sv.txt").touch()
-    (file,) = find_inputs([str(tmp_path / "af=b" / "sv.txt")])
-    assert file.language == "sv"
-
-
-def test_invalid_inputs_are_named(tmp_path):
-    for name in ("notes.txt", "data.csv"):
-        (tmp_path / name).touch()
-    (tmp_path / "empty").mkdir()
-    for given, message in (
-        (tmp_path / "none.xml", "no such file"),
-        (tmp_path / "data.csv", "unknown kind of file"),
-        (tmp_path / "notes.txt", "does not begin with a language code; give it as <code>="),
-        (tmp_path / "empty", "no file of documents"),
-        (f"xq={tmp_path / 'notes.txt'}", "language 'xq' is unknown"),
-    ):
-        with pytest.raises(UserError, match=message):
-            find_inputs([str(given)])
 
 
 # damage
@@ -241,6 +264,54 @@ def test_cut_off_lines_are_counted(tmp_path):
     assert documents
 
 
+@pytest.mark.parametrize(
+    "start", ['{"text": "', '{"text": "een", "id": tru', '{"text": "\\u00', '{"text"', "{", '{"id": -']
+)
+def test_a_last_line_that_is_the_beginning_of_an_object_is_cut_off(tmp_path, start):
+    path = tmp_path / "af.jsonl"
+    path.write_text('{"text": "een"}\n' + start)
+    documents, counts = read(path)
+    assert ([d.text for d in documents], counts["cut_off_files"]) == (["een"], 1)
+
+
+RECORDS = [b"".join(b'{"text": "%d"}\n' % n for n in range(first, first + 30)) for first in (0, 30)]
+
+
+@pytest.mark.parametrize("ending", [".gz", ".bz2", ".xz", ".zst"])
+@pytest.mark.parametrize(("between", "after"), [(b"", b""), (b"", b"\0" * 700), (b"", b"\0" * 5000)])
+def test_streams_may_follow_one_another_and_end_in_zeros(tmp_path, ending, between, after):
+    path = tmp_path / f"af.jsonl{ending}"
+    path.write_bytes(between.join(COMPRESS[ending](part) for part in RECORDS) + after)
+    documents, counts = read(path)
+    assert [d.text for d in documents] == [str(n) for n in range(60)]
+    assert "cut_off_files" not in counts
+
+
+@pytest.mark.parametrize("ending", [".gz", ".bz2", ".xz", ".zst"])
+@pytest.mark.parametrize(
+    ("between", "after"), [(b"garbage", b""), (b"", b"garbage"), (b"\0" * 5000, b""), (b"", b"\0\0\0\0garbage")]
+)
+def test_bytes_that_are_no_stream_are_an_error(tmp_path, ending, between, after):
+    path = tmp_path / f"af.jsonl{ending}"
+    path.write_bytes(between.join(COMPRESS[ending](part) for part in RECORDS) + after)
+    with pytest.raises(UserError, match=f"cannot be read after document {30 if between else 60} "):
+        read(path)
+
+
+@pytest.mark.parametrize("ending", [".gz", ".bz2", ".xz", ".zst"])
+def test_a_file_that_ends_within_a_stream_is_cut_off(tmp_path, ending):
+    content = COMPRESS[ending](RECORDS[0])
+    last = COMPRESS[ending](RECORDS[1])
+    path = tmp_path / f"af.jsonl{ending}"
+    for size in (1, len(last) // 2, len(last) - 1):
+        path.write_bytes(content + last[:size])
+        documents, counts = read(path)
+        assert len(documents) >= 30
+        assert counts["cut_off_files"] == 1
+    path.write_bytes(b"")
+    assert read(path) == ([], {"cut_off_files": 1})
+
+
 BOMB = '<!DOCTYPE m [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;&a;&a;">]>'
 
 
@@ -268,8 +339,15 @@ BOMB = '<!DOCTYPE m [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;&a;&a;"
         ("af.jsonl", b'{"text": "x"}\nno json\n{"text": "x"}\n', "line 2 is not a JSON object"),
         ("af.jsonl", b'{"txt": "x"}\n', "line 1 is not a JSON object"),
         ("af.jsonl", b'{"text": 3}\n', "line 1 is not a JSON object"),
-        ("af.jsonl", b"[1]\n", "line 1 is not a JSON object"),
-        ("af.jsonl", b"[" * 100_000 + b"\n", "line 1 is not a JSON object"),
+        ("af.jsonl", b"[1]\n", "line 1 is a JSON array; one object a line is expected"),
+        ("af.jsonl", b"[" * 100_000 + b"\n", "line 1 is a JSON array"),
+        ("af.jsonl", b'[{"text": "een"}, {"text": "twee"}]', "line 1 is a JSON array"),
+        ("af.jsonl", b'[{"text": "een"}, {"text": "tw', "line 1 is a JSON array"),
+        ("af.jsonl", b'{"text": "een"}\n{"text": "twee"}\n{"title": "drie"}', "line 3 is not a JSON object"),
+        ("af.jsonl", b'{"text": "een"}\n"twee"', "line 2 is not a JSON object"),
+        ("af.jsonl", b'{"text": "een"}\nnul', "line 2 is not a JSON object"),
+        ("af.jsonl", b'{"text": "een"}\n{"text": "twee"} x', "line 2 is not a JSON object"),
+        ("af.jsonl", b'{"text": "een"}\n\0\0\0', "line 2 is not a JSON object"),
         ("af.txt", b"\xff\xfe\x00", "not UTF-8"),
     ],
 )

@@ -10,8 +10,9 @@ import pytest
 
 from unibert.corpus.build import build_corpus
 from unibert.corpus.config import CorpusConfig
+from unibert.corpus.inputs import find_inputs
 from unibert.corpus.manifest import Manifest
-from unibert.corpus.readers import DocumentReader, find_inputs
+from unibert.corpus.readers import DocumentReader
 from unibert.demo.alignment import HELDOUT_SHARE, SENTENCES_PER_ARTICLE, WIKI, aligned_sentences
 from unibert.languages import LANGUAGES
 

@@ -7,30 +7,32 @@ import hashlib
 import shutil
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from unibert.corpus import selection
-from unibert.corpus.cleaning import CleaningTask, clean, num_parts, read_exclusions
+from unibert.corpus.cleaning import CleaningTask, clean, num_parts
 from unibert.corpus.config import CorpusConfig
 from unibert.corpus.document_tokenizer import DocumentTokenizer, corpus_tokenizer, find_tokenizer
+from unibert.corpus.exclusions import ExclusionMatches, Exclusions, read_exclusions
 from unibert.corpus.executors import run_tasks, write_corpus
+from unibert.corpus.inputs import InputFile, find_inputs, shortened, unread_files
 from unibert.corpus.manifest import MANIFEST_NAME, Manifest, Shard, Split
 from unibert.corpus.pretrained_tokenizer import PretrainedTokenizer
-from unibert.corpus.readers import InputFile, find_inputs
 from unibert.corpus.report import REPORT_JSON, REPORT_MARKDOWN, LanguageReport, save_report
 from unibert.corpus.shards import ShardWriter, token_dtype
 from unibert.corpus.spool import Index, read_documents, read_index
 from unibert.corpus.text_tokenizer import use_one_thread
 from unibert.corpus.tokenizer import train_tokenizer
 from unibert.errors import UserError
-from unibert.languages import LANGUAGES, language
+from unibert.languages import language, language_code, nearest_code
 
 _SPOOL_NAME = ".spool"
 _SAMPLED_DOCUMENTS = 200  # per language, to estimate its tokens per byte
@@ -83,11 +85,11 @@ def build_corpus(config: CorpusConfig) -> Manifest:
 
 def _build(config: CorpusConfig, executor: Executor | None) -> Manifest:
     output = Path(config.output)
-    languages = {language(code).code for code in config.languages or LANGUAGES}
-    files = [file for file in find_inputs(config.inputs) if file.language in languages]
-    if not files:
-        raise UserError(f"languages: the inputs hold no document in {', '.join(sorted(languages))}")
-    excluded = read_exclusions(config.exclude)
+    files = _chosen_files(config)
+    exclusions = read_exclusions(config.exclude)
+    unread = unread_files(config.inputs)
+    for sentence in unread:
+        print(sentence, file=sys.stderr)
     given = None if config.tokenizer is None else find_tokenizer(config.tokenizer)
     if config.trim_vocabulary is not None and not isinstance(given, PretrainedTokenizer):
         raise UserError(
@@ -95,13 +97,16 @@ def _build(config: CorpusConfig, executor: Executor | None) -> Manifest:
         )
     _prepare_output(output, config.overwrite)
     try:
-        spools, reports = _clean_files(config, files, excluded, executor)
-        selections = {code: _select(config, code, paths, reports[code]) for code, paths in spools.items()}
+        spools, reports, matches = _clean_files(config, files, exclusions, executor)
+        selections = {
+            code: _select(config, code, paths, matches[code], reports[code]) for code, paths in spools.items()
+        }
         _raise_if_nothing_is_left(config, selections, reports)
         selections = {code: kept for code, kept in selections.items() if len(kept.train)}
         tokenizer_sha256 = _write_tokenizer(config, given, selections, reports, executor)
         manifest = _write_shards(config, selections, tokenizer_sha256, reports, executor)
-        save_report(output, reports, manifest)
+        notes = _notes(config, selections, exclusions, matches)
+        save_report(output, reports, manifest, [*unread, *notes])
         manifest.save(output)
     except BaseException as error:
         _clear(output)
@@ -111,11 +116,59 @@ def _build(config: CorpusConfig, executor: Executor | None) -> Manifest:
             ) from error
         raise
     shutil.rmtree(output / _SPOOL_NAME)
-    _print_summary(output, reports, manifest)
+    _print_summary(output, reports, manifest, notes)
     return manifest
 
 
-def _print_summary(output: Path, reports: Mapping[str, LanguageReport], manifest: Manifest) -> None:
+def _chosen_files(config: CorpusConfig) -> list[InputFile]:
+    files = find_inputs(config.inputs)
+    if config.languages is None:
+        return files
+    found = sorted({file.language for file in files})
+    chosen = {language_code(code) for code in config.languages}
+    missing = sorted(chosen.difference(found))
+    if missing and (not config.skip_empty_languages or not chosen.intersection(found)):
+        raise UserError(
+            f"languages: the inputs hold no document in {', '.join(missing)}; they hold {', '.join(found)}; did you "
+            f"mean {nearest_code(missing[0], found)!r}?"
+        )
+    return [file for file in files if file.language in chosen]
+
+
+def _notes(
+    config: CorpusConfig,
+    selections: Mapping[str, _Selection],
+    exclusions: Mapping[str, Exclusions],
+    matches: Mapping[str, ExclusionMatches],
+) -> list[str]:
+    """Return sentences on what a user may not expect."""
+    notes = []
+    if unknown := [code for code in selections if not language(code).scripts]:
+        notes.append(
+            f"the scripts of {', '.join(unknown)} are not known; their documents were not checked for foreign scripts"
+        )
+    if alone := [
+        code
+        for code, kept in selections.items()
+        if config.heldout_share and len(kept.train) > 1 and not len(kept.heldout)
+    ]:
+        notes.append(f"no document is held out of {', '.join(alone)}; all documents there have the same id")
+    for code, excluded in exclusions.items():
+        if code not in selections:
+            notes.append(f"exclude: {len(excluded.entries):,} titles or ids are of {code}, which is not in this corpus")
+        elif unmatched := excluded.unmatched(matches[code].entries):
+            notes.append(
+                f"exclude: {len(unmatched):,} of {len(excluded.entries):,} titles or ids of {code} matched no document "
+                f"({shortened(unmatched)})"
+            )
+    return notes
+
+
+def _print_summary(
+    output: Path, reports: Mapping[str, LanguageReport], manifest: Manifest, notes: Iterable[str]
+) -> None:
+    for note in notes:
+        print(note, file=sys.stderr)
     if cut_off := {code: report.cut_off_files for code, report in reports.items() if report.cut_off_files}:
         number = sum(cut_off.values())
         print(
@@ -149,19 +202,19 @@ def _clear(output: Path) -> None:
     (output / MANIFEST_NAME).unlink(missing_ok=True)
     for name in (REPORT_JSON, REPORT_MARKDOWN):
         (output / name).unlink(missing_ok=True)
-    for code in LANGUAGES:
-        if (folder := output / code).is_dir():
-            for shard in folder.glob("*-??????.tar*"):
-                shard.unlink()
-            if not any(folder.iterdir()):
-                folder.rmdir()
+    shards = [shard for split in get_args(Split) for shard in output.glob(f"*/{split}-??????.tar*")]
+    for shard in shards:
+        shard.unlink()
+    for folder in {shard.parent for shard in shards}:
+        if not any(folder.iterdir()):
+            folder.rmdir()
     shutil.rmtree(output / "tokenizer", ignore_errors=True)
     shutil.rmtree(output / _SPOOL_NAME, ignore_errors=True)
 
 
 def _clean_files(
-    config: CorpusConfig, files: list[InputFile], excluded: dict[str, frozenset[str]], executor: Executor | None
-) -> tuple[dict[str, list[Path]], dict[str, LanguageReport]]:
+    config: CorpusConfig, files: list[InputFile], exclusions: Mapping[str, Exclusions], executor: Executor | None
+) -> tuple[dict[str, list[Path]], dict[str, LanguageReport], dict[str, ExclusionMatches]]:
     tasks = [
         CleaningTask(
             file=file,
@@ -169,7 +222,7 @@ def _clean_files(
             parts=num_parts(file),
             spool=Path(config.output) / _SPOOL_NAME / f"{number:06d}-{part:02d}.spool",
             filters=config.filters,
-            excluded=excluded.get(file.language, frozenset()),
+            exclusions=exclusions.get(file.language, Exclusions()),
             max_page_characters=config.max_page_characters,
         )
         for number, file in enumerate(files)
@@ -177,18 +230,24 @@ def _clean_files(
     ]
     spools: dict[str, list[Path]] = defaultdict(list)
     reports: dict[str, LanguageReport] = defaultdict(LanguageReport)
+    matches: dict[str, ExclusionMatches] = defaultdict(ExclusionMatches)
     for task in tasks:
         spools[task.file.language].append(task.spool)
     largest_first = sorted(tasks, key=lambda task: -task.file.path.stat().st_size)
-    for task, counts in zip(largest_first, run_tasks(executor, clean, largest_first, "cleaning"), strict=True):
+    cleaned = run_tasks(executor, clean, largest_first, "cleaning")
+    for task, (counts, task_matches) in zip(largest_first, cleaned, strict=True):
         reports[task.file.language].add(counts)
-    return dict(sorted(spools.items())), reports
+        matches[task.file.language].update(task_matches)
+    return dict(sorted(spools.items())), reports, matches
 
 
-def _select(config: CorpusConfig, code: str, spools: list[Path], report: LanguageReport) -> _Selection:
+def _select(
+    config: CorpusConfig, code: str, spools: list[Path], matches: ExclusionMatches, report: LanguageReport
+) -> _Selection:
     index = read_index(spools)
-    kept = selection.without_duplicates(index)
-    report.add(Counter(duplicate=len(index) - len(kept)))
+    included = selection.without_titles(index, matches.targets)
+    kept = selection.without_duplicates(included)
+    report.add(Counter(excluded=len(index) - len(included), duplicate=len(included) - len(kept)))
     train, heldout = selection.split_heldout(selection.shuffled(kept, code, config.seed), config.heldout_share)
     report.count_kept(kept)
     return _Selection(spools, train, heldout)

@@ -15,8 +15,8 @@ class CorpusConfig:
     """
 
     inputs: list[str]
-    """MediaWiki dumps (.xml), .jsonl or .txt files, compressed or not, or folders of them. en=PATH names the
-    language."""
+    """MediaWiki dumps (.xml), .jsonl or .txt files, compressed or not, or folders of them. Names begin with the
+    language, or en=PATH names it; any code will do."""
     output: str
     """Corpus folder to create."""
     languages: list[str] | None = None
@@ -41,7 +41,8 @@ class CorpusConfig:
     """Quality filters."""
     exclude: str | None = None
     """File of documents to leave out, such as the articles of an evaluation set: lines "code<TAB>title" or
-    "code<TAB>id"."""
+    "code<TAB>id". Titles are compared as MediaWiki does; that of a redirect leaves out the page to which it leads, but
+    redirects to redirects are not followed. Lines that match nothing are reported."""
     max_page_characters: int = 1 << 20
     """Drop wiki pages with more characters of wikitext than this. MediaWiki allows 2 MiB; such pages are
     mostly tables."""

@@ -29,7 +29,7 @@ class FilterConfig:
     max_repeated_line_share: float = 0.3
     """Drop documents in which more than this share of the characters is in repeated lines."""
     min_script_share: float = 0.5
-    """Drop documents with a lower share of letters in the language's scripts."""
+    """Drop documents with a lower share of letters in the language's scripts, if they are known."""
 
     def __post_init__(self) -> None:
         if self.min_letters < 1:
@@ -44,7 +44,7 @@ def drop_reason(text: str, language: Language, config: FilterConfig) -> DropReas
 
     Args:
         text: normalised text, lines separated by "\\n".
-        language: language of the text, whose scripts are expected.
+        language: language of the text, whose scripts are expected, any if they are not known.
         config: limits of the filters.
     """
     characters = Counter(text)
@@ -59,6 +59,8 @@ def drop_reason(text: str, language: Language, config: FilterConfig) -> DropReas
         return "few_letters"
     if _repeated_characters(text) > config.max_repeated_line_share * len(text):
         return "repeated_lines"
+    if not language.scripts:
+        return None
     num_inherited = letters["Inherited"]
     expected = sum(letters[script] for script in language.scripts)
     if expected < config.min_script_share * (num_letters - num_inherited):

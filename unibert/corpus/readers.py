@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, TextIO
 from xml.etree.ElementTree import ParseError
 from xml.parsers import expat
 
-from mwxml import Page
+from mwxml import Revision
 from mwxml.element_iterator import ElementIterator
 from mwxml.errors import MalformedXML
+from mwxml.iteration.page import extract_namespace, normalize_title
 from mwxml.iteration.site_info import SiteInfo
 
-from unibert.corpus.compression import COMPRESSIONS, UNREADABLE, open_text
+from unibert.corpus.compression import UNREADABLE, open_text
+from unibert.corpus.exclusions import ExclusionMatches, Exclusions, title_key
+from unibert.corpus.inputs import InputFile
+from unibert.corpus.redirects import redirect_target
 from unibert.corpus.wikitext import ENGLISH_PREFIXES, plain_text
 from unibert.errors import UserError
-from unibert.languages import LANGUAGES, language
 
-Kind = Literal["wiki", "jsonl", "text"]
-
-# Parts of a large Wikipedia are named enwiki-20230501-pages-articles1.xml-p1p41242.bz2
-_KINDS: dict[str, Kind] = {r"\.xml(-p\d+p\d+)?": "wiki", r"\.jsonl": "jsonl", r"\.txt": "text"}
-_COMPRESSION = "(" + "|".join(re.escape(ending) for ending in COMPRESSIONS) + ")?"
 _CUT_OFF_XML = {
     expat.errors.codes[message]
     for message in (
@@ -38,7 +35,7 @@ _CUT_OFF_XML = {
 
 
 _MAX_TEXT_CHARACTERS = 1 << 20  # a plain-text file without blank lines must not end up in memory as one document
-_REDIRECT = re.compile(r"\s*#\w+\s*:?\s*\[\[")
+_MAX_ESCAPED = 12  # characters of XML that stand for one of the text, at most: &#x10FFFF;
 
 
 @dataclass(frozen=True)
@@ -54,76 +51,31 @@ class Document:
     """``src`` of a JSONL record, else the file's name."""
 
 
-@dataclass(frozen=True)
-class InputFile:
-    """A file of documents in one language."""
-
-    path: Path
-    language: str
-    kind: Kind
-
-
-def find_inputs(inputs: Iterable[str]) -> list[InputFile]:
-    """Find the files of inputs: files, folders of files, or ``en=PATH`` for names that do not give the language.
-
-    The language is the part of the name before the first "." or "-", without a final "wiki":
-    ``enwiki-20230501-pages-articles.xml.bz2``, ``af.jsonl.xz``. Each file is returned once, in order of path.
-
-    Raises:
-        UserError: if a path does not exist, a file is of unknown kind or language, or a folder has no documents.
-    """
-    found: set[InputFile] = set()
-    for given in inputs:
-        code, has_code, name = given.partition("=")
-        explicit = has_code and not Path(given).exists()
-        path, forced = (Path(name), language(code).code) if explicit else (Path(given), None)
-        if path.is_dir():
-            named = [file for file in path.iterdir() if file.is_file() and _kind(file)]
-            files = [file for file in named if forced or _language_of(file)]
-            if not files:
-                raise UserError(f"{path}: no file of documents in this folder, such as enwiki.xml.bz2 or en.jsonl.xz")
-        elif path.is_file():
-            files = [path]
-        else:
-            raise UserError(f"{path}: no such file or folder")
-        for file in files:
-            if (kind := _kind(file)) is None:
-                compressions = ", ".join(COMPRESSIONS)
-                raise UserError(
-                    f"{file}: unknown kind of file; names must end in .xml, .jsonl or .txt, then {compressions} or "
-                    "nothing"
-                )
-            if (code := forced or _language_of(file)) == "":
-                raise UserError(f"{file}: the name does not begin with a language code; give it as <code>={file}")
-            found.add(InputFile(file, code, kind))
-    return sorted(found, key=lambda entry: (entry.path, entry.language))
-
-
-def _kind(path: Path) -> Kind | None:
-    matches = (kind for pattern, kind in _KINDS.items() if re.search(pattern + _COMPRESSION + "$", path.name))
-    return next(matches, None)
-
-
-def _language_of(path: Path) -> str:
-    code = re.split(r"[.-]", path.name)[0].removesuffix("wiki")
-    return code if code in LANGUAGES else ""
-
-
 class DocumentReader:
     """Iterates over the documents of a file; ``counts`` then holds the numbers of those read and dropped, by reason.
 
     Wiki pages are converted to plain text; redirects and pages outside the article namespace are dropped. With
     ``parts`` > 1, only every ``parts``-th document is read and counted, so that several processes can share a large
-    dump. A file that was cut off yields what can be read, and adds 1 to ``cut_off_files``.
+    dump. A file that was cut off yields what can be read, and adds 1 to ``cut_off_files``. Documents that
+    ``exclusions`` name are dropped; ``matches`` then holds what was named.
 
     Iterating raises UserError for damaged compression, an encoding other than UTF-8, a DTD, broken XML, XML that is not
     a MediaWiki export, or a line that is not a JSON object with a text.
     """
 
-    def __init__(self, file: InputFile, part: int = 0, parts: int = 1, max_page_characters: int = 1 << 20) -> None:
+    def __init__(
+        self,
+        file: InputFile,
+        part: int = 0,
+        parts: int = 1,
+        max_page_characters: int = 1 << 20,
+        exclusions: Exclusions | None = None,
+    ) -> None:
         self.counts: Counter[str] = Counter()
+        self.matches = ExclusionMatches()
         self._file, self._part, self._parts = file, part, parts
         self._max_page_characters = max_page_characters
+        self._exclusions = exclusions or Exclusions()
         self._number = 0
 
     def __iter__(self) -> Iterator[Document]:
@@ -149,12 +101,21 @@ class DocumentReader:
         self.counts["read"] += in_part
         return in_part
 
+    def _is_excluded(self, document_id: str, title: str) -> bool:
+        if (entry := self._exclusions.match(document_id, title)) is None:
+            return False
+        self.matches.entries.add(entry)
+        return True
+
+    def _default_id(self, number: int) -> str:
+        return f"{self._file.path.name}:{number}"
+
     def _pages(self) -> Iterator[Document]:
         _raise_if_not_export(self._file.path)
         namespaces: dict[str, Any] = {}
         prefixes = ENGLISH_PREFIXES
         with open_text(self._file.path) as stream:
-            root = ElementIterator.from_file(stream)
+            root = ElementIterator.from_file(_ShortenedText(stream, _MAX_ESCAPED * self._max_page_characters))
             try:
                 for element in root:
                     if element.tag == "siteinfo":
@@ -172,59 +133,121 @@ class DocumentReader:
     def _page(
         self, element: ElementIterator, namespaces: dict[str, Any], prefixes: frozenset[str]
     ) -> Iterator[Document]:
+        fields: dict[str, str | None] = {}
+        content: Any = None
         try:
-            page = Page.from_element(element, namespaces)
-            if page.redirect or page.namespace != 0:
-                self.counts["redirect" if page.redirect else "not_an_article"] += 1
-                return
-            *_, content = (revision.slots.contents["main"] for revision in page)  # the last one is current
+            for part in element:
+                if part.tag == "revision":
+                    content = Revision.from_element(part).slots.contents["main"]  # the last one is current
+                    element.element.clear()  # else a page keeps an empty element for every revision
+                elif part.tag == "redirect":
+                    fields["redirect"] = part.attr("title")
+                elif part.tag in ("title", "ns", "id"):
+                    fields[part.tag] = part.text
+            name = fields["title"] or ""
+            namespace, title = extract_namespace(name, namespaces)
+            if fields.get("ns") is not None:
+                namespace, title = int(fields["ns"] or ""), normalize_title(name)
+            page_id = str(int(fields["id"] or "")) if "id" in fields else self._default_id(self._number)
+            if content is None or not name:
+                raise MalformedXML("a page without a title or a revision")
         except UnicodeDecodeError:
             raise
         except (MalformedXML, KeyError, TypeError, ValueError):
             self.counts["malformed_page"] += 1
             return
         wikitext = content.text or ""
-        if _REDIRECT.match(wikitext):
+        target = fields.get("redirect") or (redirect_target(wikitext) if namespace == 0 else None)
+        if target or "redirect" in fields:
             self.counts["redirect"] += 1
+            if self._is_excluded(page_id, title) and (key := title_key((target or "").partition("#")[0])):
+                self.matches.targets.add(key)
+        elif namespace != 0:
+            self.counts["not_an_article"] += 1
+        elif self._is_excluded(page_id, title):
+            self.counts["excluded"] += 1
         elif content.model not in (None, "wikitext"):
             self.counts["not_wikitext"] += 1
         elif len(wikitext) > self._max_page_characters:
             self.counts["too_long_page"] += 1
         else:
-            text = plain_text(wikitext, prefixes, page.title)
-            yield Document(str(page.id), self._file.language, page.title, text, self._file.path.name)
+            text = plain_text(wikitext, prefixes, title)
+            yield Document(page_id, self._file.language, title, text, self._file.path.name)
 
     def _records(self) -> Iterator[Document]:
-        name = self._file.path.name
         with open_text(self._file.path) as stream:
             for number, line in enumerate(stream, start=1):
-                if not line.strip() or not self._count_if_in_part():
-                    continue
-                try:
-                    record = json.loads(line)
-                    text, title = record["text"], record.get("title", "")
-                    if not isinstance(text, str) or not isinstance(title, str):
-                        raise TypeError("text and title must be strings")
-                except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
-                    if not line.endswith("\n"):
-                        raise EOFError from error
-                    raise UserError(
-                        f'{self._file.path}: line {number} is not a JSON object with a "text" ({error!r})'
-                    ) from error
-                yield Document(
-                    str(record.get("id", f"{name}:{number}")).encode(errors="backslashreplace").decode(),
-                    self._file.language,
-                    title,
-                    text,
-                    str(record.get("src", name)),
-                )
+                if line.strip() and self._count_if_in_part():
+                    document = self._document(line, number)
+                    if self._is_excluded(document.id, document.title):
+                        self.counts["excluded"] += 1
+                    else:
+                        yield document
+
+    def _document(self, line: str, number: int) -> Document:
+        try:
+            record = json.loads(line)
+            text, title = record["text"], record.get("title") or ""
+            if not isinstance(text, str) or not isinstance(title, str):
+                raise TypeError("text and title must be strings")
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+            if _is_cut_off(line, error):
+                raise EOFError from error
+            where = f"{self._file.path}: line {number}"
+            if line.lstrip().startswith("["):
+                raise UserError(f"{where} is a JSON array; one object a line is expected") from error
+            raise UserError(
+                f'{where} is not a JSON object with a "text" ({error!r}); one object a line is expected'
+            ) from error
+        document_id = "" if record.get("id") is None else str(record["id"]).strip()
+        source = record.get("src")
+        return Document(
+            document_id.encode(errors="backslashreplace").decode() or self._default_id(number),
+            self._file.language,
+            title,
+            text,
+            self._file.path.name if source is None else str(source),
+        )
 
     def _texts(self) -> Iterator[Document]:
-        name = self._file.path.name
         with open_text(self._file.path) as stream:
             for number, text in enumerate(_paragraph_groups(stream), start=1):
-                if self._count_if_in_part():
-                    yield Document(f"{name}:{number}", self._file.language, "", text, name)
+                if not self._count_if_in_part():
+                    continue
+                if self._is_excluded(self._default_id(number), ""):
+                    self.counts["excluded"] += 1
+                else:
+                    yield Document(self._default_id(number), self._file.language, "", text, self._file.path.name)
+
+
+class _ShortenedText:
+    """XML whose runs of text lose what exceeds a number of characters, so that no page fills the memory."""
+
+    def __init__(self, stream: TextIO, max_characters: int) -> None:
+        self._stream, self._max_characters = stream, max_characters
+        self._run = 0  # characters since the last "<"
+
+    def read(self, size: int = -1) -> str:
+        while chunk := self._stream.read(size):
+            start = chunk.find("<")
+            if self._run > self._max_characters:
+                text, rest = (chunk, "") if start < 0 else (chunk[:start], chunk[start:])
+                chunk = text[: text.find(";", 0, _MAX_ESCAPED) + 1] + rest  # an entity that has begun must end
+            last = chunk.rfind("<")
+            self._run = self._run + len(chunk) if last < 0 else len(chunk) - last
+            if chunk:
+                return chunk
+        return ""
+
+
+def _is_cut_off(line: str, error: Exception) -> bool:
+    """Whether a line that is not JSON is the beginning of an object at the end of a file."""
+    if not isinstance(error, json.JSONDecodeError) or error.msg == "Extra data":
+        return False
+    if line.endswith("\n") or not line.lstrip().startswith("{"):
+        return False
+    # at the end only a word such as "false" or an escape such as \u0041 is incomplete, or a string, which may be long
+    return error.msg.startswith("Unterminated string") or len(line) - error.pos <= len("\\u0041")
 
 
 def _paragraph_groups(lines: Iterable[str]) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -106,18 +106,21 @@ class LanguageReport:
         return content
 
 
-def save_report(corpus_dir: Path, reports: Mapping[str, LanguageReport], manifest: Manifest) -> None:
-    """Write ``report.json`` and ``report.md`` into the corpus folder."""
+def save_report(
+    corpus_dir: Path, reports: Mapping[str, LanguageReport], manifest: Manifest, notes: Sequence[str] = ()
+) -> None:
+    """Write ``report.json`` and ``report.md`` into the corpus folder; ``notes`` are sentences on the whole build."""
     content = {
         "vocab_size": manifest.vocab_size,
         "unigram_entropy": manifest.unigram_entropy,
+        "notes": list(notes),
         "languages": {code: report.content() for code, report in sorted(reports.items())},
     }
     write_json(corpus_dir / REPORT_JSON, content)
-    write_atomically(corpus_dir / REPORT_MARKDOWN, _markdown(reports, manifest))
+    write_atomically(corpus_dir / REPORT_MARKDOWN, _markdown(reports, manifest, notes))
 
 
-def _markdown(reports: Mapping[str, LanguageReport], manifest: Manifest) -> str:
+def _markdown(reports: Mapping[str, LanguageReport], manifest: Manifest, notes: Sequence[str]) -> str:
     reasons: Counter[str] = Counter()
     for report in reports.values():
         reasons += report.dropped
@@ -169,6 +172,8 @@ def _markdown(reports: Mapping[str, LanguageReport], manifest: Manifest) -> str:
         lines += ["", f"Skipped, nothing was left of them: {', '.join(empty)}."]
     if cut_off := [code for code, report in sorted(reports.items()) if report.cut_off_files]:
         lines += ["", f"Some input files ended too early: {', '.join(cut_off)}."]
+    if notes:
+        lines += ["", "## Notes", "", *(f"- {note}" for note in notes)]
     return "\n".join(lines) + "\n"
 
 

@@ -5,7 +5,7 @@ All decisions use the spools' indexes, hashes and counter-based generators, so t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,12 @@ def without_duplicates(index: Index) -> Index:
     """Return the first of every group of documents with equal text."""
     _, first = np.unique(index["text_hash"], return_index=True)
     return index[np.sort(first)]
+
+
+def without_titles(index: Index, titles: Iterable[str]) -> Index:
+    """Return the documents whose title's key is none of ``titles``."""
+    hashes = np.array([stable_hash(title) for title in titles], np.uint64)
+    return index[~np.isin(index["title_hash"], hashes)]
 
 
 def shuffled(index: Index, language: str, seed: int) -> Index:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from unibert.corpus.exclusions import title_key
 from unibert.corpus.readers import Document
 
 INDEX_DTYPE = np.dtype(
@@ -25,13 +26,15 @@ INDEX_DTYPE = np.dtype(
         ("size", np.uint32),
         ("text_hash", np.uint64),
         ("id_hash", np.uint64),
+        ("title_hash", np.uint64),
         ("text_bytes", np.uint32),
         ("characters", np.uint32),
         ("words", np.uint32),
         ("lines", np.uint32),
     ]
 )
-"""One entry per document: number of its spool, offset and size in it, hashes of text and id, sizes of the text."""
+"""One entry per document: number of its spool, offset and size in it, hashes of text, id and title's key, sizes of the
+text."""
 
 Index = npt.NDArray[np.void]
 
@@ -51,7 +54,8 @@ def write_spool(path: Path, documents: Iterable[Document]) -> None:
             content = zlib.compress(json.dumps([document.id, text], ensure_ascii=False).encode(), level=1)
             file.write(content)
             sizes = (len(text.encode()), len(text), len(text.split()), text.count("\n") + 1)
-            entries.append((0, offset, len(content), stable_hash(text), stable_hash(document.id), *sizes))
+            hashes = (stable_hash(text), stable_hash(document.id), stable_hash(title_key(document.title)))
+            entries.append((0, offset, len(content), *hashes, *sizes))
             offset += len(content)
     np.save(_index_path(path), np.array(entries, dtype=INDEX_DTYPE), allow_pickle=False)
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from unibert.corpus.readers import DocumentReader, find_inputs
+from unibert.corpus.inputs import find_inputs
+from unibert.corpus.readers import DocumentReader
 from unibert.corpus.selection import split_heldout
 from unibert.corpus.spool import INDEX_DTYPE, stable_hash
 
