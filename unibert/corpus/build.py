@@ -219,21 +219,22 @@ def _clean_files(
         CleaningTask(
             file=file,
             part=part,
-            parts=num_parts(file),
-            spool=Path(config.output) / _SPOOL_NAME / f"{number:06d}-{part:02d}.spool",
+            parts=parts,
+            spool=Path(config.output) / _SPOOL_NAME / f"{number:06d}-{part:03d}.spool",
             filters=config.filters,
             exclusions=exclusions.get(file.language, Exclusions()),
             max_page_characters=config.max_page_characters,
         )
         for number, file in enumerate(files)
-        for part in range(num_parts(file))
+        for parts in [num_parts(file)]
+        for part in range(parts)
     ]
     spools: dict[str, list[Path]] = defaultdict(list)
     reports: dict[str, LanguageReport] = defaultdict(LanguageReport)
     matches: dict[str, ExclusionMatches] = defaultdict(ExclusionMatches)
     for task in tasks:
         spools[task.file.language].append(task.spool)
-    largest_first = sorted(tasks, key=lambda task: -task.file.path.stat().st_size)
+    largest_first = sorted(tasks, key=lambda task: -task.file.path.stat().st_size / task.parts)
     cleaned = run_tasks(executor, clean, largest_first, "cleaning")
     for task, (counts, task_matches) in zip(largest_first, cleaned, strict=True):
         reports[task.file.language].add(counts)

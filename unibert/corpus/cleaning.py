@@ -10,16 +10,17 @@ from pathlib import Path
 from unibert.corpus.exclusions import ExclusionMatches, Exclusions
 from unibert.corpus.filters import FilterConfig, drop_reason
 from unibert.corpus.inputs import InputFile
+from unibert.corpus.multistream import is_multistream
 from unibert.corpus.normalization import normalize
 from unibert.corpus.readers import Document, DocumentReader
 from unibert.corpus.spool import write_spool
 from unibert.languages import language
 
-# Every part reads the whole dump and cleans its share of the pages. Cleaning takes some three times as long as reading,
-# so more parts than this would do little else than read. Their number depends on the file's size alone, because parts
-# decide which of two equal pages comes first.
-_BYTES_PER_PART = 512 << 20
-_MAX_PARTS = 16
+# Their number depends on the file alone, because parts decide which of two equal pages comes first. A part of a
+# multistream dump reads its share; a part of another reads the whole dump and cleans its share of the pages. Cleaning
+# takes some three times as long as reading, so more parts than this would do little else than read.
+_BYTES_PER_PART, _MAX_PARTS = 512 << 20, 16
+_BYTES_PER_RANGE, _MAX_RANGES = 64 << 20, 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,12 @@ class CleaningTask:
 
 def num_parts(file: InputFile) -> int:
     """Return the number of tasks that share a file."""
-    return min(_MAX_PARTS, 1 + file.path.stat().st_size // _BYTES_PER_PART) if file.kind == "wiki" else 1
+    size = file.path.stat().st_size
+    if file.kind != "wiki" or size <= _BYTES_PER_RANGE:
+        return 1
+    if is_multistream(file.path):
+        return min(_MAX_RANGES, 1 + size // _BYTES_PER_RANGE)
+    return min(_MAX_PARTS, 1 + size // _BYTES_PER_PART)
 
 
 def clean(task: CleaningTask) -> tuple[Counter[str], ExclusionMatches]:

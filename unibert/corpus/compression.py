@@ -6,7 +6,7 @@ import bz2
 import io
 import lzma
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,17 +29,43 @@ _READ_BYTES = 1 << 10  # of the file at a time; zstd has no limit of what it mak
 _OUTPUT_BYTES = 1 << 16
 
 
-def open_text(path: Path) -> io.TextIOWrapper:
+def open_text(path: Path, spans: Sequence[tuple[int, int]] | None = None) -> io.TextIOWrapper:
     """Open a UTF-8 file, decompressing by its ending; only "\\n" ends a line.
+
+    With ``spans``, only those bytes of the file are read, from the first number of each to before the second.
 
     Reading raises EOFError if a compressed file was cut off, one of ``UNREADABLE`` if it is damaged, and
     UnicodeDecodeError if it is not UTF-8. Compressed streams may follow one another; zero bytes may follow the last
     one, and nothing else may.
     """
-    file: Any = path.open("rb")
+    file: Any = path.open("rb") if spans is None else io.BufferedReader(_Spans(path.open("rb"), spans))
     if path.suffix in _DECOMPRESSORS:
         file = io.BufferedReader(_Decompressed(file, _DECOMPRESSORS[path.suffix]), 1 << 16)
     return io.TextIOWrapper(file, encoding="utf-8-sig", newline="\n")
+
+
+class _Spans(io.RawIOBase):
+    """Some spans of a file, joined."""
+
+    def __init__(self, file: BinaryIO, spans: Sequence[tuple[int, int]]) -> None:
+        self._file, self._spans = file, list(spans)
+
+    def readable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+    def readinto(self, buffer: Any) -> int:
+        while self._spans:
+            start, end = self._spans.pop(0)
+            self._file.seek(start)
+            if content := self._file.read(min(len(buffer), end - start)):
+                self._spans.insert(0, (start + len(content), end))
+                buffer[: len(content)] = content
+                return len(content)
+        return 0
 
 
 class _Decompressed(io.RawIOBase):

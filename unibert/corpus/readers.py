@@ -20,6 +20,7 @@ from mwxml.iteration.site_info import SiteInfo
 from unibert.corpus.compression import UNREADABLE, open_text
 from unibert.corpus.exclusions import ExclusionMatches, Exclusions, title_key
 from unibert.corpus.inputs import InputFile
+from unibert.corpus.multistream import StreamRange, stream_range
 from unibert.corpus.redirects import redirect_target
 from unibert.corpus.wikitext import ENGLISH_PREFIXES, plain_text
 from unibert.errors import UserError
@@ -55,9 +56,10 @@ class DocumentReader:
     """Iterates over the documents of a file; ``counts`` then holds the numbers of those read and dropped, by reason.
 
     Wiki pages are converted to plain text; redirects and pages outside the article namespace are dropped. With
-    ``parts`` > 1, only every ``parts``-th document is read and counted, so that several processes can share a large
-    dump. A file that was cut off yields what can be read, and adds 1 to ``cut_off_files``. Documents that
-    ``exclusions`` name are dropped; ``matches`` then holds what was named.
+    ``parts`` > 1, only a share of the documents is read and counted, so that several processes can share a large dump:
+    a range of a multistream dump, every ``parts``-th page of another. A file that was cut off yields what can be read,
+    and adds 1 to ``cut_off_files``. Documents that ``exclusions`` name are dropped; ``matches`` then holds what was
+    named.
 
     Iterating raises UserError for damaged compression, an encoding other than UTF-8, a DTD, broken XML, XML that is not
     a MediaWiki export, or a line that is not a JSON object with a text.
@@ -77,6 +79,9 @@ class DocumentReader:
         self._max_page_characters = max_page_characters
         self._exclusions = exclusions or Exclusions()
         self._number = 0
+        self._range: StreamRange | None = None
+        if parts > 1 and file.kind == "wiki":
+            self._range = stream_range(file.path, part, parts)
 
     def __iter__(self) -> Iterator[Document]:
         path = self._file.path
@@ -93,10 +98,10 @@ class DocumentReader:
             raise UserError(f"{path}: cannot be read {place} ({error}); fetch it again") from error
 
     def _count_cut_off(self) -> None:
-        self.counts["cut_off_files"] += self._part == 0
+        self.counts["cut_off_files"] += self._part == 0 or self._range is not None  # other ranges end before the cut
 
     def _count_if_in_part(self) -> bool:
-        in_part = self._number % self._parts == self._part
+        in_part = self._range is not None or self._number % self._parts == self._part
         self._number += 1
         self.counts["read"] += in_part
         return in_part
@@ -108,14 +113,20 @@ class DocumentReader:
         return True
 
     def _default_id(self, number: int) -> str:
-        return f"{self._file.path.name}:{number}"
+        part = f"{self._part}." if self._range and self._part else ""
+        return f"{self._file.path.name}:{part}{number}"
 
     def _pages(self) -> Iterator[Document]:
         _raise_if_not_export(self._file.path)
         namespaces: dict[str, Any] = {}
         prefixes = ENGLISH_PREFIXES
-        with open_text(self._file.path) as stream:
-            root = ElementIterator.from_file(_ShortenedText(stream, _MAX_ESCAPED * self._max_page_characters))
+        spans, ending = None, ""
+        if self._range:
+            spans = [(0, self._range.header), (self._range.start, self._range.end)]
+            ending = "" if self._range.is_last else "</mediawiki>"
+        with open_text(self._file.path, spans) as stream:
+            xml = _ShortenedText(stream, _MAX_ESCAPED * self._max_page_characters, ending)
+            root = ElementIterator.from_file(xml)
             try:
                 for element in root:
                     if element.tag == "siteinfo":
@@ -221,10 +232,11 @@ class DocumentReader:
 
 
 class _ShortenedText:
-    """XML whose runs of text lose what exceeds a number of characters, so that no page fills the memory."""
+    """XML whose runs of text lose what exceeds a number of characters, so that no page fills the memory, and that is
+    followed by ``ending``."""
 
-    def __init__(self, stream: TextIO, max_characters: int) -> None:
-        self._stream, self._max_characters = stream, max_characters
+    def __init__(self, stream: TextIO, max_characters: int, ending: str) -> None:
+        self._stream, self._max_characters, self._ending = stream, max_characters, ending
         self._run = 0  # characters since the last "<"
 
     def read(self, size: int = -1) -> str:
@@ -237,7 +249,8 @@ class _ShortenedText:
             self._run = self._run + len(chunk) if last < 0 else len(chunk) - last
             if chunk:
                 return chunk
-        return ""
+        ending, self._ending = self._ending, ""
+        return ending
 
 
 def _is_cut_off(line: str, error: Exception) -> bool:
