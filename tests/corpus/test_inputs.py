@@ -62,6 +62,7 @@ def test_what_a_folder_leaves_out_is_said(tmp_path):
     for name in ("en.jsonl", "notes.txt", "data.csv", "a.7z", INDEX, "de.xml.part", "b.csv", "c.csv"):
         (tmp_path / name).touch()
     (tmp_path / "more").mkdir()
+    (tmp_path / "sv.jsonl").symlink_to(tmp_path / "nowhere")
     part = "enwiki-20240101-pages-articles-multistream-index1.txt-p1p41242.bz2"
     (tmp_path / part).touch()
     (sentence,) = unread_files([str(tmp_path), str(tmp_path / "en.jsonl")])
@@ -69,7 +70,7 @@ def test_what_a_folder_leaves_out_is_said(tmp_path):
     assert sentence == (
         f"{tmp_path}: left out 5 files of other kinds than .xml, .jsonl and .txt (a.7z, b.csv, c.csv and 2 more); "
         f"2 files with an index of a multistream dump ({INDEX}, {part}); 1 subfolder (more); 1 file without a language "
-        "code at the beginning of the name (notes.txt; give each as <code>=PATH)"
+        "code at the beginning of the name (notes.txt; give each as <code>=PATH); 1 broken link (sv.jsonl)"
     )
     (tmp_path / "en.jsonl").unlink()
     with pytest.raises(UserError, match=r"no file of documents.*it has 5 files.*notes.txt"):

@@ -32,6 +32,7 @@ _NO_DOCUMENTS: _Reason = ("file", " of other kinds than .xml, .jsonl and .txt", 
 _INDEXES: _Reason = ("file", " with an index of a multistream dump", "")
 _COPIES: _Reason = ("file", " with pages that other files hold too", "")
 _SUBFOLDERS: _Reason = ("subfolder", "", "")
+_LINKS: _Reason = ("broken link", "", "")
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,8 @@ def _sort_folder(folder: Path, forced: str) -> tuple[list[InputFile], dict[_Reas
     for path in sorted(folder.iterdir()):
         if path.is_dir():
             left_out[_SUBFOLDERS].append(path.name)
+        elif not path.exists():
+            left_out[_LINKS].append(path.name)
         elif _INDEX.search(path.name):
             left_out[_INDEXES].append(path.name)
         elif (kind := _kind(path)) is None:
