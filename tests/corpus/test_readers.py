@@ -3,6 +3,7 @@ import gzip
 import json
 import lzma
 import tracemalloc
+import unicodedata
 
 import pytest
 import zstandard
@@ -199,6 +200,8 @@ def test_pages_without_an_id(tmp_path):
         ("#পুনর্নির্দেশ [[ক]]", "", True),
         ("#अनुप्रेषित\n[[क]]", "", True),
         ("#YÖNLENDİRME [[A]]", "", True),
+        (unicodedata.normalize("NFD", "#REDIRECCIÓN [[A]]"), "", True),
+        ("#تغییر مسیر [[A]]", "", True),
         ("#Weiterleitung: [[A]]", "", True),
         ("Kein bekanntes Wort", "<redirect />", True),
         ("Kein bekanntes Wort", '<redirect title="A" />', True),

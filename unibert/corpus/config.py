@@ -20,7 +20,8 @@ class CorpusConfig:
     output: str
     """Corpus folder to create."""
     languages: list[str] | None = None
-    """Codes of the languages to include, as in en,de. Default: all languages of the inputs."""
+    """Codes of the languages to include, as in en,de; the inputs must have each, unless ``skip_empty_languages``.
+    Default: all languages of the inputs."""
     vocab_size: int = 64_000
     """Pieces of the tokenizer to train, special tokens and bytes included. Ids take two bytes up to 65,536 pieces."""
     tokenizer: str | None = None
@@ -47,7 +48,8 @@ class CorpusConfig:
     """Drop wiki pages with more characters of wikitext than this. MediaWiki allows 2 MiB; such pages are
     mostly tables."""
     skip_empty_languages: bool = False
-    """Skip languages of which no document passes the filters, and name them in the report, instead of stopping."""
+    """Skip languages of which no document passes the filters, and name them in the report, instead of stopping; skip
+    ``languages`` that the inputs do not have."""
     heldout_share: float = 0.01
     """Share of documents held out, chosen by a hash of their id; at least one if a language has several."""
     tokens_per_shard: int = 4_000_000

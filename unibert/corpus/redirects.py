@@ -16,7 +16,7 @@ _WORDS = (
     "tilvísun trochferwizing uudelleenohjaus viruleedung weiterleitung wiederleiden yoʻnaltirish yo'naltirish "
     "yonaltirish yönləndirmə yönlendirme yönlendir yönlendi̇rme yönlendi̇r đổi "
     "ανακατευθυνση айдау виж види йүнәлтеү көсөрүү перанакіраванне перанакіраваньне перанакираваньне перенапр "
-    "перенаправление перенаправлення перенаправлення пренасочване пренасочување преусмери преусмјери равона_кунед "
+    "перенаправление перенаправлення пренасочване пренасочување преусмери преусмјери равона_кунед "
     "равонакунӣ тағйири_масир утаарыы юнәлтү хьажорг дӏасахьажорг прѣнаправлєниѥ վերահղում გადამისამართება "
     "הפניה ווייטערפירן تحويل تغییرمسیر تغییر_مسیر رجوع_مکرر منتقل مخ_گرځونه ڕەوانەکردن توجيه "
     "अनुप्रेषित अनुप्रेषण पुनर्प्रेषित पुनर्निर्देशन पुनर्निदेशन पुनर्निर्देश পুনর্নির্দেশ পুননির্দেশ পুনঃনির্দেশ ਰੀਡਿਰੈਕਟ "
@@ -26,7 +26,7 @@ _WORDS = (
 _BEGINNING = 1000  # characters of a page that can hold the redirect
 _REDIRECT = re.compile(
     r"\s*#(?:"
-    + "|".join(re.escape(unicodedata.normalize("NFC", word)).replace("_", "[ _]") for word in _WORDS.split())
+    + "|".join(re.escape(word).replace("_", "[ _]") for word in _WORDS.split())
     + r")\s*(?::\s*)?\[\[\s*:?(?P<target>[^\[\]|#\n]+)",
     re.IGNORECASE,
 )
