@@ -66,6 +66,13 @@ def test_a_cut_off_dump_is_counted_once(tmp_path):
         assert sum(counts["cut_off_files"] for _, counts in found) == 1
 
 
+def test_a_dump_without_its_last_stream_is_cut_off(tmp_path):
+    path = write_streams(tmp_path / "dewiki.xml.bz2", HEADER, *PAGES)
+    found = [read_part(path, part, 3) for part in range(3)]
+    assert [len(documents) for documents, _ in found] == [counts["read"] for _, counts in found]
+    assert [counts["cut_off_files"] for _, counts in found] == [0, 0, 1]
+
+
 @pytest.mark.parametrize("cut", [700, 1500])
 def test_streams_that_do_not_begin_with_pages_are_no_ranges(tmp_path, cut):
     text = dump_xml(*PAGES)

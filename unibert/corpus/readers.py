@@ -136,6 +136,7 @@ class DocumentReader:
                     elif element.tag == "page" and self._count_if_in_part():
                         yield from self._page(element, namespaces, prefixes)
                     root.element.clear()  # else the root keeps an empty element for every page of the dump
+                next(root.pointer, None)  # what follows the root would not be read, nor damage in it be seen
             except ParseError as error:
                 if error.code not in _CUT_OFF_XML:
                     raise UserError(f"{self._file.path}: broken XML ({error}); fetch it again") from error
