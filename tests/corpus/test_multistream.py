@@ -73,7 +73,16 @@ def test_a_dump_without_its_last_stream_is_cut_off(tmp_path):
     assert [counts["cut_off_files"] for _, counts in found] == [0, 0, 1]
 
 
-@pytest.mark.parametrize("cut", [700, 1500])
+def test_ranges_begin_only_where_a_page_does(tmp_path):
+    text = "".join(PAGES) + ENDING
+    pieces = (text[first : first + 100] for first in range(0, len(text), 100))
+    path = write_streams(tmp_path / "dewiki.xml.bz2", HEADER, *pieces)
+    assert is_multistream(path)
+    ids = [document_id for part in range(5) for document_id, _ in read_part(path, part, 5)[0]]
+    assert ids == [str(n) for n in range(57)]
+
+
+@pytest.mark.parametrize("cut", [300, 700, 1500])
 def test_streams_that_do_not_begin_with_pages_are_no_ranges(tmp_path, cut):
     text = dump_xml(*PAGES)
     path = write_streams(tmp_path / "dewiki.xml.bz2", *(text[i : i + cut] for i in range(0, len(text), cut)))
