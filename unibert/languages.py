@@ -36,22 +36,18 @@ class Language:
 
 
 _FORM = re.compile(r"[a-z]{2,3}(-[a-z0-9]{1,8})*")
-_SAME_LANGUAGE = {
+_RENAMED = {
     "bat-smg": "sgs",
     "be-x-old": "be-tarask",
-    "bho": "bh",
-    "cmn": "zh",
-    "egl": "eml",
     "fiu-vro": "vro",
-    "gsw": "als",
-    "nb": "no",
-    "nrf": "nrm",
     "roa-rup": "rup",
     "zh-classical": "lzh",
     "zh-min-nan": "nan",
     "zh-yue": "yue",
 }
-"""Other codes of languages, such as those in the names of dumps, and the codes that a corpus has for them."""
+"""Wikipedias that have a standard code now: the codes they had before, which their dumps still have."""
+_SAME_LANGUAGE = {**_RENAMED, "bho": "bh", "cmn": "zh", "egl": "eml", "gsw": "als", "nb": "no", "nrf": "nrm"}
+"""Other codes of languages, and the codes that a corpus has for them."""
 
 
 def language(code: str) -> Language:
@@ -75,6 +71,14 @@ def language_code(given: str) -> str:
         f"language {given!r} is no language code, which has two or three letters; did you mean {known.code!r} "
         f"({known.name})?"
     )
+
+
+def dump_name(given: str) -> str:
+    """Return how the dumps of a language are named: ``zh_yue`` for yue, zh-yue and zh_yue."""
+    code = given.replace("_", "-")
+    code = _SAME_LANGUAGE.get(code, code)
+    old_codes = {new: old for old, new in _RENAMED.items()}
+    return old_codes.get(code, code).replace("-", "_")
 
 
 def nearest_code(code: str, codes: Iterable[str]) -> str:

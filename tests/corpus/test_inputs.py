@@ -68,7 +68,7 @@ def test_what_a_folder_leaves_out_is_said(tmp_path):
     (sentence,) = unread_files([str(tmp_path), str(tmp_path / "en.jsonl")])
     assert [file.path.name for file in find_inputs([str(tmp_path)])] == ["en.jsonl"]
     assert sentence == (
-        f"{tmp_path}: left out 5 files of other kinds than .xml, .jsonl and .txt (a.7z, b.csv, c.csv and 2 more); "
+        f"{tmp_path}: left out 5 files of other kinds than .xml, .jsonl, .txt and .parquet (a.7z, b.csv, c.csv and 2 more); "
         f"2 files with an index of a multistream dump ({INDEX}, {part}); 1 subfolder (more); 1 file without a language "
         "code at the beginning of the name (notes.txt; give each as <code>=PATH); 1 broken link (sv.jsonl)"
     )
@@ -129,3 +129,11 @@ def test_invalid_inputs_are_named(tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             find_inputs([str(given)])
+
+
+def test_the_record_of_downloads_is_not_one_of_the_files_left_out(tmp_path):
+    for name in ("viwiki.xml", "downloads.json", "other.json"):
+        (tmp_path / name).touch()
+    (sentence,) = unread_files([str(tmp_path)])
+    assert "other.json" in sentence
+    assert "downloads.json" not in sentence

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from unibert.corpus.inputs import find_inputs
 from unibert.corpus.parquet import parquet_language, read_parquet
+from unibert.corpus.readers import Document, DocumentReader
 from unibert.errors import UserError
 
 COUNT = 700
@@ -79,3 +81,16 @@ def test_without_pyarrow(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(UserError, match=r"a\.parquet: reading Parquet needs pyarrow; install unibert\[parquet\]"):
         rows(tmp_path / "a.parquet")
+
+
+def test_a_build_reads_them(tmp_path):
+    name = "train-00000-of-00001.parquet"
+    folder = write(tmp_path / "20231101.vi" / name, id=["7", None, ""], title=TITLES[:3], text=TEXTS[:3]).parent
+    (file,) = find_inputs([str(folder)])
+    assert (file.language, file.kind) == ("vi", "parquet")
+    (given,) = find_inputs([f"km={folder / name}"])
+    assert given.language == "km"
+    ids = ["7", f"{name}:2", f"{name}:3"]
+    assert list(DocumentReader(file)) == [
+        Document(number, "vi", title, text, name) for number, title, text in zip(ids, TITLES, TEXTS, strict=False)
+    ]

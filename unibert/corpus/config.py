@@ -15,8 +15,8 @@ class CorpusConfig:
     """
 
     inputs: list[str]
-    """MediaWiki dumps (.xml), .jsonl or .txt files, compressed or not, or folders of them. Names begin with the
-    language, or en=PATH names it; any code will do."""
+    """MediaWiki dumps (.xml), .jsonl or .txt files, compressed or not, .parquet files, or folders of them. Names begin
+    with the language, or en=PATH names it; any code will do."""
     output: str
     """Corpus folder to create."""
     languages: list[str] | None = None

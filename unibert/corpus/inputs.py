@@ -10,25 +10,33 @@ from pathlib import Path
 from typing import Literal
 
 from unibert.corpus.compression import COMPRESSIONS
+from unibert.corpus.parquet import parquet_language
 from unibert.errors import UserError
 from unibert.languages import LANGUAGES, language_code
 
-Kind = Literal["wiki", "jsonl", "text"]
+Kind = Literal["wiki", "jsonl", "text", "parquet"]
 
 # Parts of a large Wikipedia are named enwiki-20230501-pages-articles1.xml-p1p41242.bz2
-_KINDS: dict[str, Kind] = {r"\.xml(-p\d+p\d+)?": "wiki", r"\.jsonl": "jsonl", r"\.txt": "text"}
+_KINDS: dict[str, Kind] = {
+    r"\.xml(-p\d+p\d+)?": "wiki",
+    r"\.jsonl": "jsonl",
+    r"\.txt": "text",
+    r"\.parquet": "parquet",
+}
 _COMPRESSION = "(" + "|".join(re.escape(ending) for ending in COMPRESSIONS) + ")?"
 _INDEX = re.compile(rf"-index\d*\.txt(-p\d+p\d+)?{_COMPRESSION}$")
 _WIKI = re.compile(r"([a-z]{2,3}|[a-z]+(?:[_-][a-z]+)*)wiki")
 _DUMP = re.compile(
     rf"(?P<dump>.+wiki-.*pages-[a-z-]+?)(?P<multistream>-multistream)?(?P<part>\d*\.xml(?:-p\d+p\d+)?){_COMPRESSION}$"
 )
+DOWNLOADS_NAME = "downloads.json"
+"""File in which `corpus download` records what it has fetched into a folder."""
 _LISTED_NAMES = 3
 
 _Reason = tuple[str, str, str]
 """Noun, what is true of such files, and advice."""
 _NO_LANGUAGE: _Reason = ("file", " without a language code at the beginning of the name", "; give each as <code>=PATH")
-_NO_DOCUMENTS: _Reason = ("file", " of other kinds than .xml, .jsonl and .txt", "")
+_NO_DOCUMENTS: _Reason = ("file", " of other kinds than .xml, .jsonl, .txt and .parquet", "")
 _INDEXES: _Reason = ("file", " with an index of a multistream dump", "")
 _COPIES: _Reason = ("file", " with pages that other files hold too", "")
 _SUBFOLDERS: _Reason = ("subfolder", "", "")
@@ -104,6 +112,8 @@ def _sort_folder(folder: Path, forced: str) -> tuple[list[InputFile], dict[_Reas
             left_out[_SUBFOLDERS].append(path.name)
         elif not path.exists():
             left_out[_LINKS].append(path.name)
+        elif path.name == DOWNLOADS_NAME:
+            continue
         elif _INDEX.search(path.name):
             left_out[_INDEXES].append(path.name)
         elif (kind := _kind(path)) is None:
@@ -121,7 +131,8 @@ def _input_file(path: Path, forced: str) -> InputFile:
     if (kind := _kind(path)) is None:
         compressions = ", ".join(COMPRESSIONS)
         raise UserError(
-            f"{path}: unknown kind of file; names must end in .xml, .jsonl or .txt, then {compressions} or nothing"
+            f"{path}: unknown kind of file; names must end in .xml, .jsonl or .txt, then {compressions} or nothing, "
+            "or in .parquet"
         )
     if not (code := forced or _language_of(path)):
         raise UserError(f"{path}: the name does not begin with a language code; give it as <code>={path}")
@@ -148,7 +159,10 @@ def _language_of(path: Path) -> str:
         return known or (language_code(match[1]) if len(match[1]) <= 3 else "")
     words = stem.split("-")
     starts = ("-".join(words[:count]) for count in range(len(words), 0, -1))
-    return next((code for start in starts if (code := _known(start))), "")
+    if code := next((code for start in starts if (code := _known(start))), ""):
+        return code
+    folder = parquet_language(path) if path.suffix == ".parquet" else ""
+    return language_code(folder) if folder else ""
 
 
 def _known(text: str) -> str:

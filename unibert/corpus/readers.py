@@ -21,6 +21,7 @@ from unibert.corpus.compression import UNREADABLE, open_text
 from unibert.corpus.exclusions import ExclusionMatches, Exclusions, title_key
 from unibert.corpus.inputs import InputFile
 from unibert.corpus.multistream import StreamRange, stream_range
+from unibert.corpus.parquet import read_parquet
 from unibert.corpus.redirects import redirect_target
 from unibert.corpus.wikitext import ENGLISH_PREFIXES, plain_text
 from unibert.errors import UserError
@@ -86,7 +87,8 @@ class DocumentReader:
     def __iter__(self) -> Iterator[Document]:
         path = self._file.path
         try:
-            yield from {"wiki": self._pages, "jsonl": self._records, "text": self._texts}[self._file.kind]()
+            readers = {"wiki": self._pages, "jsonl": self._records, "text": self._texts, "parquet": self._rows}
+            yield from readers[self._file.kind]()
         except EOFError:
             self._count_cut_off()
         except UnicodeDecodeError as error:
@@ -220,6 +222,17 @@ class DocumentReader:
             text,
             self._file.path.name if source is None else str(source),
         )
+
+    def _rows(self) -> Iterator[Document]:
+        for batch in read_parquet(self._file.path):
+            for row in batch:
+                if not self._count_if_in_part():
+                    continue
+                document_id = row.get("id") or self._default_id(self._number)
+                if self._is_excluded(document_id, row["title"]):
+                    self.counts["excluded"] += 1
+                else:
+                    yield Document(document_id, self._file.language, row["title"], row["text"], self._file.path.name)
 
     def _texts(self) -> Iterator[Document]:
         with open_text(self._file.path) as stream:

@@ -8,10 +8,9 @@ from typing import Any
 
 from unibert.corpus.download.partial_file import file_sha1
 from unibert.corpus.download.wikimedia import LICENSE, Dump, RemoteFile
+from unibert.corpus.inputs import DOWNLOADS_NAME
 from unibert.errors import UserError
 from unibert.files import write_json
-
-RECORD_NAME = "downloads.json"
 
 
 class Record:
@@ -20,7 +19,7 @@ class Record:
     def __init__(self, folder: Path) -> None:
         """Read the record of a folder, if there is one. Raises UserError if it cannot be read."""
         self._folder = folder
-        self._path = folder / RECORD_NAME
+        self._path = folder / DOWNLOADS_NAME
         self._files: dict[str, dict[str, Any]] = {}
         if self._path.exists():
             try:

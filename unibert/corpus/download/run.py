@@ -19,8 +19,9 @@ from unibert.corpus.download.client import CONNECTIONS, Client, Patience, Unreac
 from unibert.corpus.download.fetch import fetch_file
 from unibert.corpus.download.partial_file import part_paths
 from unibert.corpus.download.progress import Progress, bytes_for_people
-from unibert.corpus.download.record import RECORD_NAME, Record
+from unibert.corpus.download.record import Record
 from unibert.corpus.download.wikimedia import Dump, RemoteFile, database_name, find_dump, other_dumps
+from unibert.corpus.inputs import DOWNLOADS_NAME
 from unibert.errors import UserError, short_message
 
 EXIT_STOPPED = 75
@@ -164,7 +165,7 @@ def _print_summary(folder: Path, dumps: Sequence[Dump]) -> None:
         files = [file for dump in dumps for file in dump.files]
         size = bytes_for_people(sum(file.size for file in files))
         dated = ", ".join(f"{dump.language} {dump.date}" for dump in dumps)
-        print(f"{folder}: {len(files)} file{'s' * (len(files) > 1)}, {size} ({dated}), listed in {RECORD_NAME}")
+        print(f"{folder}: {len(files)} file{'s' * (len(files) > 1)}, {size} ({dated}), listed in {DOWNLOADS_NAME}")
         print(f"Next: unibert corpus build {folder} --output corpus")
 
 

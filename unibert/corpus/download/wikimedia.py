@@ -14,6 +14,7 @@ from typing import Any
 
 from unibert.corpus.download.client import Client, NotFound
 from unibert.errors import UserError
+from unibert.languages import dump_name
 
 LICENSE = (
     "Text of Wikipedia is available under CC BY-SA 4.0 and, for the most part, the GFDL; its authors are named in the "
@@ -23,22 +24,6 @@ LATEST = "latest"
 
 _PARTS_JOB, _WHOLE_JOB = "articlesmultistreamdump", "articlesmultistreamdumprecombine"
 """The job that writes the parts, or the one file of a language without parts; and the job that joins parts."""
-_DATABASES = {
-    "be-tarask": "be_x_old",
-    "bho": "bh",
-    "cmn": "zh",
-    "egl": "eml",
-    "gsw": "als",
-    "lzh": "zh_classical",
-    "nan": "zh_min_nan",
-    "nb": "no",
-    "nrf": "nrm",
-    "rup": "roa_rup",
-    "sgs": "bat_smg",
-    "vro": "fiu_vro",
-    "yue": "zh_yue",
-}
-"""Codes of languages whose database has the name of another code, an older one or one that the site had first."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +53,7 @@ class Unfinished(UserError):
 
 def database_name(language: str) -> str:
     """Return the name of a language's wiki in paths: ``viwiki`` for vi, ``zh_yuewiki`` for zh-yue, zh_yue or yue."""
-    return _DATABASES.get(language, language.replace("-", "_")) + "wiki"
+    return f"{dump_name(language)}wiki"
 
 
 async def find_dump(client: Client, mirror: str, language: str, date: str, *, parts: bool) -> Dump:
