@@ -44,11 +44,11 @@ def open_text(path: Path, spans: Sequence[tuple[int, int]] | None = None) -> io.
     return io.TextIOWrapper(file, encoding="utf-8-sig", newline="\n")
 
 
-class _Spans(io.RawIOBase):
-    """Some spans of a file, joined."""
+class _Reading(io.RawIOBase):
+    """What is read from a file, which closes with it."""
 
-    def __init__(self, file: BinaryIO, spans: Sequence[tuple[int, int]]) -> None:
-        self._file, self._spans = file, list(spans)
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
 
     def readable(self) -> bool:
         return True
@@ -56,6 +56,14 @@ class _Spans(io.RawIOBase):
     def close(self) -> None:
         self._file.close()
         super().close()
+
+
+class _Spans(_Reading):
+    """Some spans of a file, joined."""
+
+    def __init__(self, file: BinaryIO, spans: Sequence[tuple[int, int]]) -> None:
+        super().__init__(file)
+        self._spans = list(spans)
 
     def readinto(self, buffer: Any) -> int:
         while self._spans:
@@ -68,7 +76,7 @@ class _Spans(io.RawIOBase):
         return 0
 
 
-class _Decompressed(io.RawIOBase):
+class _Decompressed(_Reading):
     """The bytes of compressed streams, one after the other.
 
     The modules' own files are no use here: those of bz2 and lzma end without a word at bytes that are no stream, that
@@ -76,17 +84,11 @@ class _Decompressed(io.RawIOBase):
     """
 
     def __init__(self, file: BinaryIO, new_decompressor: Callable[[], Any]) -> None:
-        self._file, self._new_decompressor = file, new_decompressor
+        super().__init__(file)
+        self._new_decompressor = new_decompressor
         self._decompressor = new_decompressor()
         self._output = memoryview(b"")
         self._is_padding = False
-
-    def readable(self) -> bool:
-        return True
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
 
     def readinto(self, buffer: Any) -> int:
         while not self._output:
