@@ -69,8 +69,8 @@ def test_what_a_folder_leaves_out_is_said(tmp_path):
     assert [file.path.name for file in find_inputs([str(tmp_path)])] == ["en.jsonl"]
     assert sentence == (
         f"{tmp_path}: left out 5 files of other kinds than .xml, .jsonl, .txt and .parquet (a.7z, b.csv, c.csv and 2 "
-        f"more); 2 files with an index of a multistream dump ({INDEX}, {part}); 1 subfolder (more); 1 file without a language "
-        "code at the beginning of the name (notes.txt; give each as <code>=PATH); 1 broken link (sv.jsonl)"
+        f"more); 2 files with an index of a multistream dump ({INDEX}, {part}); 1 subfolder (more); 1 file without a "
+        "language code at the beginning of the name (notes.txt; give each as <code>=PATH); 1 broken link (sv.jsonl)"
     )
     (tmp_path / "en.jsonl").unlink()
     with pytest.raises(UserError, match=r"no file of documents.*it has 5 files.*notes.txt"):
