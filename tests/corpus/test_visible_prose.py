@@ -63,6 +63,10 @@ def test_languages_without_spaces_between_words():
     chinese = "磨坊在河边用石头建成第二任公爵在位时曾两次烧毁后来由面包师重建"
     assert kept_share(chinese, chinese) == (len(chinese), len(chinese))
     assert kept_share(f"{chinese}\n\n{chinese[::-1]}", chinese)[1] < len(chinese) + 4
+    # A word of other letters and digits ends where a character of such a language begins.
+    japanese = "6月には56隻のAIを使った試験{}を行うなど研究が進む"
+    visible, kept = kept_share(japanese.format("<ref>x</ref>"), japanese.format(""))
+    assert visible == kept == len(japanese) - len("{}")
 
 
 @pytest.mark.parametrize(

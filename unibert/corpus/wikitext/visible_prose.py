@@ -21,7 +21,8 @@ _OPENING = {"}}": "{{", "]]": "[[", "\n|}": "{|"}
 _TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
 _URL = re.compile(r"(?:https?:)?//\S+")
 _VARIANTS = re.compile(r"-\{|\}-")
-_WORD = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff]|[^\\W_]+")
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff"
+_WORD = re.compile(f"[{_UNSPACED}]|[^\\W_{_UNSPACED}]+")
 _NO_PROSE = tuple("|!={}<*#:;")
 _GAP = "\x00"  # where something was removed, of which the text may show a part
 _MIN_WORDS = 12
