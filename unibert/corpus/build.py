@@ -236,8 +236,9 @@ def _clean_files(
         spools[task.file.language].append(task.spool)
     largest_first = sorted(tasks, key=lambda task: -task.file.path.stat().st_size / task.parts)
     cleaned = run_tasks(executor, clean, largest_first, "cleaning")
-    for task, (counts, task_matches) in zip(largest_first, cleaned, strict=True):
+    for task, (counts, task_matches, loss) in zip(largest_first, cleaned, strict=True):
         reports[task.file.language].add(counts)
+        reports[task.file.language].prose.add(loss)
         matches[task.file.language].update(task_matches)
     return dict(sorted(spools.items())), reports, matches
 

@@ -12,6 +12,7 @@ from unibert.corpus.filters import FilterConfig, drop_reason
 from unibert.corpus.inputs import InputFile
 from unibert.corpus.multistream import is_multistream
 from unibert.corpus.normalization import normalize
+from unibert.corpus.prose_loss import PageSample, ProseLoss
 from unibert.corpus.readers import Document, DocumentReader
 from unibert.corpus.spool import write_spool
 from unibert.languages import language
@@ -46,17 +47,21 @@ def num_parts(file: InputFile) -> int:
     return min(_MAX_PARTS, 1 + size // _BYTES_PER_PART)
 
 
-def clean(task: CleaningTask) -> tuple[Counter[str], ExclusionMatches]:
-    """Write the task's spool; return the numbers of documents read, dropped by reason, and of cut-off files, and what
-    the exclusions matched."""
+def clean(task: CleaningTask) -> tuple[Counter[str], ExclusionMatches, ProseLoss]:
+    """Write the task's spool; return the numbers of documents read, dropped by reason, and of cut-off files, what the
+    exclusions matched, and what was lost of the visible prose."""
     reader = DocumentReader(task.file, task.part, task.parts, task.max_page_characters, task.exclusions)
-    write_spool(task.spool, _kept(reader, task))
-    return reader.counts, reader.matches
+    loss = ProseLoss()
+    write_spool(task.spool, _kept(reader, task, loss))
+    return reader.counts, reader.matches, loss
 
 
-def _kept(reader: DocumentReader, task: CleaningTask) -> Iterator[Document]:
+def _kept(reader: DocumentReader, task: CleaningTask, loss: ProseLoss) -> Iterator[Document]:
     expected = language(task.file.language)
+    measured = PageSample(task.file.path)
     for document in reader:
+        if document in measured:
+            loss.measure(document)
         text = normalize(document.text)
         if reason := drop_reason(text, expected, task.filters):
             reader.counts[reason] += 1

@@ -51,6 +51,8 @@ class Document:
     text: str
     source: str
     """``src`` of a JSONL record, else the file's name."""
+    wikitext: str = ""
+    """The page's source, for Wikipedia."""
 
 
 class DocumentReader:
@@ -186,7 +188,7 @@ class DocumentReader:
             self.counts["too_long_page"] += 1
         else:
             text = plain_text(wikitext, prefixes, title)
-            yield Document(page_id, self._file.language, title, text, self._file.path.name)
+            yield Document(page_id, self._file.language, title, text, self._file.path.name, wikitext)
 
     def _records(self) -> Iterator[Document]:
         with open_text(self._file.path) as stream:

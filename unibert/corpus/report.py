@@ -13,12 +13,14 @@ import numpy.typing as npt
 
 from unibert.corpus.document_tokenizer import DocumentTokenizer
 from unibert.corpus.manifest import Manifest, Shard
+from unibert.corpus.prose_loss import ALL_PAGES_BYTES, ONE_PAGE_IN, ProseLoss, kept_percentage
 from unibert.corpus.spool import Index
 from unibert.files import write_atomically, write_json
 from unibert.languages import language
 from unibert.text import compact_markdown_table
 
 REPORT_JSON, REPORT_MARKDOWN = "report.json", "report.md"
+_LISTED_PAGES = 3  # per language in report.md
 
 
 @dataclass
@@ -47,6 +49,8 @@ class LanguageReport:
     """Number of tokens that are a byte of a character for which the vocabulary has no piece."""
     unknown_tokens: int = 0
     """Number of tokens that stand for text which the tokenizer cannot spell."""
+    prose: ProseLoss = field(default_factory=ProseLoss)
+    """What cleaning lost of the visible prose of wiki pages."""
 
     def add(self, counts: Counter[str]) -> None:
         """Add the counts of a task: ``read``, ``cut_off_files``, and documents dropped by reason."""
@@ -97,6 +101,9 @@ class LanguageReport:
         content = vars(self) | {"dropped": dict(sorted(self.dropped.items(), key=_by_count))}
         if self.untrimmed_train_tokens is None:
             del content["untrimmed_train_tokens"]
+        del content["prose"]
+        if self.prose.pages:
+            content["visible_prose"] = self.prose.content()
         if self.tokens:
             content["tokens_per_word"] = round(self.tokens / self.words, 3)
             content["characters_per_token"] = round(self.characters / self.tokens, 3)
@@ -168,6 +175,7 @@ def _markdown(reports: Mapping[str, LanguageReport], manifest: Manifest, notes: 
             numbers={"documents"},
         ),
     ]
+    lines += _prose_lines(reports)
     if empty := [code for code, report in sorted(reports.items()) if not report.tokens]:
         lines += ["", f"Skipped, nothing was left of them: {', '.join(empty)}."]
     if cut_off := [code for code, report in sorted(reports.items()) if report.cut_off_files]:
@@ -175,6 +183,41 @@ def _markdown(reports: Mapping[str, LanguageReport], manifest: Manifest, notes: 
     if notes:
         lines += ["", "## Notes", "", *(f"- {note}" for note in notes)]
     return "\n".join(lines) + "\n"
+
+
+def _prose_lines(reports: Mapping[str, LanguageReport]) -> list[str]:
+    measured = {code: report.prose for code, report in sorted(reports.items()) if report.prose.visible}
+    if not measured:
+        return []
+    total = ProseLoss()
+    for prose in measured.values():
+        total.add(prose)
+    rows = [
+        (
+            f"{code} {language(code).name}",
+            f"{prose.pages:,}",
+            f"{prose.visible:,}",
+            kept_percentage(prose.visible, prose.kept),
+            ", ".join(f"{page.title} (id {page.id}) {page.lost:,}" for page in prose.worst[:_LISTED_PAGES]),
+        )
+        for code, prose in measured.items()
+    ]
+    return [
+        "",
+        "## Visible prose of wiki pages",
+        "",
+        f"Visible prose kept: {kept_percentage(total.visible, total.kept)} of {total.visible:,} characters of words on "
+        f"{total.pages:,} pages.",
+        "",
+        "Visible prose: paragraphs as readers of a page see them. Of input files above "
+        f"{ALL_PAGES_BYTES >> 20} MiB, one page in {ONE_PAGE_IN} is measured, chosen by a hash of its id. "
+        f"Worst pages: those that lose most, with the number of characters; {REPORT_JSON} lists more. "
+        "`unibert corpus show INPUT --title TITLE --diff` shows what a page loses.",
+        "",
+        *compact_markdown_table(
+            ("language", "pages", "characters", "kept", "worst pages"), rows, numbers=("pages", "characters", "kept")
+        ),
+    ]
 
 
 def _row(code: str, report: LanguageReport, manifest: Manifest, is_trimmed: bool) -> list[str]:
