@@ -167,7 +167,7 @@ UNKNOWN_COMMAND = [
     (
         ["corpus"],
         "corpus needs a subcommand; the commands are corpus download, corpus build, corpus verify, corpus teach, "
-        "corpus inspect, corpus tokenizers",
+        "corpus inspect, corpus show, corpus tokenizers",
     ),
     (["xylophone"], "there is no command 'xylophone'; the commands are corpus download, corpus build,"),
 ]
@@ -325,7 +325,7 @@ def bash_script(tmp_path_factory) -> Path:
     ("words", "offered"),
     [
         (["pre"], ["pretrain", "preflight"]),
-        (["corpus", ""], ["download", "build", "verify", "teach", "inspect", "tokenizers"]),
+        (["corpus", ""], ["download", "build", "verify", "teach", "inspect", "show", "tokenizers"]),
         (["pretrain", "demo"], ["demo", "demo-e5", "demo-teacher"]),
         (
             ["pretrain", "small", "--adversary.l"],

@@ -146,6 +146,13 @@ def _corpus_tokenizers(call: Call) -> None:
     compare_sizes(options)
 
 
+def _corpus_show(call: Call) -> None:
+    config = call.options()
+    from unibert.reports.documents import show_documents
+
+    show_documents(config)
+
+
 def _plan(call: Call) -> None:
     config, options = call.run_config(), call.options()
     # DeepSpeed would warn that this machine has no accelerator, but the plan is for --gpu.
@@ -359,6 +366,16 @@ _ROWS = (
         "corpus",
         run_file="option",
         about="With a run file or a preset, the tables show tokens, share and epochs of each language in each phase.",
+    ),
+    Command(
+        "corpus show",
+        "INPUT|CORPUS [--title T] [--diff]",
+        "show documents before and after cleaning, or in a corpus",
+        _corpus_show,
+        "unibert.corpus.config:CorpusShowConfig",
+        "source",
+        about="Pages of an input are cleaned as in a build; filters are options. On a wide terminal, source and text "
+        "stand side by side.",
     ),
     Command(
         "corpus tokenizers",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from unibert.corpus.exclusions import ExclusionMatches, Exclusions
-from unibert.corpus.filters import FilterConfig, drop_reason
+from unibert.corpus.filters import DropReason, FilterConfig, drop_reason
 from unibert.corpus.inputs import InputFile
 from unibert.corpus.multistream import is_multistream
 from unibert.corpus.normalization import normalize
@@ -56,14 +56,19 @@ def clean(task: CleaningTask) -> tuple[Counter[str], ExclusionMatches, ProseLoss
     return reader.counts, reader.matches, loss
 
 
+def cleaned(document: Document, filters: FilterConfig) -> tuple[str, DropReason | None]:
+    """Return the text of a document as it is kept, and why a filter drops it, if one does."""
+    text = normalize(document.text)
+    return text, drop_reason(text, language(document.language), filters)
+
+
 def _kept(reader: DocumentReader, task: CleaningTask, loss: ProseLoss) -> Iterator[Document]:
-    expected = language(task.file.language)
     measured = PageSample(task.file.path)
     for document in reader:
         if document in measured:
             loss.measure(document)
-        text = normalize(document.text)
-        if reason := drop_reason(text, expected, task.filters):
+        text, reason = cleaned(document, task.filters)
+        if reason:
             reader.counts[reason] += 1
         else:
             yield replace(document, text=text)

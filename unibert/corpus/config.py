@@ -8,6 +8,34 @@ from unibert.corpus.filters import FilterConfig
 
 
 @dataclass(kw_only=True)
+class CorpusShowConfig:
+    """Which documents of an input or a corpus ``show_documents`` prints."""
+
+    source: str
+    """Dump, .jsonl or .txt file, a folder of such files, en=PATH, or a corpus folder made by `unibert corpus build`."""
+    title: str | None = None
+    """Title or id of the one page to show, whole. Documents of a corpus have ids only. Default: the first ones."""
+    language: str | None = None
+    """Code of the language to show. Default: all."""
+    dropped: str | None = None
+    """Show what was dropped for this reason, as in too_short; `all` for each reason. Only of inputs."""
+    diff: bool = False
+    """Show what of the page's visible prose is missing in its text, instead of both. Only of dumps."""
+    number: int = 3
+    """Number of documents to show: of each language, with --dropped of each reason, in a corpus of each split."""
+    filters: FilterConfig = field(default_factory=FilterConfig)
+    """Quality filters."""
+    max_page_characters: int = 1 << 20
+    """Drop wiki pages with more characters of wikitext than this."""
+
+    def __post_init__(self) -> None:
+        if self.number < 1:
+            raise ValueError(f"number: must be at least 1, got {self.number}")
+        if self.title is not None and self.dropped is not None:
+            raise ValueError("dropped: shows samples; leave it out to see the page that title names")
+
+
+@dataclass(kw_only=True)
 class CorpusConfig:
     """What ``build_corpus`` reads, keeps and writes.
 

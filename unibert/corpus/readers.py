@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -53,6 +53,8 @@ class Document:
     """``src`` of a JSONL record, else the file's name."""
     wikitext: str = ""
     """The page's source, for Wikipedia."""
+    dropped: str = ""
+    """The reason why the reader drops it, in a preview."""
 
 
 class DocumentReader:
@@ -63,6 +65,9 @@ class DocumentReader:
     a range of a multistream dump, every ``parts``-th page of another. A file that was cut off yields what can be read,
     and adds 1 to ``cut_off_files``. Documents that ``exclusions`` name are dropped; ``matches`` then holds what was
     named.
+
+    In a preview, pages that are dropped are yielded as well, with the reason, and those whose id and title ``preview``
+    rejects are not converted and have no text.
 
     Iterating raises UserError for damaged compression, an encoding other than UTF-8, a DTD, broken XML, XML that is not
     a MediaWiki export, or a line that is not a JSON object with a text.
@@ -75,12 +80,14 @@ class DocumentReader:
         parts: int = 1,
         max_page_characters: int = 1 << 20,
         exclusions: Exclusions | None = None,
+        preview: Callable[[str, str], bool] | None = None,
     ) -> None:
         self.counts: Counter[str] = Counter()
         self.matches = ExclusionMatches()
         self._file, self._part, self._parts = file, part, parts
         self._max_page_characters = max_page_characters
         self._exclusions = exclusions or Exclusions()
+        self._preview = preview
         self._number = 0
         self._range: StreamRange | None = None
         if parts > 1 and file.kind == "wiki":
@@ -171,24 +178,31 @@ class DocumentReader:
             raise
         except (MalformedXML, KeyError, TypeError, ValueError):
             self.counts["malformed_page"] += 1
+            if self._preview:
+                title = fields.get("title") or ""
+                yield Document("", self._file.language, title, "", self._file.path.name, dropped="malformed_page")
             return
         wikitext = content.text or ""
         target = fields.get("redirect") or (redirect_target(wikitext) if namespace == 0 else None)
+        reason = ""
         if target or "redirect" in fields:
-            self.counts["redirect"] += 1
+            reason = "redirect"
             if self._is_excluded(page_id, title) and (key := title_key((target or "").partition("#")[0])):
                 self.matches.targets.add(key)
         elif namespace != 0:
-            self.counts["not_an_article"] += 1
+            reason = "not_an_article"
         elif self._is_excluded(page_id, title):
-            self.counts["excluded"] += 1
+            reason = "excluded"
         elif content.model not in (None, "wikitext"):
-            self.counts["not_wikitext"] += 1
+            reason = "not_wikitext"
         elif len(wikitext) > self._max_page_characters:
-            self.counts["too_long_page"] += 1
-        else:
-            text = plain_text(wikitext, prefixes, title)
-            yield Document(page_id, self._file.language, title, text, self._file.path.name, wikitext)
+            reason = "too_long_page"
+        if reason:
+            self.counts[reason] += 1
+        if not reason or self._preview:
+            is_converted = not reason and (self._preview is None or self._preview(page_id, title))
+            text = plain_text(wikitext, prefixes, title) if is_converted else ""
+            yield Document(page_id, self._file.language, title, text, self._file.path.name, wikitext, reason)
 
     def _records(self) -> Iterator[Document]:
         with open_text(self._file.path) as stream:

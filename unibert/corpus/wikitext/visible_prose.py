@@ -7,7 +7,10 @@ way a parser can: a delimiter that is not balanced removes nothing.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from html import unescape
+from itertools import compress, groupby
+from operator import itemgetter
 
 # With their content; a comment or element that is not closed is none
 _COMMENT = re.compile(r"<!--(?:(?!<!--).)*?-->", re.DOTALL)
@@ -39,31 +42,74 @@ def kept_share(wikitext: str, text: str) -> tuple[int, int]:
     belong to a run on their other side, and fewer than three words between two such places do not count. A paragraph
     that is lost counts as lost, though all its words occur elsewhere. Takes time proportional to the lengths.
     """
+    windows = _windows(text)
+    visible = kept = 0
+    for _, stretches in _prose_lines(wikitext):
+        for words in stretches:
+            if len(words) >= _WINDOW:
+                visible += sum(map(len, words))
+                kept += sum(map(len, compress(words, _are_kept(words, windows))))
+    return visible, kept
+
+
+def lost_prose(wikitext: str, text: str) -> list[list[tuple[str, bool]]]:
+    """Return the lines of visible prose that lose words by the rule of `kept_share`.
+
+    Returns:
+        For each line its pieces, in order, with whether they are lost. "…" stands where something was removed.
+    """
+    windows = _windows(text)
+    lines = []
+    for sources, stretches in _prose_lines(wikitext):
+        line: list[tuple[str, bool]] = []
+        for source, words in zip(sources, stretches, strict=True):
+            if line:
+                line.append(("…", False))
+            kept = _are_kept(words, windows) if len(words) >= _WINDOW else [True] * len(words)
+            line += _pieces(source, kept)
+        if any(is_lost for _, is_lost in line):
+            lines.append(line)
+    return lines
+
+
+def _pieces(source: str, kept: list[bool]) -> list[tuple[str, bool]]:
+    """Cut a text into runs of words that are kept and of words that are lost."""
+    pieces: list[tuple[str, bool]] = []
+    done = 0
+    for is_kept, run in groupby(zip(_WORD.finditer(source), kept, strict=True), key=itemgetter(1)):
+        words = [word for word, _ in run]
+        if not is_kept:
+            start, end = words[0].start(), words[-1].end()
+            pieces += [(source[done:start], False), (source[start:end], True)]
+            done = end
+    return [*pieces, (source[done:], False)]
+
+
+def _windows(text: str) -> set[tuple[str, ...]]:
     windows: set[tuple[str, ...]] = set()
     for line in text.split("\n"):
         words = _WORD.findall(line)
         windows.update(zip(*(words[start:] for start in range(_WINDOW)), strict=False))
-    visible = kept = 0
+    return windows
+
+
+def _prose_lines(wikitext: str) -> Iterator[tuple[list[str], list[list[str]]]]:
+    """Yield the lines of visible prose: what stands between removed things, and the words of it."""
     for line in _visible(wikitext).split("\n"):
         if line.lstrip().startswith(_NO_PROSE):
             continue
-        stretches = [_WORD.findall(stretch) for stretch in line.split(_GAP)]
-        if sum(map(len, stretches)) < _MIN_WORDS:
-            continue
-        for words in stretches:
-            if len(words) >= _WINDOW:
-                visible += sum(map(len, words))
-                kept += _kept(words, windows)
-    return visible, kept
+        sources = line.split(_GAP)
+        stretches = [_WORD.findall(source) for source in sources]
+        if sum(map(len, stretches)) >= _MIN_WORDS:
+            yield sources, stretches
 
 
-def _kept(words: list[str], windows: set[tuple[str, ...]]) -> int:
-    """Return the number of characters of the words that belong to a window of the text."""
-    kept = counted = 0
+def _are_kept(words: list[str], windows: set[tuple[str, ...]]) -> list[bool]:
+    """Whether each of the words belongs to a window of the text."""
+    kept = [False] * len(words)
     for start, window in enumerate(zip(*(words[start:] for start in range(_WINDOW)), strict=False)):
         if window in windows:
-            kept += sum(map(len, words[max(start, counted) : start + _WINDOW]))
-            counted = start + _WINDOW
+            kept[start : start + _WINDOW] = [True] * _WINDOW
     return kept
 
 
