@@ -124,3 +124,63 @@ def test_damaged_blocks_raise_value_error(damage, capsys):
     with pytest.raises(ValueError, match="block 000000"):
         decode_block(sample | {"__key__": "000000"})
     assert "unpickled" not in capsys.readouterr().out
+
+
+LINES = [np.array([1, 0, 1], np.uint32), np.array([1], np.uint32)]
+
+
+def _with_lines(lines=LINES):
+    block = Block(["a", "b"], np.array([2, 1], np.uint32), np.array([5, 6, 7], np.uint16), lines=lines)
+    return encode_block(block) | {"__key__": "000000"}
+
+
+def test_lines_are_read_only_when_asked_for():
+    sample = _with_lines()
+    lines = decode_block(sample, with_lines=True).lines
+    assert [document.tolist() for document in lines] == [[1, 0, 1], [1]]
+    assert decode_block(sample).lines is None
+    # Training does not notice them, nor damage in them.
+    assert decode_block(sample | {"lines.npy": b"damage"}).ids == ["a", "b"]
+    without = _with_lines(None)
+    assert without.keys() == sample.keys() - {"lines.npy"}
+    assert json.loads(without["json"]).keys() == {"ids", "crc32"}
+    assert decode_block(without, with_lines=True).lines is None
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"lines.npy": None},
+        {"lines.npy": b"\x93NUMPY"},
+        {"lines.npy": _npy(np.array([1, 1, 0, 1], np.uint32))},  # same sums, another content
+        {"lines.npy": _npy(np.array([1, 0, 1, 1], np.int64))},
+        {"lines.npy": _npy(np.array([1, 0, 1], np.uint32))},
+        {"json": [4]},
+        {"json": [2, 2]},
+        {"json": [4, 0]},
+        {"json": [[3, 1]]},
+        {"json": None},
+    ],
+)
+def test_damaged_lines_raise_value_error(damage):
+    sample = _with_lines()
+    if "json" in damage:
+        damage = {"json": json.dumps(json.loads(sample["json"]) | {"lines": damage["json"]}).encode()}
+    sample = {name: content for name, content in (sample | damage).items() if content is not None}
+    with pytest.raises(ValueError, match="block 000000"):
+        decode_block(sample, with_lines=True)
+    decode_block(sample)
+
+
+def test_a_writer_keeps_lines_of_blocks_whose_documents_all_have_them(tmp_path):
+    with ShardWriter(tmp_path, "af", "train", vocab_size=100, tokens_per_block=3) as writer:
+        writer.write("a", [5, 6], 2, LINES[0])
+        writer.write("b", [7], 1, LINES[1])
+        writer.write("c", [5, 6], 2, LINES[0])
+        writer.write("d", [7], 1)
+        with pytest.raises(ValueError, match="document e: lines of 2 tokens"):
+            writer.write("e", [7], 1, LINES[0])
+    path = str(tmp_path / writer.shard.path)
+    first, second = (decode_block(s, with_lines=True) for s in webdataset.WebDataset(path, shardshuffle=False))
+    assert [document.tolist() for document in first.lines] == [[1, 0, 1], [1]]
+    assert second.lines is None

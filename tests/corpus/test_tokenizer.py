@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from tests.corpus.inputs import sentences
 from unibert.corpus.fast_tokenizer import save_tokenizer
-from unibert.corpus.tokenizer import SPECIAL_TOKENS, encode, load_tokenizer, train_tokenizer
+from unibert.corpus.tokenizer import SPECIAL_TOKENS, load_tokenizer, train_tokenizer
 from unibert.errors import UserError
 
 
@@ -40,10 +40,10 @@ def test_special_ids_and_bytes(folder):
     ids = (fast.pad_token_id, fast.unk_token_id, fast.cls_token_id, fast.sep_token_id, fast.mask_token_id)
     assert ids == (0, 1, 2, 3, 4)
     assert (fast.bos_token_id, fast.eos_token_id, len(fast)) == (2, 3, 500)
-    for token_ids in (encode(processor, "€𓀀"), fast("€𓀀", add_special_tokens=False).input_ids):
+    for token_ids in (processor.Encode("€𓀀"), fast("€𓀀", add_special_tokens=False).input_ids):
         assert [processor.IsByte(token) for token in token_ids].count(True) == 7  # 3 + 4 bytes of UTF-8
         assert processor.Decode(token_ids) == "€𓀀"
-    assert min(encode(processor, "<mask></s>")) > 4  # text cannot forge special tokens
+    assert min(processor.Encode("<mask></s>")) > 4  # text cannot forge special tokens
 
 
 def test_training_is_deterministic_and_silent(model, capfd):

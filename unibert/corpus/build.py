@@ -412,9 +412,11 @@ def _write_shard(task: _ShardTask) -> tuple[Shard, npt.NDArray[np.int64]]:
         tokens_per_block=task.tokens_per_block,
     )
     with writer:
-        for document_id, text, tokens in _tokenised(tokenizer, task.spools, task.documents):
-            counts += np.bincount(tokens, minlength=len(counts))
-            writer.write(document_id, tokens, len(text.encode()))
+        for batch in _batches(task.spools, task.documents):
+            encoded = tokenizer.encode_lines([text for _, text in batch])
+            for (document_id, text), (tokens, lines) in zip(batch, encoded, strict=True):
+                counts += np.bincount(tokens, minlength=len(counts))
+                writer.write(document_id, tokens, len(text.encode()), lines)
     assert writer.shard is not None
     return writer.shard, counts
 
@@ -423,18 +425,14 @@ def _count_task(task: _CountTask) -> npt.NDArray[np.int64]:
     """Count the occurrences of each piece in documents, (V,)."""
     tokenizer = corpus_tokenizer(task.tokenizer, task.tokenizer_sha256)
     counts = np.zeros(tokenizer.vocab_size, np.int64)
-    for _, _, tokens in _tokenised(tokenizer, task.spools, task.documents):
-        counts += np.bincount(tokens, minlength=len(counts))
+    for batch in _batches(task.spools, task.documents):
+        for tokens in tokenizer.encode_batch([text for _, text in batch]):
+            counts += np.bincount(tokens, minlength=len(counts))
     return counts
 
 
-def _tokenised(
-    tokenizer: DocumentTokenizer, spools: list[Path], documents: Index
-) -> Iterator[tuple[str, str, npt.NDArray[np.int32]]]:
-    """Yield id, text and token ids of documents."""
+def _batches(spools: list[Path], documents: Index) -> Iterator[list[tuple[str, str]]]:
+    """Yield id and text of documents, as many at a time as are in memory."""
     use_one_thread()
     for first in range(0, len(documents), _BATCH_DOCUMENTS):
-        batch = read_documents(spools, documents[first : first + _BATCH_DOCUMENTS])
-        encoded = tokenizer.encode_batch([text for _, text in batch])
-        for (document_id, text), tokens in zip(batch, encoded, strict=True):
-            yield document_id, text, tokens
+        yield read_documents(spools, documents[first : first + _BATCH_DOCUMENTS])

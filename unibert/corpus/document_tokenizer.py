@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from unibert.corpus.pretrained_tokenizer import PretrainedTokenizer
 from unibert.corpus.special_ids import SpecialIds
-from unibert.corpus.text_tokenizer import TOKENIZER_NAME, TextTokenizer
+from unibert.corpus.text_tokenizer import TOKENIZER_NAME, EncodedLines, TextTokenizer
 from unibert.corpus.tokenizer import MODEL_NAME, OwnTokenizer, load_tokenizer
 
 
@@ -28,6 +28,9 @@ class DocumentTokenizer(Protocol):
 
     def encode_batch(self, texts: Sequence[str]) -> list[npt.NDArray[np.int32]]:
         """Return the token ids of each text, without special tokens."""
+
+    def encode_lines(self, texts: Sequence[str]) -> list[EncodedLines]:
+        """Return the same ids of each text, and the number of tokens of each of its lines."""
 
 
 def find_tokenizer(name: str) -> bytes | PretrainedTokenizer:

@@ -6,6 +6,11 @@ A tar sample is a block of documents, so that the tar overhead (1.5 kB and more 
     <key>.lengths.npy  1-D uint32: tokens of each document
     <key>.json         {"ids": [document ids], "crc32": of the tokens' and then the lengths' bytes}
 
+Where the line breaks of the text are known, a block also has the next member, which training does not decode, and
+"lines": [number of lines of each document] and "lines_crc32": of that array's bytes, in its JSON:
+
+    <key>.lines.npy    1-D uint32: tokens of each line of each document, in order
+
 Train shards of a corpus that a teacher has read (`unibert corpus teach`) also have
 
     <key>.vectors.npy  2-D float16: the teacher's mean vector of each piece of each document, in order
@@ -50,6 +55,8 @@ class Block:
     """All documents' tokens end to end, (sum of lengths,), uint16 or uint32."""
     vectors: npt.NDArray[np.float16] | None = None
     """A teacher's vectors, (N, H); None if there are none, or they were not asked for."""
+    lines: list[npt.NDArray[np.uint32]] | None = None
+    """Tokens of each line of each document; None if they are not known, or were not asked for."""
 
     def documents(self) -> list[npt.NDArray[np.unsignedinteger]]:
         """Return one view of ``tokens`` per document."""
@@ -63,12 +70,13 @@ def token_dtype(vocab_size: int) -> type[np.uint16] | type[np.uint32]:
 
 def encode_block(block: Block) -> dict[str, bytes]:
     """Return the block's tar members by extension."""
-    metadata = {"ids": block.ids, "crc32": _checksum(block.tokens, block.lengths)}
-    return {
-        "tokens.npy": _npy_bytes(block.tokens),
-        "lengths.npy": _npy_bytes(block.lengths),
-        "json": json.dumps(metadata, ensure_ascii=False).encode(),
-    }
+    metadata: dict[str, Any] = {"ids": block.ids, "crc32": _checksum(block.tokens, block.lengths)}
+    members = {"tokens.npy": _npy_bytes(block.tokens), "lengths.npy": _npy_bytes(block.lengths)}
+    if block.lines is not None:
+        lines = np.concatenate(block.lines)
+        metadata |= {"lines": [len(document) for document in block.lines], "lines_crc32": _checksum(lines)}
+        members["lines.npy"] = _npy_bytes(lines)
+    return members | {"json": json.dumps(metadata, ensure_ascii=False).encode()}
 
 
 def encode_vectors(vectors: npt.NDArray[np.float16]) -> dict[str, bytes]:
@@ -81,12 +89,13 @@ def pieces_of(lengths: npt.NDArray[Any], max_length: int) -> npt.NDArray[np.int6
     return -(-lengths.astype(np.int64) // max_length)
 
 
-def decode_block(sample: Mapping[str, Any], piece_length: int | None = None) -> Block:
+def decode_block(sample: Mapping[str, Any], piece_length: int | None = None, *, with_lines: bool = False) -> Block:
     """Read a WebDataset sample (extension → bytes; ``__key__`` and the like are ignored).
 
     Args:
         sample: members of the block.
         piece_length: tokens of a piece, to read the vectors of pieces too.
+        with_lines: read the lines of documents too, if the block has them.
 
     Raises:
         ValueError: if a member is missing, unreadable, or does not fit the others.
@@ -94,7 +103,7 @@ def decode_block(sample: Mapping[str, Any], piece_length: int | None = None) -> 
     wanted = _MEMBERS if piece_length is None else (*_MEMBERS, *_VECTOR_MEMBERS)
     if missing := [member for member in wanted if member not in sample]:
         raise ValueError(f"block {sample.get('__key__', '?')}: no {', '.join(missing)}")
-    vectors = None
+    vectors = lines = None
     try:
         arrays = {
             name: np.load(io.BytesIO(sample[name]), allow_pickle=False) for name in wanted if name.endswith(".npy")
@@ -104,7 +113,10 @@ def decode_block(sample: Mapping[str, Any], piece_length: int | None = None) -> 
         ids, checksum = metadata["ids"], metadata["crc32"]
         if piece_length is not None:
             vectors, vectors_checksum = arrays["vectors.npy"], json.loads(sample["vectors.json"])["crc32"]
-    except (EOFError, KeyError, OSError, SyntaxError, TokenError, TypeError, ValueError) as error:
+        if with_lines and "lines" in metadata:
+            lines = np.load(io.BytesIO(sample["lines.npy"]), allow_pickle=False)
+            line_counts, lines_checksum = np.array(metadata["lines"], np.int64), metadata["lines_crc32"]
+    except (EOFError, KeyError, OSError, OverflowError, SyntaxError, TokenError, TypeError, ValueError) as error:
         raise ValueError(f"block {sample.get('__key__', '?')}: unreadable ({error})") from error
     consistent = (
         tokens.ndim == lengths.ndim == 1
@@ -123,9 +135,19 @@ def decode_block(sample: Mapping[str, Any], piece_length: int | None = None) -> 
             and len(vectors) == pieces_of(lengths, piece_length).sum()
             and _checksum(vectors) == vectors_checksum
         )
+    if consistent and lines is not None:
+        consistent = (
+            lines.ndim == line_counts.ndim == 1
+            and lines.dtype == np.uint32
+            and len(line_counts) == len(ids)
+            and line_counts.min() > 0
+            and line_counts.sum() == len(lines)
+            and bool((np.add.reduceat(lines, np.cumsum(line_counts) - line_counts, dtype=np.int64) == lengths).all())
+            and _checksum(lines) == lines_checksum
+        )
     if not consistent:
         raise ValueError(f"block {sample.get('__key__', '?')}: ids, arrays and checksum do not fit together")
-    return Block(ids, lengths, tokens, vectors)
+    return Block(ids, lengths, tokens, vectors, None if lines is None else np.split(lines, np.cumsum(line_counts)[:-1]))
 
 
 def _checksum(*arrays: npt.NDArray[Any]) -> int:
@@ -178,6 +200,7 @@ class ShardWriter:
         self._tar: tarfile.TarFile | None = None
         self._ids: list[str] = []
         self._documents: list[npt.NDArray[Any]] = []
+        self._lines: list[npt.NDArray[np.uint32] | None] = []
         self._block_tokens = self._block_text_bytes = 0
         self._totals = dict.fromkeys(("documents", "blocks", "tokens", "text_bytes"), 0)
 
@@ -191,19 +214,30 @@ class ShardWriter:
             self._tar.close()
             self._partial.unlink(missing_ok=True)
 
-    def write(self, document_id: str, tokens: Sequence[int] | npt.NDArray[Any], text_bytes: int) -> None:
-        """Append a document: its token ids without special tokens, and the bytes of the text they stand for.
+    def write(
+        self,
+        document_id: str,
+        tokens: Sequence[int] | npt.NDArray[Any],
+        text_bytes: int,
+        lines: npt.NDArray[np.uint32] | None = None,
+    ) -> None:
+        """Append a document: its token ids without special tokens, the bytes of the text they stand for, and the tokens
+        of each of its lines, which a block has if all its documents do.
 
         Raises:
-            ValueError: if the document has no tokens or an id does not fit the vocabulary's dtype.
+            ValueError: if the document has no tokens, an id does not fit the vocabulary's dtype, or the lines do not
+                have all tokens.
         """
         array = np.asarray(tokens)
         if not array.size or array.min() < 0 or array.max() > np.iinfo(self._dtype).max:
             raise ValueError(f"document {document_id}: no tokens, or ids outside {self._dtype.__name__}")
+        if lines is not None and lines.sum(dtype=np.int64) != array.size:
+            raise ValueError(f"document {document_id}: lines of {lines.sum()} tokens, but {array.size} tokens")
         if self._ids and self._block_tokens + array.size > self._tokens_per_block:
             self._flush_block()
         self._ids.append(document_id)
         self._documents.append(array.astype(self._dtype))
+        self._lines.append(lines)
         self._block_tokens += array.size
         self._block_text_bytes += text_bytes
         if len(self._ids) >= _DOCUMENTS_PER_BLOCK or self._block_tokens >= self._tokens_per_block:
@@ -230,14 +264,21 @@ class ShardWriter:
     def _flush_block(self) -> None:
         tar = self._tar or self._open_shard()
         lengths = np.array([len(tokens) for tokens in self._documents], dtype=np.uint32)
-        members = encode_block(Block(self._ids, lengths, np.concatenate(self._documents)))
+        lines = [document for document in self._lines if document is not None]
+        block = Block(
+            self._ids,
+            lengths,
+            np.concatenate(self._documents),
+            lines=lines if len(lines) == len(self._ids) else None,
+        )
+        members = encode_block(block)
         for extension, content in members.items():
             add_member(tar, f"{self._totals['blocks']:06d}.{extension}", content)
         self._totals["documents"] += len(self._ids)
         self._totals["tokens"] += self._block_tokens
         self._totals["text_bytes"] += self._block_text_bytes
         self._totals["blocks"] += 1
-        self._ids, self._documents = [], []
+        self._ids, self._documents, self._lines = [], [], []
         self._block_tokens = self._block_text_bytes = 0
 
     def _open_shard(self) -> tarfile.TarFile:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ TOKENIZER_NAME = "tokenizer.json"
 ROLES = ("pad_token", "mask_token", "unk_token", "cls_token", "sep_token", "bos_token", "eos_token")
 NEVER_BEST_SCORE = -1e9
 """Unigram score of pieces that no text spells. One that spells "<0x0A>" is then segmented into other pieces."""
+EncodedLines = tuple[npt.NDArray[np.int32], npt.NDArray[np.uint32]]
+"""Token ids of a text, (T,), and the number of tokens of each of its lines, (lines,), which sum to T."""
 _UNTYPABLE = "\ue000{}\ue000"
 """Spelling of a special token that no cleaned text contains: private-use characters are removed from text."""
 
@@ -70,6 +73,26 @@ class TextTokenizer:
         """Token ids of each text, without the frame."""
         encoded = self._plain.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(one.ids, dtype=np.int32) for one in encoded]
+
+    def encode_lines(self, texts: Sequence[str]) -> list[EncodedLines]:
+        """Token ids of each text, without the frame, and the number of tokens of each of its lines.
+
+        A token belongs to the line of its last character, so that one which stands for a break and the word after it is
+        the first of the new line.
+        """
+        encoded = self._plain.encode_batch(list(texts), add_special_tokens=False)
+        return [
+            (np.array(one.ids, dtype=np.int32), _tokens_of_lines(text, one.offsets))
+            for text, one in zip(texts, encoded, strict=True)
+        ]
+
+
+def _tokens_of_lines(text: str, offsets: list[tuple[int, int]]) -> npt.NDArray[np.uint32]:
+    """Return the number of tokens of each line of a text, from the tokens' first and last characters in it."""
+    breaks = np.array([match.start() for match in re.finditer("\n", text)], dtype=np.int64)
+    ends = np.array(offsets, dtype=np.int64).reshape(-1, 2)[:, 1]
+    line = np.searchsorted(breaks, np.maximum.accumulate(ends) - 1)
+    return np.bincount(line, minlength=len(breaks) + 1).astype(np.uint32)
 
 
 def plain_tokenizer(content: str) -> Tokenizer:

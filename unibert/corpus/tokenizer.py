@@ -15,6 +15,7 @@ from sentencepiece import sentencepiece_model_pb2
 
 from unibert.corpus.normalization_rules import training_rules
 from unibert.corpus.special_ids import OWN_SPECIAL_IDS
+from unibert.corpus.text_tokenizer import EncodedLines
 from unibert.errors import UserError
 
 SPECIAL_TOKENS = ("<pad>", "<unk>", "<s>", "</s>", "<mask>")
@@ -128,10 +129,14 @@ class OwnTokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[npt.NDArray[np.int32]]:
         """Return the token ids of each text, without special tokens."""
-        return [np.array(encode(self._processor, text), dtype=np.int32) for text in texts]
+        return [tokens for tokens, _ in self.encode_lines(texts)]
 
+    def encode_lines(self, texts: Sequence[str]) -> list[EncodedLines]:
+        """Return the token ids of each text, without special tokens, and the number of tokens of each of its lines."""
+        return [self._encoded(text) for text in texts]
 
-def encode(processor: sentencepiece.SentencePieceProcessor, text: str) -> list[int]:
-    """Return a text's token ids, line by line (a line break is a space to SentencePiece), without special tokens."""
-    encoded = processor.Encode(text.split("\n"), num_threads=1)
-    return [token for line in encoded for token in line]
+    def _encoded(self, text: str) -> EncodedLines:
+        # A line break is a space to SentencePiece.
+        lines = self._processor.Encode(text.split("\n"), num_threads=1)
+        tokens = np.fromiter(chain.from_iterable(lines), dtype=np.int32)
+        return tokens, np.array([len(line) for line in lines], dtype=np.uint32)

@@ -153,7 +153,7 @@ def _write_taught(shard: Shard, options: TeachOptions, path: Path) -> None:
     source = ShardSource(options.corpus, StreamConfig())
     written = 0
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
-        for block in read_blocks(source, shard, manifest.vocab_size):
+        for block in read_blocks(source, shard, manifest.vocab_size, with_lines=True):
             vectors = _vectors(teacher, block, manifest.special_ids, options)
             for extension, content in (encode_block(block) | encode_vectors(vectors)).items():
                 add_member(tar, f"{written:06d}.{extension}", content)
