@@ -1,14 +1,20 @@
 """``unibert corpus show`` from the command line."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
+import tarfile
 
 import pytest
 
 from tests.corpus.inputs import page_xml, sentences, write_dump, write_jsonl
 from tests.refusals import refused
 from unibert.cli import main
+from unibert.corpus.build import build_corpus
+from unibert.corpus.config import CorpusConfig
+from unibert.corpus.shards import add_member
 
 TEXTS = sentences(40)
 LOST = "the water wheel that stood beside the house"
@@ -140,3 +146,53 @@ def test_a_pipe_may_be_closed_early(inputs):
     done = subprocess.run(command, shell=True, capture_output=True, text=True, env=os.environ)
     assert done.stdout == "id 0, af, af.jsonl\n"
     assert done.stderr == ""
+
+
+# ---- a corpus ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def corpus(inputs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("built") / "corpus"
+    build_corpus(CorpusConfig(inputs=[str(inputs)], output=str(folder), vocab_size=400, workers=1))
+    return folder
+
+
+def test_documents_of_a_corpus_have_their_lines(corpus, capsys):
+    text = shown(capsys, corpus, "--title", 9)
+    assert text.splitlines()[0] in ("id 9, de, train", "id 9, de, heldout")
+    assert text.endswith(f"\n\n{TEXTS[3]}\n{TEXTS[4]}\n\n")
+    several = shown(capsys, corpus, "--language", "de", "--number", 2).splitlines()
+    assert sum(line.endswith("de, train") for line in several) == 2
+    assert sum(line.endswith("de, heldout") for line in several) == 1
+
+
+def test_an_old_corpus_has_no_lines(corpus, capsys, tmp_path):
+    old = tmp_path / "old"
+    shutil.copytree(corpus, old)
+    for shard in old.glob("*/*.tar"):
+        with tarfile.open(shard) as tar:
+            members = {member.name: tar.extractfile(member).read() for member in tar}
+        with tarfile.open(shard, "w") as tar:
+            for name, content in members.items():
+                if name.endswith(".json"):
+                    content = json.dumps({key: json.loads(content)[key] for key in ("ids", "crc32")}).encode()
+                if not name.endswith(".lines.npy"):
+                    add_member(tar, name, content)
+    text = shown(capsys, old, "--title", 9)
+    assert f"\n{TEXTS[3]} {TEXTS[4]}\n" in text
+    assert text.endswith("was built without line breaks; a document stands in one line.\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--title", "99999"], "title: {corpus} has no document with the id '99999'; a corpus holds ids, no titles"),
+        (["--language", "ed"], "has no document in ed; it has af, de; did you mean 'de'?"),
+        (["--dropped", "all"], "dropped: {corpus} is a corpus, which holds what was kept; name the input instead"),
+        (["--diff"], "diff: {corpus} is a corpus"),
+    ],
+)
+def test_mistakes_with_a_corpus(words, message, corpus, capsys):
+    _, error = refused(capsys, "corpus", "show", corpus, *words)
+    assert message.format(corpus=corpus) in error

@@ -10,16 +10,28 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import islice
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
 
 from unibert.corpus.config import CorpusShowConfig
 from unibert.corpus.exclusions import title_key
 from unibert.corpus.inputs import InputFile, find_inputs
+from unibert.corpus.manifest import MANIFEST_NAME, Manifest, Split
 from unibert.corpus.preview import PreviewedDocument, preview_documents
 from unibert.corpus.prose_loss import kept_percentage
+from unibert.corpus.text_tokenizer import TOKENIZER_NAME
 from unibert.corpus.wikitext.visible_prose import kept_share, lost_prose
 from unibert.errors import UserError
 from unibert.languages import language_code, nearest_code
 from unibert.reports.side_by_side import side_by_side
+from unibert.stream.config import StreamConfig
+from unibert.stream.reader import read_blocks
+from unibert.stream.source import ShardSource
 
 _SHOWN_CHARACTERS = 2000  # of a document that was not named
 _MIN_COLUMNS = 100  # of a terminal, for two texts side by side
@@ -55,7 +67,8 @@ def show_documents(config: CorpusShowConfig) -> None:
         shutil.get_terminal_size().columns if is_terminal else 0, is_terminal and not os.environ.get("NO_COLOR")
     )
     try:
-        for line in _input_lines(config, screen):
+        is_corpus = (Path(config.source) / MANIFEST_NAME).is_file()
+        for line in (_corpus_lines if is_corpus else _input_lines)(config, screen):
             print(line)
         sys.stdout.flush()
     except BrokenPipeError:
@@ -128,15 +141,18 @@ def _files_by_language(config: CorpusShowConfig) -> list[list[InputFile]]:
     files: dict[str, list[InputFile]] = defaultdict(list)
     for file in find_inputs([config.source]):
         files[file.language].append(file)
+    return [files[code] for code in _languages(config, list(files))]
+
+
+def _languages(config: CorpusShowConfig, found: list[str]) -> list[str]:
     if config.language is None:
-        return list(files.values())
-    if (code := language_code(config.language)) not in files:
-        found = sorted(files)
+        return found
+    if (code := language_code(config.language)) not in found:
         raise UserError(
-            f"language: {config.source} has no document in {code}; it has {', '.join(found)}; did you mean "
-            f"{nearest_code(code, found)!r}?"
+            f"language: {config.source} has no document in {code}; it has {', '.join(sorted(found))}; did you mean "
+            f"{nearest_code(code, sorted(found))!r}?"
         )
-    return [files[code]]
+    return [code]
 
 
 def _is_asked_for(preview: PreviewedDocument, config: CorpusShowConfig) -> bool:
@@ -196,3 +212,61 @@ def _shortened(text: str, limit: int | None) -> list[str]:
 
 def _printable(text: str) -> str:
     return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text.replace("\r\n", "\n").replace("\t", " "))
+
+
+# ---- a corpus ----------------------------------------------------------------------------------------------------
+
+
+def _corpus_lines(config: CorpusShowConfig, screen: _Screen) -> Iterator[str]:
+    for option in ("dropped", "diff"):
+        if getattr(config, option):
+            raise UserError(f"{option}: {config.source} is a corpus, which holds what was kept; name the input instead")
+    manifest = Manifest.load(config.source)
+    tokenizer = Tokenizer.from_file(str(Path(config.source) / "tokenizer" / TOKENIZER_NAME))
+    titles = _Titles(config.title)
+    has_breaks = True
+    for code in _languages(config, manifest.languages):
+        for split in get_args(Split):
+            for document_id, tokens, lines in islice(_documents(config, manifest, code, split, titles), config.number):
+                yield screen.heading(_printable(f"id {document_id}, {code}, {split}"))
+                yield f"{len(tokens):,} tokens"
+                yield ""
+                has_breaks = has_breaks and lines is not None
+                text = _decoded(tokenizer, tokens, lines)
+                yield from _shortened(text, None if config.title is not None else _SHOWN_CHARACTERS)
+                yield ""
+                if config.title is not None:
+                    yield from _note(config, has_breaks)
+                    return
+    if config.title is not None:
+        raise UserError(
+            f"title: {config.source} has no document with the id {config.title!r}; a corpus holds ids, no titles"
+            f"{titles.hint()}"
+        )
+    yield from _note(config, has_breaks)
+
+
+def _note(config: CorpusShowConfig, has_breaks: bool) -> Iterator[str]:
+    if not has_breaks:
+        yield f"{config.source} was built without line breaks; a document stands in one line."
+
+
+def _documents(
+    config: CorpusShowConfig, manifest: Manifest, code: str, split: Split, titles: _Titles
+) -> Iterator[tuple[str, npt.NDArray[np.unsignedinteger], npt.NDArray[np.uint32] | None]]:
+    """Yield id, tokens and tokens of each line of the documents that are asked for, in the order of the shards."""
+    source = ShardSource(Path(config.source), StreamConfig())
+    for shard in manifest.shards_of(code, split):
+        for block in read_blocks(source, shard, manifest.vocab_size, with_lines=True):
+            unknown: list[npt.NDArray[np.uint32] | None] = [None] * len(block.ids)
+            lines = block.lines or unknown
+            for document_id, tokens, tokens_of_lines in zip(block.ids, block.documents(), lines, strict=True):
+                if titles.is_wanted(document_id, ""):
+                    yield document_id, tokens, tokens_of_lines
+
+
+def _decoded(
+    tokenizer: Tokenizer, tokens: npt.NDArray[np.unsignedinteger], lines: npt.NDArray[np.uint32] | None
+) -> str:
+    pieces = [tokens] if lines is None else np.split(tokens, np.cumsum(lines, dtype=np.int64)[:-1])
+    return "\n".join(tokenizer.decode(piece.tolist()).strip() for piece in pieces)
