@@ -159,7 +159,7 @@ def corpus(inputs, tmp_path_factory):
 
 
 def test_documents_of_a_corpus_have_their_lines(corpus, capsys):
-    text = shown(capsys, corpus, "--title", 9)
+    text = shown(capsys, corpus, "--title", 9, "--language", "de")
     assert text.splitlines()[0] in ("id 9, de, train", "id 9, de, heldout")
     assert text.endswith(f"\n\n{TEXTS[3]}\n{TEXTS[4]}\n\n")
     several = shown(capsys, corpus, "--language", "de", "--number", 2).splitlines()
@@ -179,7 +179,7 @@ def test_an_old_corpus_has_no_lines(corpus, capsys, tmp_path):
                     content = json.dumps({key: json.loads(content)[key] for key in ("ids", "crc32")}).encode()
                 if not name.endswith(".lines.npy"):
                     add_member(tar, name, content)
-    text = shown(capsys, old, "--title", 9)
+    text = shown(capsys, old, "--title", 9, "--language", "de")
     assert f"\n{TEXTS[3]} {TEXTS[4]}\n" in text
     assert text.endswith("was built without line breaks; a document stands in one line.\n")
 
