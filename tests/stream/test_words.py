@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from unibert.corpus.special_ids import OWN_SPECIAL_IDS
-from unibert.corpus.tokenizer import encode, load_tokenizer, train_tokenizer
+from unibert.corpus.tokenizer import load_tokenizer, train_tokenizer
 from unibert.errors import UserError
 from unibert.schedules import Timeline
 from unibert.stream import Stream, StreamConfig
@@ -115,7 +115,7 @@ def split_into_words(corpus: Path, text: str) -> list[str]:
     starts = word_starts(corpus, PIECES)
     assert starts.shape == (PIECES,)
     words: list[str] = []
-    for token in encode(processor, text):
+    for token in processor.Encode(text):
         piece = processor.id_to_piece(token).replace("▁", " ")
         if starts[token] or not words:
             words.append(piece)
@@ -131,7 +131,7 @@ def test_words_of_scripts_with_spaces(tokenizer: Path) -> None:
 
 def test_scripts_without_spaces_begin_a_word_at_every_piece(tokenizer: Path) -> None:
     for text in ("猫が水を飲む", "แมวดื่มน้ำ"):
-        pieces = encode(load_tokenizer(tokenizer), text)
+        pieces = load_tokenizer(tokenizer).Encode(text)
         assert len(pieces) > 1
         assert word_starts(tokenizer, PIECES)[pieces].all()
 
