@@ -30,6 +30,11 @@ class Language:
     in_107: bool
 
     @property
+    def label(self) -> str:
+        """Code and name for tables, the code alone if the name is not known."""
+        return self.code if self.name == self.code else f"{self.code} {self.name}"
+
+    @property
     def scripts(self) -> frozenset[str]:
         """The scripts as a set, empty if they are not known."""
         return frozenset(self.script.split("+")) if self.script else frozenset()
@@ -54,6 +59,11 @@ def language(code: str) -> Language:
     """Return what is known of the language with this code."""
     code = _SAME_LANGUAGE.get(code, code)
     return LANGUAGES.get(code) or Language(code, code, script="", family="unknown", in_107=False)
+
+
+def is_known(code: str) -> bool:
+    """Return whether this is the code of a Wikipedia, or another code for its language."""
+    return code in LANGUAGES or code in _SAME_LANGUAGE
 
 
 def language_code(given: str) -> str:

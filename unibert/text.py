@@ -8,6 +8,12 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 TEXT_WIDTH = 110
 
 
+def shortened(items: Sequence[str], most: int) -> str:
+    """Return the first items and the number of the others: ``a, b, c and 8 more``."""
+    more = len(items) - most
+    return ", ".join(items[:most]) + (f" and {more:,} more" if more > 0 else "")
+
+
 def plain_table(rows: Iterable[Sequence[str]]) -> list[str]:
     """Lines of aligned columns: the first column left-aligned, the others right-aligned."""
     rows = list(rows)

@@ -21,6 +21,7 @@ def assert_text(wikitext, expected):
         ("[[File:A.jpg|thumb|Ein [[Bild]] hier]]Text", "Text"),
         ("[[पुचः:x.jpg|100px]]Text", "Text"),
         ("A\n[[Category:B]]\n[[पुचः:भूगोल]]\n[[fr:Berlin]] [[zh:柏林]]\nC", "A\nC"),
+        ("The mill [[fr:Moulin]] [[zh-min-nan:Chhia]]stands [[Mill: a novel]].", "The mill stands Mill: a novel."),
         ("A [[en:Berlin]] [[:en:Berlin|auf Englisch]] C", "A auf Englisch C"),
         ("A\n<gallery>\nA.jpg|Bild\n</gallery>\nB", "A\nB"),
         ("E <math>x^2</math> = [http://a.b/c mc²] [http://a.b] http://a.b/d", "E = mc²"),

@@ -23,7 +23,7 @@ from unibert.corpus.config import CorpusConfig
 from unibert.corpus.document_tokenizer import DocumentTokenizer, corpus_tokenizer, find_tokenizer
 from unibert.corpus.exclusions import ExclusionMatches, Exclusions, read_exclusions
 from unibert.corpus.executors import run_tasks, write_corpus
-from unibert.corpus.inputs import InputFile, find_inputs, shortened, unread_files
+from unibert.corpus.inputs import LISTED_NAMES, InputFile, find_inputs, unread_files
 from unibert.corpus.manifest import MANIFEST_NAME, Manifest, Shard, Split
 from unibert.corpus.pretrained_tokenizer import PretrainedTokenizer
 from unibert.corpus.report import REPORT_JSON, REPORT_MARKDOWN, LanguageReport, save_report
@@ -33,6 +33,7 @@ from unibert.corpus.text_tokenizer import use_one_thread
 from unibert.corpus.tokenizer import train_tokenizer
 from unibert.errors import UserError
 from unibert.languages import language, language_code, nearest_code
+from unibert.text import shortened
 
 _SPOOL_NAME = ".spool"
 _SAMPLED_DOCUMENTS = 200  # per language, to estimate its tokens per byte
@@ -159,7 +160,7 @@ def _notes(
         elif unmatched := excluded.unmatched(matches[code].entries):
             notes.append(
                 f"exclude: {len(unmatched):,} of {len(excluded.entries):,} titles or ids of {code} matched no document "
-                f"({shortened(unmatched)})"
+                f"({shortened(unmatched, LISTED_NAMES)})"
             )
     return notes
 

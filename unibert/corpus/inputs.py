@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,6 +13,7 @@ from unibert.corpus.compression import COMPRESSIONS
 from unibert.corpus.parquet import parquet_language
 from unibert.errors import UserError
 from unibert.languages import LANGUAGES, language_code
+from unibert.text import shortened
 
 Kind = Literal["wiki", "jsonl", "text", "parquet"]
 
@@ -31,7 +32,8 @@ _DUMP = re.compile(
 )
 DOWNLOADS_NAME = "downloads.json"
 """File in which `corpus download` records what it has fetched into a folder."""
-_LISTED_NAMES = 3
+LISTED_NAMES = 3
+"""Names that a sentence lists; of others it gives the number."""
 
 _Reason = tuple[str, str, str]
 """Noun, what is true of such files, and advice."""
@@ -68,12 +70,6 @@ def find_inputs(inputs: Iterable[str]) -> list[InputFile]:
 def unread_files(inputs: Iterable[str]) -> list[str]:
     """Return a sentence for each folder that has files which `find_inputs` leaves out, with the reasons."""
     return [f"{folder}: left out {_reasons(names)}" for folder, names in _search(inputs)[1].items()]
-
-
-def shortened(names: Sequence[str]) -> str:
-    """Return the first names and the number of the others: ``a, b, c and 8 more``."""
-    more = len(names) - _LISTED_NAMES
-    return ", ".join(names[:_LISTED_NAMES]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _search(inputs: Iterable[str]) -> tuple[list[InputFile], dict[Path, dict[_Reason, list[str]]]]:
@@ -141,7 +137,7 @@ def _input_file(path: Path, forced: str) -> InputFile:
 
 def _reasons(left_out: dict[_Reason, list[str]]) -> str:
     return "; ".join(
-        f"{len(names):,} {noun}{'s' * (len(names) > 1)}{reason} ({shortened(names)}{advice})"
+        f"{len(names):,} {noun}{'s' * (len(names) > 1)}{reason} ({shortened(names, LISTED_NAMES)}{advice})"
         for (noun, reason, advice), names in left_out.items()
     )
 

@@ -194,7 +194,7 @@ def _prose_lines(reports: Mapping[str, LanguageReport]) -> list[str]:
         total.add(prose)
     rows = [
         (
-            f"{code} {language(code).name}",
+            language(code).label,
             f"{prose.pages:,}",
             f"{prose.visible:,}",
             kept_percentage(prose.visible, prose.kept),
@@ -234,7 +234,7 @@ def _row(code: str, report: LanguageReport, manifest: Manifest, is_trimmed: bool
         ]
     cost = report.trimming_cost
     trimming = ([""] if cost is None else [f"{cost:+.1%}"]) if is_trimmed else []
-    return [f"{code} {language(code).name}", *(f"{count:,}" for count in counts), *ratios, *trimming, report.reasons]
+    return [language(code).label, *(f"{count:,}" for count in counts), *ratios, *trimming, report.reasons]
 
 
 def _by_count(entry: tuple[str, int]) -> tuple[int, str]:

@@ -16,9 +16,9 @@ from unibert.corpus.contents import LanguageContents, language_contents
 from unibert.corpus.manifest import Manifest
 from unibert.errors import UserError
 from unibert.files import write_atomically
-from unibert.languages import LANGUAGES
+from unibert.languages import LANGUAGES, language
 from unibert.stream.forecast import WORTHWHILE_EPOCHS, Forecast, mixing_warning
-from unibert.text import described_lines, percent, ruled_table, short, three_digits, with_unit
+from unibert.text import described_lines, percent, ruled_table, short, shortened, three_digits, with_unit
 from unibert.training.config import RunConfig
 
 Record = dict[str, Any]
@@ -59,7 +59,7 @@ def format_contents(manifest: Manifest, contents: Sequence[LanguageContents]) ->
     sizes = [shard.tokens for shard in manifest.shards if shard.split == "train"]
     lengths = sorted((entry.tokens_per_document, entry.code) for entry in contents)
     (shortest, shortest_in), (longest, longest_in) = lengths[0], lengths[-1]
-    in_107 = sum(LANGUAGES[entry.code].in_107 for entry in contents if entry.code in LANGUAGES)
+    in_107 = sum(language(entry.code).in_107 for entry in contents)
     num_tokens, num_heldout = total["train_tokens"], total["heldout_tokens"]
     single = [entry.code for entry in contents if entry.shards == 1]
     described = {
@@ -88,7 +88,7 @@ def format_contents(manifest: Manifest, contents: Sequence[LanguageContents]) ->
     header = ["language", "documents", "tokens", "share", "tokens/doc", "bytes/token", "shards", "min/median/max"]
     rows = [
         [
-            _name(entry.code),
+            language(entry.code).label,
             short(entry.documents),
             short(entry.tokens),
             percent(entry.tokens / num_tokens),
@@ -304,9 +304,10 @@ def _language_table(forecast: Forecast) -> list[str]:
     groups = [("", 2), ("share", 2), ("share in phase", len(numbers)), ("epochs by the end of phase", len(numbers))]
     rows = []
     for index in np.argsort(-forecast.natural_shares, kind="stable"):
+        code = forecast.languages[index]
         rows.append(
             [
-                forecast.languages[index] if len(phases) > MAX_PHASES_WITH_NAMES else _name(forecast.languages[index]),
+                code if len(phases) > MAX_PHASES_WITH_NAMES else language(code).label,
                 short(forecast.tokens[index]),
                 percent(forecast.natural_shares[index]),
                 percent(forecast.tokens[index] / forecast.run_tokens),
@@ -322,17 +323,12 @@ def _never_read(forecast: Forecast) -> list[str]:
     return [code for code in forecast.languages if code not in forecast.first_read]
 
 
-def _name(code: str) -> str:
-    return f"{code} {LANGUAGES[code].name}" if code in LANGUAGES else code
-
-
 def _languages(number: int) -> str:
     return f"{number} language is" if number == 1 else f"{number} languages are"
 
 
 def _listed(items: Sequence[str]) -> str:
-    more = len(items) - MAX_LISTED_LANGUAGES
-    return ", ".join(items[:MAX_LISTED_LANGUAGES]) + (f" and {more} more" if more > 0 else "")
+    return shortened(items, MAX_LISTED_LANGUAGES)
 
 
 def _progress(progress: float) -> str:

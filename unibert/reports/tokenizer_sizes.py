@@ -22,7 +22,7 @@ from unibert.corpus.text_tokenizer import TOKENIZER_NAME
 from unibert.corpus.tokenizer import MODEL_NAME, OwnTokenizer, train_tokenizer
 from unibert.errors import UserError
 from unibert.files import replacing, write_atomically, write_json
-from unibert.languages import LANGUAGES
+from unibert.languages import language
 from unibert.reports.plots import SCATTER_COLOURS, WIDTH, style
 from unibert.stream.config import StreamConfig
 from unibert.stream.reader import read_blocks
@@ -166,7 +166,7 @@ def _table(scores: Sequence[SizeScore]) -> list[str]:
     }
     rows = [
         [
-            f"{code} {LANGUAGES[code].name}" if code in LANGUAGES else code,
+            language(code).label,
             *(f"{score.tokens_per_word:.2f}" for score in of_language),
             *(f"{1 / score.tokens_per_character:.2f}" for score in of_language),
             *(percent(score.byte_tokens / score.tokens) for score in of_language),

@@ -10,7 +10,7 @@ from unibert.corpus.wikitext.shown_templates import SUPERSCRIPTS, shown, shown_f
 from unibert.corpus.wikitext.switches import is_switch
 from unibert.corpus.wikitext.tags import INLINE_TAGS, LINE_TAGS, SPACE_TAGS
 from unibert.corpus.wikitext.tokens import Tokens
-from unibert.languages import LANGUAGES
+from unibert.languages import is_known
 
 _FILE_NAME = re.compile(
     r"[^:|]+:.+\.(jpe?g|png|svg|gif|tiff?|webp|og[agv]|webm|mp3|wav|pdf|djvu|stl)\s*$", re.IGNORECASE
@@ -165,7 +165,7 @@ class Renderer:
         if not colon:
             return False
         prefix = prefix.strip().lower()
-        return prefix in self._dropped_prefixes or prefix in LANGUAGES or bool(_FILE_NAME.match(target.strip()))
+        return prefix in self._dropped_prefixes or is_known(prefix) or bool(_FILE_NAME.match(target.strip()))
 
     def _bracket(self, position: int, delimiter: str) -> None:
         if position in self._closed_links:
