@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 
 from tests.corpus.inputs import page_xml, sentences, write_dump, write_jsonl
 from unibert.corpus.build import build_corpus
-from unibert.corpus.config import CorpusConfig
+from unibert.corpus.config import CorpusConfig, NearDuplicateConfig
 from unibert.corpus.manifest import Manifest, verify
 from unibert.corpus.shards import decode_block
 from unibert.corpus.tokenizer import load_tokenizer, train_tokenizer
@@ -79,7 +79,14 @@ def test_zero_width_non_joiners_stay_in_the_shards(code, text, tmp_path):
     model = tmp_path / "own.model"
     model.write_bytes(train_tokenizer(sentences(400), vocab_size=500))
     inputs = [str(tmp_path / f"{code}.jsonl")]
-    manifest = build_corpus(CorpusConfig(inputs=inputs, output=str(corpus), tokenizer=str(model), workers=1))
+    config = CorpusConfig(
+        inputs=inputs,
+        output=str(corpus),
+        tokenizer=str(model),
+        near_duplicates=NearDuplicateConfig(threshold=None),
+        workers=1,
+    )
+    manifest = build_corpus(config)
     found = _documents(corpus, manifest, "train") | _documents(corpus, manifest, "heldout")
     processor, fast = load_tokenizer(corpus), AutoTokenizer.from_pretrained(corpus / "tokenizer")
     assert {processor.Decode(ids) for ids in found.values()} == {f"{text} {n}" for n in range(8)}
@@ -331,7 +338,7 @@ def test_impossible_values_name_the_key(config, key, value):
 _SCRIPT = """
 import sys
 from unibert.corpus.build import build_corpus
-from unibert.corpus.config import CorpusConfig
+from unibert.corpus.config import CorpusConfig, NearDuplicateConfig
 from unibert.errors import UserError
 try:
     print(build_corpus(CorpusConfig(inputs=[sys.argv[1]], output=sys.argv[2], vocab_size=400, workers=1)).fingerprint)

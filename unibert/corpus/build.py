@@ -25,6 +25,7 @@ from unibert.corpus.exclusions import ExclusionMatches, Exclusions, read_exclusi
 from unibert.corpus.executors import run_tasks, write_corpus
 from unibert.corpus.inputs import LISTED_NAMES, InputFile, find_inputs, unread_files
 from unibert.corpus.manifest import MANIFEST_NAME, Manifest, Shard, Split
+from unibert.corpus.near_duplicates import without_near_duplicates
 from unibert.corpus.pretrained_tokenizer import PretrainedTokenizer
 from unibert.corpus.report import REPORT_JSON, REPORT_MARKDOWN, LanguageReport, save_report
 from unibert.corpus.shards import ShardWriter, token_dtype
@@ -99,8 +100,11 @@ def _build(config: CorpusConfig, executor: Executor | None) -> Manifest:
     _prepare_output(output, config.overwrite)
     try:
         spools, reports, matches = _clean_files(config, files, exclusions, executor)
+        documents = {code: _included(paths, matches[code], reports[code]) for code, paths in spools.items()}
+        if config.near_duplicates.threshold is not None:
+            documents = without_near_duplicates(config.near_duplicates, spools, documents, reports, executor)
         selections = {
-            code: _select(config, code, paths, matches[code], reports[code]) for code, paths in spools.items()
+            code: _select(config, code, spools[code], kept, reports[code]) for code, kept in documents.items()
         }
         _raise_if_nothing_is_left(config, selections, reports)
         selections = {code: kept for code, kept in selections.items() if len(kept.train)}
@@ -223,6 +227,7 @@ def _clean_files(
             parts=parts,
             spool=Path(config.output) / _SPOOL_NAME / f"{number:06d}-{part:03d}.spool",
             filters=config.filters,
+            near_duplicates=config.near_duplicates,
             exclusions=exclusions.get(file.language, Exclusions()),
             max_page_characters=config.max_page_characters,
         )
@@ -244,13 +249,16 @@ def _clean_files(
     return dict(sorted(spools.items())), reports, matches
 
 
-def _select(
-    config: CorpusConfig, code: str, spools: list[Path], matches: ExclusionMatches, report: LanguageReport
-) -> _Selection:
+def _included(spools: list[Path], matches: ExclusionMatches, report: LanguageReport) -> Index:
+    """Return the documents of a language without those excluded and without copies."""
     index = read_index(spools)
     included = selection.without_titles(index, matches.targets)
     kept = selection.without_duplicates(included)
     report.add(Counter(excluded=len(index) - len(included), duplicate=len(included) - len(kept)))
+    return kept
+
+
+def _select(config: CorpusConfig, code: str, spools: list[Path], kept: Index, report: LanguageReport) -> _Selection:
     train, heldout = selection.split_heldout(selection.shuffled(kept, code, config.seed), config.heldout_share)
     report.count_kept(kept)
     return _Selection(spools, train, heldout)

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from unibert.corpus.config import NearDuplicateConfig
 from unibert.corpus.exclusions import ExclusionMatches, Exclusions
 from unibert.corpus.filters import DropReason, FilterConfig, drop_reason
 from unibert.corpus.inputs import InputFile
 from unibert.corpus.multistream import is_multistream
+from unibert.corpus.near_duplicates import with_signatures
 from unibert.corpus.normalization import normalize
 from unibert.corpus.prose_loss import PageSample, ProseLoss
 from unibert.corpus.readers import Document, DocumentReader
@@ -33,6 +35,7 @@ class CleaningTask:
     parts: int
     spool: Path
     filters: FilterConfig
+    near_duplicates: NearDuplicateConfig
     exclusions: Exclusions
     max_page_characters: int
 
@@ -52,7 +55,10 @@ def clean(task: CleaningTask) -> tuple[Counter[str], ExclusionMatches, ProseLoss
     exclusions matched, and what was lost of the visible prose."""
     reader = DocumentReader(task.file, task.part, task.parts, task.max_page_characters, task.exclusions)
     loss = ProseLoss()
-    write_spool(task.spool, _kept(reader, task, loss))
+    documents = _kept(reader, task, loss)
+    if task.near_duplicates.threshold is not None:
+        documents = with_signatures(documents, task.spool, task.near_duplicates)
+    write_spool(task.spool, documents)
     return reader.counts, reader.matches, loss
 
 

@@ -36,6 +36,28 @@ class CorpusShowConfig:
 
 
 @dataclass(kw_only=True)
+class NearDuplicateConfig:
+    """When two documents are nearly equal."""
+
+    threshold: float | None = 0.8
+    """Similarity from which on the later of two documents is dropped: the share that their shingles have in common,
+    estimated within some 0.04. null compares no documents."""
+    words: int = 5
+    """Words in a shingle."""
+    characters: int = 10
+    """Characters in a shingle of the scripts without spaces between words."""
+    across_languages: bool = False
+    """Compare the documents of different languages too, and keep that of the language with more text."""
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None and not 0.5 <= self.threshold <= 1:
+            raise ValueError(f"threshold: must lie between 0.5 and 1, got {self.threshold}")
+        for key in ("words", "characters"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"{key}: must be at least 1, got {getattr(self, key)}")
+
+
+@dataclass(kw_only=True)
 class CorpusConfig:
     """What ``build_corpus`` reads, keeps and writes.
 
@@ -68,6 +90,8 @@ class CorpusConfig:
     """Number of tokens to which the Hugging Face tokenizer truncates if truncation is requested."""
     filters: FilterConfig = field(default_factory=FilterConfig)
     """Quality filters."""
+    near_duplicates: NearDuplicateConfig = field(default_factory=NearDuplicateConfig)
+    """Which documents of a language are nearly equal; the first of them is kept. Equal ones are dropped in any case."""
     exclude: str | None = None
     """File of documents to leave out, such as the articles of an evaluation set: lines "code<TAB>title" or
     "code<TAB>id". Titles are compared as MediaWiki does; that of a redirect leaves out the page to which it leads, but

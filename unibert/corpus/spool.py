@@ -22,6 +22,7 @@ from unibert.corpus.readers import Document
 INDEX_DTYPE = np.dtype(
     [
         ("spool", np.uint16),
+        ("row", np.uint32),
         ("offset", np.uint64),
         ("size", np.uint32),
         ("text_hash", np.uint64),
@@ -33,8 +34,8 @@ INDEX_DTYPE = np.dtype(
         ("lines", np.uint32),
     ]
 )
-"""One entry per document: number of its spool, offset and size in it, hashes of text, id and title's key, sizes of the
-text."""
+"""One entry per document: number of its spool, its own number in it, offset and size there, hashes of text, id and
+title's key, sizes of the text."""
 
 Index = npt.NDArray[np.void]
 
@@ -49,13 +50,13 @@ def write_spool(path: Path, documents: Iterable[Document]) -> None:
     entries = []
     offset = 0
     with path.open("wb") as file:
-        for document in documents:
+        for row, document in enumerate(documents):
             text = document.text
             content = zlib.compress(json.dumps([document.id, text], ensure_ascii=False).encode(), level=1)
             file.write(content)
             sizes = (len(text.encode()), len(text), len(text.split()), text.count("\n") + 1)
             hashes = (stable_hash(text), stable_hash(document.id), stable_hash(title_key(document.title)))
-            entries.append((0, offset, len(content), *hashes, *sizes))
+            entries.append((0, row, offset, len(content), *hashes, *sizes))
             offset += len(content)
     np.save(_index_path(path), np.array(entries, dtype=INDEX_DTYPE), allow_pickle=False)
 
