@@ -20,6 +20,8 @@ import numpy.typing as npt
 from unibert.corpus import selection
 from unibert.corpus.cleaning import CleaningTask, clean, num_parts
 from unibert.corpus.config import CorpusConfig
+from unibert.corpus.decontamination import EvaluationText
+from unibert.corpus.document_filter import load_document_filter
 from unibert.corpus.document_tokenizer import DocumentTokenizer, corpus_tokenizer, find_tokenizer
 from unibert.corpus.exclusions import ExclusionMatches, Exclusions, read_exclusions
 from unibert.corpus.executors import run_tasks, write_corpus
@@ -30,6 +32,7 @@ from unibert.corpus.pretrained_tokenizer import PretrainedTokenizer
 from unibert.corpus.report import REPORT_JSON, REPORT_MARKDOWN, LanguageReport, save_report
 from unibert.corpus.shards import ShardWriter, token_dtype
 from unibert.corpus.spool import Index, read_documents, read_index
+from unibert.corpus.stubs import without_stubs
 from unibert.corpus.text_tokenizer import use_one_thread
 from unibert.corpus.tokenizer import train_tokenizer
 from unibert.errors import UserError
@@ -89,6 +92,13 @@ def _build(config: CorpusConfig, executor: Executor | None) -> Manifest:
     output = Path(config.output)
     files = _chosen_files(config)
     exclusions = read_exclusions(config.exclude)
+    if config.document_filter is not None:
+        load_document_filter(config.document_filter)  # a mistake in its name is said before the work
+    evaluation = None
+    if config.decontaminate:
+        evaluation = EvaluationText(
+            config.decontaminate, config.decontamination_words, config.decontamination_characters
+        )
     unread = unread_files(config.inputs)
     for sentence in unread:
         print(sentence, file=sys.stderr)
@@ -99,8 +109,10 @@ def _build(config: CorpusConfig, executor: Executor | None) -> Manifest:
         )
     _prepare_output(output, config.overwrite)
     try:
-        spools, reports, matches = _clean_files(config, files, exclusions, executor)
+        spools, reports, matches = _clean_files(config, files, exclusions, evaluation, executor)
         documents = {code: _included(paths, matches[code], reports[code]) for code, paths in spools.items()}
+        if config.stubs.max_template_share is not None:
+            documents = without_stubs(config.stubs, spools, documents, reports, executor)
         if config.near_duplicates.threshold is not None:
             documents = without_near_duplicates(config.near_duplicates, spools, documents, reports, executor)
         selections = {
@@ -111,6 +123,8 @@ def _build(config: CorpusConfig, executor: Executor | None) -> Manifest:
         tokenizer_sha256 = _write_tokenizer(config, given, selections, reports, executor)
         manifest = _write_shards(config, selections, tokenizer_sha256, reports, executor)
         notes = _notes(config, selections, exclusions, matches)
+        if evaluation is not None:
+            notes += evaluation.notes()
         save_report(output, reports, manifest, [*unread, *notes])
         manifest.save(output)
     except BaseException as error:
@@ -218,17 +232,25 @@ def _clear(output: Path) -> None:
 
 
 def _clean_files(
-    config: CorpusConfig, files: list[InputFile], exclusions: Mapping[str, Exclusions], executor: Executor | None
+    config: CorpusConfig,
+    files: list[InputFile],
+    exclusions: Mapping[str, Exclusions],
+    evaluation: EvaluationText | None,
+    executor: Executor | None,
 ) -> tuple[dict[str, list[Path]], dict[str, LanguageReport], dict[str, ExclusionMatches]]:
+    spool_dir = Path(config.output) / _SPOOL_NAME
+    ngrams = None if evaluation is None else evaluation.save(spool_dir / "evaluation")
     tasks = [
         CleaningTask(
             file=file,
             part=part,
             parts=parts,
-            spool=Path(config.output) / _SPOOL_NAME / f"{number:06d}-{part:03d}.spool",
+            spool=spool_dir / f"{number:06d}-{part:03d}.spool",
             filters=config.filters,
             near_duplicates=config.near_duplicates,
             exclusions=exclusions.get(file.language, Exclusions()),
+            evaluation=ngrams,
+            document_filter=config.document_filter,
             max_page_characters=config.max_page_characters,
         )
         for number, file in enumerate(files)
@@ -242,10 +264,11 @@ def _clean_files(
         spools[task.file.language].append(task.spool)
     largest_first = sorted(tasks, key=lambda task: -task.file.path.stat().st_size / task.parts)
     cleaned = run_tasks(executor, clean, largest_first, "cleaning")
-    for task, (counts, task_matches, loss) in zip(largest_first, cleaned, strict=True):
-        reports[task.file.language].add(counts)
-        reports[task.file.language].prose.add(loss)
-        matches[task.file.language].update(task_matches)
+    for task, result in zip(largest_first, cleaned, strict=True):
+        reports[task.file.language].add(result.counts)
+        reports[task.file.language].contaminated += result.contaminated
+        reports[task.file.language].prose.add(result.prose)
+        matches[task.file.language].update(result.matches)
     return dict(sorted(spools.items())), reports, matches
 
 
@@ -386,6 +409,7 @@ def _write_shards(
         token_dtype="uint16" if token_dtype(vocab_size) is np.uint16 else "uint32",
         tokenizer_sha256=tokenizer_sha256,
         special_ids=tokenizer.special_ids,
+        document_filter=config.document_filter,
         unigram_entropy={
             key: selection.unigram_entropy(counts[key, "train"], counts[key, "heldout"])
             for key in ["all", *selections]

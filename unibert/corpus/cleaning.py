@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from unibert.corpus.config import NearDuplicateConfig
+from unibert.corpus.decontamination import EvaluationNgrams
+from unibert.corpus.document_filter import filtered
 from unibert.corpus.exclusions import ExclusionMatches, Exclusions
 from unibert.corpus.filters import DropReason, FilterConfig, drop_reason
 from unibert.corpus.inputs import InputFile
@@ -37,7 +39,22 @@ class CleaningTask:
     filters: FilterConfig
     near_duplicates: NearDuplicateConfig
     exclusions: Exclusions
+    evaluation: EvaluationNgrams | None
+    document_filter: str | None
     max_page_characters: int
+
+
+@dataclass
+class CleaningResult:
+    """What a task has read and dropped."""
+
+    counts: Counter[str]
+    """Numbers of documents read, dropped by reason, and of cut-off files."""
+    matches: ExclusionMatches
+    contaminated: Counter[str] = field(default_factory=Counter)
+    """Number of documents dropped for each evaluation set with which they share text."""
+    prose: ProseLoss = field(default_factory=ProseLoss)
+    """What was lost of the visible prose."""
 
 
 def num_parts(file: InputFile) -> int:
@@ -50,16 +67,15 @@ def num_parts(file: InputFile) -> int:
     return min(_MAX_PARTS, 1 + size // _BYTES_PER_PART)
 
 
-def clean(task: CleaningTask) -> tuple[Counter[str], ExclusionMatches, ProseLoss]:
-    """Write the task's spool; return the numbers of documents read, dropped by reason, and of cut-off files, what the
-    exclusions matched, and what was lost of the visible prose."""
+def clean(task: CleaningTask) -> CleaningResult:
+    """Write the task's spool; return what was read, dropped, matched and lost."""
     reader = DocumentReader(task.file, task.part, task.parts, task.max_page_characters, task.exclusions)
-    loss = ProseLoss()
-    documents = _kept(reader, task, loss)
+    result = CleaningResult(reader.counts, reader.matches)
+    documents = _kept(reader, task, result)
     if task.near_duplicates.threshold is not None:
         documents = with_signatures(documents, task.spool, task.near_duplicates)
     write_spool(task.spool, documents)
-    return reader.counts, reader.matches, loss
+    return result
 
 
 def cleaned(document: Document, filters: FilterConfig) -> tuple[str, DropReason | None]:
@@ -68,13 +84,23 @@ def cleaned(document: Document, filters: FilterConfig) -> tuple[str, DropReason 
     return text, drop_reason(text, language(document.language), filters)
 
 
-def _kept(reader: DocumentReader, task: CleaningTask, loss: ProseLoss) -> Iterator[Document]:
+def _kept(reader: DocumentReader, task: CleaningTask, result: CleaningResult) -> Iterator[Document]:
     measured = PageSample(task.file.path)
     for document in reader:
         if document in measured:
-            loss.measure(document)
+            result.prose.measure(document)
+        if task.document_filter is not None:
+            where = f"document {document.id} of {task.file.path}"
+            chosen = filtered(task.document_filter, normalize(document.text), task.file.language, where)
+            if chosen is None:
+                result.counts["document_filter"] += 1
+                continue
+            document = replace(document, text=chosen)
         text, reason = cleaned(document, task.filters)
         if reason:
-            reader.counts[reason] += 1
+            result.counts[reason] += 1
+        elif task.evaluation is not None and (sources := task.evaluation.sources(text)):
+            result.counts["contaminated"] += 1
+            result.contaminated.update(sources)
         else:
             yield replace(document, text=text)

@@ -58,6 +58,28 @@ class NearDuplicateConfig:
 
 
 @dataclass(kw_only=True)
+class StubConfig:
+    """When a document is a stub that a program wrote from a template."""
+
+    max_template_share: float | None = None
+    """Drop documents of which more than this share of the words is in phrases that many documents of the language have;
+    0.5 is a good value for Wikipedias written by programs. null drops none."""
+    documents: int = 20
+    """Number of documents, of 20,000 that are sampled of each language, that make a run of words such a phrase."""
+    words: int = 4
+    """Words in a phrase. Numbers count as one word."""
+    characters: int = 8
+    """Characters in a phrase of the scripts without spaces between words."""
+
+    def __post_init__(self) -> None:
+        if self.max_template_share is not None and not 0 <= self.max_template_share <= 1:
+            raise ValueError(f"max_template_share: a share lies between 0 and 1, got {self.max_template_share}")
+        for key, least in (("documents", 2), ("words", 1), ("characters", 1)):
+            if getattr(self, key) < least:
+                raise ValueError(f"{key}: must be at least {least}, got {getattr(self, key)}")
+
+
+@dataclass(kw_only=True)
 class CorpusConfig:
     """What ``build_corpus`` reads, keeps and writes.
 
@@ -96,6 +118,22 @@ class CorpusConfig:
     """File of documents to leave out, such as the articles of an evaluation set: lines "code<TAB>title" or
     "code<TAB>id". Titles are compared as MediaWiki does; that of a redirect leaves out the page to which it leads, but
     redirects to redirects are not followed. Lines that match nothing are reported."""
+    stubs: StubConfig = field(default_factory=StubConfig)
+    """Which documents are stubs that a program wrote from a template, as are most articles of some Wikipedias (ceb,
+    war, vo, min, new, bpy)."""
+    document_filter: str | None = None
+    """A function of your own, as ``module:function``, for instance to remove personal data. It takes the text of a
+    document and the code of its language, before the quality filters, and returns the text to use, or None to drop the
+    document. The module must be importable."""
+    decontaminate: list[str] | None = None
+    """Evaluation sets, files or folders of them, whose text must not be in the corpus: .txt, .tsv, .csv, .json or
+    .jsonl of any layout, compressed or not. Documents that share a run of words with any of their strings are
+    dropped."""
+    decontamination_words: int = 13
+    """Length of that run. Strings of 8 to 12 words are looked for as a whole, shorter ones are not."""
+    decontamination_characters: int = 26
+    """Length of the run in characters of the scripts without spaces between words. Strings of 16 to 25 of them are
+    looked for as a whole."""
     max_page_characters: int = 1 << 20
     """Drop wiki pages with more characters of wikitext than this. MediaWiki allows 2 MiB; such pages are
     mostly tables."""
@@ -121,6 +159,8 @@ class CorpusConfig:
         for key in (
             "tokenizer_sentences",
             "trim_vocabulary",
+            "decontamination_words",
+            "decontamination_characters",
             "tokens_per_shard",
             "tokens_per_block",
             "model_max_length",

@@ -89,6 +89,8 @@ class Manifest:
     special_ids: SpecialIds = OWN_SPECIAL_IDS
     teaching: Teaching | None = None
     """None if the shards hold no vectors."""
+    document_filter: str | None = None
+    """The user's function that changed or dropped documents, as ``module:function``."""
 
     @property
     def piece_length(self) -> int | None:
@@ -142,7 +144,10 @@ class Manifest:
 
     def save(self, corpus_dir: str | os.PathLike[str]) -> None:
         """Write ``manifest.json`` atomically."""
-        write_json(Path(corpus_dir) / MANIFEST_NAME, {"format": _FORMAT, "version": _VERSION} | asdict(self))
+        content = {"format": _FORMAT, "version": _VERSION} | asdict(self)
+        if self.document_filter is None:  # older programs, which do not know the key, can read such corpora
+            del content["document_filter"]
+        write_json(Path(corpus_dir) / MANIFEST_NAME, content)
 
     @classmethod
     def load(cls, corpus_dir: str | os.PathLike[str]) -> Manifest:

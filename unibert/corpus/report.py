@@ -33,6 +33,8 @@ class LanguageReport:
     """Number of input files that ended too early; what came before was used."""
     dropped: Counter[str] = field(default_factory=Counter)
     """Number of dropped documents by reason."""
+    contaminated: Counter[str] = field(default_factory=Counter)
+    """Number of documents that share text with an evaluation set, for each set; a document may share with several."""
     kept: int = 0
     text_bytes: int = 0
     """UTF-8 bytes of the kept documents; characters and words are theirs too."""
@@ -99,6 +101,9 @@ class LanguageReport:
     def content(self) -> dict[str, Any]:
         """Return the entry of report.json: the counts, and ratios if there are tokens."""
         content = vars(self) | {"dropped": dict(sorted(self.dropped.items(), key=_by_count))}
+        content["contaminated"] = dict(sorted(self.contaminated.items(), key=_by_count))
+        if not self.contaminated:
+            del content["contaminated"]
         if self.untrimmed_train_tokens is None:
             del content["untrimmed_train_tokens"]
         del content["prose"]
@@ -175,6 +180,17 @@ def _markdown(reports: Mapping[str, LanguageReport], manifest: Manifest, notes: 
             numbers={"documents"},
         ),
     ]
+    if contaminated := sum((report.contaminated for report in reports.values()), Counter[str]()):
+        lines += [
+            "",
+            "## Contaminated, all languages",
+            "",
+            *compact_markdown_table(
+                ("evaluation set", "documents"),
+                [(path, f"{count:,}") for path, count in sorted(contaminated.items(), key=_by_count)],
+                numbers={"documents"},
+            ),
+        ]
     lines += _prose_lines(reports)
     if empty := [code for code, report in sorted(reports.items()) if not report.tokens]:
         lines += ["", f"Skipped, nothing was left of them: {', '.join(empty)}."]

@@ -1,0 +1,51 @@
+"""A function of the user's own that changes or drops documents, for instance to remove personal data."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from functools import cache
+
+from unibert.errors import UserError, short_message
+
+DocumentFilter = Callable[[str, str], str | None]
+"""Takes a document's normalised text and the code of its language; returns the text to use, or None to drop it."""
+
+
+@cache
+def load_document_filter(name: str) -> DocumentFilter:
+    """Return the function that ``module:function`` names.
+
+    Raises:
+        UserError: if there is no such function.
+    """
+    module, colon, function = name.partition(":")
+    if not colon or not module or not function:
+        raise UserError(f"document_filter: {name!r} must name a function as module:function")
+    try:
+        loaded = importlib.import_module(module)
+    except Exception as error:  # the module is the user's, and may fail in any way
+        raise UserError(
+            f"document_filter: {module} cannot be imported ({short_message(error)}); install it, or set PYTHONPATH to "
+            "its folder"
+        ) from error
+    if not callable(found := getattr(loaded, function, None)):
+        raise UserError(f"document_filter: {loaded.__file__} has no function {function!r}")
+    return found
+
+
+def filtered(name: str, text: str, language: str, where: str) -> str | None:
+    """Return what the function makes of a text; ``where`` names the document in errors.
+
+    Raises:
+        UserError: if the function fails, or returns neither text nor None.
+    """
+    try:
+        result = load_document_filter(name)(text, language)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"document_filter: {name} failed on {where} ({error!r})") from error
+    if result is not None and not isinstance(result, str):
+        raise UserError(f"document_filter: {name} returned {result!r} for {where}; return text, or None to drop it")
+    return result
