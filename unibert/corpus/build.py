@@ -25,6 +25,7 @@ from unibert.corpus.document_filter import load_document_filter
 from unibert.corpus.document_tokenizer import DocumentTokenizer, corpus_tokenizer, find_tokenizer
 from unibert.corpus.exclusions import ExclusionMatches, Exclusions, read_exclusions
 from unibert.corpus.executors import run_tasks, write_corpus
+from unibert.corpus.identification import load_identifier
 from unibert.corpus.inputs import LISTED_NAMES, InputFile, find_inputs, unread_files
 from unibert.corpus.manifest import MANIFEST_NAME, Manifest, Shard, Split
 from unibert.corpus.near_duplicates import without_near_duplicates
@@ -92,6 +93,8 @@ def _build(config: CorpusConfig, executor: Executor | None) -> Manifest:
     output = Path(config.output)
     files = _chosen_files(config)
     exclusions = read_exclusions(config.exclude)
+    if config.wrong_language.min_probability is not None or config.wrong_language.by_language:
+        load_identifier()
     if config.document_filter is not None:
         load_document_filter(config.document_filter)  # a mistake in its name is said before the work
     evaluation = None
@@ -247,6 +250,7 @@ def _clean_files(
             parts=parts,
             spool=spool_dir / f"{number:06d}-{part:03d}.spool",
             filters=config.filters,
+            wrong_language=config.wrong_language,
             near_duplicates=config.near_duplicates,
             exclusions=exclusions.get(file.language, Exclusions()),
             evaluation=ngrams,

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from unibert.corpus.config import NearDuplicateConfig
+from unibert.corpus.config import NearDuplicateConfig, WrongLanguageConfig
 from unibert.corpus.decontamination import EvaluationNgrams
 from unibert.corpus.document_filter import filtered
 from unibert.corpus.exclusions import ExclusionMatches, Exclusions
 from unibert.corpus.filters import DropReason, FilterConfig, drop_reason
+from unibert.corpus.identification import is_wrong_language
 from unibert.corpus.inputs import InputFile
 from unibert.corpus.multistream import is_multistream
 from unibert.corpus.near_duplicates import with_signatures
@@ -37,6 +38,7 @@ class CleaningTask:
     parts: int
     spool: Path
     filters: FilterConfig
+    wrong_language: WrongLanguageConfig
     near_duplicates: NearDuplicateConfig
     exclusions: Exclusions
     evaluation: EvaluationNgrams | None
@@ -99,6 +101,8 @@ def _kept(reader: DocumentReader, task: CleaningTask, result: CleaningResult) ->
         text, reason = cleaned(document, task.filters)
         if reason:
             result.counts[reason] += 1
+        elif is_wrong_language(text, task.file.language, task.wrong_language):
+            result.counts["wrong_language"] += 1
         elif task.evaluation is not None and (sources := task.evaluation.sources(text)):
             result.counts["contaminated"] += 1
             result.contaminated.update(sources)

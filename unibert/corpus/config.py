@@ -80,6 +80,23 @@ class StubConfig:
 
 
 @dataclass(kw_only=True)
+class WrongLanguageConfig:
+    """When a document is in another language than its file. Needs unibert[identification]."""
+
+    min_probability: float | None = None
+    """Drop documents that, with at least this probability, fastText's identifier takes for other languages, of which
+    those similar to the file's do not count, such as nn in a file of no; 0.8 is a good value. Languages that it does
+    not know are kept. null drops none."""
+    by_language: dict[str, float | None] = field(default_factory=dict)
+    """Other values for some languages, as in {so: 0.95, bar: null}."""
+
+    def __post_init__(self) -> None:
+        for key, value in {"min_probability": self.min_probability, **self.by_language}.items():
+            if value is not None and not 0 < value <= 1:
+                raise ValueError(f"{key}: a probability lies between 0 and 1, got {value}")
+
+
+@dataclass(kw_only=True)
 class CorpusConfig:
     """What ``build_corpus`` reads, keeps and writes.
 
@@ -121,6 +138,8 @@ class CorpusConfig:
     stubs: StubConfig = field(default_factory=StubConfig)
     """Which documents are stubs that a program wrote from a template, as are most articles of some Wikipedias (ceb,
     war, vo, min, new, bpy)."""
+    wrong_language: WrongLanguageConfig = field(default_factory=WrongLanguageConfig)
+    """Which documents are in another language than their file."""
     document_filter: str | None = None
     """A function of your own, as ``module:function``, for instance to remove personal data. It takes the text of a
     document and the code of its language, before the quality filters, and returns the text to use, or None to drop the
