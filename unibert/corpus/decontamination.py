@@ -45,6 +45,8 @@ class EvaluationNgrams:
         for name, size in self.sizes:
             hashes, files = _loaded(self.folder, name, size, self.digest)
             ngrams = ngram_hashes(units[name], size)
+            if not len(ngrams):
+                continue
             places = np.searchsorted(hashes, ngrams)
             for ngram in ngrams[hashes.take(places, mode="clip") == ngrams]:
                 first, end = (np.searchsorted(hashes, ngram, side) for side in ("left", "right"))
@@ -108,7 +110,8 @@ class EvaluationText:
 @cache
 def _loaded(folder: Path, name: str, size: int, _digest: str) -> tuple[Hashes, npt.NDArray[np.uint32]]:
     """Return sorted n-grams, and the number of the file that each is from."""
-    hashes, files = (np.load(_path(folder, name, size, kind), mmap_mode="r") for kind in ("hashes", "files"))
+    paths = (_path(folder, name, size, kind) for kind in ("hashes", "files"))
+    hashes, files = (np.asarray(np.load(path, mmap_mode="r")) for path in paths)  # memmaps themselves are slower
     return hashes, files
 
 
