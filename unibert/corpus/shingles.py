@@ -52,12 +52,22 @@ def ngram_hashes(units: Hashes, size: int) -> Hashes:
     count = len(units) - size + 1
     if count < 1:
         return units[:0]
-    return joint_hashes(units[position : position + count] for position in range(size))
+    powers, inverses = _powers(1 << len(units).bit_length())
+    sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(units * powers[: len(units)])])
+    return _mixed((sums[size:] - sums[:-size]) * inverses[:count])  # Σ unit · factor^position in the run
 
 
 def joint_hashes(columns: Iterable[Hashes]) -> Hashes:
     """Return a hash of each row of numbers, (rows,), from the columns, (rows,) each."""
     return _mixed(np.add.reduce([column * _power(number) for number, column in enumerate(columns)]))
+
+
+@cache
+def _powers(count: int) -> tuple[Hashes, Hashes]:
+    """Return the powers of the factor and of its inverse modulo 2^64, from 0, (count,) each."""
+    bases = (np.full(count, base, np.uint64) for base in (_FACTOR, pow(_FACTOR, -1, 1 << 64)))
+    powers, inverses = (np.multiply.accumulate(np.concatenate([np.ones(1, np.uint64), base[1:]])) for base in bases)
+    return powers, inverses
 
 
 @cache
