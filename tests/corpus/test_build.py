@@ -338,7 +338,7 @@ def test_impossible_values_name_the_key(config, key, value):
 _SCRIPT = """
 import sys
 from unibert.corpus.build import build_corpus
-from unibert.corpus.config import CorpusConfig, NearDuplicateConfig
+from unibert.corpus.config import CorpusConfig
 from unibert.errors import UserError
 try:
     print(build_corpus(CorpusConfig(inputs=[sys.argv[1]], output=sys.argv[2], vocab_size=400, workers=1)).fingerprint)

@@ -9,7 +9,7 @@ from tests.corpus.inputs import page_xml, sentences, write_dump, write_jsonl
 from unibert.corpus import prose_loss
 from unibert.corpus.build import build_corpus
 from unibert.corpus.cleaning import CleaningTask, clean
-from unibert.corpus.config import CorpusConfig
+from unibert.corpus.config import CorpusConfig, NearDuplicateConfig, WrongLanguageConfig
 from unibert.corpus.exclusions import Exclusions
 from unibert.corpus.filters import FilterConfig
 from unibert.corpus.inputs import find_inputs
@@ -40,10 +40,14 @@ def loss_in_parts(dump: Path, folder: Path, parts: int) -> ProseLoss:
             parts=parts,
             spool=folder / f"{part}.spool",
             filters=FilterConfig(),
+            wrong_language=WrongLanguageConfig(),
+            near_duplicates=NearDuplicateConfig(),
             exclusions=Exclusions(),
+            evaluation=None,
+            document_filter=None,
             max_page_characters=1 << 20,
         )
-        total.add(clean(task)[2])
+        total.add(clean(task).prose)
     return total
 
 

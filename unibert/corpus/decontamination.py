@@ -17,9 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from unibert.corpus.evaluation_sets import evaluation_files, strings_of
-from unibert.corpus.inputs import shortened
+from unibert.corpus.inputs import LISTED_NAMES
 from unibert.corpus.normalization import normalize
 from unibert.corpus.shingles import Hashes, character_hashes, ngram_hashes, word_hashes, words_of
+from unibert.text import shortened
 
 _UNITS: dict[str, Callable[[list[str]], Hashes]] = {"words": word_hashes, "characters": character_hashes}
 _MIN_UNITS = {"words": 8, "characters": 16}  # of a string that is looked for
@@ -90,7 +91,7 @@ class EvaluationText:
             return []
         return [
             f"decontaminate: {len(self.without_ngrams):,} of {len(self.files):,} files have no string long enough "
-            f"to be looked for ({shortened(self.without_ngrams)})"
+            f"to be looked for ({shortened(self.without_ngrams, LISTED_NAMES)})"
         ]
 
     def save(self, folder: Path) -> EvaluationNgrams:
