@@ -74,7 +74,7 @@ def test_a_missing_package_is_named(monkeypatch):
 
 
 def test_impossible_values_name_the_key():
-    with pytest.raises(ValueError, match=r"^min_probability: "):
+    with pytest.raises(ValueError, match=r"^wrong_language\.min_probability: "):
         WrongLanguageConfig(min_probability=2.0)
-    with pytest.raises(ValueError, match=r"^fr: "):
+    with pytest.raises(ValueError, match=r"^wrong_language\.fr: "):
         replace(CONFIG, by_language={"fr": -1.0})

@@ -157,5 +157,5 @@ def test_across_languages_the_larger_keeps_its_document(config):
 
 @pytest.mark.parametrize(("key", "value"), [("threshold", 0.3), ("words", 0), ("characters", 0)])
 def test_impossible_values_name_the_key(key, value):
-    with pytest.raises(ValueError, match=f"^{key}: "):
+    with pytest.raises(ValueError, match=rf"^near_duplicates\.{key}: "):
         NearDuplicateConfig(**{key: value})

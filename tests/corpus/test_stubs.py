@@ -82,5 +82,5 @@ def test_every_limit_is_used(config, key, value, codes):
     ("key", "value"), [("max_template_share", 1.5), ("documents", 1), ("words", 0), ("characters", 0)]
 )
 def test_impossible_values_name_the_key(key, value):
-    with pytest.raises(ValueError, match=f"^{key}: "):
+    with pytest.raises(ValueError, match=rf"^stubs\.{key}: "):
         StubConfig(**{key: value})

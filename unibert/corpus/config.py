@@ -51,10 +51,10 @@ class NearDuplicateConfig:
 
     def __post_init__(self) -> None:
         if self.threshold is not None and not 0.5 <= self.threshold <= 1:
-            raise ValueError(f"threshold: must lie between 0.5 and 1, got {self.threshold}")
+            raise ValueError(f"near_duplicates.threshold: must lie between 0.5 and 1, got {self.threshold}")
         for key in ("words", "characters"):
             if getattr(self, key) < 1:
-                raise ValueError(f"{key}: must be at least 1, got {getattr(self, key)}")
+                raise ValueError(f"near_duplicates.{key}: must be at least 1, got {getattr(self, key)}")
 
 
 @dataclass(kw_only=True)
@@ -73,10 +73,10 @@ class StubConfig:
 
     def __post_init__(self) -> None:
         if self.max_template_share is not None and not 0 <= self.max_template_share <= 1:
-            raise ValueError(f"max_template_share: a share lies between 0 and 1, got {self.max_template_share}")
+            raise ValueError(f"stubs.max_template_share: a share lies between 0 and 1, got {self.max_template_share}")
         for key, least in (("documents", 2), ("words", 1), ("characters", 1)):
             if getattr(self, key) < least:
-                raise ValueError(f"{key}: must be at least {least}, got {getattr(self, key)}")
+                raise ValueError(f"stubs.{key}: must be at least {least}, got {getattr(self, key)}")
 
 
 @dataclass(kw_only=True)
@@ -93,7 +93,7 @@ class WrongLanguageConfig:
     def __post_init__(self) -> None:
         for key, value in {"min_probability": self.min_probability, **self.by_language}.items():
             if value is not None and not 0 < value <= 1:
-                raise ValueError(f"{key}: a probability lies between 0 and 1, got {value}")
+                raise ValueError(f"wrong_language.{key}: a probability lies between 0 and 1, got {value}")
 
 
 @dataclass(kw_only=True)
