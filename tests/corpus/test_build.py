@@ -364,6 +364,21 @@ def test_workers_end_with_a_killed_build(tmp_path):
     assert process.returncode == -signal.SIGKILL
 
 
+def test_languages_share_the_tokenizer_s_text_by_bytes_not_lines(tmp_path):
+    """Each language has 90 kB, in short lines or in long ones, and its own alphabet."""
+    short, long = sentences(750, alphabet="abcdefghijklm"), sentences(750, alphabet="nopqrstuvwxyz")
+    write_jsonl(tmp_path / "en.jsonl", [{"text": line} for line in short])
+    write_jsonl(tmp_path / "de.jsonl", [{"text": " ".join(long[n : n + 25])} for n in range(0, 750, 25)])
+    config = CorpusConfig(
+        inputs=[str(tmp_path)], output=str(tmp_path / "corpus"), vocab_size=450, tokenizer_bytes=40_000, workers=1
+    )
+    build_corpus(config)
+    processor = load_tokenizer(tmp_path / "corpus")
+    pieces = [processor.IdToPiece(number) for number in range(261, 450)]
+    share = sum(set(piece) <= set("▁abcdefghijklm") for piece in pieces) / len(pieces)
+    assert 0.4 < share < 0.6  # by lines, German would have 25 times as much text
+
+
 @pytest.mark.skipif(not (find_spec("mpi4py") and shutil.which("mpirun")), reason="needs mpi4py and mpirun")
 def test_mpi_ranks_give_the_same_corpus(inputs, tmp_path):
     allowed = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}

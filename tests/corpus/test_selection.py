@@ -22,7 +22,6 @@ def test_spools_are_read_in_any_order(tmp_path):
     chosen = np.random.default_rng(0).permutation(40)
     texts = [text for _, text in read_documents([first, second], index[chosen])]
     assert texts == [f"één {n}\nreël" if n < 20 else f"twee {n - 20}" for n in chosen]
-    assert index["lines"].tolist() == [2] * 20 + [1] * 20
     assert index["text_bytes"][0] == len("één 0\nreël".encode())
 
 
@@ -81,13 +80,18 @@ def test_shards_are_equally_large_and_lose_nothing(tmp_path):
     assert selection.cut_into_shards(index[:0], 0.5, 1000) == []
 
 
-def test_quotas_follow_the_exponent_and_the_available_lines():
+def test_quotas_follow_the_exponent_and_the_available_bytes():
     sizes = {"en": 1_000_000, "sv": 10_000}
-    lines = {"en": 10_000, "sv": 10_000}
-    assert selection.sample_quotas(sizes, lines, 1100, 0.5) == {"en": 1000, "sv": 100}
-    assert selection.sample_quotas(sizes, lines, 1000, 0.0) == {"en": 500, "sv": 500}
-    assert selection.sample_quotas(sizes, {"en": 10_000, "sv": 30}, 1000, 0.5) == {"sv": 30, "en": 970}
-    assert selection.sample_quotas(sizes, {"en": 10, "sv": 30}, 1000, 0.5) == {"en": 10, "sv": 30}
+    assert selection.sample_quotas(sizes, 1100, 0.5) == {"en": 1000, "sv": 100}
+    assert selection.sample_quotas(sizes, 1000, 0.0) == {"en": 500, "sv": 500}
+    assert selection.sample_quotas(sizes, 500_000, 0.5) == {"sv": 10_000, "en": 490_000}
+    assert selection.sample_quotas(sizes, 2_000_000, 0.5) == sizes
+
+
+def test_the_first_documents_reach_the_quota(tmp_path):
+    _, index = _index(tmp_path, ["éé", "b", "cc", "d"])  # 4, 1, 2 and 1 bytes
+    counts = {quota: len(selection.first_documents(index, quota)) for quota in (0, 1, 4, 5, 6, 7, 8, 100)}
+    assert counts == {0: 0, 1: 1, 4: 1, 5: 2, 6: 3, 7: 3, 8: 4, 100: 4}
 
 
 def test_unigram_entropy_by_hand():

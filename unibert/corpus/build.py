@@ -10,7 +10,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import get_args
 
@@ -304,22 +303,22 @@ def _raise_if_nothing_is_left(
 
 
 def _train_tokenizer(config: CorpusConfig, selections: dict[str, _Selection]) -> bytes:
-    num_lines = {code: int(kept.train["lines"].sum(dtype=np.int64)) for code, kept in selections.items()}
     text_bytes = {code: int(kept.train["text_bytes"].sum(dtype=np.int64)) for code, kept in selections.items()}
-    quotas = selection.sample_quotas(text_bytes, num_lines, config.tokenizer_sentences, config.tokenizer_exponent)
-    lines = (
-        line
-        for code, kept in selections.items()
-        for line in islice(_lines(kept.spools, selection.first_lines(kept.train, quotas[code])), quotas[code])
-    )
+    quotas = selection.sample_quotas(text_bytes, config.tokenizer_bytes, config.tokenizer_exponent)
+    lines = (line for code, kept in selections.items() for line in _first_lines(kept.spools, kept.train, quotas[code]))
     return train_tokenizer(lines, vocab_size=config.vocab_size, character_coverage=config.character_coverage)
 
 
-def _lines(spools: list[Path], documents: Index) -> Iterator[str]:
-    """Yield the lines of documents, of which a batch at a time is in memory."""
+def _first_lines(spools: list[Path], documents: Index, quota: int) -> Iterator[str]:
+    """Yield lines of documents, up to that with which they have ``quota`` bytes. A batch at a time is in memory."""
+    documents = selection.first_documents(documents, quota)
     for first in range(0, len(documents), _BATCH_DOCUMENTS):
         for _, text in read_documents(spools, documents[first : first + _BATCH_DOCUMENTS]):
-            yield from text.split("\n")
+            for line in text.split("\n"):
+                if quota <= 0:
+                    return
+                quota -= len(line.encode())
+                yield line
 
 
 def _write_tokenizer(

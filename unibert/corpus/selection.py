@@ -62,30 +62,29 @@ def cut_into_shards(index: Index, tokens_per_byte: float, tokens_per_shard: int)
     return [index[shard == number] for number in np.unique(shard)]
 
 
-def sample_quotas(
-    text_bytes: Mapping[str, int], lines: Mapping[str, int], total: int, exponent: float
-) -> dict[str, int]:
-    """Return the number of lines to take of each language: proportional to bytes ** exponent, at most ``total``.
+def sample_quotas(text_bytes: Mapping[str, int], total: int, exponent: float) -> dict[str, int]:
+    """Return the bytes to take of each language: proportional to its bytes ** exponent, at most ``total`` together.
 
-    Lines that a language lacks are taken from the others, in the same proportion.
+    What a language lacks is taken from the others, in the same proportion.
     """
     quotas: dict[str, int] = {}
     open_languages = {code: float(text_bytes[code]) ** exponent for code in sorted(text_bytes)}
     while open_languages:
         rest = total - sum(quotas.values())
         scale = rest / sum(open_languages.values())
-        full = [code for code, weight in open_languages.items() if lines[code] <= weight * scale]
+        full = [code for code, weight in open_languages.items() if text_bytes[code] <= weight * scale]
         if not full:
             return quotas | {code: int(weight * scale) for code, weight in open_languages.items()}
         for code in full:
-            quotas[code] = lines[code]
+            quotas[code] = text_bytes[code]
             del open_languages[code]
     return quotas
 
 
-def first_lines(index: Index, quota: int) -> Index:
-    """Return the leading documents that together have at least ``quota`` lines."""
-    return index[: int(np.searchsorted(np.cumsum(index["lines"], dtype=np.int64), quota)) + 1] if quota else index[:0]
+def first_documents(index: Index, quota: int) -> Index:
+    """Return the leading documents that together have at least ``quota`` bytes, or all."""
+    bytes_before = np.cumsum(index["text_bytes"], dtype=np.int64) - index["text_bytes"]
+    return index[bytes_before < quota]
 
 
 def unigram_entropy(train: npt.NDArray[np.int64], heldout: npt.NDArray[np.int64]) -> float:

@@ -31,7 +31,6 @@ INDEX_DTYPE = np.dtype(
         ("text_bytes", np.uint32),
         ("characters", np.uint32),
         ("words", np.uint32),
-        ("lines", np.uint32),
     ]
 )
 """One entry per document: number of its spool, its own number in it, offset and size there, hashes of text, id and
@@ -54,7 +53,7 @@ def write_spool(path: Path, documents: Iterable[Document]) -> None:
             text = document.text
             content = zlib.compress(json.dumps([document.id, text], ensure_ascii=False).encode(), level=1)
             file.write(content)
-            sizes = (len(text.encode()), len(text), len(text.split()), text.count("\n") + 1)
+            sizes = (len(text.encode()), len(text), len(text.split()))
             hashes = (stable_hash(text), stable_hash(document.id), stable_hash(title_key(document.title)))
             entries.append((0, row, offset, len(content), *hashes, *sizes))
             offset += len(content)

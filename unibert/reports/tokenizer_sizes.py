@@ -69,7 +69,7 @@ def compare_sizes(options: TokenizersOptions) -> None:
     if not any(shard.split == "heldout" for shard in manifest.shards):
         raise UserError(f"{options.corpus}: the corpus has no held-out documents; build it with heldout_share above 0")
     text_bytes = {code: sum(shard.text_bytes for shard in manifest.shards_of(code)) for code in manifest.languages}
-    quotas = sample_quotas(text_bytes, text_bytes, options.train_bytes, options.exponent)
+    quotas = sample_quotas(text_bytes, options.train_bytes, options.exponent)
     lines = [
         line for code in manifest.languages for line in _texts(options.corpus, manifest, code, "train", quotas[code])
     ]
