@@ -17,7 +17,9 @@ from unibert.evaluation.score_table import percent, retrieval_by_language, simil
 from unibert.files import write_atomically
 from unibert.reports import plots
 from unibert.reports.run_records import Record, RunRecords, read_run
+from unibert.text import shortened
 
+_LISTED_STEPS = 5
 FINAL_SHARE = 0.1
 """Share of the logged steps whose mean represents the end of a run."""
 
@@ -289,6 +291,15 @@ def _findings(run: RunRecords) -> list[Finding]:
     findings = []
     if any(not math.isfinite(record["loss"]) for record in run.training if record.get("loss") is not None):
         findings.append(Finding("Some training losses are NaN or infinite: the run diverged.", alarm=True))
+    if bad := [record for record in run.left_out if record["left_out"] != "loss_scale"]:
+        steps = shortened([str(record["step"]) for record in bad], _LISTED_STEPS)
+        findings.append(
+            Finding(
+                f"{len(bad)} steps were left out, since their loss or gradient was not finite: {steps}. metrics.jsonl "
+                "names their documents.",
+                alarm=True,
+            )
+        )
     last = run.heldout[-1] if run.heldout else {}
     if "unigram_entropy" in last:
         gain = last["unigram_entropy"] - last["heldout_mlm_loss"]

@@ -108,6 +108,10 @@ class TrainingConfig:
     collective_timeout_minutes: float = 15.0
     """Minutes that the ranks wait for a rank before the run names it and ends. Keep it well above 0.5."""
 
+    max_bad_steps: int = 10
+    """Number of steps in a row whose loss or gradient is not finite that end the run. Fewer are left out: they change
+    no weight, and metrics.jsonl names their documents."""
+
     restarts_without_progress: int = 3
     """Consecutive times that Slurm may restart the run without a newer checkpoint."""
 
@@ -120,6 +124,7 @@ class TrainingConfig:
             "log_every",
             "checkpoint_every",
             "keep_checkpoints",
+            "max_bad_steps",
             "heldout_sequences",
             "collective_timeout_minutes",
         ):
@@ -257,6 +262,7 @@ FREE_KEYS = (
     "training.keep_best",
     "training.best_by",
     "training.collective_timeout_minutes",
+    "training.max_bad_steps",
     "training.restarts_without_progress",
     "training.monitors",
     *(f"stream.{key}" for key in DELIVERY_KEYS),

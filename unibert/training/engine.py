@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,9 @@ def deepspeed_config(
         # With offload, DeepSpeed would insist on its own AdamW, which it compiles at the first start.
         "zero_force_ds_cpu_optimizer": False,
     }
+    if ds_config.get("bf16", {}).get("enabled"):
+        # In bf16 only, ZeRO 1 and 2 would update the weights with a gradient that is not finite.
+        config["bf16"] = {**ds_config["bf16"], "check_grad_overflow": True}
     folder = str(Path(run.run_dir) / "monitor")
     for monitor in run.training.monitors:
         name = "csv_monitor" if monitor == "csv" else monitor
@@ -219,12 +223,23 @@ def set_batch(engine: Any, *, micro_batch_size: int, accumulation: int, world_si
 
 
 def update_weights(engine: Any) -> float:
-    """Make the optimizer step that ends a global batch; return the 2-norm of the encoder's gradient before clipping."""
+    """Make the optimizer step that ends a global batch; return the 2-norm of the encoder's gradient before clipping.
+
+    If the norm is infinite or not a number, on all ranks alike, nothing is changed.
+    """
+    if hasattr(engine.optimizer, "_global_grad_norm"):
+        engine.step()
+        return float(engine.get_global_grad_norm())
     # Plain data parallelism in fp32 does not measure it, but has every gradient on every rank.
-    measures_norm = hasattr(engine.optimizer, "_global_grad_norm")
-    norm = None if measures_norm else _gradient_norm(engine.module)
-    engine.step()
-    return float(engine.get_global_grad_norm() if norm is None else norm)
+    norm = float(_gradient_norm(engine.module))
+    if math.isfinite(norm):
+        engine.step()
+    else:
+        # AdamW passes over parameters without a gradient, but DeepSpeed's clipping, which comes first, does not.
+        hook = engine.optimizer.register_step_pre_hook(lambda optimizer, *_: optimizer.zero_grad())
+        engine.step()
+        hook.remove()
+    return norm
 
 
 def _gradient_norm(module: nn.Module) -> torch.Tensor:

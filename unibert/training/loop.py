@@ -20,6 +20,7 @@ from unibert.model.unibert import StepWeights
 from unibert.schedules import Step, learning_rate_factor, passes_multiple, value_at
 from unibert.stream import Batch, StepBatch
 from unibert.stream.forecast import mixing_warning
+from unibert.training.bad_steps import BadSteps, sentence
 from unibert.training.checkpoint.claim import Claim
 from unibert.training.checkpoint.manager import Checkpoints
 from unibert.training.checkpoint.retention import RetentionPolicy, rank_checkpoint_bytes
@@ -48,7 +49,7 @@ from unibert.training.metrics import (
 from unibert.training.metrics_log import MetricsLog
 from unibert.training.preparation import Preparation, claim_run_dir, prepare
 from unibert.training.ranks.collective_counter import counted_collective
-from unibert.training.ranks.collectives import agree, gather_objects, join, run_on_rank_0, sum_over_ranks
+from unibert.training.ranks.collectives import agree, gather_objects, join, run_on_rank_0
 from unibert.training.ranks.failures import explain
 from unibert.training.ranks.placement import Placement
 from unibert.training.ranks.signals import Preempted, StopRequest, ignore_stop_signals
@@ -135,6 +136,7 @@ class Pretraining:
         """Damaged blocks by shard that this rank has skipped, each time it has read them."""
         self.damage: dict[str, int] = {}
         """Damaged blocks by shard that all ranks have met, each counted once."""
+        self.bad_steps = BadSteps(config.training.max_bad_steps, scales_loss=self.engine.fp16_enabled())
         self.stop = StopRequest()
         self.mistake: UserError | None = None
         """A mistake that this rank has met and the others do not know yet."""
@@ -175,14 +177,20 @@ class Pretraining:
             if counts.ranks_written == self.placement.world_size:
                 self.checkpoints.publish()
             weights = self._step_weights(step, batches, counts)
-            sums, grad_norm = self._optimizer_step(step, batches, weights)
+            sums, losses, grad_norm = self._optimizer_step(step, batches, weights)
             last = done == len(self.timeline)
-            if done % training.log_every == 0 or last:
-                self._log_step(step, sums, grad_norm, counts.checksum)
+            if math.isfinite(grad_norm):
+                self.bad_steps.count_good()
+                if done % training.log_every == 0 or last:
+                    self._log_step(step, sums, grad_norm, counts.checksum)
+            else:
+                self._leave_out(step, losses, batches)
             with self.throughput.paused():
                 scores = self._measure(step)
             stopping = counts.stop_requests > 0
-            if last or stopping or done % training.checkpoint_every == 0:
+            due = done % training.checkpoint_every == 0
+            # Among bad steps the weights may be spoilt, and a checkpoint would push out one that is not.
+            if last or stopping or (due and not self.bad_steps.in_a_row):
                 self._begin_checkpoint(step, step_batch.state, scores)
             self.log.advance()
             if stopping and not last:
@@ -241,6 +249,8 @@ class Pretraining:
         if self.is_main:
             self.skipped.update(state["skipped_blocks"] if state else {})
         self.damage = state["damage"] if state else {}
+        if state and "bad_steps" in state:  # not in checkpoints of version 0.1.0
+            self.bad_steps.restore(state["bad_steps"])
         return step, state["stream"] if state else None
 
     def _begin_checkpoint(self, step: Step, lanes: dict[str, Any], scores: dict[str, float]) -> None:
@@ -252,6 +262,7 @@ class Pretraining:
             "corpus": self.manifest.fingerprint,
             "skipped_blocks": self._skipped_by_all_ranks(),
             "damage": self.damage,
+            "bad_steps": self.bad_steps.state(),
         }
         self.checkpoints.begin(
             self.engine,
@@ -309,8 +320,11 @@ class Pretraining:
             class_weights=None if weights is None else weights.to(device),
         )
 
-    def _optimizer_step(self, step: Step, batches: list[Batch], weights: StepWeights) -> tuple[Sums, float]:
-        """Update the weights once; return the step's sums and the norm of the gradient before clipping."""
+    def _optimizer_step(
+        self, step: Step, batches: list[Batch], weights: StepWeights
+    ) -> tuple[Sums, list[torch.Tensor], float]:
+        """Update the weights once; return the step's sums, the losses of its micro-batches and the norm of the gradient
+        before clipping, which is not finite if the weights are as before."""
         config, placement = self.config, self.placement
         # Dropout becomes a function of seed, step and rank, so that a resumed run repeats it.
         torch.manual_seed((config.seed * 1_000_003 + step.index) * 4099 + placement.rank)
@@ -331,14 +345,16 @@ class Pretraining:
             sums.add({**objectives.sums, "loss": losses[-1] / weights.replicas})
             if len(losses) < len(batches):
                 self.engine.step()
-        self._raise_if_not_finite(step, torch.stack(losses), batches)
-        grad_norm = update_weights(self.engine)
-        if not math.isfinite(grad_norm) and not self.engine.fp16_enabled():
-            raise AgreedError(
-                f"step {step.index + 1}: the gradient is infinite or not a number; the newest checkpoint is kept; "
-                f"lower optimizer.learning_rate (now {config.optimizer.learning_rate}) or adversary.max_lambda"
-            )
-        return sums, grad_norm
+        return sums, losses, update_weights(self.engine)
+
+    def _leave_out(self, step: Step, losses: list[torch.Tensor], batches: list[Batch]) -> None:
+        """Count and log a step that has changed nothing."""
+        number = step.index + 1
+        line = self.bad_steps.count_bad(number, torch.stack(losses).tolist(), batches)
+        if self.is_main:
+            why = sentence(line["left_out"], line["origins"])
+            print(f"unibert: step {number} is left out: {why}", file=sys.stderr, flush=True)
+        self._write({"step": number, "tokens": step.tokens_before + step.num_tokens, **line})
 
     def _learning_rate_factor(self, step: Step) -> float:
         optimizer = self.config.optimizer
@@ -362,21 +378,6 @@ class Pretraining:
                 "them with `unibert corpus verify` and copy them again"
             )
 
-    def _raise_if_not_finite(self, step: Step, losses: torch.Tensor, batches: list[Batch]) -> None:
-        num_bad = (~torch.isfinite(losses)).sum().double()
-        if not sum_over_ranks(num_bad).item():
-            return
-        bad_here = [
-            f"rank {self.placement.rank}: {', '.join(sorted({name for names in batch.origins for name in names})[:5])}"
-            for batch, loss in zip(batches, losses.tolist(), strict=True)
-            if not math.isfinite(loss)
-        ]
-        bad = [origin for part in gather_objects(bad_here) for origin in part]
-        raise AgreedError(
-            f"step {step.index + 1}: the loss is not finite in the batch of {'; '.join(bad)}; the newest checkpoint "
-            "is kept; check these documents or lower optimizer.learning_rate"
-        )
-
     # ---- metrics -------------------------------------------------------------------------------------------------
 
     def _log_step(self, step: Step, sums: Sums, grad_norm: float, checksum: int) -> None:
@@ -396,6 +397,7 @@ class Pretraining:
             "masking_rate": value_at(config.stream.masking_rate, step.progress),
             "padding_share": 1 - float(totals["tokens"]) / step.num_tokens,
             "skipped_blocks": self._skipped_by_all_ranks(),
+            "left_out_steps": dict(self.bad_steps.counts),
         }
         if config.adversary is not None:
             line["adversary_chance"] = float(self.stream.document_shares(step.progress).max())

@@ -15,8 +15,8 @@ Record = dict[str, Any]
 TIMING_KEYS = ("tokens_per_second", "memory_gib")
 """Keys that may differ between two identical runs."""
 
-_MEASURED = {"heldout_mlm_loss", "retrieval_raw"}
-"""A key of each kind of line that does not describe a training step."""
+_OTHER_LINES = {"heldout_mlm_loss", "retrieval_raw", "left_out"}
+"""A key of each kind of line that does not have the losses of a training step."""
 
 
 class MetricsFile:
@@ -51,7 +51,7 @@ class LoggedMetrics:
     @property
     def training(self) -> list[Record]:
         """Records of training steps, sorted by step. Of a step that was logged twice, the later line counts."""
-        return _by_step(record for record in self.records if not _MEASURED & record.keys())
+        return _by_step(record for record in self.records if not _OTHER_LINES & record.keys())
 
     @property
     def heldout(self) -> list[Record]:
@@ -62,6 +62,11 @@ class LoggedMetrics:
     def retrieval(self) -> list[Record]:
         """Records of retrieval and language probe, likewise."""
         return _by_step(record for record in self.records if "retrieval_raw" in record)
+
+    @property
+    def left_out(self) -> list[Record]:
+        """Records of steps that changed no weight, see `unibert.training.bad_steps`, likewise."""
+        return _by_step(record for record in self.records if "left_out" in record)
 
 
 def read_metrics(path: Path) -> LoggedMetrics:

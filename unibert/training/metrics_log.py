@@ -80,8 +80,8 @@ class MetricsLog:
             shown = {"loss": "loss", "mlm": "mlm_loss"}
             losses = {name: f"{line[key]:.3f}" for name, key in shown.items() if key in line}
             self._bar.set_postfix(losses, refresh=False)
-        if not os.isatty(2):
-            numbers_shown = "  ".join(f"{key} {line[key]:.4g}" for key in _SHOWN if key in line)
+        numbers_shown = "  ".join(f"{key} {line[key]:.4g}" for key in _SHOWN if key in line)
+        if numbers_shown and not os.isatty(2):
             print(f"step {line['step']}/{self._num_steps}  {numbers_shown}", file=sys.stderr, flush=True)
         try:
             self._claim.raise_if_superseded()
