@@ -209,6 +209,18 @@ def test_vectors_that_collapse_in_training_raise_an_alarm(tmp_path):
     assert "of the last layer have nearly the same direction" in " ".join(alarms(write_report(tmp_path).read_text()))
 
 
+def test_changes_and_steps_left_out_are_told(tmp_path):
+    change = {"step": 1, "changed": {"optimizer.learning_rate": {"from": 2e-3, "to": 1e-3}}, "reason": "<spike>"}
+    left_out = [{"step": step, "left_out": "loss", "origins": {"0": ["en/train-000000.tar#7"]}} for step in range(2, 9)]
+    scaled = {"step": 9, "left_out": "loss_scale", "origins": {}}
+    write_metrics(tmp_path, training_line(1), change, *left_out, scaled, training_line(10))
+    page = write_report(tmp_path).read_text()
+    assert "Changed from step 2 on: optimizer.learning_rate 0.002 → 0.001 (&lt;spike&gt;)." in page
+    (alarm,) = alarms(page)
+    assert "7 steps were left out, since their loss or gradient was not finite: 2, 3, 4, 5, 6 and 2 more." in alarm
+    assert [record["step"] for record in read_run(tmp_path).training] == [1, 10]
+
+
 def test_alarms_of_a_failed_run(tmp_path):
     steps = [training_line(step, adversary_accuracy=0.99, adversary_chance=0.3) for step in range(1, 50)]
     write_metrics(tmp_path, *steps, training_line(50, loss=float("nan")), heldout_line(50, 6.5))

@@ -291,6 +291,10 @@ def _findings(run: RunRecords) -> list[Finding]:
     findings = []
     if any(not math.isfinite(record["loss"]) for record in run.training if record.get("loss") is not None):
         findings.append(Finding("Some training losses are NaN or infinite: the run diverged.", alarm=True))
+    for record in run.changes:
+        values = ", ".join(f"{key} {change['from']} → {change['to']}" for key, change in record["changed"].items())
+        reason = f" ({record['reason']})" if record["reason"] else ""
+        findings.append(Finding(f"Changed from step {record['step'] + 1:,} on: {values}{reason}.", alarm=False))
     if bad := [record for record in run.left_out if record["left_out"] != "loss_scale"]:
         steps = shortened([str(record["step"]) for record in bad], _LISTED_STEPS)
         findings.append(

@@ -14,7 +14,8 @@ from unibert.training.metrics_file import LoggedMetrics, Record, read_metrics
 class RunRecords:
     """The parts of a run folder; a missing part is empty or None.
 
-    ``training``, ``heldout``, ``retrieval``, ``left_out`` and ``damaged_lines`` are those of `LoggedMetrics`.
+    ``training``, ``heldout``, ``retrieval``, ``left_out``, ``changes`` and ``damaged_lines`` are those of
+    `LoggedMetrics`.
     """
 
     name: str
@@ -22,6 +23,7 @@ class RunRecords:
     heldout: list[Record]
     retrieval: list[Record]
     left_out: list[Record]
+    changes: list[Record]
     damaged_lines: int
     config: str | None
     scores: Record | None
@@ -51,6 +53,7 @@ def read_run(run_dir: Path) -> RunRecords:
         heldout=logged.heldout,
         retrieval=logged.retrieval,
         left_out=logged.left_out,
+        changes=logged.changes,
         damaged_lines=logged.damaged_lines,
         config=config.read_text(encoding="utf-8") if config.is_file() else None,
         scores=scores,

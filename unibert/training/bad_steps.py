@@ -71,8 +71,8 @@ class BadSteps:
         if self.in_a_row >= self._limit:
             raise AgreedError(
                 f"step {step}: {sentence(cause, origins)}; {_succession(self.in_a_row)} (training.max_bad_steps), so "
-                "the run ends; the newest checkpoint is kept; check these documents, or lower optimizer.learning_rate "
-                "or adversary.max_lambda"
+                "the run ends; the newest checkpoint is kept; check these documents, or continue with a lower "
+                "optimizer.learning_rate or adversary.max_lambda, which --allow_change permits"
             )
         return {"left_out": cause, "origins": origins}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from unibert.model.config import AdversaryConfig, DistillationConfig, MLMConfig, ModelConfig
@@ -207,7 +207,19 @@ class RunConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """Optimizer and learning rate."""
 
+    allow_change: list[str] = field(default_factory=list)
+    """Keys that may have other values than before when the run is continued, as in optimizer.learning_rate,mlm.weight:
+    those of optimizer, mlm.weight, distillation.weight and the adversary's max_lambda, ramp, warmup and learning_rate.
+    metrics.jsonl has a line with the step and the values."""
+
+    change_reason: str | None = None
+    """Why they change, for that line."""
+
     def __post_init__(self) -> None:
+        if fixed := [key for key in self.allow_change if key not in CHANGEABLE_KEYS]:
+            raise ValueError(
+                f"allow_change: {fixed[0]} cannot change during a run; keys that can are {', '.join(CHANGEABLE_KEYS)}"
+            )
         self.stream.raise_if_batches_do_not_fit(self.training.timeline())
         if not ever_positive(self.stream.masking_rate):
             self._raise_if_masks_are_needed()
@@ -246,8 +258,18 @@ class RunConfig:
                 )
 
 
+CHANGEABLE_KEYS = (
+    *(f"optimizer.{one.name}" for one in fields(OptimizerConfig)),
+    "mlm.weight",
+    "distillation.weight",
+    *(f"adversary.{name}" for name in ("max_lambda", "ramp", "warmup", "learning_rate")),
+)
+"""Keys that ``allow_change`` may name: they change neither the model nor past batches."""
+
 FREE_KEYS = (
     "run_dir",
+    "allow_change",
+    "change_reason",
     "training.micro_batch_size",
     "training.ds_config",
     "training.log_every",
@@ -270,17 +292,16 @@ FREE_KEYS = (
 """Keys that may change when a run is continued, because they change neither its batches nor its objective."""
 
 
-def first_difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> str | None:
-    """Name the first dotted key, except :data:`FREE_KEYS`, whose values differ, with both values; None if all agree."""
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """Return both values of each dotted key, except :data:`FREE_KEYS`, in which two configurations differ."""
+    found: dict[str, tuple[Any, Any]] = {}
     for key in {**old, **new}:
         dotted = f"{prefix}{key}"
         before, after = old.get(key), new.get(key)
         if dotted in FREE_KEYS or before == after:
             continue
         if isinstance(before, dict) and isinstance(after, dict):
-            difference = first_difference(before, after, f"{dotted}.")
-            if difference is None:
-                continue
-            return difference
-        return f"{dotted} was {before!r} and is now {after!r}"
-    return None
+            found |= differences(before, after, f"{dotted}.")
+        else:
+            found[dotted] = (before, after)
+    return found

@@ -206,6 +206,18 @@ def build_engine(
     return engine
 
 
+def group_settings(engine: Any) -> list[dict[str, Any]]:
+    """Return the settings of every parameter group, which a checkpoint that is loaded replaces by its own."""
+    names = ("peak", "betas", "eps", "weight_decay")
+    return [{name: group[name] for name in names} for group in engine.optimizer.param_groups]
+
+
+def restore_group_settings(engine: Any, settings: list[dict[str, Any]]) -> None:
+    """Give the parameter groups the settings from `group_settings` again."""
+    for group, own in zip(engine.optimizer.param_groups, settings, strict=True):
+        group.update(own)
+
+
 def set_learning_rate(engine: Any, factor: float) -> None:
     """Set the learning rate of every parameter group to ``factor`` times its peak."""
     for group in engine.optimizer.param_groups:

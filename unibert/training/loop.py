@@ -28,6 +28,8 @@ from unibert.training.class_weights import class_weights
 from unibert.training.config import RunConfig
 from unibert.training.engine import (
     build_engine,
+    group_settings,
+    restore_group_settings,
     set_batch,
     set_learning_rate,
     training_dtype,
@@ -47,7 +49,7 @@ from unibert.training.metrics import (
     prediction_metrics,
 )
 from unibert.training.metrics_log import MetricsLog
-from unibert.training.preparation import Preparation, claim_run_dir, prepare
+from unibert.training.preparation import Preparation, claim_run_dir, prepare, write_changed_config
 from unibert.training.ranks.collective_counter import counted_collective
 from unibert.training.ranks.collectives import agree, gather_objects, join, run_on_rank_0
 from unibert.training.ranks.failures import explain
@@ -94,7 +96,10 @@ class Pretraining:
         self.timeline = config.training.timeline()
         prepared = self._prepare()
         self.manifest, self.stream, self.retrieval = prepared.manifest, prepared.stream, prepared.retrieval
-        claim: Claim | None = run_on_rank_0(lambda: claim_run_dir(config, prepared.model))
+        self.changes = prepared.changes
+        claim: Claim | None = run_on_rank_0(
+            lambda: claim_run_dir(config, prepared.model, changed=bool(prepared.changes))
+        )
         if self.is_main:
             if warning := mixing_warning(config.stream, len(self.stream.languages)):
                 print(f"unibert: {warning}", file=sys.stderr)
@@ -163,6 +168,7 @@ class Pretraining:
             self._report_finished()
             return
         self.log.start_after(first_step)
+        self._log_changes(first_step)
         if first_step == 0:
             self._log_retrieval(0, 0)
         self.throughput = Throughput(self.timeline[first_step].tokens_before)
@@ -238,7 +244,9 @@ class Pretraining:
 
     def _restore(self) -> tuple[int, dict[str, Any] | None]:
         """Load the newest checkpoint into the engine; return the step to continue from and the stream's state."""
+        settings = group_settings(self.engine)
         checkpoint = self.checkpoints.load_newest(self.engine)
+        restore_group_settings(self.engine, settings)
         state = checkpoint["state"] if checkpoint else None
         if state and state["corpus"] != self.manifest.fingerprint:
             raise AgreedError(
@@ -377,6 +385,21 @@ class Pretraining:
                 f"{min(met)}; stream.max_damaged_share ({self.config.stream.max_damaged_share:g}) allows {limit}; find "
                 "them with `unibert corpus verify` and copy them again"
             )
+
+    def _log_changes(self, first_step: int) -> None:
+        """Log with which values the run goes on, if they have changed, and keep them."""
+        if not self.changes:
+            return
+        changed = {key: {"from": before, "to": after} for key, (before, after) in self.changes.items()}
+
+        def log() -> None:
+            for key, (before, after) in self.changes.items():
+                print(f"unibert: from step {first_step + 1}, {key} is {after} instead of {before}", file=sys.stderr)
+            self.log.write({"step": first_step, "changed": changed, "reason": self.config.change_reason})
+            # The other way round, a kill in between would lose the line.
+            write_changed_config(self.config)
+
+        run_on_rank_0(log)
 
     # ---- metrics -------------------------------------------------------------------------------------------------
 

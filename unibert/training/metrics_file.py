@@ -15,7 +15,7 @@ Record = dict[str, Any]
 TIMING_KEYS = ("tokens_per_second", "memory_gib")
 """Keys that may differ between two identical runs."""
 
-_OTHER_LINES = {"heldout_mlm_loss", "retrieval_raw", "left_out"}
+_OTHER_LINES = {"heldout_mlm_loss", "retrieval_raw", "left_out", "changed"}
 """A key of each kind of line that does not have the losses of a training step."""
 
 
@@ -62,6 +62,11 @@ class LoggedMetrics:
     def retrieval(self) -> list[Record]:
         """Records of retrieval and language probe, likewise."""
         return _by_step(record for record in self.records if "retrieval_raw" in record)
+
+    @property
+    def changes(self) -> list[Record]:
+        """Records of values that were changed when the run was continued, likewise."""
+        return _by_step(record for record in self.records if "changed" in record)
 
     @property
     def left_out(self) -> list[Record]:

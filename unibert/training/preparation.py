@@ -19,7 +19,7 @@ from unibert.stream import Stream
 from unibert.training.checkpoint.claim import Claim
 from unibert.training.checkpoint.folder import complete_checkpoints
 from unibert.training.checkpoint.retention import MAX_BYTES_PER_PARAMETER, raise_if_no_room
-from unibert.training.config import RunConfig, first_difference
+from unibert.training.config import CHANGEABLE_KEYS, RunConfig, differences
 from unibert.training.engine import ds_config_path, read_ds_config, training_dtype
 from unibert.training.kernel_paths import check_kernel_paths
 from unibert.training.models import build_model
@@ -42,6 +42,8 @@ class Preparation:
     ds_config: dict[str, Any]
     model: UniBERT
     retrieval: RetrievalSentences | None
+    changes: dict[str, tuple[Any, Any]]
+    """Values before and after, by key, with which a run is continued in another way."""
     num_parameters: int
     """Counted before DeepSpeed builds the engine: ZeRO 3 leaves only its shard on each rank."""
 
@@ -65,7 +67,7 @@ def prepare(config: RunConfig, placement: Placement, timeline: Timeline) -> Prep
     if placement.rank == 0 and stream.shards_folder is not None:
         _check_shards(manifest, stream, stream.shards_folder)
     ds_config = read_ds_config(ds_config_path(config.training.ds_config), placement.device)
-    _check_run_dir(config)
+    changes = _changes(config)
     model = build_model(config, manifest, placement.device)
     check_kernel_paths(model, placement.device, training_dtype(ds_config))
     retrieval = None
@@ -76,11 +78,12 @@ def prepare(config: RunConfig, placement: Placement, timeline: Timeline) -> Prep
         retrieval = read_retrieval_sentences(config, model.masked_lm.config, manifest.special_ids.pad)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     raise_if_no_room(Path(config.run_dir), MAX_BYTES_PER_PARAMETER * num_parameters)
-    return Preparation(manifest, stream, ds_config, model, retrieval, num_parameters)
+    return Preparation(manifest, stream, ds_config, model, retrieval, changes, num_parameters)
 
 
-def claim_run_dir(config: RunConfig, model: UniBERT) -> Claim:
-    """Claim the run folder and write the resolved configuration, and the model's, which the export needs, into it.
+def claim_run_dir(config: RunConfig, model: UniBERT, *, changed: bool) -> Claim:
+    """Claim the run folder and write the configuration, unless it has changed, and that of the model, which the export
+    needs, into it.
 
     Raises:
         UserError: if the folder cannot be written.
@@ -89,12 +92,29 @@ def claim_run_dir(config: RunConfig, model: UniBERT) -> Claim:
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         claim = Claim(run_dir)
-        resolved = yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
-        write_atomically(run_dir / "config.yaml", resolved)
+        if not changed:
+            _write_config(config)
         model.masked_lm.config.save_pretrained(run_dir / "model_config")
     except OSError as error:
         raise UserError(f"run_dir: {run_dir} cannot be written ({error.strerror}); choose another") from error
     return claim
+
+
+def write_changed_config(config: RunConfig) -> None:
+    """Write the configuration of a run that has changed, after the line in metrics.jsonl that says so.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    try:
+        _write_config(config)
+    except OSError as error:
+        raise UserError(f"run_dir: {config.run_dir} cannot be written ({error.strerror}); choose another") from error
+
+
+def _write_config(config: RunConfig) -> None:
+    resolved = yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
+    write_atomically(Path(config.run_dir) / "config.yaml", resolved)
 
 
 def _check_shards(manifest: Manifest, stream: Stream, folder: Path) -> None:
@@ -114,14 +134,21 @@ def _check_shards(manifest: Manifest, stream: Stream, folder: Path) -> None:
         print(f"unibert: {problem}; its damaged blocks will be skipped", file=sys.stderr)
 
 
-def _check_run_dir(config: RunConfig) -> None:
-    """Raise if the run folder holds checkpoints of a run with another configuration."""
+def _changes(config: RunConfig) -> dict[str, tuple[Any, Any]]:
+    """Return how the configuration differs from that of the checkpoints in the run folder.
+
+    Raises:
+        UserError: if a key differs that must not or is not allowed to.
+    """
     run_dir = Path(config.run_dir)
     if not complete_checkpoints(run_dir / "checkpoints"):
-        return
-    difference = first_difference(read_yaml(run_dir / "config.yaml"), to_dict(config))
-    if difference is not None:
-        raise UserError(
-            f"{run_dir} belongs to a run of another configuration: {difference}; choose another run_dir or remove "
-            "this one"
-        )
+        return {}
+    changes = differences(read_yaml(run_dir / "config.yaml"), to_dict(config))
+    for key, (before, after) in changes.items():
+        if key not in config.allow_change:
+            advice = f"give --allow_change {key} to continue with the new value, or " if key in CHANGEABLE_KEYS else ""
+            raise UserError(
+                f"{run_dir} belongs to a run of another configuration: {key} was {before!r} and is now {after!r}; "
+                f"{advice}choose another run_dir or remove this one"
+            )
+    return changes
