@@ -166,8 +166,8 @@ UNKNOWN_COMMAND = [
     (["help", "exprot"], "there is no command 'exprot'; did you mean 'export'?"),
     (
         ["corpus"],
-        "corpus needs a subcommand; the commands are corpus download, corpus build, corpus verify, corpus teach, "
-        "corpus inspect, corpus show, corpus tokenizers",
+        "corpus needs a subcommand; the commands are corpus download, corpus build, corpus report, corpus verify, "
+        "corpus teach, corpus inspect, corpus show, corpus tokenizers",
     ),
     (["xylophone"], "there is no command 'xylophone'; the commands are corpus download, corpus build,"),
 ]
@@ -325,7 +325,7 @@ def bash_script(tmp_path_factory) -> Path:
     ("words", "offered"),
     [
         (["pre"], ["pretrain", "preflight"]),
-        (["corpus", ""], ["download", "build", "verify", "teach", "inspect", "show", "tokenizers"]),
+        (["corpus", ""], ["download", "build", "report", "verify", "teach", "inspect", "show", "tokenizers"]),
         (["pretrain", "demo"], ["demo", "demo-e5", "demo-teacher"]),
         (
             ["pretrain", "small", "--adversary.l"],

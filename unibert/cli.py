@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from unibert.command import Call, Command
 from unibert.errors import AgreedError, LostRanksError, RankError, UserError
@@ -97,8 +98,12 @@ def _exit_with(error: UserError) -> None:
 def _corpus_build(call: Call) -> None:
     config = call.options()
     from unibert.corpus.build import build_corpus
+    from unibert.corpus.executors import coordinates
+    from unibert.reports.corpus_page import write_corpus_page
 
     build_corpus(config)
+    if coordinates():
+        print(f"report   {write_corpus_page(Path(config.output))}")
 
 
 def _corpus_download(call: Call) -> None:
@@ -106,6 +111,13 @@ def _corpus_download(call: Call) -> None:
     from unibert.corpus.download.run import download_dumps
 
     download_dumps(options)
+
+
+def _corpus_report(call: Call) -> None:
+    corpus = call.options().corpus
+    from unibert.reports.corpus_page import write_corpus_page
+
+    print(f"report   {write_corpus_page(corpus)}")
 
 
 def _corpus_verify(call: Call) -> None:
@@ -337,6 +349,15 @@ _ROWS = (
         "unibert.corpus.config:CorpusConfig",
         "inputs",
         about="Under mpirun or srun, all ranks share the work.",
+    ),
+    Command(
+        "corpus report",
+        "DIR",
+        "write the HTML page of a corpus again",
+        _corpus_report,
+        "unibert.command_options:CorpusReportOptions",
+        "corpus",
+        about="`unibert corpus build` writes report.html too. It shows what came in, what was left out and why.",
     ),
     Command(
         "corpus verify",

@@ -46,6 +46,14 @@ class DownloadOptions:
 
 
 @dataclass(kw_only=True)
+class CorpusReportOptions:
+    """Options of ``unibert corpus report``."""
+
+    corpus: Path
+    """Corpus folder made by `unibert corpus build`."""
+
+
+@dataclass(kw_only=True)
 class VerifyOptions:
     """Options of ``unibert corpus verify``."""
 

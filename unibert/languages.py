@@ -53,6 +53,21 @@ _RENAMED = {
 """Wikipedias that have a standard code now: the codes they had before, which their dumps still have."""
 _SAME_LANGUAGE = {**_RENAMED, "bho": "bh", "cmn": "zh", "egl": "eml", "gsw": "als", "nb": "no", "nrf": "nrm"}
 """Other codes of languages, and the codes that a corpus has for them."""
+_TAGS = {
+    "als": "gsw",
+    "bh": "bho",
+    "cbk-zam": "cbk",
+    "eml": "egl",
+    "map-bms": "jv-x-bms",
+    "mo": "ro-Cyrl-MD",
+    "nds-nl": "nds-NL",
+    "nrm": "nrf",
+    "roa-tara": "nap-x-tara",
+    "sh": "hbs",
+    "simple": "en-simple",
+}
+"""Codes of Wikipedias that are no BCP 47 tags, or deprecated ones, and the tags that stand for them (MediaWiki's
+LanguageCode; ISO 639-3 for sh; RFC 5646 for nds-nl)."""
 
 
 def language(code: str) -> Language:
@@ -89,6 +104,16 @@ def dump_name(given: str) -> str:
     code = _SAME_LANGUAGE.get(code, code)
     old_codes = {new: old for old, new in _RENAMED.items()}
     return old_codes.get(code, code).replace("-", "_")
+
+
+def language_tag(code: str) -> str:
+    """Return the BCP 47 tag of a language, whose first part is an ISO 639 code: ``nap-x-tara`` for roa-tara."""
+    return _TAGS.get(code, code)
+
+
+def iso_code(code: str) -> str:
+    """Return the ISO 639 code of a language, as the Hugging Face hub wants it; that of the whole for a variety."""
+    return language_tag(code).partition("-")[0]
 
 
 def nearest_code(code: str, codes: Iterable[str]) -> str:

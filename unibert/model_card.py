@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from unibert.hub import is_on_hub
-from unibert.languages import LANGUAGES
+from unibert.languages import LANGUAGES, iso_code
 from unibert.text import compact_markdown_table, markdown_table
 
 CARD_NAME = "README.md"
@@ -27,8 +27,6 @@ _ARCHITECTURES = {
     "xlm-roberta": "XLM-RoBERTa",
 }
 """Names of the architectures whose exports the tests load in transformers 4 too."""
-_ISO_CODES = {"als": "gsw", "simple": "en"}
-"""ISO 639 codes of Wikipedias that use another; the hub accepts only ISO codes."""
 _USE, _SCORES = "## Use", "## Scores"
 
 
@@ -208,11 +206,10 @@ def model_name(name: str) -> str:
 
 
 def _metadata(encoder: EncoderFacts, origin: Pretraining | Trimming) -> dict[str, Any]:
-    codes = sorted({_ISO_CODES.get(counts.code, counts.code) for counts in origin.languages})
-    iso_codes = [code for code in codes if re.fullmatch("[a-z]{2,3}", code)]
+    codes = sorted({iso_code(counts.code) for counts in origin.languages})
     task = "fill-mask" if encoder.has_masked_lm_head else "feature-extraction"
     metadata = {
-        **({"language": iso_codes} if iso_codes else {}),
+        **({"language": codes} if codes else {}),
         "library_name": "transformers",
         "pipeline_tag": task,
         "tags": [

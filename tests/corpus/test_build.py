@@ -100,11 +100,13 @@ def test_a_corpus_from_end_to_end(config, inputs, capsys):
     corpus = Path(config.output)
     assert verify(corpus) == manifest
     assert sorted(path.name for path in corpus.iterdir()) == [
+        "README.md",
         "af",
         "de",
         "manifest.json",
         "report.json",
         "report.md",
+        "samples.json",
         "tokenizer",
     ]
     assert manifest.languages == ["af", "de"]
@@ -159,7 +161,7 @@ def test_equal_for_any_number_of_workers_and_different_for_another_seed(config, 
     other = build_corpus(replace(config, seed=1, output=str(tmp_path / "other")))
     assert one == two
     assert {s.sha256 for s in one.shards} != {s.sha256 for s in other.shards}
-    for name in ("manifest.json", "report.json", "report.md", "tokenizer/tokenizer.json"):
+    for name in ("manifest.json", "report.json", "report.md", "samples.json", "README.md", "tokenizer/tokenizer.json"):
         assert (Path(config.output) / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 

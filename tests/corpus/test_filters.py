@@ -1,8 +1,13 @@
 import pytest
 
-from unibert.corpus.filters import FilterConfig, drop_reason
+from unibert.corpus.filters import DropReason, FilterConfig, drop_reason, letters_by_script
 from unibert.corpus.normalization import normalize
 from unibert.languages import language
+
+
+def reason(text: str, code: str, config: FilterConfig) -> DropReason | None:
+    return drop_reason(text, letters_by_script(text), language(code), config)
+
 
 GERMAN = "Berlin ist die Hauptstadt und als Land eine parlamentarische Republik der Bundesrepublik Deutschland."
 
@@ -27,7 +32,7 @@ GERMAN = "Berlin ist die Hauptstadt und als Land eine parlamentarische Republik 
     ],
 )
 def test_reasons(text, code, expected):
-    assert drop_reason(text, language(code), FilterConfig()) == expected
+    assert reason(text, code, FilterConfig()) == expected
 
 
 @pytest.mark.parametrize(
@@ -40,8 +45,8 @@ def test_reasons(text, code, expected):
     ],
 )
 def test_every_limit_can_be_lifted(config, text):
-    assert drop_reason(text, language("de"), FilterConfig()) is not None
-    assert drop_reason(text, language("de"), config) is None
+    assert reason(text, "de", FilterConfig()) is not None
+    assert reason(text, "de", config) is None
 
 
 def test_impossible_limits_name_the_key():

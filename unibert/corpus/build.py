@@ -6,7 +6,7 @@ import errno
 import hashlib
 import shutil
 import sys
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ import numpy.typing as npt
 from unibert.corpus import selection
 from unibert.corpus.cleaning import CleaningTask, clean, num_parts
 from unibert.corpus.config import CorpusConfig
+from unibert.corpus.dataset_card import DESCRIPTIONS, save_card
 from unibert.corpus.decontamination import EvaluationText
 from unibert.corpus.document_filter import load_document_filter
 from unibert.corpus.document_tokenizer import DocumentTokenizer, corpus_tokenizer, find_tokenizer
@@ -29,9 +30,9 @@ from unibert.corpus.inputs import LISTED_NAMES, InputFile, find_inputs, unread_f
 from unibert.corpus.manifest import MANIFEST_NAME, Manifest, Shard, Split
 from unibert.corpus.near_duplicates import without_near_duplicates
 from unibert.corpus.pretrained_tokenizer import PretrainedTokenizer
-from unibert.corpus.report import REPORT_JSON, REPORT_MARKDOWN, LanguageReport, save_report
+from unibert.corpus.report import REPORT_MARKDOWN, LanguageReport, save_report
 from unibert.corpus.shards import ShardWriter, token_dtype
-from unibert.corpus.spool import Index, read_documents, read_index
+from unibert.corpus.spool import Index, difference, read_documents, read_index
 from unibert.corpus.stubs import without_stubs
 from unibert.corpus.text_tokenizer import use_one_thread
 from unibert.corpus.tokenizer import train_tokenizer
@@ -128,6 +129,7 @@ def _build(config: CorpusConfig, executor: Executor | None) -> Manifest:
         if evaluation is not None:
             notes += evaluation.notes()
         save_report(output, reports, manifest, [*unread, *notes])
+        save_card(output, config, files, reports, manifest)
         manifest.save(output)
     except BaseException as error:
         _clear(output)
@@ -221,7 +223,7 @@ def _prepare_output(output: Path, overwrite: bool) -> None:
 def _clear(output: Path) -> None:
     """Remove all that a build has written, the manifest first, so that an incomplete corpus never looks complete."""
     (output / MANIFEST_NAME).unlink(missing_ok=True)
-    for name in (REPORT_JSON, REPORT_MARKDOWN):
+    for name in DESCRIPTIONS:
         (output / name).unlink(missing_ok=True)
     shards = [shard for split in get_args(Split) for shard in output.glob(f"*/{split}-??????.tar*")]
     for shard in shards:
@@ -265,12 +267,16 @@ def _clean_files(
     matches: dict[str, ExclusionMatches] = defaultdict(ExclusionMatches)
     for task in tasks:
         spools[task.file.language].append(task.spool)
+    for file in files:
+        reports[file.language].files += 1
     largest_first = sorted(tasks, key=lambda task: -task.file.path.stat().st_size / task.parts)
     cleaned = run_tasks(executor, clean, largest_first, "cleaning")
     for task, result in zip(largest_first, cleaned, strict=True):
         reports[task.file.language].add(result.counts)
         reports[task.file.language].contaminated += result.contaminated
         reports[task.file.language].prose.add(result.prose)
+        reports[task.file.language].letters.update(result.letters)
+        reports[task.file.language].samples.add(result.samples)
         matches[task.file.language].update(result.matches)
     return dict(sorted(spools.items())), reports, matches
 
@@ -280,13 +286,14 @@ def _included(spools: list[Path], matches: ExclusionMatches, report: LanguageRep
     index = read_index(spools)
     included = selection.without_titles(index, matches.targets)
     kept = selection.without_duplicates(included)
-    report.add(Counter(excluded=len(index) - len(included), duplicate=len(included) - len(kept)))
+    report.count_dropped("excluded", difference(index, included), spools)
+    report.count_dropped("duplicate", difference(included, kept), spools)
     return kept
 
 
 def _select(config: CorpusConfig, code: str, spools: list[Path], kept: Index, report: LanguageReport) -> _Selection:
     train, heldout = selection.split_heldout(selection.shuffled(kept, code, config.seed), config.heldout_share)
-    report.count_kept(kept)
+    report.count_kept(kept, spools)
     return _Selection(spools, train, heldout)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from unibert.corpus.config import NearDuplicateConfig, WrongLanguageConfig
 from unibert.corpus.decontamination import EvaluationNgrams
 from unibert.corpus.document_filter import filtered
 from unibert.corpus.exclusions import ExclusionMatches, Exclusions
-from unibert.corpus.filters import DropReason, FilterConfig, drop_reason
+from unibert.corpus.filters import DropReason, FilterConfig, drop_reason, letters_by_script
 from unibert.corpus.identification import is_wrong_language
 from unibert.corpus.inputs import InputFile
 from unibert.corpus.multistream import is_multistream
@@ -19,6 +19,7 @@ from unibert.corpus.near_duplicates import with_signatures
 from unibert.corpus.normalization import normalize
 from unibert.corpus.prose_loss import PageSample, ProseLoss
 from unibert.corpus.readers import Document, DocumentReader
+from unibert.corpus.samples import DocumentSamples
 from unibert.corpus.spool import write_spool
 from unibert.languages import language
 
@@ -57,6 +58,15 @@ class CleaningResult:
     """Number of documents dropped for each evaluation set with which they share text."""
     prose: ProseLoss = field(default_factory=ProseLoss)
     """What was lost of the visible prose."""
+    letters: Counter[str] = field(default_factory=Counter)
+    """Number of letters of the documents in the spool by script."""
+    samples: DocumentSamples = field(default_factory=DocumentSamples)
+    """Some of the dropped documents."""
+
+    def drop(self, reason: str, document: Document) -> None:
+        """Count a document that is dropped."""
+        self.counts[reason] += 1
+        self.samples.offer(reason, document)
 
 
 def num_parts(file: InputFile) -> int:
@@ -71,8 +81,16 @@ def num_parts(file: InputFile) -> int:
 
 def clean(task: CleaningTask) -> CleaningResult:
     """Write the task's spool; return what was read, dropped, matched and lost."""
-    reader = DocumentReader(task.file, task.part, task.parts, task.max_page_characters, task.exclusions)
-    result = CleaningResult(reader.counts, reader.matches)
+    samples = DocumentSamples()
+    reader = DocumentReader(
+        task.file,
+        task.part,
+        task.parts,
+        task.max_page_characters,
+        task.exclusions,
+        on_drop=samples.offer if task.document_filter is None else _offer_without_text(samples),
+    )
+    result = CleaningResult(reader.counts, reader.matches, samples=samples)
     documents = _kept(reader, task, result)
     if task.near_duplicates.threshold is not None:
         documents = with_signatures(documents, task.spool, task.near_duplicates)
@@ -80,10 +98,16 @@ def clean(task: CleaningTask) -> CleaningResult:
     return result
 
 
-def cleaned(document: Document, filters: FilterConfig) -> tuple[str, DropReason | None]:
-    """Return the text of a document as it is kept, and why a filter drops it, if one does."""
+def cleaned(document: Document, filters: FilterConfig) -> tuple[str, DropReason | None, Counter[str]]:
+    """Return the text of a document as it is kept, why a filter drops it, if one does, and its letters by script."""
     text = normalize(document.text)
-    return text, drop_reason(text, language(document.language), filters)
+    letters = letters_by_script(text)
+    return text, drop_reason(text, letters, language(document.language), filters), letters
+
+
+def _offer_without_text(samples: DocumentSamples) -> Callable[[str, Document], None]:
+    """Return `offer` for documents that the user's function, which may remove personal data, has not seen."""
+    return lambda reason, document: samples.offer(reason, replace(document, text="", wikitext=""))
 
 
 def _kept(reader: DocumentReader, task: CleaningTask, result: CleaningResult) -> Iterator[Document]:
@@ -94,17 +118,19 @@ def _kept(reader: DocumentReader, task: CleaningTask, result: CleaningResult) ->
         if task.document_filter is not None:
             where = f"document {document.id} of {task.file.path}"
             chosen = filtered(task.document_filter, normalize(document.text), task.file.language, where)
+            document = replace(document, text=chosen or "", wikitext="")
             if chosen is None:
-                result.counts["document_filter"] += 1
+                result.drop("document_filter", document)
                 continue
-            document = replace(document, text=chosen)
-        text, reason = cleaned(document, task.filters)
+        text, reason, letters = cleaned(document, task.filters)
+        document = replace(document, text=text)
         if reason:
-            result.counts[reason] += 1
+            result.drop(reason, document)
         elif is_wrong_language(text, task.file.language, task.wrong_language):
-            result.counts["wrong_language"] += 1
+            result.drop("wrong_language", document)
         elif task.evaluation is not None and (sources := task.evaluation.sources(text)):
-            result.counts["contaminated"] += 1
+            result.drop("contaminated", document)
             result.contaminated.update(sources)
         else:
-            yield replace(document, text=text)
+            result.letters.update(letters)
+            yield document

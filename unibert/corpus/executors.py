@@ -130,6 +130,12 @@ def started_under_mpi() -> bool:
     return any(int(os.environ.get(name, 1)) > 1 for name in sizes)
 
 
+def coordinates() -> bool:
+    """Return whether this process leads a start: rank 0 under MPI, else every process that is no worker."""
+    ranks = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
+    return not started_under_mpi() or int(next((os.environ[name] for name in ranks if name in os.environ), 0)) == 0
+
+
 def run_tasks(
     executor: Executor | None, function: Callable[[Task], Result], tasks: Sequence[Task], title: str
 ) -> Iterator[Result]:

@@ -13,7 +13,13 @@ from unibert.languages import Language
 DropReason = Literal["too_short", "few_letters", "repeated_lines", "foreign_script"]
 
 # Scripts whose characters have Unicode names that begin with another word
-_SCRIPT_OF_NAME = {"CJK": "Han", "IDEOGRAPHIC": "Han"}
+_SCRIPT_OF_NAME = {
+    "CJK": "Han",
+    "IDEOGRAPHIC": "Han",
+    "KATAKANA-HIRAGANA": "Katakana",
+    "FEMININE": "Latin",
+    "MASCULINE": "Latin",
+}
 # Number of letters of an alphabet that hold about as much text as one character
 _LETTERS_PER_CHARACTER = {"Han": 3, "Hiragana": 2, "Katakana": 2, "Hangul": 2}
 
@@ -39,23 +45,28 @@ class FilterConfig:
                 raise ValueError(f"{key}: a share lies between 0 and 1, got {getattr(self, key)}")
 
 
-def drop_reason(text: str, language: Language, config: FilterConfig) -> DropReason | None:
+def letters_by_script(text: str) -> Counter[str]:
+    """Return the number of letters and marks of each script; marks that all scripts use count as "Inherited"."""
+    letters: Counter[str] = Counter()
+    for character, count in Counter(text).items():
+        if script := _script(character):
+            letters[script] += count
+    return letters
+
+
+def drop_reason(text: str, letters: Counter[str], language: Language, config: FilterConfig) -> DropReason | None:
     """Return why a document is dropped, or None if it is kept.
 
     Args:
         text: normalised text, lines separated by "\\n".
+        letters: its letters, see `letters_by_script`.
         language: language of the text, whose scripts are expected, any if they are not known.
         config: limits of the filters.
     """
-    characters = Counter(text)
-    letters: Counter[str] = Counter()
-    for character, count in characters.items():
-        if script := _script(character):
-            letters[script] += count
     num_letters = letters.total()
     if sum(count * _LETTERS_PER_CHARACTER.get(script, 1) for script, count in letters.items()) < config.min_letters:
         return "too_short"
-    if num_letters < config.min_letter_share * (len(text) - characters[" "] - characters["\n"]):
+    if num_letters < config.min_letter_share * (len(text) - text.count(" ") - text.count("\n")):
         return "few_letters"
     if _repeated_characters(text) > config.max_repeated_line_share * len(text):
         return "repeated_lines"
@@ -74,7 +85,7 @@ def _script(character: str) -> str:
     if unicodedata.category(character)[0] not in "LM":
         return ""
     first_word = unicodedata.name(character, "Unknown").split()[0]
-    if first_word in ("COMBINING", "MODIFIER"):
+    if first_word in ("COMBINING", "MODIFIER", "VARIATION"):
         return "Inherited"
     return _SCRIPT_OF_NAME.get(first_word, first_word.capitalize())
 

@@ -8,7 +8,6 @@ their order alone.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from unibert.corpus.executors import run_tasks
 from unibert.corpus.readers import Document
 from unibert.corpus.report import LanguageReport
 from unibert.corpus.shingles import character_hashes, joint_hashes, ngram_hashes, word_hashes, words_of
-from unibert.corpus.spool import Index
+from unibert.corpus.spool import Index, difference
 
 _PERMUTATIONS = 128  # numbers in a signature; the estimate's standard deviation is at most 1 / (2 √128) = 0.044
 _FOUND = 0.95  # share of pairs at the threshold that have an equal band
@@ -73,13 +72,13 @@ def without_near_duplicates(
     """
     assert config.threshold is not None
     kept = _distinct(config.threshold, [{code: index} for code, index in documents.items()], spools, executor)
-    _count_dropped("near_duplicate", documents, kept, reports)
+    _count_dropped("near_duplicate", documents, kept, spools, reports)
     if config.across_languages:
         text_bytes = {code: int(index["text_bytes"].sum(dtype=np.int64)) for code, index in kept.items()}
         largest_first = sorted(kept, key=lambda code: (-text_bytes[code], code))
         within = kept
         kept = _distinct(config.threshold, [{code: within[code] for code in largest_first}], spools, executor)
-        _count_dropped("near_duplicate_in_another_language", within, kept, reports)
+        _count_dropped("near_duplicate_in_another_language", within, kept, spools, reports)
     return {code: kept[code] for code in documents}
 
 
@@ -110,10 +109,14 @@ def _distinct(
 
 
 def _count_dropped(
-    reason: str, before: Mapping[str, Index], after: Mapping[str, Index], reports: Mapping[str, LanguageReport]
+    reason: str,
+    before: Mapping[str, Index],
+    after: Mapping[str, Index],
+    spools: Mapping[str, list[Path]],
+    reports: Mapping[str, LanguageReport],
 ) -> None:
     for code, index in after.items():
-        reports[code].add(Counter({reason: len(before[code]) - len(index)}))
+        reports[code].count_dropped(reason, difference(before[code], index), spools[code])
 
 
 def find_near_duplicates(task: ComparisonTask) -> npt.NDArray[np.bool_]:

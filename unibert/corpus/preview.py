@@ -54,8 +54,11 @@ def preview_documents(
         for document in DocumentReader(file, max_page_characters=max_page_characters, preview=wanted):
             if not wanted(document.id, document.title):
                 continue
-            text, reason = ("", document.dropped) if document.dropped else cleaned(document, filters)
+            text, reason = "", document.dropped
+            if not reason:
+                text, filtered, _ = cleaned(document, filters)
+                reason = filtered or ""
             if not reason:
                 reason = "duplicate" if stable_hash(text) in seen else ""
                 seen.add(stable_hash(text))
-            yield PreviewedDocument(document, text, reason or "")
+            yield PreviewedDocument(document, text, reason)

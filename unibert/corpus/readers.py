@@ -66,6 +66,8 @@ class DocumentReader:
     and adds 1 to ``cut_off_files``. Documents that ``exclusions`` name are dropped; ``matches`` then holds what was
     named.
 
+    ``on_drop`` is called with the reason and each document that is dropped; a page that is has wikitext but no text.
+
     In a preview, pages that are dropped are yielded as well, with the reason, and those whose id and title ``preview``
     rejects are not converted and have no text.
 
@@ -81,6 +83,7 @@ class DocumentReader:
         max_page_characters: int = 1 << 20,
         exclusions: Exclusions | None = None,
         preview: Callable[[str, str], bool] | None = None,
+        on_drop: Callable[[str, Document], None] | None = None,
     ) -> None:
         self.counts: Counter[str] = Counter()
         self.matches = ExclusionMatches()
@@ -88,6 +91,7 @@ class DocumentReader:
         self._max_page_characters = max_page_characters
         self._exclusions = exclusions or Exclusions()
         self._preview = preview
+        self._on_drop = on_drop
         self._number = 0
         self._range: StreamRange | None = None
         if parts > 1 and file.kind == "wiki":
@@ -122,6 +126,11 @@ class DocumentReader:
             return False
         self.matches.entries.add(entry)
         return True
+
+    def _drop(self, reason: str, document: Document) -> None:
+        self.counts[reason] += 1
+        if self._on_drop:
+            self._on_drop(reason, document)
 
     def _default_id(self, number: int) -> str:
         part = f"{self._part}." if self._range and self._part else ""
@@ -177,10 +186,11 @@ class DocumentReader:
         except UnicodeDecodeError:
             raise
         except (MalformedXML, KeyError, TypeError, ValueError):
-            self.counts["malformed_page"] += 1
+            title = fields.get("title") or ""
+            page = Document("", self._file.language, title, "", self._file.path.name, dropped="malformed_page")
+            self._drop(page.dropped, page)
             if self._preview:
-                title = fields.get("title") or ""
-                yield Document("", self._file.language, title, "", self._file.path.name, dropped="malformed_page")
+                yield page
             return
         wikitext = content.text or ""
         target = fields.get("redirect") or (redirect_target(wikitext) if namespace == 0 else None)
@@ -197,22 +207,19 @@ class DocumentReader:
             reason = "not_wikitext"
         elif len(wikitext) > self._max_page_characters:
             reason = "too_long_page"
+        is_converted = not reason and (self._preview is None or self._preview(page_id, title))
+        text = plain_text(wikitext, prefixes, title) if is_converted else ""
+        page = Document(page_id, self._file.language, title, text, self._file.path.name, wikitext, reason)
         if reason:
-            self.counts[reason] += 1
+            self._drop(reason, page)
         if not reason or self._preview:
-            is_converted = not reason and (self._preview is None or self._preview(page_id, title))
-            text = plain_text(wikitext, prefixes, title) if is_converted else ""
-            yield Document(page_id, self._file.language, title, text, self._file.path.name, wikitext, reason)
+            yield page
 
     def _records(self) -> Iterator[Document]:
         with open_text(self._file.path) as stream:
             for number, line in enumerate(stream, start=1):
                 if line.strip() and self._count_if_in_part():
-                    document = self._document(line, number)
-                    if self._is_excluded(document.id, document.title):
-                        self.counts["excluded"] += 1
-                    else:
-                        yield document
+                    yield from self._included(self._document(line, number))
 
     def _document(self, line: str, number: int) -> Document:
         try:
@@ -245,20 +252,24 @@ class DocumentReader:
                 if not self._count_if_in_part():
                     continue
                 document_id = row.get("id") or self._default_id(self._number)
-                if self._is_excluded(document_id, row["title"]):
-                    self.counts["excluded"] += 1
-                else:
-                    yield Document(document_id, self._file.language, row["title"], row["text"], self._file.path.name)
+                yield from self._included(
+                    Document(document_id, self._file.language, row["title"], row["text"], self._file.path.name)
+                )
 
     def _texts(self) -> Iterator[Document]:
         with open_text(self._file.path) as stream:
             for number, text in enumerate(_paragraph_groups(stream), start=1):
-                if not self._count_if_in_part():
-                    continue
-                if self._is_excluded(self._default_id(number), ""):
-                    self.counts["excluded"] += 1
-                else:
-                    yield Document(self._default_id(number), self._file.language, "", text, self._file.path.name)
+                if self._count_if_in_part():
+                    document_id = self._default_id(number)
+                    yield from self._included(
+                        Document(document_id, self._file.language, "", text, self._file.path.name)
+                    )
+
+    def _included(self, document: Document) -> Iterator[Document]:
+        if self._is_excluded(document.id, document.title):
+            self._drop("excluded", document)
+        else:
+            yield document
 
 
 class _ShortenedText:

@@ -14,12 +14,14 @@ import numpy.typing as npt
 from unibert.corpus.document_tokenizer import DocumentTokenizer
 from unibert.corpus.manifest import Manifest, Shard
 from unibert.corpus.prose_loss import ALL_PAGES_BYTES, ONE_PAGE_IN, ProseLoss, kept_percentage
+from unibert.corpus.samples import KEPT, SAMPLES_NAME, DocumentSamples, save_samples
 from unibert.corpus.spool import Index
 from unibert.files import write_atomically, write_json
 from unibert.languages import language
 from unibert.text import compact_markdown_table
 
-REPORT_JSON, REPORT_MARKDOWN = "report.json", "report.md"
+REPORT_JSON, REPORT_MARKDOWN, REPORT_PAGE = "report.json", "report.md", "report.html"
+REPORT_FILES = (REPORT_JSON, REPORT_MARKDOWN, REPORT_PAGE, SAMPLES_NAME)
 _LISTED_PAGES = 3  # per language in report.md
 
 
@@ -27,6 +29,8 @@ _LISTED_PAGES = 3  # per language in report.md
 class LanguageReport:
     """Counts of one language, filled stage by stage."""
 
+    files: int = 0
+    """Number of input files."""
     read: int = 0
     """Number of documents, including redirects and pages outside the article namespace."""
     cut_off_files: int = 0
@@ -53,6 +57,10 @@ class LanguageReport:
     """Number of tokens that stand for text which the tokenizer cannot spell."""
     prose: ProseLoss = field(default_factory=ProseLoss)
     """What cleaning lost of the visible prose of wiki pages."""
+    letters: Counter[str] = field(default_factory=Counter)
+    """Number of letters by script, of the documents that cleaning kept: equal ones and stubs are among them."""
+    samples: DocumentSamples = field(default_factory=DocumentSamples)
+    """Some of the kept and of the dropped documents."""
 
     def add(self, counts: Counter[str]) -> None:
         """Add the counts of a task: ``read``, ``cut_off_files``, and documents dropped by reason."""
@@ -61,8 +69,14 @@ class LanguageReport:
         self.cut_off_files += counts.pop("cut_off_files", 0)
         self.dropped += counts
 
-    def count_kept(self, index: Index) -> None:
-        """Add the sizes of the kept documents."""
+    def count_dropped(self, reason: str, documents: Index, spools: Sequence[Path]) -> None:
+        """Add documents that are dropped after cleaning, (documents,)."""
+        self.dropped += Counter({reason: len(documents)})
+        self.samples.offer_spooled(reason, documents, spools)
+
+    def count_kept(self, index: Index, spools: Sequence[Path]) -> None:
+        """Add the kept documents, (documents,)."""
+        self.samples.offer_spooled(KEPT, index, spools)
         self.kept += len(index)
         for name in ("text_bytes", "characters", "words"):
             setattr(self, name, getattr(self, name) + int(index[name].sum(dtype=np.int64)))
@@ -106,7 +120,10 @@ class LanguageReport:
             del content["contaminated"]
         if self.untrimmed_train_tokens is None:
             del content["untrimmed_train_tokens"]
-        del content["prose"]
+        for name in ("prose", "letters", "samples"):
+            del content[name]
+        if self.letters:
+            content["letters_by_script"] = dict(sorted(self.letters.items(), key=_by_count))
         if self.prose.pages:
             content["visible_prose"] = self.prose.content()
         if self.tokens:
@@ -121,7 +138,10 @@ class LanguageReport:
 def save_report(
     corpus_dir: Path, reports: Mapping[str, LanguageReport], manifest: Manifest, notes: Sequence[str] = ()
 ) -> None:
-    """Write ``report.json`` and ``report.md`` into the corpus folder; ``notes`` are sentences on the whole build."""
+    """Write ``report.json``, ``report.md`` and ``samples.json`` into the corpus folder.
+
+    ``notes`` are sentences on the whole build.
+    """
     content = {
         "vocab_size": manifest.vocab_size,
         "unigram_entropy": manifest.unigram_entropy,
@@ -130,6 +150,7 @@ def save_report(
     }
     write_json(corpus_dir / REPORT_JSON, content)
     write_atomically(corpus_dir / REPORT_MARKDOWN, _markdown(reports, manifest, notes))
+    save_samples(corpus_dir, {code: report.samples for code, report in reports.items()})
 
 
 def _markdown(reports: Mapping[str, LanguageReport], manifest: Manifest, notes: Sequence[str]) -> str:

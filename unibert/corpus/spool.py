@@ -68,6 +68,14 @@ def read_index(spools: Sequence[Path]) -> Index:
     return np.concatenate(indexes)
 
 
+def difference(index: Index, others: Index) -> Index:
+    """Return the entries of an index that are not among others of the same spools."""
+    places, other_places = (
+        entries["spool"].astype(np.uint64) << np.uint64(32) | entries["row"] for entries in (index, others)
+    )
+    return index[~np.isin(places, other_places)]
+
+
 def read_documents(spools: Sequence[Path], index: Index) -> list[tuple[str, str]]:
     """Return (id, text) of the documents of the entries, in their order; files are read front to back."""
     documents = [("", "")] * len(index)

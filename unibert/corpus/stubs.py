@@ -7,7 +7,6 @@ counted in a sample of the language, since a template that matters has many docu
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -62,7 +61,7 @@ def without_stubs(
     results = run_tasks(executor, _are_stubs, [task for _, task in tasks], "finding stubs")
     for (code, task), are_stubs in zip(tasks, results, strict=True):
         parts[code].append(task.documents[~are_stubs])
-        reports[code].add(Counter(stub=int(are_stubs.sum())))
+        reports[code].count_dropped("stub", task.documents[are_stubs], spools[code])
     return {code: np.concatenate(kept) for code, kept in parts.items()}
 
 

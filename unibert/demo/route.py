@@ -100,7 +100,7 @@ def run_demo(config: DemoConfig) -> None:
     minutes = (time.perf_counter() - started) / 60
     write_json(folders.output / "results.json", {**results, "preset": preset, "minutes": round(minutes, 1)})
     print("\n" + format_results(results))
-    print(f"\nreport   {report}\nresults  {folders.output / 'results.json'}\ncorpus   {folders.corpus / 'report.md'}")
+    print(f"\nreport   {report}\nresults  {folders.output / 'results.json'}\ncorpus   {folders.corpus / 'report.html'}")
     print(f"done in {minutes:.1f} minutes")
     print(
         f"The model is in {folders.student / 'model'}. Next, with your own text: unibert corpus build INPUT … "
@@ -194,6 +194,7 @@ def _build_corpus(corpus: Path, teacher: Path | None) -> None:
     """Build the corpus with the teacher's tokenizer, or with one of its own."""
     from unibert.corpus.build import build_corpus
     from unibert.corpus.config import CorpusConfig
+    from unibert.reports.corpus_page import write_corpus_page
 
     shutil.rmtree(corpus, ignore_errors=True)
     config = CorpusConfig(
@@ -207,6 +208,7 @@ def _build_corpus(corpus: Path, teacher: Path | None) -> None:
         tokens_per_shard=2500,
     )
     build_corpus(config)
+    write_corpus_page(corpus)
 
 
 def _pretrain(preset: str, run_dir: Path, corpus: Path, ranks: int, *overrides: str) -> None:

@@ -9,45 +9,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader
 from matplotlib.figure import Figure
 
 from unibert.errors import UserError
 from unibert.evaluation.score_table import percent, retrieval_by_language, similarity
 from unibert.files import write_atomically
 from unibert.reports import plots
+from unibert.reports.page import Finding, Table, Tile, render
 from unibert.reports.run_records import Record, RunRecords, read_run
 from unibert.text import shortened
 
 _LISTED_STEPS = 5
 FINAL_SHARE = 0.1
 """Share of the logged steps whose mean represents the end of a run."""
-
-
-@dataclass(frozen=True)
-class Tile:
-    """One headline number with a note that puts it into context."""
-
-    label: str
-    value: str
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A sentence that the run's numbers support; ``alarm`` marks those that need a closer look."""
-
-    text: str
-    alarm: bool
-
-
-@dataclass(frozen=True)
-class Table:
-    """The numbers of a figure; the first column holds names."""
-
-    title: str
-    headers: Sequence[str]
-    rows: Sequence[Sequence[str]]
 
 
 @dataclass
@@ -80,10 +54,7 @@ def write_report(run_dir: Path) -> Path:
         page = folder / "index.html"
         with plots.style():
             sections = [*_training_sections(run, folder), *_evaluation_sections(run, folder)]
-        environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
-        html = environment.get_template("run_page.html").render(
-            run=run, tiles=_tiles(run), findings=_findings(run), sections=sections
-        )
+        html = render("run_page.html", run=run, tiles=_tiles(run), findings=_findings(run), sections=sections)
         write_atomically(page, html)
     except OSError as error:
         raise UserError(f"{folder}: the report cannot be written: {error.strerror}") from error

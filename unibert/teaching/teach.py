@@ -21,9 +21,9 @@ import numpy.typing as npt
 import torch
 
 from unibert.command_options import TeachOptions
+from unibert.corpus.dataset_card import DESCRIPTIONS
 from unibert.corpus.executors import process_number, run_tasks, write_corpus
 from unibert.corpus.manifest import MANIFEST_NAME, Manifest, Shard, Teaching
-from unibert.corpus.report import REPORT_JSON, REPORT_MARKDOWN
 from unibert.corpus.shards import Block, add_member, encode_block, encode_vectors
 from unibert.corpus.special_ids import SpecialIds
 from unibert.device import choose_device
@@ -93,7 +93,7 @@ def _teach(options: TeachOptions, executor: Executor | None) -> Manifest:
     tasks = [_Task(shard=shard, options=options) for shard in largest_first]
     shards = list(run_tasks(executor, _write_shard, tasks, "teaching"))
     shutil.copytree(options.corpus / "tokenizer", options.output / "tokenizer", dirs_exist_ok=True)
-    for name in (REPORT_JSON, REPORT_MARKDOWN):
+    for name in DESCRIPTIONS:
         if (options.corpus / name).is_file():
             shutil.copyfile(options.corpus / name, options.output / name)
     taught = replace(manifest, shards=tuple(sorted(shards, key=lambda shard: shard.path)), teaching=teaching)
