@@ -17,6 +17,7 @@ from transformers import AutoTokenizer
 from tests.corpus.inputs import page_xml, sentences, write_dump, write_jsonl
 from unibert.corpus.build import build_corpus
 from unibert.corpus.config import CorpusConfig, NearDuplicateConfig
+from unibert.corpus.executors import coordinates
 from unibert.corpus.manifest import Manifest, verify
 from unibert.corpus.shards import decode_block
 from unibert.corpus.tokenizer import load_tokenizer, train_tokenizer
@@ -388,6 +389,23 @@ def test_mpi_ranks_give_the_same_corpus(inputs, tmp_path):
     result = subprocess.run(command, env=os.environ | allowed, capture_output=True, text=True, check=True)
     alone = build_corpus(CorpusConfig(inputs=[str(inputs)], output=str(tmp_path / "alone"), vocab_size=400, workers=1))
     assert result.stdout.split() == [alone.fingerprint] * 2
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, True),
+        ({"SLURM_PROCID": "3"}, True),  # one process of a job step that is no part of an MPI start
+        ({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0"}, True),
+        ({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1"}, False),
+        ({"PMI_SIZE": "2", "PMI_RANK": "1"}, False),
+        ({"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1"}, False),
+    ],
+)
+def test_one_process_of_a_start_writes_what_only_one_may(environment, expected, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert coordinates() is expected
 
 
 def test_several_tasks_without_mpi_do_not_build_the_same_folder_at_once(inputs, tmp_path):

@@ -86,7 +86,9 @@ def write_corpus_page(corpus_dir: Path) -> Path:
     try:
         write_atomically(path, page)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror}); the corpus is complete, `unibert corpus report` tries again"
+        ) from error
     return path
 
 
