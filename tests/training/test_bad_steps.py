@@ -116,7 +116,7 @@ def test_a_bad_step_changes_no_weight(one_process, module_run_file, tmp_path, un
 
 @pytest.mark.parametrize(
     "ds_config",
-    ["zero0", *(pytest.param(name, marks=pytest.mark.slow) for name in ("zero1", "zero2", "zero3"))],
+    ["zero0", *(pytest.param(name, marks=pytest.mark.slow) for name in ("zero2", "zero3"))],
 )
 def test_all_ranks_leave_out_the_same_steps(ds_config, one_process, module_run_file, tmp_path, unibert):
     run_dir = tmp_path / "run"
@@ -133,7 +133,7 @@ def test_all_ranks_leave_out_the_same_steps(ds_config, one_process, module_run_f
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("stage", [0, 2, 3])
 def test_bf16_leaves_them_out_too(stage, one_process, module_run_file, tmp_path, unibert):
     config = json.loads((DS_CONFIGS / f"zero{stage}.json").read_text()) | {"bf16": {"enabled": True}}
     (tmp_path / "ds.json").write_text(json.dumps(config))

@@ -28,14 +28,14 @@ since one that begins waits for the one before."""
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_thirty_kills_at_random_moments(run_file, tmp_path):
+def test_fifteen_kills_at_random_moments(run_file, tmp_path):
     moments = random.Random(0)
     killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
-    words = ["pretrain", str(run_file), *SETTINGS, f"--training.tokens={400 * 8 * 64}"]
+    words = ["pretrain", str(run_file), *SETTINGS, f"--training.tokens={200 * 8 * 64}"]
     printed = tmp_path / "printed.txt"
     checkpoints, metrics = killed / "checkpoints", killed / "metrics.jsonl"
     half_written, resumed_from = 0, []
-    for kill in range(30):
+    for kill in range(15):
         before = newest_step(checkpoints)
         # What the last sitting wrote after its newest checkpoint is read once more before the first step.
         forgotten = metrics.stat().st_mtime_ns if metrics.exists() else 0
@@ -60,8 +60,8 @@ def test_thirty_kills_at_random_moments(run_file, tmp_path):
         resumed_from.append(newest_step(checkpoints))
     # It gets on, some kills met a checkpoint half written, and nothing was ever damaged.
     assert resumed_from == sorted(resumed_from)
-    assert resumed_from[-1] >= 20
-    assert half_written >= 5
+    assert resumed_from[-1] >= 10
+    assert half_written >= 3
     assert not list(checkpoints.glob("damaged-*"))
 
     seen = lines_without_timing(killed)

@@ -302,7 +302,7 @@ def _prose(corpus: _Corpus) -> _Section:
         title,
         "Paragraphs as readers of a page see them, against the text that is kept, in characters of words. Of input "
         f"files above {ALL_PAGES_BYTES >> 20} MiB, one page in {ONE_PAGE_IN} is measured, chosen by a hash of its id. "
-        "`unibert corpus show INPUT --title TITLE --diff` shows what a page loses.",
+        "unibert corpus show INPUT --title TITLE --diff shows what a page loses.",
         Table(
             "by language",
             ["language", "pages", "characters", "lost", "kept"],
