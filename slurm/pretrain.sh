@@ -20,13 +20,15 @@ cd "$SLURM_SUBMIT_DIR"
 . slurm/environment.sh
 
 # The ranks meet on the job's first node. The port comes from the job id, so that jobs on the same node do not collide.
-MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+MASTER_ADDR=${nodes%%$'\n'*}
 MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
 export MASTER_ADDR MASTER_PORT
 
 # srun starts the ranks without a launcher: a signal would kill the launcher and leave its ranks running.
 all_ranks() {
-  srun --kill-on-bad-exit=1 "$venv/bin/python" -u -m unibert "$@" &
+  # shellcheck disable=SC2086 # the site's options are words
+  srun --kill-on-bad-exit=1 ${UNIBERT_SRUN_ARGS:-} "$venv/bin/python" -u -m unibert "$@" &
   while kill -0 $! 2>/dev/null; do wait $! || true; done # a signal interrupts wait, not the job step
   wait $!
 }
@@ -35,11 +37,30 @@ job=$SLURM_JOB_ID
 [ -z "${SLURM_ARRAY_JOB_ID:-}" ] || job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
 trap 'scancel --signal=USR1 "$job"' USR1
 
-status=0
-all_ranks preflight "$@" && all_ranks pretrain "$@" || status=$?
+again() {
+  if [ "${UNIBERT_REQUEUE:-yes}" = no ]; then
+    echo "slurm/pretrain.sh: submit the same command again to continue (UNIBERT_REQUEUE=no)"
+  else
+    scontrol requeue "$job"
+  fi
+}
+
+status=0 phase=preflight
+all_ranks preflight "$@" && phase=pretrain && all_ranks pretrain "$@" || status=$?
 echo "slurm/pretrain.sh: ended with status $status"
-case $status in
-  0 | 1) remove_caches ;; # complete, or a mistake that another start would repeat
-  *) scontrol requeue "$job" ;; # stopped (75), or ranks were killed or hang; preflight limits such restarts
+case $phase-$status in
+  # Complete; or a mistake, or a program that cannot run, as another start would find again.
+  *-0 | *-1 | *-2 | *-126 | *-127) remove_caches ;;
+  # Stopped (75), or ranks were killed or hang. Preflight limits such restarts,
+  pretrain-* | *-75 | *-76) again ;;
+  # unless it crashes itself.
+  *)
+    if [ "${SLURM_RESTART_COUNT:-0}" -lt "${UNIBERT_MAX_RESTARTS:-10}" ]; then
+      again
+    else
+      echo "slurm/pretrain.sh: preflight crashed after $SLURM_RESTART_COUNT restarts (UNIBERT_MAX_RESTARTS); not requeued"
+      remove_caches
+    fi
+    ;;
 esac
 exit "$status"

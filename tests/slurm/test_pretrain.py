@@ -145,6 +145,47 @@ def test_a_mistake_of_a_single_rank_is_not_retried(lab, run_file, tmp_path):
     ]
 
 
+def environment(folder: Path, program: str) -> str:
+    """Return an option that makes a job use a Python which only runs this shell command."""
+    python = folder / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text(f"#!/bin/sh\n{program}\n")
+    python.chmod(0o755)
+    return f"--export=ALL,UNIBERT_VENV={folder},UNIBERT_MAX_RESTARTS=1"
+
+
+@pytest.mark.slow
+def test_a_program_that_cannot_run_is_not_retried(lab, run_file, tmp_path):
+    option = environment(tmp_path, "exec /nowhere/python")
+    job = submit(lab, run_file, tmp_path / "run", options=(option,))
+    assert lab.wait(job) == "FAILED"
+    assert lab.job(job)["ExitCode"] == "127:0"
+    assert lab.restarts(job) == 0
+
+
+@pytest.mark.slow
+def test_a_preflight_that_crashes_is_retried_as_often_as_allowed(lab, run_file, tmp_path):
+    job = submit(lab, run_file, tmp_path / "run", options=(environment(tmp_path, "kill -SEGV $$"),))
+    wait_for_restart(lab, job, 1)
+    assert lab.wait(job) == "FAILED"
+    assert lab.restarts(job) == 1
+    assert "preflight crashed after 1 restarts (UNIBERT_MAX_RESTARTS); not requeued" in lab.log(job)
+
+
+@pytest.mark.slow
+def test_on_a_site_without_requeue_a_job_says_how_to_continue(lab, run_file, tmp_path):
+    run_dir = tmp_path / "run"
+    options = ("--export=ALL,UNIBERT_REQUEUE=no,UNIBERT_SRUN_ARGS=--label",)
+    job = submit(lab, run_file, run_dir, options=options)
+    wait_for_step(lab, job, run_dir, 5)
+    lab.run("scancel", "--signal=USR1", "--batch", job)
+    assert lab.wait(job) == "FAILED"
+    assert (lab.job(job)["ExitCode"], lab.restarts(job)) == ("75:0", 0)
+    log = lab.log(job)
+    assert "submit the same command again to continue (UNIBERT_REQUEUE=no)" in log
+    assert re.search(r"^0: unibert: preflight: 2 nodes", log, re.MULTILINE)  # srun --label
+
+
 @pytest.mark.slow
 def test_scancel_saves_a_checkpoint_and_ends_the_job(lab, run_file, tmp_path):
     run_dir = tmp_path / "run"
