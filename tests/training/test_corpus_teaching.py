@@ -139,7 +139,9 @@ def test_an_interrupted_command_goes_on(own_corpus, taught, teacher, tmp_path, u
     words = command(own_corpus, teacher, output)
     status, printed = unibert(*words)
     assert status == 1
-    assert f"unibert: error: {own_corpus / smallest.path}: 1 damaged blocks; copy the shard again" in printed
+    damage = f"{own_corpus / smallest.path}: 1 damaged blocks; copy the shard again"
+    number = len(manifest.shards)
+    assert f"teaching: 1 of {number} units failed, which the same command does again: {damage}" in printed
     assert "Traceback" not in printed
     assert not (output / "manifest.json").exists()
     done = {path: path.stat().st_mtime_ns for path in output.glob("*/train-*.tar")}

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from unibert.corpus.config import NearDuplicateConfig, WrongLanguageConfig
+from unibert.corpus.config import CorpusConfig, NearDuplicateConfig, WrongLanguageConfig
 from unibert.corpus.decontamination import EvaluationNgrams
-from unibert.corpus.document_filter import filtered
+from unibert.corpus.document_filter import filter_digest, filtered
 from unibert.corpus.exclusions import ExclusionMatches, Exclusions
 from unibert.corpus.filters import DropReason, FilterConfig, drop_reason, letters_by_script
 from unibert.corpus.identification import is_wrong_language
 from unibert.corpus.inputs import InputFile
+from unibert.corpus.journal import Journal, Stage, Unit, Values, content_key
 from unibert.corpus.multistream import is_multistream
-from unibert.corpus.near_duplicates import with_signatures
+from unibert.corpus.near_duplicates import signature_path, with_signatures
 from unibert.corpus.normalization import normalize
 from unibert.corpus.prose_loss import PageSample, ProseLoss
 from unibert.corpus.readers import Document, DocumentReader
 from unibert.corpus.samples import DocumentSamples
-from unibert.corpus.spool import write_spool
+from unibert.corpus.spool import index_path, write_spool
 from unibert.languages import language
 
 # Their number depends on the file alone, because parts decide which of two equal pages comes first. A part of a
@@ -67,6 +69,81 @@ class CleaningResult:
         """Count a document that is dropped."""
         self.counts[reason] += 1
         self.samples.offer(reason, document)
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """What the cleaning of a part of an input file has left."""
+
+    language: str
+    spool: Path
+    result: CleaningResult
+
+
+def clean_files(
+    config: CorpusConfig,
+    files: Sequence[InputFile],
+    exclusions: Mapping[str, Exclusions],
+    evaluation: EvaluationNgrams | None,
+    journal: Journal,
+) -> list[Cleaned]:
+    """Clean the files; return their parts in order."""
+    digests = {code: content_key(entries=excluded.entries) for code, excluded in exclusions.items()}
+    units = [
+        _unit(config, file, part, parts, exclusions, digests.get(file.language), evaluation, journal)
+        for file in files
+        for parts in [num_parts(file)]
+        for part in range(parts)
+    ]
+    largest_first = sorted(
+        range(len(units)), key=lambda number: -units[number].task.file.path.stat().st_size / units[number].task.parts
+    )
+    results = journal.results(CLEANING, [units[number] for number in largest_first])
+    cleaned = dict(zip(largest_first, results, strict=True))
+    return [Cleaned(unit.task.file.language, unit.task.spool, cleaned[number]) for number, unit in enumerate(units)]
+
+
+def _unit(
+    config: CorpusConfig,
+    file: InputFile,
+    part: int,
+    parts: int,
+    exclusions: Mapping[str, Exclusions],
+    exclusions_digest: str | None,
+    evaluation: EvaluationNgrams | None,
+    journal: Journal,
+) -> Unit[CleaningTask]:
+    state = file.path.stat()
+    shingles = config.near_duplicates
+    wrong_language = config.wrong_language
+    key = content_key(
+        file=[file.path.resolve(), file.path.name, file.language, file.kind, state.st_size, state.st_mtime_ns],
+        part=[part, parts],
+        filters=config.filters,
+        wrong_language=wrong_language.by_language.get(file.language, wrong_language.min_probability),
+        shingles=None if shingles.threshold is None else [shingles.words, shingles.characters],
+        exclusions=exclusions_digest,
+        evaluation=None if evaluation is None else [evaluation.files, evaluation.sizes, evaluation.digest],
+        document_filter=config.document_filter and [config.document_filter, filter_digest(config.document_filter)],
+        max_page_characters=config.max_page_characters,
+    )
+    spool = journal.stage_folder(CLEANING.title) / f"{key}.spool"
+    task = CleaningTask(
+        file=file,
+        part=part,
+        parts=parts,
+        spool=spool,
+        filters=config.filters,
+        wrong_language=wrong_language,
+        near_duplicates=shingles,
+        exclusions=exclusions.get(file.language, Exclusions()),
+        evaluation=evaluation,
+        document_filter=config.document_filter,
+        max_page_characters=config.max_page_characters,
+    )
+    signatures = () if shingles.threshold is None else (signature_path(spool),)
+    name = f"{file.path}, part {part + 1} of {parts}" if parts > 1 else str(file.path)
+    return Unit(key, name, task, (spool, index_path(spool), *signatures))
 
 
 def num_parts(file: InputFile) -> int:
@@ -134,3 +211,29 @@ def _kept(reader: DocumentReader, task: CleaningTask, result: CleaningResult) ->
         else:
             result.letters.update(letters)
             yield document
+
+
+def _values(result: CleaningResult) -> dict[str, Any]:
+    return {
+        "counts": result.counts,
+        "excluded": sorted(result.matches.entries),
+        "excluded_targets": sorted(result.matches.targets),
+        "contaminated": result.contaminated,
+        "prose": result.prose.content(),
+        "letters": result.letters,
+        "samples": asdict(result.samples),
+    }
+
+
+def _result(values: Values) -> CleaningResult:
+    return CleaningResult(
+        Counter(values["counts"]),
+        ExclusionMatches(set(values["excluded"]), set(values["excluded_targets"])),
+        Counter(values["contaminated"]),
+        ProseLoss.of(values["prose"]),
+        Counter(values["letters"]),
+        DocumentSamples.of(values["samples"]),
+    )
+
+
+CLEANING = Stage("cleaning", clean, _values, _result)

@@ -95,8 +95,8 @@ class EvaluationText:
         ]
 
     def save(self, folder: Path) -> EvaluationNgrams:
-        """Write the n-grams into a new folder, from which every process can read them."""
-        folder.mkdir()
+        """Write the n-grams into a folder, from which every process can read them."""
+        folder.mkdir(exist_ok=True)
         digest = hashlib.sha256()
         for (name, size), parts in sorted(self.ngrams.items()):
             hashes = np.concatenate([part for part, _ in parts])

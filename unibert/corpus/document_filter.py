@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import sys
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
-from unibert.errors import UserError, short_message
+from unibert.errors import TransientError, UserError, short_message
 
 DocumentFilter = Callable[[str, str], str | None]
 """Takes a document's normalised text and the code of its language; returns the text to use, or None to drop it."""
@@ -34,18 +37,26 @@ def load_document_filter(name: str) -> DocumentFilter:
     return found
 
 
+def filter_digest(name: str) -> str:
+    """Return the SHA-256 (hex) of the module's file, "" if it has none. What the module imports does not count."""
+    load_document_filter(name)
+    file = sys.modules[name.partition(":")[0]].__file__
+    return "" if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()
+
+
 def filtered(name: str, text: str, language: str, where: str) -> str | None:
     """Return what the function makes of a text; ``where`` names the document in errors.
 
     Raises:
-        UserError: if the function fails, or returns neither text nor None.
+        TransientError: if the function fails, since what it uses may be out of reach for a while.
+        UserError: if it returns neither text nor None.
     """
     try:
         result = load_document_filter(name)(text, language)
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"document_filter: {name} failed on {where} ({error!r})") from error
+        raise TransientError(f"document_filter: {name} failed on {where} ({error!r})") from error
     if result is not None and not isinstance(result, str):
         raise UserError(f"document_filter: {name} returned {result!r} for {where}; return text, or None to drop it")
     return result

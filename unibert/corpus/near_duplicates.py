@@ -9,7 +9,6 @@ their order alone.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,11 +17,12 @@ import numpy.typing as npt
 from rensa import RMinHash
 
 from unibert.corpus.config import NearDuplicateConfig
-from unibert.corpus.executors import run_tasks
+from unibert.corpus.journal import Journal, Stage, Unit, array_stage, content_key
 from unibert.corpus.readers import Document
 from unibert.corpus.report import LanguageReport
 from unibert.corpus.shingles import character_hashes, joint_hashes, ngram_hashes, word_hashes, words_of
-from unibert.corpus.spool import Index, difference
+from unibert.corpus.spool import Index, difference, identities
+from unibert.files import replacing
 
 _PERMUTATIONS = 128  # numbers in a signature; the estimate's standard deviation is at most 1 / (2 √128) = 0.044
 _FOUND = 0.95  # share of pairs at the threshold that have an equal band
@@ -52,8 +52,8 @@ def signature(text: str, config: NearDuplicateConfig) -> npt.NDArray[np.uint32]:
 
 
 def with_signatures(documents: Iterable[Document], spool: Path, config: NearDuplicateConfig) -> Iterator[Document]:
-    """Yield the documents, and write their signatures beside the spool."""
-    with _signature_path(spool).open("wb") as file:
+    """Yield the documents, and write their signatures to `signature_path`."""
+    with replacing(signature_path(spool)) as partial, partial.open("wb") as file:
         for document in documents:
             file.write(signature(document.text, config).tobytes())
             yield document
@@ -64,44 +64,50 @@ def without_near_duplicates(
     spools: Mapping[str, list[Path]],
     documents: Mapping[str, Index],
     reports: Mapping[str, LanguageReport],
-    executor: Executor | None,
+    journal: Journal,
 ) -> dict[str, Index]:
     """Return the documents of each language that are no near duplicates of others, and count those that are.
 
     ``documents`` are in the order of their spools, beside which `with_signatures` has written signatures.
     """
     assert config.threshold is not None
-    kept = _distinct(config.threshold, [{code: index} for code, index in documents.items()], spools, executor)
+    kept = _distinct(_COMPARING, config, [{code: index} for code, index in documents.items()], spools, journal)
     _count_dropped("near_duplicate", documents, kept, spools, reports)
     if config.across_languages:
         text_bytes = {code: int(index["text_bytes"].sum(dtype=np.int64)) for code, index in kept.items()}
         largest_first = sorted(kept, key=lambda code: (-text_bytes[code], code))
         within = kept
-        kept = _distinct(config.threshold, [{code: within[code] for code in largest_first}], spools, executor)
+        kept = _distinct(
+            _COMPARING_LANGUAGES, config, [{code: within[code] for code in largest_first}], spools, journal
+        )
         _count_dropped("near_duplicate_in_another_language", within, kept, spools, reports)
     return {code: kept[code] for code in documents}
 
 
 def _distinct(
-    threshold: float,
+    stage: Stage[ComparisonTask, npt.NDArray[np.bool_]],
+    config: NearDuplicateConfig,
     groups: list[dict[str, Index]],
     spools: Mapping[str, list[Path]],
-    executor: Executor | None,
+    journal: Journal,
 ) -> dict[str, Index]:
     """Return what is left of each language if the documents of each group are compared with one another."""
-    tasks = [
-        ComparisonTask(
-            [
-                (spool, index["row"][index["spool"] == number])
-                for code, index in group.items()
-                for number, spool in enumerate(spools[code])
-            ],
-            threshold,
+    assert config.threshold is not None
+    units = []
+    for group in groups:
+        parts = [
+            (spool, index["row"][index["spool"] == number])
+            for code, index in group.items()
+            for number, spool in enumerate(spools[code])
+        ]
+        key = content_key(
+            texts=[identities(index) for index in group.values()],
+            threshold=config.threshold,
+            shingles=[config.words, config.characters],
         )
-        for group in groups
-    ]
+        units.append(Unit(key, ", ".join(group), ComparisonTask(parts, config.threshold)))
     kept = {}
-    for group, dropped in zip(groups, run_tasks(executor, find_near_duplicates, tasks, "comparing"), strict=True):
+    for group, dropped in zip(groups, journal.results(stage, units), strict=True):
         ends = np.cumsum([len(index) for index in group.values()])
         for (code, index), dropped_here in zip(group.items(), np.split(dropped, ends[:-1]), strict=True):
             kept[code] = index[~dropped_here]
@@ -145,7 +151,7 @@ class _Signatures:
 
     def __init__(self, parts: list[tuple[Path, npt.NDArray[np.uint32]]]) -> None:
         self._files = [
-            (np.memmap(_signature_path(spool), np.uint32, "r").reshape(-1, _PERMUTATIONS), rows)
+            (np.memmap(signature_path(spool), np.uint32, "r").reshape(-1, _PERMUTATIONS), rows)
             for spool, rows in parts
             if len(rows)
         ]
@@ -194,5 +200,10 @@ def _rows_in_band(threshold: float) -> int:
     )
 
 
-def _signature_path(spool: Path) -> Path:
+def signature_path(spool: Path) -> Path:
+    """Return the path of the signatures of a spool's documents."""
     return spool.with_suffix(".minhash")
+
+
+_COMPARING = array_stage("comparing", find_near_duplicates)
+_COMPARING_LANGUAGES = array_stage("comparing languages", find_near_duplicates)

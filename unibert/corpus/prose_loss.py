@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,16 @@ class ProseLoss:
             "kept_characters": self.kept,
             "worst_pages": [asdict(page) for page in self.worst],
         }
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> ProseLoss:
+        """Return the sums whose `content` is given."""
+        return cls(
+            content["measured_pages"],
+            content["visible_characters"],
+            content["kept_characters"],
+            [LossyPage(**page) for page in content["worst_pages"]],
+        )
 
 
 def kept_percentage(visible: int, kept: int) -> str:

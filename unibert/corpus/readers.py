@@ -24,7 +24,7 @@ from unibert.corpus.multistream import StreamRange, stream_range
 from unibert.corpus.parquet import read_parquet
 from unibert.corpus.redirects import redirect_target
 from unibert.corpus.wikitext import ENGLISH_PREFIXES, plain_text
-from unibert.errors import UserError
+from unibert.errors import TransientError, UserError
 
 _CUT_OFF_XML = {
     expat.errors.codes[message]
@@ -109,8 +109,9 @@ class DocumentReader:
                 raise UserError(f"{path}: not UTF-8 after document {self._number}; convert it to UTF-8") from error
             self._count_cut_off()
         except UNREADABLE as error:
-            place = f"after document {self._number}"
-            raise UserError(f"{path}: cannot be read {place} ({error}); fetch it again") from error
+            # The libraries' own errors, which repeat, have no number.
+            kind = TransientError if isinstance(error, OSError) and error.errno is not None else UserError
+            raise kind(f"{path}: cannot be read after document {self._number} ({error}); fetch it again") from error
 
     def _count_cut_off(self) -> None:
         self.counts["cut_off_files"] += self._part == 0 or self._range is not None  # other ranges end before the cut

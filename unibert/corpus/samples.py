@@ -76,6 +76,13 @@ class DocumentSamples:
             for outcome, samples in sorted(self.chosen.items())
         }
 
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> DocumentSamples:
+        """Return the samples whose fields, as `dataclasses.asdict` gives them, are given."""
+        return cls(
+            {outcome: [DocumentSample(**one) for one in samples] for outcome, samples in fields["chosen"].items()}
+        )
+
     def _take(self, outcome: str, samples: Sequence[DocumentSample]) -> None:
         if samples:
             self.chosen[outcome] = sorted({*self.chosen.get(outcome, ()), *samples})[: _most(outcome)]

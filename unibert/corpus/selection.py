@@ -6,11 +6,22 @@ All decisions use the spools' indexes, hashes and counter-based generators, so t
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from unibert.corpus.spool import Index, stable_hash
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The documents that are kept of a language, and the spools that hold them."""
+
+    spools: list[Path]
+    train: Index
+    heldout: Index
 
 
 def without_duplicates(index: Index) -> Index:

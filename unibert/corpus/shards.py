@@ -170,6 +170,11 @@ def add_member(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     tar.addfile(info, io.BytesIO(content))
 
 
+def shard_path(language: str, split: Split, number: int) -> str:
+    """Return the path of a shard in its corpus."""
+    return f"{language}/{split}-{number:06d}.tar"
+
+
 class ShardWriter:
     """Context manager that writes one shard, ``<language>/<split>-<number>.tar`` with a number of six digits.
 
@@ -193,7 +198,7 @@ class ShardWriter:
         self.shard: Shard | None = None
         self._dir = Path(corpus_dir)
         self._language, self._split = language, split
-        self._path = self._dir / language / f"{split}-{number:06d}.tar"
+        self._path = self._dir / shard_path(language, split, number)
         self._partial = self._path.with_suffix(".tar.partial")
         self._dtype = token_dtype(vocab_size)
         self._tokens_per_block = tokens_per_block

@@ -7,9 +7,10 @@ duplicates, the held-out split and the shards are decided on indexes alone.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -18,6 +19,9 @@ import numpy.typing as npt
 
 from unibert.corpus.exclusions import title_key
 from unibert.corpus.readers import Document
+from unibert.files import replacing, write_atomically
+
+_BATCH_DOCUMENTS = 256  # in memory at a time
 
 INDEX_DTYPE = np.dtype(
     [
@@ -45,10 +49,10 @@ def stable_hash(text: str) -> int:
 
 
 def write_spool(path: Path, documents: Iterable[Document]) -> None:
-    """Write documents to ``path`` and their index beside it (``.npy``)."""
+    """Write documents to ``path`` and their index to `index_path`, each of which is complete or missing."""
     entries = []
     offset = 0
-    with path.open("wb") as file:
+    with replacing(path) as partial, partial.open("wb") as file:
         for row, document in enumerate(documents):
             text = document.text
             content = zlib.compress(json.dumps([document.id, text], ensure_ascii=False).encode(), level=1)
@@ -57,12 +61,14 @@ def write_spool(path: Path, documents: Iterable[Document]) -> None:
             hashes = (stable_hash(text), stable_hash(document.id), stable_hash(title_key(document.title)))
             entries.append((0, row, offset, len(content), *hashes, *sizes))
             offset += len(content)
-    np.save(_index_path(path), np.array(entries, dtype=INDEX_DTYPE), allow_pickle=False)
+    buffer = io.BytesIO()
+    np.save(buffer, np.array(entries, dtype=INDEX_DTYPE), allow_pickle=False)
+    write_atomically(index_path(path), buffer.getvalue())
 
 
 def read_index(spools: Sequence[Path]) -> Index:
     """Return the entries of all documents of the spools, (documents,) of ``INDEX_DTYPE``, in order."""
-    indexes = [np.load(_index_path(path), allow_pickle=False) for path in spools]
+    indexes = [np.load(index_path(path), allow_pickle=False) for path in spools]
     for number, index in enumerate(indexes):
         index["spool"] = number
     return np.concatenate(indexes)
@@ -91,5 +97,17 @@ def read_documents(spools: Sequence[Path], index: Index) -> list[tuple[str, str]
     return documents
 
 
-def _index_path(path: Path) -> Path:
+def read_batches(spools: Sequence[Path], index: Index) -> Iterator[list[tuple[str, str]]]:
+    """Yield (id, text) of the documents of the entries, in their order, as many at a time as are in memory."""
+    for first in range(0, len(index), _BATCH_DOCUMENTS):
+        yield read_documents(spools, index[first : first + _BATCH_DOCUMENTS])
+
+
+def identities(index: Index) -> npt.NDArray[np.uint64]:
+    """Return what tells documents from others wherever they lie: the hashes of text and id, (documents, 2)."""
+    return np.stack([index["text_hash"], index["id_hash"]], axis=1)
+
+
+def index_path(path: Path) -> Path:
+    """Return the path of a spool's index."""
     return path.with_suffix(".npy")

@@ -8,21 +8,19 @@ counted in a sample of the language, since a template that matters has many docu
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from unibert.corpus.config import StubConfig
-from unibert.corpus.executors import run_tasks
+from unibert.corpus.journal import Journal, Unit, array_stage, content_key
 from unibert.corpus.report import LanguageReport
 from unibert.corpus.shingles import Hashes, character_hashes, ngram_hashes, word_hashes, words_of
-from unibert.corpus.spool import Index, read_documents
+from unibert.corpus.spool import Index, identities, read_batches
 
 _SAMPLED_DOCUMENTS = 20_000
-_BATCH_DOCUMENTS = 256  # in memory at a time
 _TASK_DOCUMENTS, _MAX_TASKS = 4096, 64  # of a language; each task has a copy of its phrases
 _JUDGED_UNITS = 300  # at the beginning of a document, so that long documents do not fill the sample
 
@@ -41,28 +39,35 @@ def without_stubs(
     spools: Mapping[str, list[Path]],
     documents: Mapping[str, Index],
     reports: Mapping[str, LanguageReport],
-    executor: Executor | None,
+    journal: Journal,
 ) -> dict[str, Index]:
     """Return the documents of each language that no template explains, and count the others.
 
     The sample of a language has the lowest hashes of text, so it does not depend on the order of documents.
     """
-    samples = [
-        _Task(spools[code], index[np.argsort(index["text_hash"])[:_SAMPLED_DOCUMENTS]], config, np.zeros(0, np.uint64))
-        for code, index in documents.items()
+    samples = {code: index[np.argsort(index["text_hash"])[:_SAMPLED_DOCUMENTS]] for code, index in documents.items()}
+    # The phrases are the same for any share, and are not searched again for another.
+    search = replace(config, max_template_share=None)
+    searches = [
+        _unit(code, _Task(spools[code], sample, search, np.zeros(0, np.uint64))) for code, sample in samples.items()
     ]
-    phrases = dict(zip(documents, run_tasks(executor, _phrases, samples, "finding templates"), strict=True))
-    tasks = [
-        (code, _Task(spools[code], part, config, phrases[code]))
+    phrases = dict(zip(documents, journal.results(_FINDING_TEMPLATES, searches), strict=True))
+    units = [
+        (code, _unit(code, _Task(spools[code], part, config, phrases[code])))
         for code, index in documents.items()
         for part in np.array_split(index, min(_MAX_TASKS, 1 + len(index) // _TASK_DOCUMENTS))
     ]
     parts: dict[str, list[Index]] = {code: [] for code in documents}
-    results = run_tasks(executor, _are_stubs, [task for _, task in tasks], "finding stubs")
-    for (code, task), are_stubs in zip(tasks, results, strict=True):
-        parts[code].append(task.documents[~are_stubs])
-        reports[code].count_dropped("stub", task.documents[are_stubs], spools[code])
+    results = journal.results(_FINDING_STUBS, [unit for _, unit in units])
+    for (code, unit), are_stubs in zip(units, results, strict=True):
+        parts[code].append(unit.task.documents[~are_stubs])
+        reports[code].count_dropped("stub", unit.task.documents[are_stubs], spools[code])
     return {code: np.concatenate(kept) for code, kept in parts.items()}
+
+
+def _unit(code: str, task: _Task) -> Unit[_Task]:
+    key = content_key(texts=identities(task.documents), config=task.config, phrases=task.phrases)
+    return Unit(key, f"{len(task.documents):,} documents of {code}", task)
 
 
 def _phrases(task: _Task) -> Hashes:
@@ -93,8 +98,8 @@ def _ngrams(task: _Task) -> Iterator[tuple[Hashes, int]]:
     They are of characters if the scripts without spaces have more of those than the document has words. Words with a
     digit are equal.
     """
-    for first in range(0, len(task.documents), _BATCH_DOCUMENTS):
-        for _, text in read_documents(task.spools, task.documents[first : first + _BATCH_DOCUMENTS]):
+    for batch in read_batches(task.spools, task.documents):
+        for _, text in batch:
             words = words_of(text)
             characters = character_hashes(words)
             if len(characters) > len(words):
@@ -102,3 +107,7 @@ def _ngrams(task: _Task) -> Iterator[tuple[Hashes, int]]:
             else:
                 words = ["0" if any(map(str.isdecimal, word)) else word for word in words[:_JUDGED_UNITS]]
                 yield ngram_hashes(word_hashes(words), task.config.words), task.config.words
+
+
+_FINDING_TEMPLATES = array_stage("finding templates", _phrases)
+_FINDING_STUBS = array_stage("finding stubs", _are_stubs)

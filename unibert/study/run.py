@@ -18,12 +18,11 @@ from types import FrameType
 
 from unibert.errors import UserError
 from unibert.files import write_atomically
+from unibert.stopping import EXIT_STOPPED
 from unibert.study.config import Study, read_study
 from unibert.study.report import write_report
 from unibert.study.work import Item, Job, jobs_of
 
-EXIT_STOPPED = 75
-"""Exit status of a study that was asked to stop and can be continued, as that of a run."""
 _LAST_LINES = 3
 
 

@@ -6,12 +6,10 @@ without masks. Restarted, the command goes on with the shards that are missing.
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 import sys
 import tarfile
-from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -22,13 +20,13 @@ import torch
 
 from unibert.command_options import TeachOptions
 from unibert.corpus.dataset_card import DESCRIPTIONS
-from unibert.corpus.executors import process_number, run_tasks, write_corpus
+from unibert.corpus.executors import Workers, process_number, run_tasks, write_corpus
 from unibert.corpus.manifest import MANIFEST_NAME, Manifest, Shard, Teaching
 from unibert.corpus.shards import Block, add_member, encode_block, encode_vectors
 from unibert.corpus.special_ids import SpecialIds
 from unibert.device import choose_device
 from unibert.errors import UserError
-from unibert.files import file_sha256, replacing, write_json
+from unibert.files import DISK_FULL, file_sha256, replacing, write_json
 from unibert.model.attention import PackedDocuments
 from unibert.model.teacher import Teacher, weights_sha256
 from unibert.model_card import model_name
@@ -61,16 +59,17 @@ def teach_corpus(options: TeachOptions) -> Manifest:
     """
     workers = options.workers or max(1, torch.cuda.device_count() if options.device == "auto" else 1)
     try:
-        return write_corpus(lambda executor: _teach(options, executor), options.output, workers)
+        return write_corpus(lambda ranks: _teach(options, ranks), options.output, workers)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in DISK_FULL:
             raise UserError(
-                f"output: the disk of {options.output} is full; make room, and the same command goes on"
+                f"output: the disk of {options.output} is full or takes no larger file; make room, and the same "
+                "command goes on"
             ) from error
         raise UserError(f"output: {options.output} cannot be written ({error.strerror}); choose another") from error
 
 
-def _teach(options: TeachOptions, executor: Executor | None) -> Manifest:
+def _teach(options: TeachOptions, workers: Workers) -> Manifest:
     manifest = _manifest(options.corpus)
     if options.sequence_length <= manifest.special_ids.frame_tokens:
         raise UserError(
@@ -91,7 +90,8 @@ def _teach(options: TeachOptions, executor: Executor | None) -> Manifest:
     _prepare_output(options.output, manifest, teaching)
     largest_first = sorted(manifest.shards, key=lambda shard: (shard.split != "train", -shard.tokens))
     tasks = [_Task(shard=shard, options=options) for shard in largest_first]
-    shards = list(run_tasks(executor, _write_shard, tasks, "teaching"))
+    results = run_tasks(workers, _write_shard, tasks, "teaching", lambda task: task.shard.path)
+    shards = [shard for _, shard in results]
     shutil.copytree(options.corpus / "tokenizer", options.output / "tokenizer", dirs_exist_ok=True)
     for name in DESCRIPTIONS:
         if (options.corpus / name).is_file():

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import errno
-import fcntl
-import os
 import shutil
 import signal
 import sys
-from collections.abc import Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +19,8 @@ from unibert.corpus.download.record import Record
 from unibert.corpus.download.wikimedia import Dump, RemoteFile, database_name, find_dump, other_dumps
 from unibert.corpus.inputs import DOWNLOADS_NAME
 from unibert.errors import UserError, short_message
-
-EXIT_STOPPED = 75
-"""Exit status if a signal stopped the download, which the same command continues."""
-
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+from unibert.files import DISK_FULL, locked
+from unibert.stopping import EXIT_STOPPED
 
 
 def download_dumps(options: DownloadOptions, patience: Patience | None = None) -> None:
@@ -42,10 +35,10 @@ def download_dumps(options: DownloadOptions, patience: Patience | None = None) -
     folder = Path(options.output)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder):
+        with locked(folder, f"output: another process downloads into {folder}; wait for it, or name another folder"):
             finished = asyncio.run(_until_stopped(_download(options, folder, patience or Patience())))
     except OSError as error:
-        if error.errno in _DISK_FULL:
+        if error.errno in DISK_FULL:
             raise UserError(
                 f"output: the disk of {folder} is full or takes no larger file ({short_message(error)}); make room, "
                 "and the same command goes on from what there is"
@@ -167,25 +160,3 @@ def _print_summary(folder: Path, dumps: Sequence[Dump]) -> None:
         dated = ", ".join(f"{dump.language} {dump.date}" for dump in dumps)
         print(f"{folder}: {len(files)} file{'s' * (len(files) > 1)}, {size} ({dated}), listed in {DOWNLOADS_NAME}")
         print(f"Next: unibert corpus build {folder} --output corpus")
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keep other downloads out of the folder while the block runs.
-
-    Raises:
-        UserError: if another process has locked it.
-    """
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"output: another process downloads into {folder}; wait for it, or name another folder"
-            ) from error
-        except OSError:
-            pass  # some network file systems cannot lock a folder
-        yield
-    finally:
-        os.close(descriptor)

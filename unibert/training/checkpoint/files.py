@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import pickle
 import time
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any
 
 import torch
 
-from unibert.files import file_sha256
+from unibert.files import file_sha256, flush_to_disk
 
 _ALIGNMENT = 64
 """Bytes; of torch's allocator for CPUs too."""
@@ -151,12 +150,3 @@ def write(files: list[Copied]) -> Written:
         flush_to_disk(file.path)
         digests[file.path.name] = file_sha256(file.path)
     return Written(digests, time.perf_counter() - started)
-
-
-def flush_to_disk(path: Path) -> None:
-    """Make a file's content, or a folder's entries, survive a power failure."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

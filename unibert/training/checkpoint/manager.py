@@ -22,10 +22,10 @@ from typing import Any
 import torch.distributed as dist
 
 from unibert.errors import AgreedError, UserError
-from unibert.files import file_sha256
+from unibert.files import file_sha256, flush_to_disk
 from unibert.training.checkpoint import universal
 from unibert.training.checkpoint.claim import Claim
-from unibert.training.checkpoint.files import Copies, Written, flush_to_disk, write
+from unibert.training.checkpoint.files import Copies, Written, write
 from unibert.training.checkpoint.folder import DESCRIPTION, TAG, complete_checkpoints, describe, first_damage, sealed
 from unibert.training.checkpoint.retention import RetentionPolicy, raise_if_no_room
 from unibert.training.ranks.collectives import agree, gather_objects, run_on_rank_0, wait_together
