@@ -308,6 +308,13 @@ def _bench_stream(call: Call) -> None:
     bench_stream(config)
 
 
+def _bench_corpus(call: Call) -> None:
+    config = call.options()
+    from unibert.bench.corpus.run import bench_corpus
+
+    bench_corpus(config)
+
+
 def _bench_checkpoints(call: Call) -> None:
     from unibert.bench.checkpoints import bench_checkpoints
 
@@ -541,6 +548,16 @@ _ROWS = (
         _bench_stream,
         "unibert.bench.stream.config:StreamBenchConfig",
         "corpus",
+    ),
+    Command(
+        "bench corpus",
+        "INPUT …",
+        "measure cleaning, tokenising and building a corpus",
+        _bench_corpus,
+        "unibert.bench.corpus.config:CorpusBenchConfig",
+        "inputs",
+        about="It compares the cleaner with WikiExtractor, if that is installed (unibert[bench]): speed, memory, "
+        "visible prose lost, markup left. `unibert corpus download --languages ltg` fetches a small dump.",
     ),
     Command(
         "bench checkpoints",

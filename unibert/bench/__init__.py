@@ -1,5 +1,5 @@
 """Benchmarks against peers on the same work.
 
-`losses` measures the losses of `unibert_kernels`, `stream` data loaders, `checkpoints` how long training stalls for
-checkpoints, and `gpu` everything that needs a CUDA GPU.
+`losses` measures the losses of `unibert_kernels`, `stream` data loaders, `corpus` the making of a
+corpus, `checkpoints` how long training stalls for checkpoints, and `gpu` everything that needs a CUDA GPU.
 """

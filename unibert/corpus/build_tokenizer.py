@@ -183,8 +183,8 @@ def _count(task: _CountTask) -> npt.NDArray[np.int64]:
     tokenizer = corpus_tokenizer(task.tokenizer, task.tokenizer_sha256)
     counts = np.zeros(tokenizer.vocab_size, np.int64)
     for batch in read_batches(task.spools, task.documents):
-        for tokens in tokenizer.encode_batch([text for _, text in batch]):
-            counts += np.bincount(tokens, minlength=len(counts))
+        tokens = np.concatenate(tokenizer.encode_batch([text for _, text in batch]))
+        counts += np.bincount(tokens, minlength=len(counts))
     return counts
 
 

@@ -11,12 +11,9 @@ _INVISIBLE = re.compile(
     "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufff0-\uffff"
     "\ud800-\udfff\ue000-\uf8ff\ufdd0-\ufdef\U000f0000-\U0010ffff]"
 )
-_BREAKS = "\r\n\x0b\x0c\x1c-\x1e\x85\u2028\u2029"
-_SPACES = re.compile(rf"[^\S{_BREAKS}]+")
-_LINE_BREAK = re.compile(f" ?[{_BREAKS}][{_BREAKS} ]*")
 
 
 def normalize(text: str) -> str:
     """Return NFC text without invisible characters; single spaces in lines, single "\\n" between, none at the ends."""
-    text = _INVISIBLE.sub("", unicodedata.normalize("NFC", text))
-    return _LINE_BREAK.sub("\n", _SPACES.sub(" ", text)).strip()
+    lines = _INVISIBLE.sub("", unicodedata.normalize("NFC", text)).splitlines()
+    return "\n".join(filter(None, (" ".join(line.split()) for line in lines)))

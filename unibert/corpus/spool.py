@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import zstandard
 
 from unibert.corpus.exclusions import title_key
 from unibert.corpus.readers import Document
@@ -50,12 +50,13 @@ def stable_hash(text: str) -> int:
 
 def write_spool(path: Path, documents: Iterable[Document]) -> None:
     """Write documents to ``path`` and their index to `index_path`, each of which is complete or missing."""
+    compressor = zstandard.ZstdCompressor(level=1)
     entries = []
     offset = 0
     with replacing(path) as partial, partial.open("wb") as file:
         for row, document in enumerate(documents):
             text = document.text
-            content = zlib.compress(json.dumps([document.id, text], ensure_ascii=False).encode(), level=1)
+            content = compressor.compress(f"{json.dumps(document.id)}\n{text}".encode())
             file.write(content)
             sizes = (len(text.encode()), len(text), len(text.split()))
             hashes = (stable_hash(text), stable_hash(document.id), stable_hash(title_key(document.title)))
@@ -84,6 +85,7 @@ def difference(index: Index, others: Index) -> Index:
 
 def read_documents(spools: Sequence[Path], index: Index) -> list[tuple[str, str]]:
     """Return (id, text) of the documents of the entries, in their order; files are read front to back."""
+    decompressor = zstandard.ZstdDecompressor()
     documents = [("", "")] * len(index)
     order = np.lexsort((index["offset"], index["spool"]))
     with ExitStack() as stack:
@@ -92,8 +94,8 @@ def read_documents(spools: Sequence[Path], index: Index) -> list[tuple[str, str]
             entry = index[position]
             file = files[entry["spool"]]
             file.seek(int(entry["offset"]))
-            document_id, text = json.loads(zlib.decompress(file.read(int(entry["size"]))))
-            documents[position] = (document_id, text)
+            document_id, _, text = decompressor.decompress(file.read(int(entry["size"]))).decode().partition("\n")
+            documents[position] = (json.loads(document_id), text)
     return documents
 
 

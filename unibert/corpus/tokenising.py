@@ -28,7 +28,9 @@ Counts = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
-class _ShardTask:
+class ShardTask:
+    """Documents to tokenise into one shard."""
+
     language: str
     split: Split
     number: int
@@ -51,7 +53,7 @@ def write_shards(
     tokenizer = corpus_tokenizer(corpus_dir / "tokenizer", tokenizer_sha256)
     units = [
         _unit(
-            _ShardTask(
+            ShardTask(
                 language=code,
                 split=split,
                 number=number,
@@ -91,7 +93,7 @@ def write_shards(
     )
 
 
-def _unit(task: _ShardTask) -> Unit[_ShardTask]:
+def _unit(task: ShardTask) -> Unit[ShardTask]:
     path = task.corpus_dir / shard_path(task.language, task.split, task.number)
     key = content_key(
         path=path.relative_to(task.corpus_dir),
@@ -116,11 +118,12 @@ def _cut_into_shards(
     ]
 
 
-def _write_shard(task: _ShardTask) -> tuple[Shard, Counts]:
+def write_shard(task: ShardTask) -> tuple[Shard, Counts]:
     """Tokenise documents into one shard; return it and the number of occurrences of each token, (V,)."""
     use_one_thread()
     tokenizer = corpus_tokenizer(task.corpus_dir / "tokenizer", task.tokenizer_sha256)
     counts = np.zeros(tokenizer.vocab_size, np.int64)
+    text_bytes = iter(task.documents["text_bytes"].tolist())
     writer = ShardWriter(
         task.corpus_dir,
         task.language,
@@ -132,9 +135,9 @@ def _write_shard(task: _ShardTask) -> tuple[Shard, Counts]:
     with writer:
         for batch in read_batches(task.spools, task.documents):
             encoded = tokenizer.encode_lines([text for _, text in batch])
-            for (document_id, text), (tokens, lines) in zip(batch, encoded, strict=True):
-                counts += np.bincount(tokens, minlength=len(counts))
-                writer.write(document_id, tokens, len(text.encode()), lines)
+            counts += np.bincount(np.concatenate([tokens for tokens, _ in encoded]), minlength=len(counts))
+            for (document_id, _), (tokens, lines) in zip(batch, encoded, strict=True):
+                writer.write(document_id, tokens, next(text_bytes), lines)
     assert writer.shard is not None
     return writer.shard, counts
 
@@ -148,4 +151,4 @@ def _result(values: Values) -> tuple[Shard, Counts]:
     return Shard(**values["shard"]), values["counts"]
 
 
-_TOKENISING = Stage("tokenising", _write_shard, _values, _result)
+_TOKENISING = Stage("tokenising", write_shard, _values, _result)

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
-from pathlib import Path
 
 from unibert.doctor.finding import Finding, fail, ok, run_command, warn
-from unibert.launcher import launcher_command
+from unibert.launcher import MPI_PERMISSIONS, find_mpirun, launcher_command
 
 LAUNCHER_SECONDS = 180
 MPI_SECONDS = 60
 
 _MPI_RANK = "from mpi4py import MPI; print('MPI ranks:', MPI.COMM_WORLD.allreduce(1))"
-_MPI_PERMISSIONS = {
-    # Open MPI refuses root and more ranks than cores; versions 4 and 5 have different variables for the latter.
-    "OMPI_ALLOW_RUN_AS_ROOT": "1",
-    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-    "OMPI_MCA_rmaps_base_oversubscribe": "1",
-    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
-}
 
 
 def check_launcher() -> Iterator[Finding]:
@@ -43,10 +33,7 @@ def check_launcher() -> Iterator[Finding]:
 
 def check_mpi() -> Iterator[Finding]:
     """Check that mpi4py and mpirun are both installed and belong together, or that neither is installed."""
-    # The same search as in slurm/corpus.sh.
-    mpirun = shutil.which(
-        "mpirun", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    )
+    mpirun = find_mpirun()
     has_mpi4py = find_spec("mpi4py") is not None
     if mpirun is None and not has_mpi4py:
         yield ok("MPI", "not installed; 'unibert corpus build' then runs on a single machine")
@@ -67,7 +54,7 @@ def check_mpi() -> Iterator[Finding]:
 
 
 def _try_mpi(mpirun: str) -> Iterator[Finding]:
-    result = run_command([mpirun, "-n", "2", sys.executable, "-c", _MPI_RANK], MPI_SECONDS, **_MPI_PERMISSIONS)
+    result = run_command([mpirun, "-n", "2", sys.executable, "-c", _MPI_RANK], MPI_SECONDS, **MPI_PERMISSIONS)
     counts = re.findall(r"MPI ranks: (\d)", result.output)
     if result.status == 0 and counts == ["2", "2"]:
         yield ok("MPI", f"{mpirun} starts two ranks that communicate")

@@ -22,11 +22,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -39,11 +35,13 @@ from unibert.bench.stream.providers import STREAM_PROVIDERS
 from unibert.bench.stream.results import COLUMNS, show_stream_results
 from unibert.bench.stream.work import StreamProvider, Work
 from unibert.bench.stream.worker import Job
+from unibert.bench.worker_process import required, run_worker
 from unibert.configuration import to_dict
 from unibert.corpus.manifest import Manifest
 from unibert.environment import describe_environment, package_versions
 from unibert.errors import UserError
 
+WORKER = "unibert.bench.stream.worker"
 PEER_PACKAGES = ("mosaicml-streaming", "datasets", "pyarrow")
 FOLDERS = ("corpus", "work", "output")
 
@@ -118,10 +116,12 @@ def _measure(
         result: Row = {}
         if provider.prepare is not None:
             if provider.prepare not in prepared:
-                prepared[provider.prepare] = run_worker(Job(task="prepare", work=asdict(work), provider=name))
+                prepared[provider.prepare] = run_worker(
+                    WORKER, asdict(Job(task="prepare", work=asdict(work), provider=name))
+                )
             result = prepared[provider.prepare]
         if "why" not in result and provider.side == "peer":
-            result = run_worker(job)
+            result = run_worker(WORKER, asdict(job))
         if "why" in result:
             missing[name] = result
             continue
@@ -136,7 +136,8 @@ def _measure(
         for name, option in options.items():
             if name in missing:
                 continue
-            run = run_worker(Job(task="pass", work=asdict(work), provider=name, option=option, tokens=tokens))
+            job = Job(task="pass", work=asdict(work), provider=name, option=option, tokens=tokens)
+            run = run_worker(WORKER, asdict(job))
             if "why" in run:
                 missing[name] = run
                 print(f"  {name}: {run['status']}: {run['why']}", flush=True)
@@ -179,29 +180,4 @@ def _run_required(job: Job) -> Row:
     Raises:
         UserError: if the job fails.
     """
-    result = run_worker(job)
-    if "why" in result:
-        raise UserError(f"the benchmark's job {job.task!r} failed: {result['why']}")
-    return result
-
-
-def run_worker(job: Job) -> Row:
-    """Run the job in its own process with one thread; if the process dies, return {"status": "failed", "why": …}."""
-    with tempfile.TemporaryDirectory(prefix="unibert-bench-") as name:
-        job_file, result_file, log = (Path(name) / part for part in ("job.json", "result.json", "log"))
-        job_file.write_text(job.to_json(), encoding="utf-8")
-        with log.open("w") as stream:
-            completed = subprocess.run(
-                [sys.executable, "-m", "unibert.bench.stream.worker", str(job_file), str(result_file)],
-                stdout=stream,
-                stderr=stream,
-                stdin=subprocess.DEVNULL,
-                check=False,
-                env=os.environ | {"OMP_NUM_THREADS": "1", "ARROW_IO_THREADS": "1"},
-            )
-        if completed.returncode == 0:
-            result: Row = json.loads(result_file.read_text(encoding="utf-8"))
-            return result
-        lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-        last_line = lines[-1] if lines else "it left no message"
-        return {"status": "failed", "why": f"its process ended with {completed.returncode}: {last_line}"}
+    return required(job.task, run_worker(WORKER, asdict(job)))

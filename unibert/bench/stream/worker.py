@@ -12,7 +12,7 @@ import resource
 import sys
 import time
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ from unibert.bench.process_memory import CLEAR_REFS, RESET_PEAK, status_bytes
 from unibert.bench.stream.plan import NUM_LANGUAGES, NUM_SHARDS, RUN_TOKENS, measure_plan, measure_resume
 from unibert.bench.stream.providers import STREAM_PROVIDERS
 from unibert.bench.stream.work import Source, StreamProvider, Work, prepare_sequences
+from unibert.bench.worker_process import one_line
 from unibert.files import write_json
 
 WARMUP_TOKENS = 1_000_000
@@ -45,9 +46,6 @@ class Job:
     """Tokens of a pass."""
     seconds: float = 0.0
     """Maximum seconds for an option."""
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
 
 
 def main(job_file: str, result_file: str) -> None:
@@ -85,11 +83,6 @@ def _run_job(job: Job) -> Row:
         return {"status": "not run", "why": one_line(error)}
     except Exception as error:  # any error of a peer's library is recorded in its row
         return {"status": "failed", "why": one_line(error)}
-
-
-def one_line(error: Exception) -> str:
-    """The message of ``error`` in one line."""
-    return (" ".join(str(error).split()) or type(error).__name__)[:300]
 
 
 def tune(sources: dict[str, Source], tokens: int, seconds: float) -> Row:

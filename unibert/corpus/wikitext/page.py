@@ -22,7 +22,7 @@ _LINE_OF_CATEGORIES = re.compile(
 _BARE_URL = re.compile(r"https?://[^\s\[\]<>{}|\"\x01\x02]*[^\s\[\]<>{}|\"\x01\x02.,;:!?)]")
 _ENTITY = re.compile("&(#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]*);")
 _QUOTES = re.compile("''+")
-_SPACES = re.compile(r"[^\S\n]+")
+_SPACES = re.compile(r"[^\S\n ][^\S\n]*| [^\S\n]+")  # all but single spaces, which are most and stay
 _HAS_WORD = re.compile(r"\w")
 
 
