@@ -239,7 +239,7 @@ def test_a_build_that_is_killed_again_and_again(corpus, whole, changes):
     """The starts change the folder 20, 40, … times, so that each gets further than the one before."""
     starts = 0
     while start(corpus, kill_at=20 * (starts := starts + 1)) == -signal.SIGKILL:
-        assert "manifest.json" not in contents(corpus.output) or 20 * starts > changes / 2
+        assert "manifest.json" not in contents(corpus.output) or 20 * starts > changes / 3
     assert 3 < starts <= 1 + changes // 20
     assert contents(corpus.output) == whole
 
@@ -430,9 +430,9 @@ def test_a_corpus_that_is_replaced_by_one_with_its_tokenizer(config, whole, tmp_
     fresh = replace(again, output=str(tmp_path / "fresh"))
     build_corpus(fresh)
     for kill_at in range(10, 60, 12):
-        if start(again, kill_at) == 0:
+        if start(again, kill_at) == 0 or not (output / ".spool").exists():
             break
-        assert not (output / "manifest.json").exists()
+        assert kill_at > 40 or not (output / "manifest.json").exists()
         assert kill_at > 20 or not (output / "report.md").exists()
     else:
         build_corpus(again)
@@ -443,8 +443,9 @@ def test_a_unit_that_fails_once(corpus, whole, filters):
     build_corpus(replace(corpus, document_filter="interruption_filters:once"))
     assert (filters / "tried").exists()
     built = contents(corpus.output)
-    assert {name: built[name] for name in built if name != "manifest.json"} == {
-        name: whole[name] for name in whole if name != "manifest.json"
+    of_function = {"manifest.json", "README.md", "samples.json"}
+    assert {name: built[name] for name in built.keys() - of_function} == {
+        name: whole[name] for name in whole.keys() - of_function
     }
 
 

@@ -40,7 +40,7 @@ def load_document_filter(name: str) -> DocumentFilter:
 def filter_digest(name: str) -> str:
     """Return the SHA-256 (hex) of the module's file, "" if it has none. What the module imports does not count."""
     load_document_filter(name)
-    file = sys.modules[name.partition(":")[0]].__file__
+    file = getattr(sys.modules[name.partition(":")[0]], "__file__", None)
     return "" if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
 

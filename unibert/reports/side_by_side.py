@@ -42,7 +42,7 @@ def wrapped(line: str, width: int) -> list[str]:
         if character == " ":
             space = position
         taken += _columns(character)
-        if taken > width and position > start:
+        while taken > width and position > start:
             cut = space if space > start else position
             rows.append(line[start:cut])
             start = cut + (line[cut] == " ")
