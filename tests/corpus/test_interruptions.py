@@ -436,7 +436,9 @@ def test_a_corpus_that_is_replaced_by_one_with_its_tokenizer(config, whole, tmp_
         assert kill_at > 20 or not (output / "report.md").exists()
     else:
         build_corpus(again)
-    assert contents(output) == contents(fresh.output)
+    left_over = ".spool-ended"  # of a build that was killed at its very end
+    built = {name: content for name, content in contents(output).items() if not name.startswith(left_over)}
+    assert built == contents(fresh.output)
 
 
 def test_a_unit_that_fails_once(corpus, whole, filters):
