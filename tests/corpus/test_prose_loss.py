@@ -5,14 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.corpus.cleaned_parts import results_of_parts
 from tests.corpus.inputs import page_xml, sentences, write_dump, write_jsonl
 from unibert.corpus import prose_loss
 from unibert.corpus.build import build_corpus
-from unibert.corpus.cleaning import CleaningTask, clean
-from unibert.corpus.config import CorpusConfig, NearDuplicateConfig, WrongLanguageConfig
-from unibert.corpus.exclusions import Exclusions
-from unibert.corpus.filters import FilterConfig
-from unibert.corpus.inputs import find_inputs
+from unibert.corpus.config import CorpusConfig
 from unibert.corpus.prose_loss import ProseLoss, kept_percentage
 
 LOSSY = 14
@@ -33,21 +30,8 @@ def dump(tmp_path_factory):
 
 def loss_in_parts(dump: Path, folder: Path, parts: int) -> ProseLoss:
     total = ProseLoss()
-    for part in reversed(range(parts)):
-        task = CleaningTask(
-            file=find_inputs([str(dump)])[0],
-            part=part,
-            parts=parts,
-            spool=folder / f"{part}.spool",
-            filters=FilterConfig(),
-            wrong_language=WrongLanguageConfig(),
-            near_duplicates=NearDuplicateConfig(),
-            exclusions=Exclusions(),
-            evaluation=None,
-            document_filter=None,
-            max_page_characters=1 << 20,
-        )
-        total.add(clean(task).prose)
+    for result in results_of_parts(dump, folder, parts):
+        total.add(result.prose)
     return total
 
 

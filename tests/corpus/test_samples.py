@@ -7,14 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.corpus.cleaned_parts import results_of_parts
 from tests.corpus.inputs import page_xml, sentences, write_dump, write_jsonl
 from unibert.corpus import cleaning
 from unibert.corpus.build import build_corpus
-from unibert.corpus.cleaning import CleaningResult, CleaningTask, clean
-from unibert.corpus.config import CorpusConfig, NearDuplicateConfig, StubConfig, WrongLanguageConfig
-from unibert.corpus.exclusions import Exclusions
-from unibert.corpus.filters import FilterConfig, letters_by_script
-from unibert.corpus.inputs import find_inputs
+from unibert.corpus.cleaning import CleaningResult
+from unibert.corpus.config import CorpusConfig, NearDuplicateConfig, StubConfig
+from unibert.corpus.filters import letters_by_script
 from unibert.corpus.readers import Document
 from unibert.corpus.samples import DocumentSamples
 
@@ -108,21 +107,7 @@ def test_each_reason_has_samples(corpus, inputs):
 
 def result_in_parts(dump: Path, folder: Path, parts: int) -> CleaningResult:
     total = None
-    for part in reversed(range(parts)):
-        task = CleaningTask(
-            file=find_inputs([str(dump)])[0],
-            part=part,
-            parts=parts,
-            spool=folder / f"{part}.spool",
-            filters=FilterConfig(),
-            wrong_language=WrongLanguageConfig(),
-            near_duplicates=NearDuplicateConfig(),
-            exclusions=Exclusions(),
-            evaluation=None,
-            document_filter=None,
-            max_page_characters=1 << 20,
-        )
-        result = clean(task)
+    for result in results_of_parts(dump, folder, parts):
         if total is None:
             total = result
         else:
