@@ -173,8 +173,11 @@ def filters(inputs, monkeypatch):
 
 
 def contents(corpus) -> dict[str, bytes | None]:
-    """Return the bytes of all files in a folder, hidden ones too, and None for its folders."""
-    paths = Path(corpus).rglob("*")
+    """Return the bytes of all files in a folder, hidden ones too, and None for its folders.
+
+    The page is left out, since the command line makes it from the other files.
+    """
+    paths = [path for path in Path(corpus).rglob("*") if path.name != "report.html"]
     return {str(path.relative_to(corpus)): path.read_bytes() if path.is_file() else None for path in paths}
 
 
