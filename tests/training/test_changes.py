@@ -1,5 +1,6 @@
 """Runs that are continued with other values of the optimizer and the objectives."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -114,3 +115,16 @@ def test_what_would_change_past_batches_cannot_be_allowed(module_run_file, unibe
     assert status != 0
     assert "allow_change: stream.masking_rate cannot change during a run; keys that can are optimizer.lea" in output
     assert "Traceback" not in output
+
+
+def test_scores_of_checkpoints_before_a_change_stay(interrupted, aligned, module_run_file, unibert):
+    report = ["report", str(interrupted), "--retrieval", str(aligned)]
+    assert unibert(*report)[0] == 0
+    words = ["pretrain", str(module_run_file), f"--run_dir={interrupted}", *SHORT, RATE]
+    status, output = unibert(*words, "--allow_change=optimizer.learning_rate")
+    assert status == 0, output
+    shutil.rmtree(interrupted / "checkpoints" / "step-00000020")
+    status, output = unibert(*report)
+    assert status == 0, output
+    points = json.loads((interrupted / "evaluation" / "retrieval_over_run.json").read_text())["points"]
+    assert [point["step"] for point in points][-2:] == [20, 21]

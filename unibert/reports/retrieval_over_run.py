@@ -17,7 +17,7 @@ from unibert.evaluation.embeddings import SentenceEncoder
 from unibert.evaluation.retrieval import mean_accuracy
 from unibert.files import write_json
 from unibert.training.checkpoint.folder import complete_checkpoints, describe, step_of
-from unibert.training.config import differences
+from unibert.training.config import CHANGEABLE_KEYS, differences
 from unibert.training.export import START_FOLDER, export_run
 
 FILE_NAME = "retrieval_over_run.json"
@@ -67,7 +67,7 @@ def _earlier_points(path: Path, settings: dict[str, Any]) -> list[dict[str, Any]
     """Return the points of an earlier call; none if they were scored on other text or belong to another run."""
     try:
         earlier = json.loads(path.read_text(encoding="utf-8"))
-        same_run = not differences(earlier["config"], settings["config"])
+        same_run = not differences(earlier["config"], settings["config"]).keys() - set(CHANGEABLE_KEYS)
         same_text = all(earlier[key] == settings[key] for key in ("folder", "max_sentences"))
         return earlier["points"] if same_run and same_text else []
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
