@@ -36,7 +36,15 @@ def lab() -> Iterator[Lab]:
 def cancel_jobs(lab: Lab) -> Iterator[None]:
     yield
     lab.run("scancel", "--user=root")
-    wait_until(lambda: not lab.run("squeue", "--noheader"), 60)
+    wait_until(lambda: not lab.run("squeue", "--noheader"), 120)
+
+
+@pytest.fixture
+def slow_network(lab: Lab) -> Iterator[None]:
+    """What n2 sends to n1 is slow, so that a step takes half a second, of which the processors have little to do."""
+    lab.on_node("n2", "tc qdisc add dev eth0 root tbf rate 40mbit burst 64k latency 400ms")
+    yield
+    lab.on_node("n2", "tc qdisc del dev eth0 root")
 
 
 def skip(reason: str) -> None:

@@ -40,7 +40,7 @@ MpiDefault=none
 MailProg=/bin/true
 SchedulerType=sched/backfill
 SchedulerParameters=sched_interval=2,bf_interval=2,batch_sched_delay=0,sched_min_interval=0
-KillWait=10
+KillWait=30
 MinJobAge=3600
 SlurmctldTimeout=10
 SlurmdTimeout=10
@@ -57,7 +57,7 @@ SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd-%n.log
 GresTypes=gpu
 {nodes}
-PartitionName=main Nodes=ALL Default=YES State=UP MaxTime=INFINITE PriorityTier=1 GraceTime=30
+PartitionName=main Nodes=ALL Default=YES State=UP MaxTime=INFINITE PriorityTier=1 GraceTime=90
 PartitionName=high Nodes=ALL State=UP MaxTime=INFINITE PriorityTier=10 PreemptMode=OFF
 """
 
@@ -129,12 +129,12 @@ class Lab:
                 stderr=log,
                 stdin=subprocess.DEVNULL,
             )
-        wait_until(lambda: (folder / "up").exists() or self._first.poll() is not None, 20)
+        wait_until(lambda: (folder / "up").exists() or self._first.poll() is not None, 60)
         if not (folder / "up").exists():
             raise RuntimeError(["no output", *(folder / "start.log").read_text().strip().splitlines()][-1])
         for node in self.nodes:
             self.start_node(node)
-        wait_until(lambda: self.idle_nodes() == count, 30)
+        wait_until(lambda: self.idle_nodes() == count, 60)
 
     def down(self) -> None:
         if self._first is not None:
@@ -187,7 +187,7 @@ class Lab:
     def state(self, job: str) -> str:
         return self.job(job)["JobState"]
 
-    def wait(self, job: str, timeout: float = 120) -> str:
+    def wait(self, job: str, timeout: float = 300) -> str:
         """Wait for a job to end and return its final state."""
         wait_until(lambda: self.state(job) in FINAL, timeout, lambda: f"job {job} is {self.state(job)}")
         return self.state(job)
@@ -197,7 +197,7 @@ class Lab:
 
     def start_at_once(self, job: str) -> None:
         """Let a requeued job start once its old credential has expired, without waiting for the scheduler."""
-        wait_until(lambda: self.state(job) == "PENDING", 60, lambda: f"job {job} is {self.state(job)}")
+        wait_until(lambda: self.state(job) == "PENDING", 120, lambda: f"job {job} is {self.state(job)}")
         self.run("scontrol", "update", f"JobId={job}", "StartTime=now+6")
 
     def pids(self, pattern: str) -> list[int]:

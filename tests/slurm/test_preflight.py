@@ -1,7 +1,6 @@
 """A job with a bad node does not start, and its log names the node and the problem."""
 
 import re
-from pathlib import Path
 
 import pytest
 
@@ -56,15 +55,7 @@ def test_gpus_and_clock(lab, run_file, tmp_path):
     assert sentence.split("; ") == [f"n1: {no_gpus}", f"n2: {no_gpus}", *clocks]
 
 
-@pytest.fixture
-def slow_network(lab: Lab):
-    # The loopback device is not slowed down, so two ranks of one node stay fast.
-    lab.on_node("n2", "tc qdisc add dev eth0 root tbf rate 40mbit burst 64k latency 400ms")
-    yield
-    lab.on_node("n2", "tc qdisc del dev eth0 root")
-
-
 @pytest.mark.slow
-def test_a_slow_network(lab, run_file, tmp_path: Path, slow_network):
+def test_a_slow_network(lab, run_file, tmp_path, slow_network):
     sentence = preflight_error(lab, submit(lab, run_file, tmp_path / "run"))
     assert re.fullmatch(r"n1, n2: all-reduce at 0\.00\d+ GB/s, at least 0\.01 expected", sentence)

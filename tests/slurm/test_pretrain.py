@@ -12,6 +12,7 @@ from tests.training.compare import lines_without_timing
 from unibert.training.metrics_file import read_metrics
 
 SHORT = "--training.tokens=81920"  # 40 steps
+INTERRUPTED = ("--training.tokens=409600", "--training.checkpoint_every=20")  # 200 steps
 RANKS = "-m unibert pretrain"
 
 
@@ -24,7 +25,7 @@ def wait_for_step(lab: Lab, job: str, run_dir: Path, step: int) -> None:
         path = run_dir / "metrics.jsonl"
         return path.exists() and any(line["step"] >= step for line in read_metrics(path).records[-1:])
 
-    wait_until(reached, 120, lambda: f"step {step} of job {job} ({lab.state(job)}): {lab.log(job)[-2000:]}")
+    wait_until(reached, 300, lambda: f"step {step} of job {job} ({lab.state(job)}): {lab.log(job)[-2000:]}")
 
 
 def last_step(run_dir: Path) -> int:
@@ -33,7 +34,7 @@ def last_step(run_dir: Path) -> int:
 
 def wait_for_restart(lab: Lab, job: str, number: int) -> None:
     """Wait until the job is requeued for this restart, then let it start."""
-    wait_until(lambda: lab.restarts(job) >= number, 90, lambda: f"{lab.state(job)}: {lab.log(job)[-2000:]}")
+    wait_until(lambda: lab.restarts(job) >= number, 300, lambda: f"{lab.state(job)}: {lab.log(job)[-2000:]}")
     lab.start_at_once(job)
 
 
@@ -45,7 +46,7 @@ def rank_pid(lab: Lab, job: str, node: str) -> int:
         marks = (f"SLURMD_NODENAME={node}", f"SLURM_JOB_ID={job}", "SLURM_PROCID")
         return [pid for pid, text in variables.items() if all(mark in text for mark in marks)]
 
-    wait_until(pids, 60)
+    wait_until(pids, 300)
     # Its loader processes have the same command line and larger ids.
     return min(pids())
 
@@ -54,46 +55,51 @@ def rank_pid(lab: Lab, job: str, node: str) -> int:
 def undisturbed(lab: Lab, run_file: Path) -> Path:
     """The run folder of a job without interruptions."""
     run_dir = run_file.with_name("undisturbed")
-    job = submit(lab, run_file, run_dir)
-    assert lab.wait(job, 600) == "COMPLETED", lab.log(job)
+    job = submit(lab, run_file, run_dir, *INTERRUPTED)
+    assert lab.wait(job) == "COMPLETED", lab.log(job)
     assert lab.restarts(job) == 0
     return run_dir
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_preemption_time_limit_kill_and_lost_node_do_not_change_the_run(lab, run_file, undisturbed, tmp_path):
+def test_preemption_time_limit_kill_and_lost_node_do_not_change_the_run(
+    lab, run_file, undisturbed, slow_network, tmp_path
+):
     run_dir = tmp_path / "run"
-    job = submit(lab, run_file, run_dir, options=("--time=30", "--signal=B:USR1@20"))
+    # Slurm takes its time; a slow network makes the steps last as long without keeping the processors busy.
+    options = ("--signal=B:USR1@60", "--export=ALL,UNIBERT_LEAST_GBPS=0")
+    job = submit(lab, run_file, run_dir, *INTERRUPTED, options=options)
     log = lab.folder / f"{job}.log"
 
-    wait_for_step(lab, job, run_dir, 30)
+    wait_for_step(lab, job, run_dir, 5)
     urgent = lab.submit("-p", "high", "-N2", "--exclusive", "--wrap", "srun hostname")
     wait_for_restart(lab, job, 1)
     assert lab.wait(urgent) == "COMPLETED"
     assert log.read_text().count("SIGUSR1 received: stopped after step") == 1
     at_preemption = last_step(run_dir)
 
-    wait_for_step(lab, job, run_dir, at_preemption + 10)
-    lab.run("scontrol", "update", f"JobId={job}", "TimeLimit=1")
-    wait_until(lambda: lab.restarts(job) >= 2, 90, lambda: lab.log(job)[-2000:])
-    lab.run("scontrol", "update", f"JobId={job}", "TimeLimit=30")
+    wait_for_step(lab, job, run_dir, at_preemption + 5)
+    # From now on, for the job may have run for any time; Slurm warns it within half a minute, a minute before the end.
+    lab.run("scontrol", "update", f"JobId={job}", "EndTime=now+90")
+    wait_until(lambda: lab.restarts(job) >= 2, 300, lambda: lab.log(job)[-2000:])
+    lab.run("scontrol", "update", f"JobId={job}", "TimeLimit=UNLIMITED")
     lab.start_at_once(job)
     assert log.read_text().count("SIGUSR1 received: stopped after step") == 2
     assert log.read_text().count("ended with status 75") == 2
     at_limit = last_step(run_dir)
 
-    wait_for_step(lab, job, run_dir, at_limit + 10)
+    wait_for_step(lab, job, run_dir, at_limit + 5)
     lab.kill(rank_pid(lab, job, "n2"), signal.SIGKILL)
     wait_for_restart(lab, job, 3)
     at_kill = last_step(run_dir)
 
-    wait_for_step(lab, job, run_dir, at_kill + 10)
+    wait_for_step(lab, job, run_dir, at_kill + 5)
     lab.kill_node("n2")
-    wait_until(lambda: lab.restarts(job) >= 4, 90, lambda: lab.log(job)[-2000:])
-    assert last_step(run_dir) < 1200
+    wait_until(lambda: lab.restarts(job) >= 4, 300, lambda: lab.log(job)[-2000:])
+    assert last_step(run_dir) < 200
     # The lost node's rank exits when it notices that the others are gone.
-    wait_until(lambda: not lab.pids(RANKS), 60)
+    wait_until(lambda: not lab.pids(RANKS), 120)
     lab.start_node("n2")
     lab.start_at_once(job)
 
@@ -193,7 +199,7 @@ def test_scancel_saves_a_checkpoint_and_ends_the_job(lab, run_file, tmp_path):
     wait_for_step(lab, job, run_dir, 5)
     lab.run("scancel", job)
     assert lab.wait(job) == "CANCELLED"
-    wait_until(lambda: not lab.pids(RANKS), 30)
+    wait_until(lambda: not lab.pids(RANKS), 120)
     assert len(list((run_dir / "checkpoints").glob("step-*"))) == 1
     time.sleep(3)
     assert (lab.state(job), lab.restarts(job)) == ("CANCELLED", 0)
@@ -202,17 +208,17 @@ def test_scancel_saves_a_checkpoint_and_ends_the_job(lab, run_file, tmp_path):
 @pytest.mark.slow
 def test_a_hanging_rank_is_named_and_the_run_continues(lab, run_file, tmp_path):
     run_dir = tmp_path / "run"
-    job = submit(lab, run_file, run_dir, "--training.collective_timeout_minutes=0.1", "--training.tokens=204800")
+    # Longer than the ranks of a busy machine take to build their engines, one of which may wait for the other.
+    job = submit(lab, run_file, run_dir, "--training.collective_timeout_minutes=0.4", "--training.tokens=204800")
     wait_for_step(lab, job, run_dir, 5)
     lab.kill(rank_pid(lab, job, "n2"), signal.SIGSTOP)
     stopped = time.monotonic()
-    wait_until(lambda: lab.restarts(job) >= 1, 60, lambda: lab.log(job)[-2000:])
+    # The timeout, the query of the other ranks, and Slurm's end of the job; without the timeout, 15 minutes.
+    wait_until(lambda: lab.restarts(job) >= 1, 300, lambda: lab.log(job)[-2000:])
     took = time.monotonic() - stopped
     # Slurm wakes the stopped rank to end it, and it may notice that the others are gone.
     sentence, *_ = re.findall("unibert: error: .*", lab.log(job))
-    assert "no collective has ended for 6 s: rank 1 (n2) does not respond" in sentence
-    # The timeout of 6 s, the query of the other ranks, and Slurm's KillWait of 10 s.
-    assert took < 6 + 10 + 20
+    assert "no collective has ended for 24 s: rank 1 (n2) does not respond" in sentence
     lab.start_at_once(job)
     assert not lab.pids(RANKS)
     assert lab.wait(job) == "COMPLETED", lab.log(job)

@@ -69,7 +69,7 @@ def test_the_jobs_of_an_array_share_a_study(lab, tmp_path):
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
     options = ("--array=0-1", f"--output={lab.folder}/%A_%a.log")
     array = lab.submit(*options, "slurm/study.sh", str(tmp_path / "study.yaml"))
-    ends = [lab.wait(f"{array}_{index}", 180) for index in (0, 1)]
+    ends = [lab.wait(f"{array}_{index}") for index in (0, 1)]
     logs = [lab.log(f"{array}_{index}") for index in (0, 1)]
     assert ends == ["COMPLETED"] * 2, logs
     assert all("1 of 1 done" in log for log in logs), logs
@@ -135,7 +135,7 @@ def test_an_array_trains_each_run_and_requeues_tasks_separately(lab, run_file, t
     array = lab.submit(*options, "slurm/array.sh", *files, "--", "--training.checkpoint_every=50")
     tasks = [f"{array}_{index}" for index in range(2)]
     runs = {task: tmp_path / f"seed-{seed}" for task, seed in zip(tasks, (1, 2), strict=True)}
-    wait_until(lambda: all(lab.state(task) == "RUNNING" for task in tasks), 60)
+    wait_until(lambda: all(lab.state(task) == "RUNNING" for task in tasks), 120)
     # One task has the job id of the array, with which Slurm would requeue both.
     [task_with_array_id] = [task for task in tasks if lab.job(task)["JobId"] == array]
     for task in tasks:
@@ -143,7 +143,7 @@ def test_an_array_trains_each_run_and_requeues_tasks_separately(lab, run_file, t
     lab.run("scancel", "--signal=USR1", "--batch", task_with_array_id)
     wait_for_restart(lab, task_with_array_id, 1)
     for task in tasks:
-        assert lab.wait(task, 200) == "COMPLETED", lab.log(task)
+        assert lab.wait(task) == "COMPLETED", lab.log(task)
         assert lab.restarts(task) == (task == task_with_array_id), lab.log(task)
         assert lab.log(task).count("SIGUSR1 received: stopped after step") == (task == task_with_array_id)
         assert last_step(runs[task]) == 120

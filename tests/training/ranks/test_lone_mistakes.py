@@ -2,7 +2,6 @@
 
 import re
 import resource
-import time
 
 import pytest
 
@@ -52,11 +51,10 @@ def test_no_checkpoint_is_ahead_of_metrics_that_could_not_be_written(run_file, t
     full = tmp_path / "full"
     full.symlink_to("/dev/full")
     full.replace(metrics)
-    began = time.monotonic()
+    # A rank that nobody ended would wait for a collective for 15 minutes.
     ended = statuses(ranks, timeout=120)
     output = printed.read_text()
     assert ended == [1, 1], output
-    assert time.monotonic() - began < 30
     assert re.findall("unibert: error: .*", output) == [
         f"unibert: error: rank 0: {metrics}: cannot be written (No space left on device); fix that, and the same "
         "command continues from the newest checkpoint"
