@@ -1,4 +1,4 @@
-"""Loss curves of 200 training steps with every kernel path, compared with the naive float64 losses."""
+"""Loss curves of 60 training steps with every kernel path, compared with the naive float64 losses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from unibert.bench.gpu.short_training import PATHS, TrainingSize, train
 
 from .closeness import DEVICE
 
-SIZE = TrainingSize(vocab=600, hidden=32, layers=1, batch=2, sequence=64, steps=200)
+SIZE = TrainingSize(vocab=600, hidden=32, layers=1, batch=2, sequence=64, steps=60)
 CURVE = 1e-5
 """Relative difference. A gradient's error, at most 1e-5 of its norm, changes each step by about that share. At worst
 the errors of all steps add up to that share of the whole way, along which the loss changes by a fraction of itself."""
@@ -47,5 +47,5 @@ def _without_path(loss: Callable[..., Any]) -> Callable[..., Any]:
 def test_the_curve_agrees_with_the_naive_losses(name: str, naive: Callable[[bool], list[float]]) -> None:
     expected = naive(name.startswith("distillation"))
     actual = train(name, SIZE, "cpu")["losses"]
-    assert expected[-1] < 0.95 * expected[0]
+    assert expected[-1] < 0.97 * expected[0]
     assert actual == pytest.approx(expected, rel=CURVE)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import struct
 import subprocess
 import sys
 import tempfile
@@ -52,6 +53,13 @@ CONSTANTS_SHOWN = (
 
 VARIANTS = ((2.0, False, 0.0), (1.0, True, 1.0), (2.0, True, 0.0), (2.0, True, 1.0))
 """Variants of distillation: temperature, whether there are labels, weight of the cross-entropy."""
+
+
+INSTRUCTION_BYTES = 16
+"""Size of every instruction since sm_70."""
+
+EXECUTABLE = 4
+"""Flag of a section of an ELF file, SHF_EXECINSTR."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +172,6 @@ def _launch_scaling(dtype: torch.dtype) -> None:
 def _resources(compiled: Compiled, generation: str, dtype: str) -> Resources:
     cubin = compiled.binary.asm["cubin"]
     usage = _cuobjdump(cubin, "-res-usage")
-    sass = _cuobjdump(cubin, "-sass")
     used = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
     shown = [f"{key}={compiled.arguments[key]}" for key in CONSTANTS_SHOWN if key in compiled.arguments]
     return Resources(
@@ -177,10 +184,21 @@ def _resources(compiled: Compiled, generation: str, dtype: str) -> Resources:
         registers=used["REG"],
         spilled_bytes=used["STACK"] + used["LOCAL"],
         shared_bytes=compiled.binary.metadata.shared,
-        instructions=len(re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+\S", sass, re.MULTILINE)),
-        tensor_core_instructions=len(re.findall(r"\b(?:HGMMA|HMMA)\b", sass)),
+        instructions=_code_bytes(cubin) // INSTRUCTION_BYTES,
+        tensor_core_instructions=len(re.findall(r"\b(?:wgmma\.mma_async|mma\.sync)\b", compiled.binary.asm["ptx"])),
         warnings=" ".join(sorted(set(re.findall(r"\bC75\d\d\b", compiled.log)))),
     )
+
+
+def _code_bytes(cubin: bytes) -> int:
+    """Size of the executable sections of an ELF file of 64 bits. To disassemble it takes as long as to compile it."""
+    (table,) = struct.unpack_from("<Q", cubin, 40)
+    entry_bytes, num_entries = struct.unpack_from("<HH", cubin, 58)
+    total = 0
+    for entry in range(table, table + num_entries * entry_bytes, entry_bytes):
+        (flags,), (size,) = struct.unpack_from("<Q", cubin, entry + 8), struct.unpack_from("<Q", cubin, entry + 32)
+        total += size if flags & EXECUTABLE else 0
+    return total
 
 
 def _cuobjdump(cubin: bytes, option: str) -> str:
