@@ -4,6 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Threads that wait for each other on fewer cores than there are workers take longer than one thread; so do those
+    # of all processes that tests start. Threads are counted as torch is loaded.
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 import torch
 
 # The tests need no network; this keeps the hub's client from trying for half a minute.
@@ -28,11 +34,6 @@ def pytest_configure(config: pytest.Config) -> None:
         stack = ExitStack()
         stack.enter_context(odd_offsets())
         config.add_cleanup(stack.close)
-
-
-if "PYTEST_XDIST_WORKER" in os.environ:
-    # Threads that wait for each other on fewer cores than there are workers take longer than one thread.
-    torch.set_num_threads(1)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -152,7 +152,7 @@ def test_batches_depend_on_seed_config_and_manifest_alone(case: Case) -> None:
 
 
 @pytest.mark.slow
-@settings(SETTINGS, max_examples=100, derandomize=False)
+@settings(SETTINGS, max_examples=40, derandomize=False)
 @given(cases())
 def test_batches_of_many_runs_depend_on_seed_config_and_manifest_alone(case: Case) -> None:
     check(case)

@@ -21,6 +21,9 @@ def write_data(folder: Path) -> None:
 
 
 def study_file(folder: Path, data: Path, run_file: Path) -> Path:
+    run = yaml.safe_load(run_file.read_text())
+    run["training"]["tokens"] = 24 * 8 * 64
+    run_file.write_text(yaml.safe_dump(run))
     study = {
         "output": str(folder / "study"),
         "run": str(run_file),

@@ -199,7 +199,9 @@ def test_a_conversion_that_is_killed_or_fails_leaves_nothing(two_ranks, tmp_path
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_the_space_that_a_conversion_takes(stage, run_file, tmp_path, figures):
     """At most the space that is asked for beforehand; on one rank ZeRO 3 takes the most."""
-    size = {"hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8, "intermediate_size": 1024}
+    hidden_size = 512 if os.environ.get("UNIBERT_FIGURES") else 256
+    size = {"hidden_size": hidden_size, "num_hidden_layers": 8, "num_attention_heads": 8}
+    size["intermediate_size"] = 2 * hidden_size
     words = ["pretrain", str(run_file), f"--model.config={json.dumps(size)}", ds_config(tmp_path, stage)]
     words += [f"--training.tokens={2 * 8 * 64}", "--training.checkpoint_every=1", "--training.keep_checkpoints=9"]
     assert run_to_end(*words)[0] == 0
