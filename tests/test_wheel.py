@@ -162,7 +162,7 @@ def test_first_steps_of_the_demo_and_a_run_on_its_corpus(start, unibert, outside
         wait_for_line(outside / "demo-run" / first_run / "metrics.jsonl", step=2)
     finally:
         demo.send_signal(signal.SIGTERM)
-        printed, _ = demo.communicate(timeout=100)
+        printed, _ = demo.communicate(timeout=200)
     assert "unibert: error: stopped; the same command continues" in printed
     words = ("--corpus=demo-run/corpus", "--run_dir=run", "--training.ds_config=zero2", "--training.log_every=1")
     trained = unibert("pretrain", "demo-teacher", *words, f"--training.tokens={3 * 16 * 128}")

@@ -39,10 +39,10 @@ def start(output: Path, variables: dict[str, str]) -> subprocess.Popen[str]:
 def stop(demo: subprocess.Popen[str], output: Path) -> str:
     """Send SIGTERM to the demo alone, which must end with all its ranks; return what it printed."""
     demo.terminate()
-    _, printed = demo.communicate(timeout=60)
+    _, printed = demo.communicate(timeout=200)
     assert demo.returncode == 1
     assert "unibert: error: stopped; the same command continues" in printed
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 100
     while (left := processes_of(output)) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert not left

@@ -50,7 +50,7 @@ def test_fifteen_kills_at_random_moments(run_file, tmp_path):
         victims = ((0,), (1,), (0, 1))[kill % 3]
         for victim in victims:
             ranks[victim].kill()
-        ended = statuses(ranks, timeout=60)
+        ended = statuses(ranks, timeout=200)
         assert ended == [-signal.SIGKILL if rank in victims else EXIT_LOST_RANKS for rank in (0, 1)], (
             printed.read_text()
         )

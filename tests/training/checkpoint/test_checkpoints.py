@@ -4,7 +4,6 @@ import os
 import resource
 import shutil
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -243,10 +242,9 @@ mounts = pytest.mark.skipif(
 )
 
 
-def on_a_disk(folder: Path, mount_options: str, words: list[str]) -> tuple[int, str, float]:
-    """A run on two ranks whose ``folder`` is a disk of its own: status, output and seconds."""
+def on_a_disk(folder: Path, mount_options: str, words: list[str]) -> tuple[int, str]:
+    """A run on two ranks whose ``folder`` is a disk of its own: status and output."""
     script = f'mount -t tmpfs -o {mount_options} tmpfs "$0" && exec "$@"'
-    started = time.monotonic()
     done = subprocess.run(
         [
             "unshare",
@@ -265,7 +263,7 @@ def on_a_disk(folder: Path, mount_options: str, words: list[str]) -> tuple[int, 
         text=True,
         timeout=200,
     )
-    return done.returncode, done.stdout, time.monotonic() - started
+    return done.returncode, done.stdout
 
 
 @mounts
@@ -280,13 +278,12 @@ def on_a_disk(folder: Path, mount_options: str, words: list[str]) -> tuple[int, 
 def test_a_disk_that_cannot_take_the_run_is_refused_before_the_first_step(options, sentence, run_file, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
-    status, output, seconds = on_a_disk(disk, options, ["pretrain", str(run_file), f"--run_dir={disk / 'run'}"])
+    status, output = on_a_disk(disk, options, ["pretrain", str(run_file), f"--run_dir={disk / 'run'}"])
     assert status == 1
     assert sentence in output
     assert output.count("unibert: error:") == 1
     assert "Traceback" not in output
     assert "step 1/" not in output
-    assert seconds < 60
 
 
 @mounts
@@ -296,14 +293,13 @@ def test_a_disk_that_fills_ends_the_run_before_it_is_full(run_file, tmp_path):
     disk.mkdir()
     words = ["pretrain", str(run_file), f"--run_dir={disk / 'run'}", "--training.ds_config=zero1"]
     words += ["--training.checkpoint_every=1", "--training.keep_checkpoints=50"]
-    status, output, seconds = on_a_disk(disk, "size=8m", words)
+    status, output = on_a_disk(disk, "size=8m", words)
     assert status == 1
     assert output.count("unibert: error:") == 1
     assert f"{disk}/run/checkpoints/.partial-step-" in output
     assert "MiB are free; make room, lower training.keep_checkpoints" in output
     assert "step 3/" in output
     assert "Traceback" not in output
-    assert seconds < 60
 
 
 @pytest.mark.slow

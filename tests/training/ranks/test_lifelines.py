@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from unibert.training.ranks.lifelines import Lifelines
 
-SOON_S = 5.0
+SOON_S = 60.0
 
 
 @pytest.fixture
