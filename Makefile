@@ -4,8 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 MARKS ?= not slow
-# Number of test processes. Each starts up to four processes and needs 1 GB. Three keep two cores busy: many tests wait.
-WORKERS ?= 3
+# Number of test processes. Each starts up to four processes and needs 1 GB. Four keep two cores busy: many tests wait.
+WORKERS ?= 4
 
 # Packages that a GPU machine with torch, triton and transformers but no network may lack, and its Python version.
 GPU_PACKAGES := .gpu-packages

@@ -38,9 +38,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that take minutes come first, so that several workers end at about the same time."""
+    """The longest files come first, so that several workers end at about the same time: the tests under Slurm, which
+    one worker runs, then files with slow tests, then those that train."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+
+    def position(item: pytest.Item) -> tuple[bool, bool, bool]:
+        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        return folder != "slurm", item.path not in slow, folder != "training"
+
+    items.sort(key=position)
 
 
 @pytest.hookimpl(optionalhook=True)
