@@ -54,6 +54,7 @@ def report_of(path: Path) -> dict:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_a_study_that_was_killed_gives_the_same_report(run_file, tmp_path):
     write_data(tmp_path / "data")
     whole = study_file(tmp_path / "whole", tmp_path / "data", run_file)
