@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -112,6 +113,10 @@ class Step:
         return self.num_sequences * self.sequence_length
 
 
+PastSteps = Sequence[tuple[int, int, int]]
+"""Steps that a run takes over from another: number of steps, sequences per step and sequence length of each phase."""
+
+
 @dataclass(frozen=True)
 class _Phase:
     first_step: int
@@ -125,18 +130,29 @@ class Timeline:
     """Global batch size and sequence length of every step of a run of at least ``tokens`` tokens.
 
     The last step may exceed ``tokens`` by less than one step; ``total_tokens`` is the number that is consumed.
+    Steps taken over from another run come first and count among the tokens; the schedules decide the steps after them.
 
     Raises:
         ValueError: if a schedule is malformed or a value is not positive.
     """
 
-    def __init__(self, tokens: int, global_batch_size: IntegerSchedule, sequence_length: IntegerSchedule) -> None:
+    def __init__(
+        self,
+        tokens: int,
+        global_batch_size: IntegerSchedule,
+        sequence_length: IntegerSchedule,
+        *,
+        past: PastSteps = (),
+    ) -> None:
         if tokens <= 0:
             raise ValueError(f"tokens: a run needs at least one token, got {tokens}")
         sizes = _as_points(global_batch_size, "global_batch_size")
         lengths = _as_points(sequence_length, "sequence_length")
         self._phases: list[_Phase] = []
         step = sequence = token = 0
+        for num_steps, size, length in past:
+            self._phases.append(_Phase(step, sequence, token, size, length))
+            step, sequence, token = step + num_steps, sequence + num_steps * size, token + num_steps * size * length
         bounds = sorted({progress for progress, _ in sizes + lengths})
         for bound, next_bound in zip(bounds, [*bounds[1:], 1.0], strict=True):
             size, length = _held_value(sizes, bound), _held_value(lengths, bound)
@@ -171,6 +187,15 @@ class Timeline:
     def phases(self) -> list[Step]:
         """Return the first step of every phase of constant batch size and sequence length."""
         return [self[phase.first_step] for phase in self._phases]
+
+    def until(self, step: int) -> PastSteps:
+        """Return the first ``step`` steps, for a timeline that goes on from there."""
+        phases = [phase for phase in self._phases if phase.first_step < step]
+        ends = [*(phase.first_step for phase in phases[1:]), step]
+        return [
+            (end - phase.first_step, phase.num_sequences, phase.sequence_length)
+            for phase, end in zip(phases, ends, strict=True)
+        ]
 
     @property
     def sequence_lengths(self) -> set[int]:

@@ -24,6 +24,8 @@ class Architecture:
     """The modules whose outputs, concatenated, are queries, keys and values (3H) of a layer: model, index from 0."""
     has_bert_layers: bool = False
     """Whether embeddings and layers have BERT's modules under BERT's names."""
+    rotary: bool = False
+    """Whether positions are rotations, for any length, and not learned, each of which has weights."""
     counts_positions_from_pad: bool = False
     """Whether position ids begin after the padding id instead of at 0."""
     own_encoder: Callable[[Any, Tensor, Tensor, PackedDocuments], tuple[Tensor, ...]] | None = None
@@ -126,6 +128,7 @@ _ARCHITECTURES = {
     "modernbert": Architecture(
         features=lambda model, hidden: model.head(hidden),
         projections=lambda model, layer: [model.base_model.layers[layer].attn.Wqkv],
+        rotary=True,
     ),
     "bert": Architecture(features=_bert_features, projections=_bert_projections, has_bert_layers=True),
     "roberta": _ROBERTA,

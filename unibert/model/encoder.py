@@ -189,6 +189,8 @@ def _encoder_config(
     ids = _id_settings(special_ids)
     num_positions = positions_needed(AutoConfig.for_model(config.architecture, **ids), sequence_length)
     settings = {"max_position_embeddings": num_positions, **_checked_settings(config.config, defaults)}
+    if architecture_of(defaults).rotary:
+        settings["max_position_embeddings"] = max(settings["max_position_embeddings"], num_positions)
     try:
         built = AutoConfig.for_model(config.architecture, vocab_size=vocab_size, **ids, **settings)
     except Exception as error:  # transformers validates with its own, unrelated exception types
@@ -238,12 +240,15 @@ def _initialized_from_layers(
             f"model.initialize_from: {config.initialize_from} has a vocabulary of {source.config.vocab_size}, "
             f"the corpus one of {vocab_size}; build the corpus with that model's tokenizer"
         )
-    if source.config.max_position_embeddings < positions_needed(source.config, sequence_length):
-        raise UserError(
-            f"model.initialize_from: {config.initialize_from} has {source.config.max_position_embeddings} positions, "
-            f"too few for training.sequence_length {sequence_length}"
-        )
     changes = _checked_settings(config.config, source.config)
+    num_positions = positions_needed(source.config, sequence_length)
+    if source.config.max_position_embeddings < num_positions:
+        if not architecture_of(source.config).rotary:
+            raise UserError(
+                f"model.initialize_from: {config.initialize_from} has learnt {source.config.max_position_embeddings} "
+                f"positions, too few for training.sequence_length {sequence_length}"
+            )
+        changes["max_position_embeddings"] = max(changes.get("max_position_embeddings", 0), num_positions)
     depth = source.config.num_hidden_layers
     layers = config.initialize_layers if config.initialize_layers is not None else list(range(depth))
     if not layers or any(not 0 <= layer < depth for layer in layers):

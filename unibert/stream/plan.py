@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +30,26 @@ class Draw(NamedTuple):
     shard: Shard
 
 
+@dataclass(frozen=True, kw_only=True)
+class Mixture:
+    """How a run mixes its languages; see :class:`Plan`."""
+
+    run_tokens: int
+    exponent: Schedule
+    starts: Sequence[float]
+    max_epochs: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanPast:
+    """What a plan takes over from runs before its own."""
+
+    first_token: int = 0
+    """Tokens of the run before the first draw, which were read from another plan."""
+    mixtures: list[tuple[int, Mixture]] = field(default_factory=list)
+    """Mixtures of the first draws, each with the number of the draw at which it ends, in order."""
+
+
 class Plan:
     """An endless sequence of draws that follows the language mixture, indexed by draw number.
 
@@ -48,6 +69,7 @@ class Plan:
         exponent: exponent of the train tokens in the mixture, over progress.
         starts: progress at which each language joins the mixture; at least one is 0. None stands for all 0.
         max_epochs: cap on the epochs of every language, None for no cap.
+        past: draws of earlier runs, whose mixtures this run only takes over at its own first draw.
     """
 
     def __init__(
@@ -60,26 +82,30 @@ class Plan:
         exponent: Schedule,
         starts: Sequence[float] | None = None,
         max_epochs: float | None = None,
+        past: PlanPast | None = None,
     ) -> None:
+        past = PlanPast() if past is None else past
+        starts = [0.0] * len(languages) if starts is None else starts
+        own = Mixture(run_tokens=run_tokens, exponent=exponent, starts=starts, max_epochs=max_epochs)
         self._shards = [manifest.shards_of(language) for language in languages]
-        self._seed, self._run_tokens, self._exponent, self._max_epochs = seed, run_tokens, exponent, max_epochs
+        self._seed, self._own, self._first_token = seed, own, past.first_token
+        self._past = past.mixtures
         self._tokens = np.array([sum(shard.tokens for shard in shards) for shards in self._shards], dtype=np.float64)
         self._documents = np.array([sum(shard.documents for shard in shards) for shards in self._shards], dtype=float)
-        self._starts = np.zeros(len(languages)) if starts is None else np.array(starts)
         self._shard_counts = np.array([len(shards) for shards in self._shards])
-        self._caps = np.floor(self._shard_counts * (np.inf if max_epochs is None else float(max_epochs)))
         self._frame_tokens = manifest.special_ids.frame_tokens
         self._mean_shard = float((self._tokens + self._frame_tokens * self._documents).sum() / self._shard_counts.sum())
 
         self._draws: list[Draw] = []
         self._tokens_before: list[int] = []
-        self._tokens_drawn = 0
+        self._tokens_drawn = past.first_token
         self._exhausted_at: int | None = None
         self._counts = np.zeros(len(languages), dtype=np.int64)
         self._lag: Floats = np.zeros(len(languages))
         self._in_mixture = np.ones(len(languages), dtype=bool)
         self._orders: list[npt.NDArray[np.int64]] = [np.empty(0, dtype=np.int64)] * len(languages)
         self._uniforms: Floats = np.empty(0)
+        self._begin_mixture()
 
     def __getitem__(self, index: int) -> Draw:
         while len(self._draws) <= index:
@@ -97,8 +123,7 @@ class Plan:
 
     def mixture(self, progress: float) -> Floats:
         """Return each language's share of the tokens drawn at ``progress``, caps ignored, (L,); 0 before it joins."""
-        weights = self._tokens ** value_at(self._exponent, progress) * (self._starts <= progress)
-        return weights / weights.sum()
+        return self._shares(self._own, progress)
 
     def pieces_per_document(self, sequence_length: int) -> Floats:
         """Return the mean number of pieces into which a document of each language is cut, (L,).
@@ -119,9 +144,9 @@ class Plan:
 
     def epochs(self, progress: float) -> Floats:
         """Return how often each language has been drawn at ``progress``, (L,); whole numbers are whole epochs."""
-        while self._tokens_drawn < progress * self._run_tokens:
+        while self._tokens_drawn < progress * self._own.run_tokens:
             self._draw()
-        end = bisect_left(self._tokens_before, progress * self._run_tokens)
+        end = bisect_left(self._tokens_before, progress * self._own.run_tokens)
         counts = np.bincount([draw.language for draw in self._draws[:end]], minlength=len(self._shards))
         return counts / self._shard_counts
 
@@ -131,16 +156,17 @@ class Plan:
         Raises:
             UserError: if the caps leave too little text.
         """
-        if self._max_epochs is None:
+        if self._own.max_epochs is None:
             return
-        needed = self._run_tokens / lanes
+        needed = (self._own.run_tokens - self._first_token) / lanes
+        first_own_draw = self._past[-1][0] if self._past else 0
         supply = np.zeros(lanes)
         index = 0
         while supply.min() < needed:
             shard = self[index].shard
-            if index == self._exhausted_at:
+            if index == self._exhausted_at and index >= first_own_draw:
                 raise UserError(
-                    f"stream.max_epochs: with every language read at most {self._max_epochs:g} times, one of the "
+                    f"stream.max_epochs: with every language read at most {self._own.max_epochs:g} times, one of the "
                     f"{lanes} lanes gets only {supply.min() / needed:.0%} of the tokens that it needs (the corpus has "
                     f"{self.num_shards} shards); raise stream.max_epochs, lower training.tokens or stream.lanes, or "
                     "build a corpus with more or smaller shards"
@@ -148,7 +174,24 @@ class Plan:
             supply[index % lanes] += self.framed_tokens(shard)
             index += 1
 
+    def _shares(self, mixture: Mixture, progress: float) -> Floats:
+        weights = self._tokens ** value_at(mixture.exponent, progress) * (np.array(mixture.starts) <= progress)
+        return weights / weights.sum()
+
+    def _begin_mixture(self) -> None:
+        """Take the mixture of the next draw, and with it its caps."""
+        self._mixture = next((one for end, one in self._past if len(self._draws) < end), self._own)
+        epochs = self._mixture.max_epochs
+        self._caps = np.floor(self._shard_counts * (np.inf if epochs is None else float(epochs)))
+        for language in range(len(self._shards)):
+            if self._counts[language] < self._caps[language] and not self._in_mixture[language]:
+                self._in_mixture[language], self._lag[language] = True, 0.0
+            elif self._counts[language] >= self._caps[language] and self._in_mixture[language]:
+                self._retire(language)
+
     def _draw(self) -> None:
+        if any(len(self._draws) == end for end, _ in self._past):
+            self._begin_mixture()
         chunk, within_chunk = divmod(len(self._draws), _UNIFORMS_PER_CHUNK)
         if within_chunk == 0:
             words = random_words(_UNIFORMS_PER_CHUNK, self._seed, Purpose.MIXTURE, chunk)
@@ -180,7 +223,7 @@ class Plan:
             self._retire(language)
 
     def _capped_mixture(self) -> Floats:
-        return self.mixture(self._tokens_drawn / self._run_tokens) * self._in_mixture
+        return self._shares(self._mixture, self._tokens_drawn / self._mixture.run_tokens) * self._in_mixture
 
     def _retire(self, language: int) -> None:
         self._in_mixture[language] = False
@@ -199,13 +242,22 @@ class Plan:
 
 
 def build_plan(
-    manifest: Manifest, languages: Sequence[str], config: StreamConfig, *, seed: int, run_tokens: int
+    manifest: Manifest,
+    languages: Sequence[str],
+    config: StreamConfig,
+    *,
+    seed: int,
+    run_tokens: int,
+    past: PlanPast | None = None,
 ) -> Plan:
     """Build the plan of a run with this configuration."""
-    return Plan(
-        manifest,
-        languages,
-        seed=seed,
+    own = mixture_of(config, languages, run_tokens)
+    return Plan(manifest, languages, seed=seed, past=past, **vars(own))
+
+
+def mixture_of(config: StreamConfig, languages: Sequence[str], run_tokens: int) -> Mixture:
+    """Return how a run with this configuration mixes its languages."""
+    return Mixture(
         run_tokens=run_tokens,
         exponent=config.sampling_exponent,
         starts=[config.language_starts.get(language, 0.0) for language in languages],

@@ -20,7 +20,7 @@ from unibert.stream.config import DELIVERY_KEYS, StreamConfig
 from unibert.stream.lane import Lane
 from unibert.stream.loader_processes import produce_in_processes
 from unibert.stream.masking import mask
-from unibert.stream.plan import Floats, build_plan, raise_if_no_room_for_text
+from unibert.stream.plan import Floats, PlanPast, build_plan, raise_if_no_room_for_text
 from unibert.stream.randomness import Purpose
 from unibert.stream.sequences import MaskedSequences, Sequences
 from unibert.stream.source import ShardSource, check_shards_exist
@@ -65,6 +65,7 @@ class Stream:
         rank: index of this rank.
         world_size: number of ranks.
         with_vectors: whether batches have the vectors of the corpus's teacher.
+        past: what a branch takes over, see `unibert.stream.past`.
 
     Raises:
         UserError: if the manifest is unusable, a shard is missing, a language is unknown or has no train tokens, no
@@ -83,13 +84,17 @@ class Stream:
         rank: int = 0,
         world_size: int = 1,
         with_vectors: bool = False,
+        past: PlanPast | None = None,
     ) -> None:
         self._corpus_dir, self._config, self._seed, self._timeline = Path(corpus_dir), config, seed, timeline
         self.manifest = Manifest.load(corpus_dir)
         self._vocabulary = Vocabulary.of_corpus(self.manifest)
         self.languages = chosen_languages(self.manifest, config)
         config.raise_if_world_size_does_not_fit(world_size)
-        config.raise_if_batches_do_not_fit(timeline)
+        if past is None:
+            # A branch may have other lanes than its parent, whose batches are past; those of its own are checked when
+            # its run file is read.
+            config.raise_if_batches_do_not_fit(timeline)
         raise_if_no_room_for_text(timeline, self.manifest.special_ids)
         self._piece_length = self.manifest.piece_length if with_vectors else None
         if with_vectors:
@@ -98,7 +103,10 @@ class Stream:
         self._train_blocks = sum(shard.blocks for shard in train_shards)
         self._source = ShardSource(self._corpus_dir, config)
         check_shards_exist(self._source, train_shards)
-        self._plan = build_plan(self.manifest, self.languages, config, seed=seed, run_tokens=timeline.total_tokens)
+        self._past = past
+        self._plan = build_plan(
+            self.manifest, self.languages, config, seed=seed, run_tokens=timeline.total_tokens, past=past
+        )
         self._plan.check_supply(config.lanes)
         self._word_starts = word_starts(self._corpus_dir, self.manifest.vocab_size) if config.whole_words else None
         lanes_per_rank = config.lanes // world_size
@@ -110,6 +118,8 @@ class Stream:
         content = {key: value for key, value in asdict(self._config).items() if key not in DELIVERY_KEYS}
         phases = [(phase.index, phase.num_sequences, phase.sequence_length) for phase in self._timeline.phases()]
         parts = [self.manifest.fingerprint, content, self._seed, phases, self._timeline.total_tokens]
+        if self._past is not None:
+            parts.append(asdict(self._past))
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     @property

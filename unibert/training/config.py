@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from unibert.model.config import AdversaryConfig, DistillationConfig, MLMConfig, ModelConfig
-from unibert.schedules import DecayShape, IntegerSchedule, Timeline, ever_positive
+from unibert.schedules import DecayShape, IntegerSchedule, PastSteps, Timeline, ever_positive
 from unibert.stream.config import DELIVERY_KEYS, StreamConfig
 
 
@@ -55,7 +55,8 @@ class TrainingConfig:
     """Length, batch size, checkpoints, monitoring."""
 
     tokens: int
-    """Length of the run in tokens, padding included. The last step may exceed it by less than one step."""
+    """Length of the run in tokens, padding included; in a branch, with those of its parent up to the branch point. The
+    last step may exceed it by less than one step."""
 
     global_batch_size: IntegerSchedule = 256
     """Sequences per optimizer step over all ranks, a multiple of ``stream.lanes``. Points change it during the run."""
@@ -165,10 +166,14 @@ class TrainingConfig:
         """Whether the best checkpoint is kept, by retrieval."""
         return self.keep_best and self.best_by != "heldout_mlm_loss"
 
-    def timeline(self) -> Timeline:
-        """Every step's batch and sequence length. Raises ValueError for a malformed schedule."""
+    def timeline(self, past: PastSteps = ()) -> Timeline:
+        """Every step's batch and sequence length, those of a branch's parent first.
+
+        Raises:
+            ValueError: for a malformed schedule.
+        """
         try:
-            return Timeline(self.tokens, self.global_batch_size, self.sequence_length)
+            return Timeline(self.tokens, self.global_batch_size, self.sequence_length, past=past)
         except ValueError as error:
             raise ValueError(f"training.{error}") from error
 
@@ -207,6 +212,11 @@ class RunConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """Optimizer and learning rate."""
 
+    resume_from: str | None = None
+    """Run folder, or RUN_DIR@STEP, of whose newest or STEP's checkpoint this new run is a branch: it starts with the
+    weights, the optimizer's state and the counts of steps and tokens. The architecture must be the same; whatever else
+    differs holds from there on."""
+
     allow_change: list[str] = field(default_factory=list)
     """Keys that may have other values than before when the run is continued, as in optimizer.learning_rate,mlm.weight:
     those of optimizer, mlm.weight, distillation.weight and the adversary's max_lambda, ramp, warmup and learning_rate.
@@ -218,7 +228,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         if fixed := [key for key in self.allow_change if key not in CHANGEABLE_KEYS]:
             raise ValueError(
-                f"allow_change: {fixed[0]} cannot change during a run; keys that can are {', '.join(CHANGEABLE_KEYS)}"
+                f"allow_change: {fixed[0]} cannot change during a run; keys that can are "
+                f"{', '.join(CHANGEABLE_KEYS)}; for others, start a branch (--run_dir NEW --resume_from {self.run_dir})"
             )
         self.stream.raise_if_batches_do_not_fit(self.training.timeline())
         if not ever_positive(self.stream.masking_rate):

@@ -21,6 +21,7 @@ from unibert.schedules import Step, learning_rate_factor, passes_multiple, value
 from unibert.stream import Batch, StepBatch
 from unibert.stream.forecast import mixing_warning
 from unibert.training.bad_steps import BadSteps, sentence
+from unibert.training.branch import begin_branch, branch_of_run, is_new, raise_if_other_architecture
 from unibert.training.checkpoint.claim import Claim
 from unibert.training.checkpoint.manager import Checkpoints
 from unibert.training.checkpoint.retention import RetentionPolicy, rank_checkpoint_bytes
@@ -49,6 +50,7 @@ from unibert.training.metrics import (
     prediction_metrics,
 )
 from unibert.training.metrics_log import MetricsLog
+from unibert.training.parent import Branch
 from unibert.training.preparation import Preparation, claim_run_dir, prepare, write_changed_config
 from unibert.training.ranks.collective_counter import counted_collective
 from unibert.training.ranks.collectives import agree, gather_objects, join, run_on_rank_0
@@ -93,13 +95,12 @@ class Pretraining:
         self.placement = placement
         self.is_main = placement.rank == 0
         self.run_dir = Path(config.run_dir)
-        self.timeline = config.training.timeline()
+        self.branch: Branch | None = gather_objects(run_on_rank_0(lambda: branch_of_run(config)))[0]
+        self.timeline = config.training.timeline(() if self.branch is None else self.branch.steps)
         prepared = self._prepare()
         self.manifest, self.stream, self.retrieval = prepared.manifest, prepared.stream, prepared.retrieval
         self.changes = prepared.changes
-        claim: Claim | None = run_on_rank_0(
-            lambda: claim_run_dir(config, prepared.model, changed=bool(prepared.changes))
-        )
+        claim: Claim | None = run_on_rank_0(lambda: self._claim(prepared))
         if self.is_main:
             if warning := mixing_warning(config.stream, len(self.stream.languages)):
                 print(f"unibert: {warning}", file=sys.stderr)
@@ -121,7 +122,7 @@ class Pretraining:
             prepared.model,
             config,
             prepared.ds_config,
-            micro_batch_size=self._micro_batch_size(self.timeline[0]),
+            micro_batch_size=self._micro_batch_size(config.training.timeline()[0]),
             world_size=placement.world_size,
             load_universal=self.checkpoints.prepare_newest(),
         )
@@ -209,9 +210,9 @@ class Pretraining:
     def _report_finished(self) -> None:
         if self.is_main:
             print(
-                f"unibert: {self.run_dir} is finished: it has all {len(self.timeline)} steps; to train its model "
-                f"further, start a new run with --run_dir NEW --model.initialize_from {self.run_dir / 'model'}; "
-                "to start anew, choose another --run_dir or remove this one",
+                f"unibert: {self.run_dir} is finished: it has all {len(self.timeline)} steps; to train it further, "
+                f"start a new run with --run_dir NEW --resume_from {self.run_dir} and more --training.tokens; to start "
+                "anew, choose another --run_dir or remove this one",
                 flush=True,
             )
 
@@ -221,12 +222,23 @@ class Pretraining:
         """Prepare this rank. Raise on all ranks if any rank has met a mistake."""
         prepared, mistake = None, None
         try:
-            prepared = prepare(self.config, self.placement, self.timeline)
+            past = None if self.branch is None else self.branch.stream
+            prepared = prepare(self.config, self.placement, self.timeline, past)
         except UserError as error:
             mistake = error
         agree(mistake)
         assert prepared is not None
         return prepared
+
+    def _claim(self, prepared: Preparation) -> Claim:
+        """Claim the run folder and, in a new branch, take the parent's checkpoint over."""
+        branch = self.branch if is_new(self.config) else None
+        if branch is not None:
+            raise_if_other_architecture(branch, prepared.model)
+        claim = claim_run_dir(self.config, prepared.model, changed=bool(prepared.changes))
+        if branch is not None:
+            begin_branch(branch, self.config, prepared.stream)
+        return claim
 
     def _micro_batch_size(self, step: Step) -> int:
         """The largest micro-batch, up to the configured size, that divides this rank's share of the step evenly."""

@@ -15,7 +15,7 @@ Record = dict[str, Any]
 TIMING_KEYS = ("tokens_per_second", "memory_gib")
 """Keys that may differ between two identical runs."""
 
-_OTHER_LINES = {"heldout_mlm_loss", "retrieval_raw", "left_out", "changed"}
+_OTHER_LINES = {"heldout_mlm_loss", "retrieval_raw", "left_out", "changed", "branch_of"}
 """A key of each kind of line that does not have the losses of a training step."""
 
 
@@ -67,6 +67,11 @@ class LoggedMetrics:
     def changes(self) -> list[Record]:
         """Records of values that were changed when the run was continued, likewise."""
         return _by_step(record for record in self.records if "changed" in record)
+
+    @property
+    def branch(self) -> Record | None:
+        """The record with which the metrics of a branch begin, see `unibert.training.branch`; None in other runs."""
+        return next((record for record in self.records if "branch_of" in record), None)
 
     @property
     def left_out(self) -> list[Record]:

@@ -16,6 +16,7 @@ from unibert.files import write_atomically
 from unibert.model.unibert import UniBERT
 from unibert.schedules import Timeline
 from unibert.stream import Stream
+from unibert.stream.plan import PlanPast
 from unibert.training.checkpoint.claim import Claim
 from unibert.training.checkpoint.folder import complete_checkpoints
 from unibert.training.checkpoint.retention import MAX_BYTES_PER_PARAMETER, raise_if_no_room
@@ -48,8 +49,14 @@ class Preparation:
     """Counted before DeepSpeed builds the engine: ZeRO 3 leaves only its shard on each rank."""
 
 
-def prepare(config: RunConfig, placement: Placement, timeline: Timeline) -> Preparation:
+def prepare(config: RunConfig, placement: Placement, timeline: Timeline, past: PlanPast | None) -> Preparation:
     """Check the run and build its parts.
+
+    Args:
+        config: the run.
+        placement: this rank.
+        timeline: the run's steps.
+        past: what the stream of a branch takes over.
 
     Raises:
         UserError: for anything that the user can fix.
@@ -63,6 +70,7 @@ def prepare(config: RunConfig, placement: Placement, timeline: Timeline) -> Prep
         rank=placement.rank,
         world_size=placement.world_size,
         with_vectors=config.learns_from_corpus,
+        past=past,
     )
     if placement.rank == 0 and stream.shards_folder is not None:
         _check_shards(manifest, stream, stream.shards_folder)
@@ -146,9 +154,10 @@ def _changes(config: RunConfig) -> dict[str, tuple[Any, Any]]:
     changes = differences(read_yaml(run_dir / "config.yaml"), to_dict(config))
     for key, (before, after) in changes.items():
         if key not in config.allow_change:
-            advice = f"give --allow_change {key} to continue with the new value, or " if key in CHANGEABLE_KEYS else ""
+            advice = f"give --allow_change {key} to continue with the new value, " if key in CHANGEABLE_KEYS else ""
             raise UserError(
                 f"{run_dir} belongs to a run of another configuration: {key} was {before!r} and is now {after!r}; "
-                f"{advice}choose another run_dir or remove this one"
+                f"{advice}branch off it with --run_dir NEW --resume_from {run_dir}, or choose another run_dir or "
+                "remove this one"
             )
     return changes

@@ -12,16 +12,31 @@ from typing import Any
 import torch
 
 from unibert.errors import UserError
-from unibert.files import file_sha256
+from unibert.files import file_sha256, flush_to_disk
 
 DESCRIPTION = "checkpoint.json"
 TAG = "state"
 """Subfolder that holds DeepSpeed's files."""
+PARTIAL = ".partial-"
+"""Prefix of a folder that is not complete."""
 
 
 def complete_checkpoints(folder: Path) -> list[Path]:
     """The complete checkpoints in ``folder``, oldest first."""
     return sorted(path for path in folder.glob("step-*") if (path / DESCRIPTION).is_file())
+
+
+def partial_of(complete: Path) -> Path:
+    """The folder in which a checkpoint is written before it has its final name."""
+    return complete.with_name(f"{PARTIAL}{complete.name}")
+
+
+def publish(partial: Path, complete: Path) -> None:
+    """Rename a folder whose files are all written to its final name."""
+    for path in partial.rglob("*"):
+        flush_to_disk(path)
+    partial.rename(complete)
+    flush_to_disk(complete.parent)
 
 
 def step_of(checkpoint: Path) -> int:
@@ -60,6 +75,23 @@ def first_damage(folder: Path, files: dict[str, str]) -> str | None:
         except OSError as error:
             return f"{folder / name}: cannot be read ({error.strerror})"
     return None
+
+
+def parameter_shapes(checkpoint: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of the trained module's parameters by name.
+
+    Raises:
+        UserError: if the checkpoint is damaged.
+    """
+    # Under ZeRO 3 every rank has a file with the shapes of all.
+    name = "zero_pp_rank_0_mp_rank_00" if describe(checkpoint)["zero_stage"] == 3 else "mp_rank_00"
+    file = checkpoint / TAG / f"{name}_model_states.pt"
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=False, mmap=True)
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"{file}: cannot be read; choose another step") from error
+    groups = content.get("param_shapes") or [{name: tensor.shape for name, tensor in content["module"].items()}]
+    return {name: tuple(shape) for group in groups for name, shape in group.items()}
 
 
 def full_state_dict(checkpoint: Path) -> dict[str, Any]:

@@ -22,16 +22,25 @@ from typing import Any
 import torch.distributed as dist
 
 from unibert.errors import AgreedError, UserError
-from unibert.files import file_sha256, flush_to_disk
+from unibert.files import file_sha256
 from unibert.training.checkpoint import universal
 from unibert.training.checkpoint.claim import Claim
 from unibert.training.checkpoint.files import Copies, Written, write
-from unibert.training.checkpoint.folder import DESCRIPTION, TAG, complete_checkpoints, describe, first_damage, sealed
+from unibert.training.checkpoint.folder import (
+    DESCRIPTION,
+    PARTIAL,
+    TAG,
+    complete_checkpoints,
+    describe,
+    first_damage,
+    partial_of,
+    publish,
+    sealed,
+)
 from unibert.training.checkpoint.retention import RetentionPolicy, raise_if_no_room
 from unibert.training.ranks.collectives import agree, gather_objects, run_on_rank_0, wait_together
 
 _UNIVERSAL = "universal"
-_PARTIAL = ".partial-"
 _DAMAGED = "damaged-"
 _DIGESTS = "digests.json"
 _HOW_TO_CONTINUE = "the newest complete checkpoint is kept; make room and the same command continues from it"
@@ -101,7 +110,7 @@ class Checkpoints:
         if self._reservation is not None:
             self._reservation.result()
         complete = self.folder / f"step-{step:08d}"
-        partial = _partial(complete)
+        partial = partial_of(complete)
         run_on_rank_0(lambda: self._create(partial))
         # The files have DeepSpeed's own format and are read by its own functions; only the writer differs.
         engine.checkpoint_engine.save = self._copies.copy
@@ -132,7 +141,7 @@ class Checkpoints:
         """
         assert self._pending is not None
         pending, self._pending = self._pending, None
-        partial = _partial(pending.complete)
+        partial = partial_of(pending.complete)
         part: Written | None = None
         mistake = None
         try:
@@ -168,7 +177,7 @@ class Checkpoints:
     def _remove_leftovers(self) -> None:
         with _writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            for leftover in [*self.folder.glob(f"{_PARTIAL}*"), *self.folder.glob(f"step-*/{_PARTIAL}*")]:
+            for leftover in [*self.folder.glob(f"{PARTIAL}*"), *self.folder.glob(f"step-*/{PARTIAL}*")]:
                 # An earlier start may still be writing into it.
                 shutil.rmtree(leftover.rename(f"{leftover}-{time.time_ns()}"), ignore_errors=True)
 
@@ -183,7 +192,7 @@ class Checkpoints:
                 self._claim.raise_if_superseded()
 
     def _name(self, pending: _Pending, parts: list[Written]) -> None:
-        complete, partial = pending.complete, _partial(pending.complete)
+        complete, partial = pending.complete, partial_of(pending.complete)
         descriptions = {}
         for path in complete_checkpoints(self.folder):
             # Damage of an older checkpoint matters only when it is loaded.
@@ -197,13 +206,13 @@ class Checkpoints:
             "files": {f"{TAG}/{name}": digest for part in parts for name, digest in part.files.items()},
         }
         (partial / DESCRIPTION).write_text(sealed(description), encoding="utf-8")
-        _publish(partial, complete)
+        publish(partial, complete)
         descriptions[complete] = description
         paths = sorted(descriptions)
         for index in self._keep.superseded([descriptions[path] for path in paths]):
             # A checkpoint that is half removed must not look complete.
-            paths[index].rename(_partial(paths[index]))
-            self._thread.submit(shutil.rmtree, _partial(paths[index]), ignore_errors=True)
+            paths[index].rename(partial_of(paths[index]))
+            self._thread.submit(shutil.rmtree, partial_of(paths[index]), ignore_errors=True)
 
     def _raise_if_no_room(self, partial: Path) -> None:
         num_bytes = sum(gather_objects(self._copies.num_bytes))
@@ -283,7 +292,7 @@ class Checkpoints:
         dist.barrier()
 
     def _convert(self, checkpoint: Path, change: str) -> None:
-        complete, partial = checkpoint / _UNIVERSAL, checkpoint / f"{_PARTIAL}{_UNIVERSAL}"
+        complete, partial = checkpoint / _UNIVERSAL, checkpoint / f"{PARTIAL}{_UNIVERSAL}"
         if complete.is_dir():
             if _is_intact(complete):
                 return
@@ -294,7 +303,7 @@ class Checkpoints:
             universal.convert(checkpoint / TAG, partial / TAG)
             files = {str(path.relative_to(partial)): file_sha256(path) for path in partial.rglob("*") if path.is_file()}
             (partial / _DIGESTS).write_text(json.dumps(files), encoding="utf-8")
-            _publish(partial, complete)
+            publish(partial, complete)
         except (UserError, OSError) as error:
             shutil.rmtree(partial, ignore_errors=True)
             raise UserError(
@@ -334,15 +343,3 @@ def _is_intact(universal_form: Path) -> bool:
     except (OSError, ValueError):
         return False
     return first_damage(universal_form, files) is None
-
-
-def _partial(complete: Path) -> Path:
-    return complete.with_name(f"{_PARTIAL}{complete.name}")
-
-
-def _publish(partial: Path, complete: Path) -> None:
-    """Rename a folder whose files are all written to its final name."""
-    for path in partial.rglob("*"):
-        flush_to_disk(path)
-    partial.rename(complete)
-    flush_to_disk(complete.parent)
