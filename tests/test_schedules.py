@@ -1,6 +1,9 @@
 import math
+from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from unibert.schedules import Timeline, dann_ramp, learning_rate_factor, value_at
 
@@ -42,6 +45,22 @@ def test_timeline_counts_every_sequence_and_token_once():
     assert (sequences, tokens) == (timeline.num_sequences, timeline.total_tokens)
     assert 10_000 <= tokens < 10_000 + 8 * 32
     assert [(p.num_sequences, p.sequence_length) for p in timeline.phases()] == [(4, 16), (4, 32), (8, 32)]
+
+
+@given(
+    st.integers(1, 200), st.sampled_from([[(0, 4)], [(0, 4), (0.5, 8)]]), st.sampled_from([16, [(0, 16), (0.25, 32)]])
+)
+def test_a_timeline_goes_on_from_its_own_past(step, sizes, lengths):
+    whole = Timeline(10_000, sizes, lengths)
+    step = min(step, len(whole) - 1)
+    branch = Timeline(10_000, sizes, lengths, past=whole.until(step))
+    assert list(branch) == list(whole)
+    longer = Timeline(20_000, 4, 64, past=whole.until(step))
+    assert [replace(one, progress=0.0) for one in list(longer)[:step]] == [
+        replace(one, progress=0.0) for one in list(whole)[:step]
+    ]
+    assert [(one.num_sequences, one.sequence_length) for one in list(longer)[step:]] == [(4, 64)] * (len(longer) - step)
+    assert longer[step].tokens_before == whole[step].tokens_before
 
 
 @pytest.mark.parametrize(

@@ -253,16 +253,17 @@ def _export(call: Call) -> None:
 
 def _report(call: Call) -> None:
     options = call.options()
-    run_dir = options.run_dir
     from unibert.reports.run_page import write_report
     from unibert.reports.summary import format_summary, write_summary
 
     if options.retrieval is not None:
         from unibert.reports.retrieval_over_run import score_checkpoints
 
-        score_checkpoints(run_dir, options.retrieval, options.max_sentences)
-    page = write_report(run_dir)
-    print(f"{format_summary(write_summary(run_dir))}\n\nreport   {page}")
+        for run_dir in options.run_dirs:
+            score_checkpoints(run_dir, options.retrieval, options.max_sentences)
+    for run_dir in options.run_dirs:
+        page = write_report(run_dir, [other for other in options.run_dirs if other != run_dir])
+        print(f"{format_summary(write_summary(run_dir))}\n\nreport   {page}")
 
 
 def _study(call: Call) -> None:
@@ -490,11 +491,13 @@ _ROWS = (
     ),
     Command(
         "report",
-        "RUN_DIR",
+        "RUN_DIR …",
         "write one HTML page with a run's plots",
         _report,
         "unibert.command_options:ReportOptions",
-        "run_dir",
+        "run_dirs",
+        about="A branch is drawn with the runs that it branched off as one line. Of several runs, each page compares "
+        "all.",
     ),
     Command(
         "study",

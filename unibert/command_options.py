@@ -204,8 +204,8 @@ class TrimOptions:
 class ReportOptions:
     """Options of ``unibert report``."""
 
-    run_dir: Path
-    """Folder of the run."""
+    run_dirs: list[Path]
+    """Folders of runs. Of several, each page also compares the losses of all."""
 
     retrieval: Path | None = None
     """Folder of aligned sentences, as for `unibert evaluate`. With it, every kept checkpoint that has no score yet is

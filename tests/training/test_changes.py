@@ -102,11 +102,11 @@ def test_changes_are_refused_unless_they_are_allowed(interrupted, module_run_fil
     assert status == 1
     assert (
         "optimizer.learning_rate was 0.002 and is now 0.001; give --allow_change optimizer.learning_rate to continue "
-        "with the new value, or choose another run_dir" in output
+        f"with the new value, branch off it with --run_dir NEW --resume_from {interrupted}, or" in output
     )
     status, output = unibert(*words, "--allow_change=optimizer.learning_rate", "--seed=3")
     assert status == 1
-    assert "seed was 0 and is now 3; choose another run_dir or remove this one" in output
+    assert f"seed was 0 and is now 3; branch off it with --run_dir NEW --resume_from {interrupted}, or" in output
     assert {path: path.read_bytes() for path in interrupted.rglob("*") if path.is_file()} == before
 
 

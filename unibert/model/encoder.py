@@ -24,6 +24,9 @@ from unibert.model.vocabulary import adapt_to_corpus
 # Compact models load and save quickly; progress bars would only interrupt the run's own.
 transformers_logging.disable_progress_bar()
 
+_ROPE_THETAS = {"global_rope_theta": "full_attention", "local_rope_theta": "sliding_attention"}
+"""ModernBERT's settings of transformers 4, which version 5 keeps by type of layer in ``rope_parameters``."""
+
 _SET_BY_TOKENIZER = ("vocab_size", "pad_token_id", "bos_token_id", "cls_token_id", "eos_token_id", "sep_token_id")
 
 
@@ -218,6 +221,8 @@ def _id_settings(special_ids: SpecialIds) -> dict[str, int]:
 def _checked_settings(settings: dict[str, Any], defaults: PreTrainedConfig) -> dict[str, Any]:
     """Return the settings under the architecture's own names; raise UserError for a setting that it does not have."""
     known = set(defaults.to_dict()) | set(defaults.attribute_map) | {"local_attention", "global_attn_every_n_layers"}
+    thetas = _ROPE_THETAS if architecture_of(defaults).rotary else {}
+    known |= set(thetas)
     for key in settings:
         if key in _SET_BY_TOKENIZER:
             raise UserError(f"model.config.{key}: comes from the corpus's tokenizer; remove it from the run file")
@@ -225,7 +230,11 @@ def _checked_settings(settings: dict[str, Any], defaults: PreTrainedConfig) -> d
             nearest = difflib.get_close_matches(key, known, n=1)
             hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
             raise UserError(f"model.config.{key}: {defaults.model_type} has no such setting{hint}")
-    return {defaults.attribute_map.get(key, key): value for key, value in settings.items()}
+    checked = {defaults.attribute_map.get(key, key): value for key, value in settings.items() if key not in thetas}
+    for key in set(thetas) & set(settings):
+        rope = checked.get("rope_parameters", defaults.rope_parameters)
+        checked["rope_parameters"] = rope | {thetas[key]: rope[thetas[key]] | {"rope_theta": settings[key]}}
+    return checked
 
 
 def _initialized_from_layers(

@@ -119,6 +119,39 @@ def heldout_loss(training: Sequence[Record], heldout: Sequence[Record]) -> Figur
     return figure
 
 
+def mark_steps(figure: Figure, steps: Sequence[int]) -> Figure:
+    """Mark steps, such as those at which a run branched off, in every panel over steps; return the figure."""
+    for axes in figure.axes:
+        for step in steps:
+            axes.axvline(step, color=GREY, linestyle=":", linewidth=1.2)
+    return figure
+
+
+def compared_losses(segments: Mapping[str, tuple[Sequence[Record], Sequence[Record]]], given: Sequence[str]) -> Figure:
+    """MLM losses of several runs over tokens: held out with marks, in training pale.
+
+    Args:
+        segments: records of training and held-out evaluations by name of the run; those of a branch begin with the last
+            ones of its parent.
+        given: names of the runs to colour; ancestors of them are grey.
+    """
+    figure, (axes,) = _panels(1, columns=1, height=3.8)
+    colours = dict(zip(given, SCATTER_COLOURS * (len(given) // len(SCATTER_COLOURS) + 1), strict=False))
+    for name, (training, heldout) in segments.items():
+        colour = colours.get(name, GREY)
+        steps, tokens = _series(training, "tokens")
+        logged, losses = _series(training, "mlm_loss")
+        axes.plot(np.interp(logged, steps, tokens), losses, color=colour, alpha=0.3, linewidth=0.8)
+        measured, losses = _series(heldout, "heldout_mlm_loss")
+        marker = "o" if len(measured) <= 40 else None
+        axes.plot(np.interp(measured, steps, tokens), losses, color=colour, label=name, marker=marker, markersize=3.5)
+    axes.set(xlabel="tokens", ylabel="MLM loss (nats per token)")
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.legend(loc="best")
+    return figure
+
+
 def retrieval_over_run(points: Sequence[Record]) -> Figure:
     """Top-1 accuracy of each checkpoint, raw and centred, over tokens."""
     figure, (axes,) = _panels(1, columns=1, height=3.2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from unibert.errors import UserError
 from unibert.evaluation.score_table import percent, retrieval_by_language, similarity
 from unibert.files import write_atomically
 from unibert.reports import plots
+from unibert.reports.lineage import Segment
 from unibert.reports.page import Finding, Table, Tile, render
 from unibert.reports.run_records import Record, RunRecords, read_run
 from unibert.text import shortened
@@ -35,8 +36,11 @@ class Section:
     missing: str = ""
 
 
-def write_report(run_dir: Path) -> Path:
+def write_report(run_dir: Path, beside: Sequence[Path] = ()) -> Path:
     """Write ``report/index.html`` and its figures as PNG files into a run folder.
+
+    A branch is shown with the runs that it branched off as one line. With other runs ``beside`` it, a figure compares
+    the losses of all.
 
     The page embeds its figures, so that it can be sent as one file. It names the parts that the run lacks, such as an
     objective that was off or an evaluation that was not made.
@@ -53,7 +57,11 @@ def write_report(run_dir: Path) -> Path:
         folder.mkdir(exist_ok=True)
         page = folder / "index.html"
         with plots.style():
-            sections = [*_training_sections(run, folder), *_evaluation_sections(run, folder)]
+            sections = [
+                *_compared_sections([run, *map(read_run, beside)], folder),
+                *_training_sections(run, folder),
+                *_evaluation_sections(run, folder),
+            ]
         html = render("run_page.html", run=run, tiles=_tiles(run), findings=_findings(run), sections=sections)
         write_atomically(page, html)
     except OSError as error:
@@ -61,8 +69,47 @@ def write_report(run_dir: Path) -> Path:
     return page
 
 
+def _compared_sections(runs: Sequence[RunRecords], folder: Path) -> list[Section]:
+    """Return the figure of several runs, in which every part of their lineages is drawn once; none for one run."""
+    path = folder / "compared.png"
+    if len(runs) == 1:
+        path.unlink(missing_ok=True)
+        return []
+    longest: dict[Path, Segment] = {}
+    for segment in (segment for run in runs for segment in run.lineage.segments):
+        before = longest.get(segment.run_dir)
+        if before is None or len(segment.metrics.records) > len(before.metrics.records):
+            longest[segment.run_dir] = segment
+    lines = {}
+    for run in runs:
+        metrics = [segment.metrics for segment in run.lineage.segments]
+        for index, segment in enumerate(run.lineage.segments):
+            own = longest[segment.run_dir].metrics
+            # The last records of the parent join the lines.
+            lines[_label(segment, longest)] = (
+                [*(metrics[index - 1].training[-1:] if index else []), *own.training],
+                [*(metrics[index - 1].heldout[-1:] if index else []), *own.heldout],
+            )
+    return [
+        _section(
+            "Compared with other runs",
+            "MLM loss over tokens, held out (marks) and in training (pale). Branches leave their parent's line.",
+            path,
+            "" if any(training for training, _ in lines.values()) else "metrics.jsonl holds no training steps.",
+            lambda: plots.compared_losses(lines, [_label(run.lineage.segments[-1], longest) for run in runs]),
+        )
+    ]
+
+
+def _label(segment: Segment, all_folders: Collection[Path]) -> str:
+    """Return the name of the segment's run folder, with its parent's if there are others of this name."""
+    name, folder = segment.run_dir.name, segment.run_dir.parent.name
+    return f"{folder}/{name}" if [one.name for one in all_folders].count(name) > 1 else name
+
+
 def _training_sections(run: RunRecords, folder: Path) -> list[Section]:
     training, heldout = run.training, run.heldout
+    branch_steps = [record["step"] for record in run.branches]
     no_metrics = "" if training else "metrics.jsonl holds no training steps."
     no_adversary = "" if _last(training, "adversary_accuracy") else "The language adversary was off in this run."
     losses, entropies, source = _language_losses(run)
@@ -73,7 +120,7 @@ def _training_sections(run: RunRecords, folder: Path) -> list[Section]:
             "towards the logarithm of the number of languages as the encoder hides the language.",
             folder / "losses.png",
             no_metrics,
-            lambda: plots.loss_curves(training),
+            lambda: plots.mark_steps(plots.loss_curves(training), branch_steps),
             lambda: [_metrics_table(training)],
         ),
         _section(
@@ -81,7 +128,7 @@ def _training_sections(run: RunRecords, folder: Path) -> list[Section]:
             "Below the dashed line the model predicts better than token frequencies alone: it uses context.",
             folder / "heldout.png",
             "" if heldout else "No held-out loss was logged.",
-            lambda: plots.heldout_loss(training, heldout),
+            lambda: plots.mark_steps(plots.heldout_loss(training, heldout), branch_steps),
             lambda: [_heldout_table(heldout)],
         ),
         _section(
@@ -99,7 +146,7 @@ def _training_sections(run: RunRecords, folder: Path) -> list[Section]:
             "whether the language is gone or only hidden from this discriminator.",
             folder / "discriminator.png",
             no_metrics or no_adversary,
-            lambda: plots.discriminator(training),
+            lambda: plots.mark_steps(plots.discriminator(training), branch_steps),
         ),
         *_over_run_sections(run, folder),
         _section(
@@ -107,7 +154,7 @@ def _training_sections(run: RunRecords, folder: Path) -> list[Section]:
             "Look for spikes in the gradient norm and drops in throughput.",
             folder / "diagnostics.png",
             no_metrics,
-            lambda: plots.training_diagnostics(training),
+            lambda: plots.mark_steps(plots.training_diagnostics(training), branch_steps),
         ),
     ]
 
@@ -262,6 +309,15 @@ def _findings(run: RunRecords) -> list[Finding]:
     findings = []
     if any(not math.isfinite(record["loss"]) for record in run.training if record.get("loss") is not None):
         findings.append(Finding("Some training losses are NaN or infinite: the run diverged.", alarm=True))
+    for record in run.branches:
+        text = (
+            f"The run branched off {record['branch_of']['run']} after step {record['step']:,} "
+            f"({record['tokens']:,} tokens), at the dotted lines; its stream {record['stream']}."
+        )
+        findings.append(Finding(text, alarm=False))
+    if run.lineage.missing is not None:
+        text = f"The run before the branch point is missing: there are no metrics in {run.lineage.missing}."
+        findings.append(Finding(text, alarm=False))
     for record in run.changes:
         values = ", ".join(f"{key} {change['from']} → {change['to']}" for key, change in record["changed"].items())
         reason = f" ({record['reason']})" if record["reason"] else ""

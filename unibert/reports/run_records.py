@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unibert.errors import UserError
-from unibert.training.metrics_file import LoggedMetrics, Record, read_metrics
+from unibert.reports.lineage import Lineage, read_lineage
+from unibert.training.metrics_file import Record
 
 
 @dataclass(frozen=True)
 class RunRecords:
     """The parts of a run folder; a missing part is empty or None.
 
-    ``training``, ``heldout``, ``retrieval``, ``left_out``, ``changes`` and ``damaged_lines`` are those of
-    `LoggedMetrics`.
+    ``training``, ``heldout``, ``retrieval``, ``left_out``, ``changes``, ``branches`` and ``damaged_lines`` are those of
+    `LoggedMetrics`; in a branch, up to its beginning, those of the runs that it branched off.
     """
 
     name: str
@@ -24,12 +25,14 @@ class RunRecords:
     retrieval: list[Record]
     left_out: list[Record]
     changes: list[Record]
+    branches: list[Record]
     damaged_lines: int
     config: str | None
     scores: Record | None
     projections: Record | None
     retrieval_over_run: list[Record]
     """Retrieval at each checkpoint that was scored, see `unibert.reports.retrieval_over_run`."""
+    lineage: Lineage
 
 
 def read_run(run_dir: Path) -> RunRecords:
@@ -46,7 +49,8 @@ def read_run(run_dir: Path) -> RunRecords:
     if not metrics.is_file() and not config.is_file() and scores is None:
         raise UserError(f"{run_dir} is not a run folder: no metrics.jsonl, config.yaml or evaluation/scores.json in it")
     over_run = _read_json(run_dir / "evaluation" / "retrieval_over_run.json")
-    logged = read_metrics(metrics) if metrics.is_file() else LoggedMetrics([], damaged_lines=0)
+    lineage = read_lineage(run_dir)
+    logged = lineage.metrics
     return RunRecords(
         name=run_dir.resolve().name,
         training=logged.training,
@@ -54,11 +58,13 @@ def read_run(run_dir: Path) -> RunRecords:
         retrieval=logged.retrieval,
         left_out=logged.left_out,
         changes=logged.changes,
+        branches=logged.branches,
         damaged_lines=logged.damaged_lines,
         config=config.read_text(encoding="utf-8") if config.is_file() else None,
         scores=scores,
         projections=_read_json(run_dir / "evaluation" / "projections.json") if scores else None,
         retrieval_over_run=over_run["points"] if over_run else [],
+        lineage=lineage,
     )
 
 

@@ -108,7 +108,7 @@ def raise_if_other_architecture(branch: Branch, model: UniBERT) -> None:
             for name, shape in own.items()
             if theirs.get(name) != shape
         ]
-        found += [f"{name} is now absent" for name in theirs.keys() - model.state_dict().keys()]
+        found += [f"{name} is now absent" for name in sorted(theirs.keys() - model.state_dict().keys())]
     if found:
         raise UserError(
             f"resume_from: a branch has its parent's architecture, but {shortened(found, _NAMED)}; take the sections "

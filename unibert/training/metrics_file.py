@@ -65,13 +65,13 @@ class LoggedMetrics:
 
     @property
     def changes(self) -> list[Record]:
-        """Records of values that were changed when the run was continued, likewise."""
-        return _by_step(record for record in self.records if "changed" in record)
+        """Records of values that were changed when the run was continued or branched off, likewise."""
+        return _by_step(record for record in self.records if record.get("changed"))
 
     @property
-    def branch(self) -> Record | None:
-        """The record with which the metrics of a branch begin, see `unibert.training.branch`; None in other runs."""
-        return next((record for record in self.records if "branch_of" in record), None)
+    def branches(self) -> list[Record]:
+        """Records with which the metrics of branches begin, see `unibert.training.branch`, likewise."""
+        return _by_step(record for record in self.records if "branch_of" in record)
 
     @property
     def left_out(self) -> list[Record]:
