@@ -74,3 +74,25 @@ def test_a_longer_run_is_a_branch_that_changes_nothing(corpus):
     parent = Run(corpus, config(max_epochs=None), SHORT, 20)
     branch = Run(corpus, config(max_epochs=None), Timeline(48_000, 8, 64, past=SHORT.until(20)), 94, parent)
     assert parent.digests + branch.digests == whole.digests
+
+
+def test_skipped_data_is_never_read_and_the_rest_is(corpus):
+    """Also after an interruption before and after the step that skips."""
+
+    def contents(skips: Any, first: int = 0, state: Any = None) -> tuple[list[Any], list[Any]]:
+        stream = Stream(corpus, config(), seed=3, timeline=SHORT, skips=skips)
+        read, states = [], []
+        for step in stream.steps(first, state):
+            read.append([tokens for _, tokens in pieces(step.micro_batches(8)[0])])
+            states.append(step.state)
+        return read, states
+
+    plain, _ = contents({})
+    skips = {5: [(5, 9), (5, 6)], 20: [(20, 22)]}
+    read, states = contents(skips)
+    assert read[:5] == plain[:5]
+    assert read[5:20] == plain[10:25]
+    assert read[20:40] == plain[27:47]
+    for stop in (5, 6, 20):
+        assert contents(skips, stop, states[stop - 1])[0] == read[stop:]
+    assert contents(skips, 7)[0] == read[7:]

@@ -322,6 +322,12 @@ def _findings(run: RunRecords) -> list[Finding]:
         values = ", ".join(f"{key} {change['from']} → {change['to']}" for key, change in record["changed"].items())
         reason = f" ({record['reason']})" if record["reason"] else ""
         findings.append(Finding(f"Changed from step {record['step'] + 1:,} on: {values}{reason}.", alarm=False))
+    for record in run.rollbacks:
+        text = (
+            f"The loss spiked from step {record['spike']:,} to {record['until']:,}, up to {max(record['losses']):.3g} "
+            f"nats: the run went back to step {record['to_step']:,} and skipped the data of the steps in between."
+        )
+        findings.append(Finding(text, alarm=True))
     if bad := [record for record in run.left_out if record["left_out"] != "loss_scale"]:
         steps = shortened([str(record["step"]) for record in bad], _LISTED_STEPS)
         findings.append(

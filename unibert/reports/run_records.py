@@ -15,8 +15,9 @@ from unibert.training.metrics_file import Record
 class RunRecords:
     """The parts of a run folder; a missing part is empty or None.
 
-    ``training``, ``heldout``, ``retrieval``, ``left_out``, ``changes``, ``branches`` and ``damaged_lines`` are those of
-    `LoggedMetrics`; in a branch, up to its beginning, those of the runs that it branched off.
+    ``training``, ``heldout``, ``retrieval``, ``left_out``, ``changes``, ``branches``, ``rollbacks`` and
+    ``damaged_lines`` are those of `LoggedMetrics`; in a branch, up to its beginning, those of the runs that it branched
+    off.
     """
 
     name: str
@@ -26,6 +27,7 @@ class RunRecords:
     left_out: list[Record]
     changes: list[Record]
     branches: list[Record]
+    rollbacks: list[Record]
     damaged_lines: int
     config: str | None
     scores: Record | None
@@ -59,6 +61,7 @@ def read_run(run_dir: Path) -> RunRecords:
         left_out=logged.left_out,
         changes=logged.changes,
         branches=logged.branches,
+        rollbacks=logged.rollbacks,
         damaged_lines=logged.damaged_lines,
         config=config.read_text(encoding="utf-8") if config.is_file() else None,
         scores=scores,

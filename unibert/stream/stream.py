@@ -23,6 +23,7 @@ from unibert.stream.masking import mask
 from unibert.stream.plan import Floats, PlanPast, build_plan, raise_if_no_room_for_text
 from unibert.stream.randomness import Purpose
 from unibert.stream.sequences import MaskedSequences, Sequences
+from unibert.stream.skips import Skips, pass_over
 from unibert.stream.source import ShardSource, check_shards_exist
 from unibert.stream.vocabulary import Vocabulary
 from unibert.stream.words import word_starts
@@ -66,6 +67,7 @@ class Stream:
         world_size: number of ranks.
         with_vectors: whether batches have the vectors of the corpus's teacher.
         past: what a branch takes over, see `unibert.stream.past`.
+        skips: data to pass over. Not part of the fingerprint: the steps before it are those of the stream without.
 
     Raises:
         UserError: if the manifest is unusable, a shard is missing, a language is unknown or has no train tokens, no
@@ -85,6 +87,7 @@ class Stream:
         world_size: int = 1,
         with_vectors: bool = False,
         past: PlanPast | None = None,
+        skips: Skips | None = None,
     ) -> None:
         self._corpus_dir, self._config, self._seed, self._timeline = Path(corpus_dir), config, seed, timeline
         self.manifest = Manifest.load(corpus_dir)
@@ -103,7 +106,7 @@ class Stream:
         self._train_blocks = sum(shard.blocks for shard in train_shards)
         self._source = ShardSource(self._corpus_dir, config)
         check_shards_exist(self._source, train_shards)
-        self._past = past
+        self._past, self._skips = past, {} if skips is None else skips
         self._plan = build_plan(
             self.manifest, self.languages, config, seed=seed, run_tokens=timeline.total_tokens, past=past
         )
@@ -192,10 +195,12 @@ class Stream:
         if state is None:
             for lane in lanes.values():
                 for step in map(self._timeline.__getitem__, range(first_step)):
+                    pass_over([lane], self._skips, step.index, self._timeline, num_lanes)
                     lane.skip(step.num_sequences // num_lanes, step.sequence_length)
                 lane.collect_skipped()
         for step in map(self._timeline.__getitem__, range(first_step, len(self._timeline))):
             sequences_per_lane = step.num_sequences // num_lanes
+            pass_over(lanes.values(), self._skips, step.index, self._timeline, num_lanes)
             sequences = Sequences.concatenate(
                 [lane.take(sequences_per_lane, step.sequence_length) for lane in lanes.values()]
             )

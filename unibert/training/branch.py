@@ -26,6 +26,7 @@ from unibert.training.checkpoint.folder import complete_checkpoints, parameter_s
 from unibert.training.config import RunConfig, differences
 from unibert.training.parent import Branch, Parent
 from unibert.training.parent_file import PARENT_FILE
+from unibert.training.rollbacks import Rollback, read_rollbacks
 from unibert.training.teacher_planes import FILE_NAME as PLANES
 
 _NAMED = 5
@@ -82,6 +83,19 @@ def branch_of_run(config: RunConfig) -> Branch | None:
         stream=past,
         new_stream_for=new_stream_for,
     )
+
+
+def rollbacks_of_run(config: RunConfig, branch: Branch | None) -> list[Rollback]:
+    """Return the rollbacks of a run; in a new branch whose stream goes on, those after which its parent still skips.
+
+    Raises:
+        UserError: if their file is damaged.
+    """
+    if not is_new(config):
+        return read_rollbacks(Path(config.run_dir))
+    if branch is None or branch.new_stream_for is not None:
+        return []
+    return [one for one in read_rollbacks(Path(branch.parent)) if one.to_step >= branch.step]
 
 
 def raise_if_other_architecture(branch: Branch, model: UniBERT) -> None:

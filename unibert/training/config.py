@@ -51,6 +51,32 @@ class OptimizerConfig:
 
 
 @dataclass(kw_only=True)
+class SpikeConfig:
+    """When the loss counts as spiking, and how often the run goes back."""
+
+    threshold: float = 8.0
+    """A step is high if its loss is so many standard deviations, by median and MAD, above that of the steps before."""
+
+    window: int = 200
+    """Number of those steps."""
+
+    steps: int = 5
+    """Number of high steps in a row that are a spike."""
+
+    margin: int = 100
+    """The run goes back to the newest checkpoint that is at least so many steps older than the spike: the data that
+    causes a spike comes before it (PaLM, arXiv 2204.02311, section 5.1, goes back about 100 steps)."""
+
+    max_rollbacks: int = 5
+    """Number of rollbacks after which the next spike ends the run."""
+
+    def __post_init__(self) -> None:
+        for name, minimum in (("threshold", 0), ("window", 2), ("steps", 1), ("margin", 0), ("max_rollbacks", 0)):
+            if getattr(self, name) < minimum:
+                raise ValueError(f"training.spikes.{name}: must be at least {minimum}, got {getattr(self, name)}")
+
+
+@dataclass(kw_only=True)
 class TrainingConfig:
     """Length, batch size, checkpoints, monitoring."""
 
@@ -112,6 +138,9 @@ class TrainingConfig:
     max_bad_steps: int = 10
     """Number of steps in a row whose loss or gradient is not finite that end the run. Fewer are left out: they change
     no weight, and metrics.jsonl names their documents."""
+
+    spikes: SpikeConfig | None = None
+    """Go back to a checkpoint when the MLM loss spikes, and skip the data from there to the spike. null does not."""
 
     restarts_without_progress: int = 3
     """Consecutive times that Slurm may restart the run without a newer checkpoint."""
@@ -296,6 +325,7 @@ FREE_KEYS = (
     "training.best_by",
     "training.collective_timeout_minutes",
     "training.max_bad_steps",
+    "training.spikes",
     "training.restarts_without_progress",
     "training.monitors",
     *(f"stream.{key}" for key in DELIVERY_KEYS),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,13 @@ from unibert.schedules import Step, learning_rate_factor, passes_multiple, value
 from unibert.stream import Batch, StepBatch
 from unibert.stream.forecast import mixing_warning
 from unibert.training.bad_steps import BadSteps, sentence
-from unibert.training.branch import begin_branch, branch_of_run, is_new, raise_if_other_architecture
+from unibert.training.branch import (
+    begin_branch,
+    branch_of_run,
+    is_new,
+    raise_if_other_architecture,
+    rollbacks_of_run,
+)
 from unibert.training.checkpoint.claim import Claim
 from unibert.training.checkpoint.manager import Checkpoints
 from unibert.training.checkpoint.retention import RetentionPolicy, rank_checkpoint_bytes
@@ -49,6 +57,7 @@ from unibert.training.metrics import (
     peak_memory_gib,
     prediction_metrics,
 )
+from unibert.training.metrics_file import read_metrics
 from unibert.training.metrics_log import MetricsLog
 from unibert.training.parent import Branch
 from unibert.training.preparation import Preparation, claim_run_dir, prepare, write_changed_config
@@ -58,6 +67,8 @@ from unibert.training.ranks.failures import explain
 from unibert.training.ranks.placement import Placement
 from unibert.training.ranks.signals import Preempted, StopRequest, ignore_stop_signals
 from unibert.training.ranks.watchdog import watched
+from unibert.training.rollbacks import Rollback, RolledBack, skips_of, write_rollbacks
+from unibert.training.spikes import Spikes
 from unibert.training.step_counts import StepCounts, adversary_weight, count_tokens
 from unibert.training.student_start import start_student
 
@@ -76,10 +87,16 @@ def pretrain(config: RunConfig) -> Path:
     timeout = timedelta(minutes=config.training.collective_timeout_minutes)
     # Collectives time out one minute after the watchdog, whose sentence says more.
     placement = join(timeout + timedelta(minutes=1))
+    stop = StopRequest()
     try:
         with watched(placement.rank, placement.world_size, timeout):
             try:
-                return Pretraining(config, placement).run()
+                while True:
+                    with suppress(RolledBack):
+                        return Pretraining(config, placement, stop).run()
+                    # The engine that is left must not be in memory beside the one that goes back.
+                    gc.collect()
+                    torch.cuda.empty_cache()
             except (RuntimeError, MemoryError) as error:
                 explain(error, placement, config.training.micro_batch_size)
                 raise
@@ -90,13 +107,16 @@ def pretrain(config: RunConfig) -> Path:
 class Pretraining:
     """One run on one rank. Its attributes are the parts of the run; :meth:`run` is the loop."""
 
-    def __init__(self, config: RunConfig, placement: Placement) -> None:
+    def __init__(self, config: RunConfig, placement: Placement, stop: StopRequest | None = None) -> None:
         self.config = config
         self.placement = placement
         self.is_main = placement.rank == 0
         self.run_dir = Path(config.run_dir)
         self.branch: Branch | None = gather_objects(run_on_rank_0(lambda: branch_of_run(config)))[0]
         self.timeline = config.training.timeline(() if self.branch is None else self.branch.steps)
+        self.rollbacks: list[Rollback] = (
+            gather_objects(run_on_rank_0(lambda: rollbacks_of_run(config, self.branch)))[0] or []
+        )
         prepared = self._prepare()
         self.manifest, self.stream, self.retrieval = prepared.manifest, prepared.stream, prepared.retrieval
         self.changes = prepared.changes
@@ -143,7 +163,8 @@ class Pretraining:
         self.damage: dict[str, int] = {}
         """Damaged blocks by shard that all ranks have met, each counted once."""
         self.bad_steps = BadSteps(config.training.max_bad_steps, scales_loss=self.engine.fp16_enabled())
-        self.stop = StopRequest()
+        self.spikes = None if config.training.spikes is None else Spikes(config.training.spikes)
+        self.stop = StopRequest() if stop is None else stop
         self.mistake: UserError | None = None
         """A mistake that this rank has met and the others do not know yet."""
 
@@ -170,6 +191,7 @@ class Pretraining:
             return
         self.log.start_after(first_step)
         self._log_changes(first_step)
+        self._log_rollbacks(first_step)
         if first_step == 0:
             self._log_retrieval(0, 0)
         self.throughput = Throughput(self.timeline[first_step].tokens_before)
@@ -188,6 +210,7 @@ class Pretraining:
             last = done == len(self.timeline)
             if math.isfinite(grad_norm):
                 self.bad_steps.count_good()
+                self._watch_for_spikes(step, sums)
                 if done % training.log_every == 0 or last:
                     self._log_step(step, sums, grad_norm, counts.checksum)
             else:
@@ -196,8 +219,8 @@ class Pretraining:
                 scores = self._measure(step)
             stopping = counts.stop_requests > 0
             due = done % training.checkpoint_every == 0
-            # Among bad steps the weights may be spoilt, and a checkpoint would push out one that is not.
-            if last or stopping or (due and not self.bad_steps.in_a_row):
+            # Among bad or high steps the weights may be spoilt, and a checkpoint would push out one that is not.
+            if last or stopping or (due and not self._is_suspicious):
                 self._begin_checkpoint(step, step_batch.state, scores)
             self.log.advance()
             if stopping and not last:
@@ -223,7 +246,7 @@ class Pretraining:
         prepared, mistake = None, None
         try:
             past = None if self.branch is None else self.branch.stream
-            prepared = prepare(self.config, self.placement, self.timeline, past)
+            prepared = prepare(self.config, self.placement, self.timeline, past, skips_of(self.rollbacks))
         except UserError as error:
             mistake = error
         agree(mistake)
@@ -236,6 +259,8 @@ class Pretraining:
         if branch is not None:
             raise_if_other_architecture(branch, prepared.model)
         claim = claim_run_dir(self.config, prepared.model, changed=bool(prepared.changes))
+        if is_new(self.config):
+            write_rollbacks(self.run_dir, self.rollbacks)
         if branch is not None:
             begin_branch(branch, self.config, prepared.stream)
         return claim
@@ -271,6 +296,8 @@ class Pretraining:
         self.damage = state["damage"] if state else {}
         if state and "bad_steps" in state:  # not in checkpoints of version 0.1.0
             self.bad_steps.restore(state["bad_steps"])
+        if state and self.spikes is not None and state.get("spikes") is not None:
+            self.spikes.restore(state["spikes"])
         return step, state["stream"] if state else None
 
     def _begin_checkpoint(self, step: Step, lanes: dict[str, Any], scores: dict[str, float]) -> None:
@@ -283,6 +310,7 @@ class Pretraining:
             "skipped_blocks": self._skipped_by_all_ranks(),
             "damage": self.damage,
             "bad_steps": self.bad_steps.state(),
+            "spikes": None if self.spikes is None else self.spikes.state(),
         }
         self.checkpoints.begin(
             self.engine,
@@ -375,6 +403,63 @@ class Pretraining:
             why = sentence(line["left_out"], line["origins"])
             print(f"unibert: step {number} is left out: {why}", file=sys.stderr, flush=True)
         self._write({"step": number, "tokens": step.tokens_before + step.num_tokens, **line})
+
+    @property
+    def _is_suspicious(self) -> bool:
+        return self.bad_steps.in_a_row > 0 or (self.spikes is not None and bool(self.spikes.high))
+
+    def _watch_for_spikes(self, step: Step, sums: Sums) -> None:
+        """Go back to an older checkpoint if the loss of this step completes a spike.
+
+        Raises:
+            RolledBack: if the run has gone back.
+            AgreedError: if it has gone back too often.
+        """
+        if self.spikes is None:
+            return
+        totals = sums.over_ranks()
+        masked = float(totals["masked"])
+        if not self.spikes.is_spike(float(totals["mlm"]) / masked if masked else float(totals["loss"])):
+            return
+        done, spikes, settings = step.index + 1, self.spikes, self.config.training.spikes
+        assert settings is not None
+        losses = [nine_digits(loss) for loss in spikes.high]
+        first = done - len(losses) + 1
+        what = f"a loss spike from step {first} to {done} ({losses[0]:.3g} to {max(losses):.3g}, the steps before are "
+        what += f"below {spikes.bound:.3g})"
+        if len(self.rollbacks) >= settings.max_rollbacks:
+            raise AgreedError(
+                f"{what}, and the run has gone back {len(self.rollbacks)} times (training.spikes.max_rollbacks); the "
+                "checkpoints before it are kept; look at the data, or continue with a lower optimizer.learning_rate, "
+                "which --allow_change permits"
+            )
+        self.checkpoints.finish()
+        back_to = self.checkpoints.go_back(first - 1 - settings.margin, self.config.training.checkpoint_every)
+        if back_to is None:
+            if self.is_main:
+                print(
+                    f"unibert: {what}, and no checkpoint is {settings.margin} steps older", file=sys.stderr, flush=True
+                )
+            spikes.forget()
+            return
+        rollback = Rollback(back_to, first, done, losses)
+        run_on_rank_0(lambda: write_rollbacks(self.run_dir, [*self.rollbacks, rollback]))
+        if self.is_main:
+            print(f"unibert: {what}: back to step {back_to}", file=sys.stderr, flush=True)
+        self.log.close()
+        raise RolledBack
+
+    def _log_rollbacks(self, first_step: int) -> None:
+        """Log the rollbacks that metrics.jsonl does not have yet, or not any more since the run went back further."""
+
+        def log() -> None:
+            logged = {record["rolled_back"] for record in read_metrics(self.log.path).rollbacks}
+            for number, one in enumerate(self.rollbacks, start=1):
+                if number not in logged:
+                    self.log.write({"step": first_step, "rolled_back": number, **asdict(one)})
+
+        if self.rollbacks:
+            run_on_rank_0(log)
 
     def _learning_rate_factor(self, step: Step) -> float:
         optimizer = self.config.optimizer

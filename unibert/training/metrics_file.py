@@ -15,7 +15,7 @@ Record = dict[str, Any]
 TIMING_KEYS = ("tokens_per_second", "memory_gib")
 """Keys that may differ between two identical runs."""
 
-_OTHER_LINES = {"heldout_mlm_loss", "retrieval_raw", "left_out", "changed", "branch_of"}
+_OTHER_LINES = {"heldout_mlm_loss", "retrieval_raw", "left_out", "changed", "branch_of", "rolled_back"}
 """A key of each kind of line that does not have the losses of a training step."""
 
 
@@ -72,6 +72,11 @@ class LoggedMetrics:
     def branches(self) -> list[Record]:
         """Records with which the metrics of branches begin, see `unibert.training.branch`, likewise."""
         return _by_step(record for record in self.records if "branch_of" in record)
+
+    @property
+    def rollbacks(self) -> list[Record]:
+        """Records of rollbacks, see `unibert.training.rollbacks`, in order."""
+        return [record for record in self.records if "rolled_back" in record]
 
     @property
     def left_out(self) -> list[Record]:

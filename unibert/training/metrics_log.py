@@ -40,8 +40,8 @@ class MetricsLog:
     """
 
     def __init__(self, run_dir: Path, claim: Claim | None, monitor: Any | None, num_steps: int) -> None:
-        self._path = run_dir / "metrics.jsonl"
-        self._file = MetricsFile(self._path)
+        self.path = run_dir / "metrics.jsonl"
+        self._file = MetricsFile(self.path)
         self._claim, self._monitor, self._num_steps = claim, monitor, num_steps
 
     def start_after(self, step: int) -> None:
@@ -52,7 +52,7 @@ class MetricsLog:
         self._bar = tqdm(
             total=self._num_steps,
             initial=step,
-            desc=self._path.parent.name,
+            desc=self.path.parent.name,
             unit="step",
             disable=self._claim is None or not os.isatty(2),
         )
@@ -88,6 +88,6 @@ class MetricsLog:
             self._file.append(line)
         except OSError as error:
             raise UserError(
-                f"{self._path}: cannot be written ({error.strerror}); fix that, and the same command continues from "
+                f"{self.path}: cannot be written ({error.strerror}); fix that, and the same command continues from "
                 "the newest checkpoint"
             ) from error

@@ -17,6 +17,7 @@ from unibert.model.unibert import UniBERT
 from unibert.schedules import Timeline
 from unibert.stream import Stream
 from unibert.stream.plan import PlanPast
+from unibert.stream.skips import Skips
 from unibert.training.checkpoint.claim import Claim
 from unibert.training.checkpoint.folder import complete_checkpoints
 from unibert.training.checkpoint.retention import MAX_BYTES_PER_PARAMETER, raise_if_no_room
@@ -49,7 +50,9 @@ class Preparation:
     """Counted before DeepSpeed builds the engine: ZeRO 3 leaves only its shard on each rank."""
 
 
-def prepare(config: RunConfig, placement: Placement, timeline: Timeline, past: PlanPast | None) -> Preparation:
+def prepare(
+    config: RunConfig, placement: Placement, timeline: Timeline, past: PlanPast | None, skips: Skips
+) -> Preparation:
     """Check the run and build its parts.
 
     Args:
@@ -57,6 +60,7 @@ def prepare(config: RunConfig, placement: Placement, timeline: Timeline, past: P
         placement: this rank.
         timeline: the run's steps.
         past: what the stream of a branch takes over.
+        skips: data that the stream passes over.
 
     Raises:
         UserError: for anything that the user can fix.
@@ -71,6 +75,7 @@ def prepare(config: RunConfig, placement: Placement, timeline: Timeline, past: P
         world_size=placement.world_size,
         with_vectors=config.learns_from_corpus,
         past=past,
+        skips=skips,
     )
     if placement.rank == 0 and stream.shards_folder is not None:
         _check_shards(manifest, stream, stream.shards_folder)

@@ -36,6 +36,7 @@ from unibert.training.checkpoint.folder import (
     partial_of,
     publish,
     sealed,
+    step_of,
 )
 from unibert.training.checkpoint.retention import RetentionPolicy, raise_if_no_room
 from unibert.training.ranks.collectives import agree, gather_objects, run_on_rank_0, wait_together
@@ -223,6 +224,32 @@ class Checkpoints:
             if self._rank == 0:
                 shutil.rmtree(partial)
             raise
+
+    def go_back(self, step: int, every: int) -> int | None:
+        """Go back to the newest checkpoint up to ``step``: remove later ones, so that the next start continues from it.
+
+        No checkpoint may be pending. Those of the steps that are a multiple of ``every`` are preferred: an undisturbed
+        run has them too, and not those that a signal has asked for.
+
+        Returns:
+            The step of that checkpoint, or None if there is none and all are kept.
+        """
+
+        def remove() -> int | None:
+            checkpoints = {step_of(path): path for path in complete_checkpoints(self.folder)}
+            early = [number for number in checkpoints if number <= step]
+            if not early:
+                return None
+            back_to = max([number for number in early if number % every == 0] or early)
+            self._raise_if_superseded()
+            with _writing(self.folder):
+                # Newest first: what is left if this is interrupted has no gap.
+                for number in sorted((number for number in checkpoints if number > back_to), reverse=True):
+                    checkpoints[number].rename(partial_of(checkpoints[number]))
+                    shutil.rmtree(partial_of(checkpoints[number]), ignore_errors=True)
+            return back_to
+
+        return gather_objects(run_on_rank_0(remove))[0]
 
     # ---- loading -------------------------------------------------------------------------------------------------
 
