@@ -68,6 +68,16 @@ def test_a_number_of_layers_that_differs_from_the_named_ones_is_refused(layers, 
         build_masked_lm(config, 500, 64)
 
 
+def test_rotated_positions_have_no_limit_and_may_turn_otherwise(tmp_path):
+    sizes = ARCHITECTURES["modernbert"] | {"max_position_embeddings": 8, "local_rope_theta": 5000.0}
+    build_masked_lm(ModelConfig(config=sizes), 500, 64).save_pretrained(tmp_path)
+    config = ModelConfig(initialize_from=str(tmp_path), config={"global_rope_theta": 40000.0})
+    longer = build_masked_lm(config, 500, 128).config
+    assert longer.max_position_embeddings == 128
+    thetas = {kind: rope["rope_theta"] for kind, rope in longer.rope_parameters.items()}
+    assert thetas == {"full_attention": 40000.0, "sliding_attention": 5000.0}
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
@@ -80,7 +90,10 @@ def test_a_number_of_layers_that_differs_from_the_named_ones_is_refused(layers, 
         ({"config": {"vocab_size": 7}}, "comes from the corpus's tokenizer"),
         ({"config": {"hidden_size": "wide"}}, "model.config: .*hidden_size.* expected int"),
         ({"config": {"hidden_size": 65, "num_attention_heads": 2}}, "not a multiple of num_attention_heads"),
-        ({"config": {"max_position_embeddings": 8}}, "too small for training.sequence_length"),
+        (
+            {"architecture": "bert", "config": {"max_position_embeddings": 8}},
+            "model.config.max_position_embeddings: 8 is too small for training.sequence_length",
+        ),
         ({"initialize_from": "/nowhere"}, "model.initialize_from: /nowhere is not a Hugging Face model folder"),
         (
             {"initialize_from": "nobody/nothing"},

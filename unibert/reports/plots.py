@@ -128,7 +128,7 @@ def mark_steps(figure: Figure, steps: Sequence[int]) -> Figure:
 
 
 def compared_losses(segments: Mapping[str, tuple[Sequence[Record], Sequence[Record]]], given: Sequence[str]) -> Figure:
-    """MLM losses of several runs over tokens: held out with marks, in training pale.
+    """MLM losses of several runs over tokens, held out with marks, in training pale; a steep first quarter is cut off.
 
     Args:
         segments: records of training and held-out evaluations by name of the run; those of a branch begin with the last
@@ -137,14 +137,23 @@ def compared_losses(segments: Mapping[str, tuple[Sequence[Record], Sequence[Reco
     """
     figure, (axes,) = _panels(1, columns=1, height=3.8)
     colours = dict(zip(given, SCATTER_COLOURS * (len(given) // len(SCATTER_COLOURS) + 1), strict=False))
+    drawn: list[tuple[float, float]] = []
     for name, (training, heldout) in segments.items():
         colour = colours.get(name, GREY)
         steps, tokens = _series(training, "tokens")
+        if not steps:
+            continue
         logged, losses = _series(training, "mlm_loss")
         axes.plot(np.interp(logged, steps, tokens), losses, color=colour, alpha=0.3, linewidth=0.8)
+        drawn += zip(np.interp(logged, steps, tokens), losses, strict=True)
         measured, losses = _series(heldout, "heldout_mlm_loss")
         marker = "o" if len(measured) <= 40 else None
         axes.plot(np.interp(measured, steps, tokens), losses, color=colour, label=name, marker=marker, markersize=3.5)
+        drawn += zip(np.interp(measured, steps, tokens), losses, strict=True)
+    last = max((tokens for tokens, _ in drawn), default=0.0)
+    if late := [loss for tokens, loss in drawn if tokens >= last / 4 and math.isfinite(loss)]:
+        margin = 0.05 * (max(late) - min(late)) or 0.1
+        axes.set_ylim(min(late) - margin, max(late) + margin)
     axes.set(xlabel="tokens", ylabel="MLM loss (nats per token)")
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))

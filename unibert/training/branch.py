@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import sys
 from pathlib import Path
@@ -207,7 +208,10 @@ def _first_line(branch: Branch, parent: Parent, config: RunConfig) -> dict[str, 
         "stream": "continues" if branch.new_stream_for is None else f"starts anew ({branch.new_stream_for})",
         "changed": {key: {"from": theirs, "to": own} for key, (theirs, own) in changed.items()},
         "scheduled": {
-            key: {"from": before.get(key), "to": value} for key, value in now.items() if before.get(key) != value
+            key: {"from": before.get(key), "to": value}
+            for key, value in now.items()
+            # A decay that begins here is not at its exact beginning in floating-point numbers.
+            if key not in before or not math.isclose(before[key], value, rel_tol=1e-6)
         },
         "reason": config.change_reason,
     }
