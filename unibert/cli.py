@@ -247,8 +247,36 @@ def _export(call: Call) -> None:
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     from unibert.training.export import export_run
 
-    model = export_run(options.run_dir, step=options.step, output=options.output, center=options.center)
+    model = export_run(
+        options.run_dir, step=options.step, output=options.output, center=options.center, ema=options.ema
+    )
     print(f"The model is in {model}. Next: unibert evaluate {model} --retrieval DIR")
+
+
+def _average(call: Call) -> None:
+    options = call.options()
+    # As for an export.
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    from unibert.training.average import average_run
+
+    model = average_run(
+        options.run_dir, last=options.last, steps=options.steps, output=options.output, center=options.center
+    )
+    print(f"The model is in {model}. Next: unibert evaluate {model} --retrieval DIR")
+
+
+def _push(call: Call) -> None:
+    options = call.options()
+    from unibert.push import push_model
+
+    push_model(options.model, options.to, licence=options.license, private=options.private, dry_run=options.dry_run)
+
+
+def _watch(call: Call) -> None:
+    options = call.options()
+    from unibert.reports.run_screen import watch_run
+
+    watch_run(options.run_dir, once=options.once, interval=options.interval)
 
 
 def _report(call: Call) -> None:
@@ -448,6 +476,16 @@ _ROWS = (
         "starts ranks on several machines.",
     ),
     Command(
+        "watch",
+        "RUN_DIR [--once]",
+        "show how a run is doing: progress, losses, speed, state",
+        _watch,
+        "unibert.command_options:WatchOptions",
+        "run_dir",
+        about="It only reads files of the run folder, so it works for other users and for runs that have ended. On a "
+        "terminal the picture is renewed until the run ends; elsewhere a line is printed at each change.",
+    ),
+    Command(
         "preflight",
         "RUN.yaml [--key value …]",
         "check the nodes of a Slurm job before it trains",
@@ -471,6 +509,26 @@ _ROWS = (
         _export,
         "unibert.command_options:ExportOptions",
         "run_dir",
+    ),
+    Command(
+        "average",
+        "RUN_DIR --last N",
+        "write the mean of several checkpoints as a Hugging Face model",
+        _average,
+        "unibert.command_options:AverageOptions",
+        "run_dir",
+        about="The mean of a run's last weights often predicts better than the last ones. The folder is like that of "
+        "an export, and its card names the steps.",
+    ),
+    Command(
+        "push",
+        "RUN_DIR --to ORG/NAME",
+        "upload an exported model with its card to the Hugging Face hub",
+        _push,
+        "unibert.command_options:PushOptions",
+        "model",
+        about="The card is that of the export, with the scores of `unibert evaluate` if it has scored these weights. "
+        "Look at everything first with --dry_run FOLDER.",
     ),
     Command(
         "trim",

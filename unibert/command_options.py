@@ -180,10 +180,65 @@ class ExportOptions:
     """Step of the checkpoint. Default: the newest."""
 
     output: Path | None = None
-    """Model folder to write. An older export there is replaced. Default: RUN_DIR/model."""
+    """Model folder to write. An older export there is replaced. Default: RUN_DIR/model, or RUN_DIR/ema with --ema."""
+
+    ema: bool = False
+    """Write the moving average of the weights, which runs with training.ema_half_life keep."""
 
     center: bool = False
     """Also write each language's mean vector over training text, for users who compare sentences across languages."""
+
+
+@dataclass(kw_only=True)
+class AverageOptions:
+    """Options of ``unibert average``."""
+
+    run_dir: Path
+    """Folder of the run."""
+
+    last: int | None = None
+    """Number of newest checkpoints to average."""
+
+    steps: list[int] = field(default_factory=list)
+    """Steps of the checkpoints to average, as in 1000,1500,2000, instead of --last."""
+
+    output: Path | None = None
+    """Model folder to write. An older one there is replaced. Default: RUN_DIR/average."""
+
+    center: bool = False
+    """Also write each language's mean vector over training text, for users who compare sentences across languages."""
+
+    def __post_init__(self) -> None:
+        if (self.last is None) == (not self.steps):
+            raise ValueError("last: give either --last N or --steps N,N,…")
+        if self.last is not None and self.last < 2:
+            raise ValueError(f"last: must be at least 2, got {self.last}")
+        if self.steps and len(set(self.steps)) < 2:
+            raise ValueError(f"steps: name at least two, got {self.steps}")
+
+
+@dataclass(kw_only=True)
+class PushOptions:
+    """Options of ``unibert push``."""
+
+    model: Path
+    """Folder of a run that has an exported model, or any model folder that UniBERT has written."""
+
+    to: str
+    """ORG/NAME on the Hugging Face hub."""
+
+    license: str | None = None
+    """Licence for the card, by the hub's name, as in apache-2.0. Needed unless the card has one."""
+
+    private: bool = False
+    """Make a new repository private."""
+
+    dry_run: Path | None = None
+    """New folder to write the files into, instead of uploading them."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", self.to):
+            raise ValueError(f"to: must be ORG/NAME, got {self.to!r}")
 
 
 @dataclass(kw_only=True)
@@ -198,6 +253,24 @@ class TrimOptions:
 
     output: Path
     """Model folder to create."""
+
+
+@dataclass(kw_only=True)
+class WatchOptions:
+    """Options of ``unibert watch``."""
+
+    run_dir: Path
+    """Folder of the run. It is only read, so it may be another user's."""
+
+    once: bool = False
+    """Print the status once and end."""
+
+    interval: float = 2.0
+    """Seconds between two looks."""
+
+    def __post_init__(self) -> None:
+        if self.interval <= 0:
+            raise ValueError(f"interval: must be positive, got {self.interval}")
 
 
 @dataclass(kw_only=True)

@@ -14,6 +14,7 @@ import yaml
 
 from unibert.hub import is_on_hub
 from unibert.languages import LANGUAGES, iso_code
+from unibert.options import join_words
 from unibert.text import compact_markdown_table, markdown_table
 
 CARD_NAME = "README.md"
@@ -27,7 +28,16 @@ _ARCHITECTURES = {
     "xlm-roberta": "XLM-RoBERTa",
 }
 """Names of the architectures whose exports the tests load in transformers 4 too."""
-_USE, _SCORES = "## Use", "## Scores"
+_TAUGHT = {
+    "logits": "predictions at the masked positions",
+    "relations": "attention relations",
+    "hidden": "hidden states",
+    "pooled": "mean vectors of documents",
+}
+"""What the losses of distillation compare, by their names."""
+_USE, _SCORES, _LICENCE = "## Use", "## Scores", "## Licence"
+_FOLDER_NOTE = "In these examples, `FOLDER` stands for this folder or its id on the hub."
+_UNDECIDED = "The licence of these weights is not decided yet."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +91,19 @@ class HeldoutLoss:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainingLosses:
+    """What a run has measured on the training text of one step; None or empty for objectives that were off."""
+
+    step: int
+    mlm_nats: float | None
+    """Mean per masked token."""
+    discriminator_accuracy: float | None
+    discriminator_chance: float | None
+    distillation: Mapping[str, float]
+    """Losses of distillation by their names."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Pretraining:
     """How a run has trained a model."""
 
@@ -104,7 +127,13 @@ class Pretraining:
     """Layers of the initial model that the model started from; None for all."""
     is_fitted: bool = False
     """Whether these layers were fitted to the initial model, and narrowed if it is wider."""
+    losses: TrainingLosses | None = None
+    """Of the last step that was logged."""
     heldout: HeldoutLoss | None = None
+    averaged_steps: Sequence[int] = ()
+    """Steps of the checkpoints whose mean the weights are; none if they are those of one checkpoint."""
+    ema_half_life: int | None = None
+    """Half-life in tokens of the moving average that the weights are; None if they are those of the last step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,11 +168,10 @@ def model_card(encoder: EncoderFacts, origin: Pretraining | Trimming) -> str:
         *_languages(origin),
         _USE,
         *_use(encoder, origin),
-        "## Licence",
+        _LICENCE,
         _licence(origin),
     ]
-    metadata = yaml.safe_dump(_metadata(encoder, origin), sort_keys=False, allow_unicode=True)
-    return f"---\n{metadata}---\n\n" + "\n\n".join(sections) + "\n"
+    return _with_metadata(_metadata(encoder, origin), "\n\n".join(sections) + "\n")
 
 
 def with_scores(card: str, scores: Mapping[str, Any]) -> str:
@@ -166,6 +194,46 @@ def with_scores(card: str, scores: Mapping[str, Any]) -> str:
         use = re.search(rf"^{_USE}$", card, re.MULTILINE)
         before, after = (card[: use.start()], card[use.start() :]) if use else (card.rstrip("\n") + "\n\n", "")
     return before + section + ("\n" + after if after else "")
+
+
+def with_hub_id(card: str, name: str) -> str:
+    """Return the card with a hub id in the code that names the model, so that it can be copied."""
+    card = card.replace('"FOLDER"', f'"{name}"')
+    return card if '"FOLDER' in card else card.replace(f"{_FOLDER_NOTE}\n\n", "")
+
+
+def licence_of(card: str) -> str | None:
+    """Return the licence in a card's metadata.
+
+    Raises:
+        ValueError: if the card does not begin with metadata in YAML.
+    """
+    return _split(card)[0].get("license")
+
+
+def with_licence(card: str, licence: str) -> str:
+    """Return the card with a licence in its metadata, and in the section that says that there is none.
+
+    Raises:
+        ValueError: if the card does not begin with metadata in YAML.
+    """
+    metadata, text = _split(card)
+    sentence = f"The weights are published under this licence: {licence}."
+    text = re.sub(rf"^{_LICENCE}\n\n{_UNDECIDED}.*?$", f"{_LICENCE}\n\n{sentence}", text, flags=re.MULTILINE)
+    return _with_metadata({"license": licence} | metadata | {"license": licence}, text)
+
+
+def _split(card: str) -> tuple[dict[str, Any], str]:
+    """The metadata of a card, and its text."""
+    parts = re.fullmatch(r"---\n(.*?)---\n\n?(.*)", card, re.DOTALL)
+    metadata = parts and yaml.safe_load(parts[1])
+    if not parts or not isinstance(metadata, dict):
+        raise ValueError("it does not begin with metadata in YAML between two lines of ---")
+    return metadata, parts[2]
+
+
+def _with_metadata(metadata: Mapping[str, Any], text: str) -> str:
+    return f"---\n{yaml.safe_dump(dict(metadata), sort_keys=False, allow_unicode=True)}---\n\n{text}"
 
 
 def with_language_means(card: str, file_name: str, codes: Sequence[str]) -> str:
@@ -193,7 +261,7 @@ def with_language_means(card: str, file_name: str, codes: Sequence[str]) -> str:
             ),
         ]
     )
-    before, licence, after = card.rpartition("## Licence\n")
+    before, licence, after = card.rpartition(f"{_LICENCE}\n")
     return f"{before}{section}\n\n{licence}{after}"
 
 
@@ -288,6 +356,16 @@ def _training(origin: Pretraining) -> list[str]:
         f"Training started {start} and read {lengths}. Its objectives:",
         "\n".join(f"- {objective}" for objective in objectives),
     ]
+    if steps := origin.averaged_steps:
+        listed = join_words([f"{step:,}" for step in steps], "and")
+        paragraphs.append(f"The weights are the mean of those after the steps {listed}.")
+    if origin.ema_half_life is not None:
+        paragraphs.append(
+            "The weights are an exponential moving average over the training, with a half-life of "
+            f"{origin.ema_half_life:,} tokens."
+        )
+    if origin.losses is not None and (measured := _losses(origin.losses)):
+        paragraphs.append(f"On the training text of step {origin.losses.step:,}, {join_words(measured, 'and')}.")
     if (heldout := origin.heldout) is not None:
         comparison = (
             f"; a model that knows only the frequencies of tokens would have {heldout.unigram_nats:.3f}"
@@ -301,6 +379,16 @@ def _training(origin: Pretraining) -> list[str]:
     return paragraphs
 
 
+def _losses(losses: TrainingLosses) -> list[str]:
+    accuracy, chance = losses.discriminator_accuracy, losses.discriminator_chance
+    by_chance = f" (chance: {100 * chance:.1f} %)" if chance is not None else ""
+    return [
+        *([] if losses.mlm_nats is None else [f"the MLM loss was {losses.mlm_nats:.3f} nats per masked token"]),
+        *([] if accuracy is None else [f"the language discriminator was right in {100 * accuracy:.1f} %{by_chance}"]),
+        *(f"the distillation loss of {_TAUGHT[name]} was {loss:.3f}" for name, loss in losses.distillation.items()),
+    ]
+
+
 def _adversary(max_lambda: float) -> str:
     if max_lambda == 0:
         return "a language discriminator that has no effect on the encoder (λ = 0)"
@@ -311,13 +399,7 @@ def _adversary(max_lambda: float) -> str:
 
 
 def _distillation(origin: Pretraining) -> str:
-    names = {
-        "logits": "predictions at the masked positions",
-        "relations": "attention relations",
-        "hidden": "hidden states",
-        "pooled": "mean vectors of documents",
-    }
-    weights = {text: origin.teacher_losses.get(key, 0) for key, text in names.items()}
+    weights = {text: origin.teacher_losses.get(key, 0) for key, text in _TAUGHT.items()}
     losses = [f"{text} (weight {weight:g})" for text, weight in weights.items() if weight]
     return f"distillation of `{origin.teacher}`: its {', '.join(losses)}"
 
@@ -345,7 +427,7 @@ def _languages(origin: Pretraining | Trimming) -> list[str]:
 
 
 def _use(encoder: EncoderFacts, origin: Pretraining | Trimming) -> list[str]:
-    paragraphs = ["In these examples, `FOLDER` stands for this folder or its id on the hub."]
+    paragraphs = [_FOLDER_NOTE]
     if encoder.has_masked_lm_head:
         paragraphs += [
             "The most likely tokens at a mask, with transformers:",
@@ -419,7 +501,7 @@ def _licence(origin: Pretraining | Trimming) -> str:
         if name
     ]
     return (
-        "The licence of these weights is not decided yet. It depends on the licences of the training text"
+        f"{_UNDECIDED} It depends on the licences of the training text"
         + "".join(f" and of {name}" for name in others)
         + ", which the trainer does not know. Before you publish the model, decide it and add it to the metadata above "
         "(`license`)."

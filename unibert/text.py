@@ -108,3 +108,12 @@ def with_unit(number: float, units: Sequence[str], space: str = "") -> str:
 def three_digits(number: float) -> str:
     """12,345, 123, 12.3, 1.23."""
     return f"{number:,.{0 if number >= 99.95 else 1 if number >= 9.995 else 2}f}"
+
+
+def duration(seconds: float) -> str:
+    """A time in at most nine characters: 12 s, 12 min, 12.3 h, 12.3 days."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 86400 else f"{seconds / 86400:.1f} days"

@@ -16,6 +16,7 @@ from unibert.configuration import parse
 from unibert.training.config import RunConfig
 from unibert.training.loop import Pretraining
 from unibert.training.ranks.collectives import join
+from unibert.training.run_history import RunHistory
 
 
 def main() -> None:
@@ -31,7 +32,7 @@ def train(config: RunConfig, fp16: bool, report: Path) -> None:
         # DeepSpeed refuses fp16 on CPUs without instructions for it, though torch computes in it on all.
         accelerator: Any = type(get_accelerator())
         accelerator.is_fp16_supported = lambda self: True
-    pretraining = Pretraining(config, join())
+    pretraining = Pretraining(config, join(), RunHistory())
     pretraining.run()
     engine = pretraining.engine
     if engine.global_rank == 0:

@@ -18,6 +18,7 @@ from unibert.training.checkpoint.folder import describe, sealed
 from unibert.training.config import RunConfig
 from unibert.training.loop import Pretraining, pretrain
 from unibert.training.ranks.collectives import gather_objects, join
+from unibert.training.run_history import RunHistory
 
 LOSS_SCALE = 512.0
 
@@ -66,7 +67,7 @@ def set_loss_scale(file: Path) -> None:
 
 def save_restored(config: RunConfig, file: Path) -> None:
     """All that the start of a run gets from its checkpoint, put together from the ranks."""
-    run = Pretraining(config, join())
+    run = Pretraining(config, join(), RunHistory())
     checkpoint = run.checkpoints.load_newest(run.engine)
     assert checkpoint is not None
     engine, optimizer = run.engine, run.engine.basic_optimizer

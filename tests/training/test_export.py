@@ -14,6 +14,7 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
+from tests.refusals import refused
 from unibert.cli import main
 from unibert.corpus.manifest import Manifest
 from unibert.evaluation.retrieval import accuracy, find_translations
@@ -84,6 +85,42 @@ def test_any_checkpoint_can_be_exported(run_dir, tmp_path, unibert):
     assert AutoTokenizer.from_pretrained(tmp_path / "early").mask_token == "<mask>"
 
 
+def test_the_mean_of_checkpoints(run_dir, tmp_path, capsys):
+    main(["average", str(run_dir), "--last=2"])
+    assert capsys.readouterr().out.startswith(f"The model is in {run_dir / 'average'}. Next: unibert evaluate")
+    main(["average", str(run_dir), "--steps=50,40", f"--output={tmp_path / 'average'}"])
+    for step in (40, 50):
+        main(["export", str(run_dir), f"--step={step}", f"--output={tmp_path / str(step)}"])
+    early, late, mean, by_steps = (
+        load_file(folder / "model.safetensors")
+        for folder in (tmp_path / "40", tmp_path / "50", run_dir / "average", tmp_path / "average")
+    )
+    assert mean.keys() == late.keys()
+    for name, tensor in mean.items():
+        # Both means are sums in float64, rounded once.
+        assert torch.equal(tensor, ((early[name].double() + late[name].double()) / 2).float())
+        assert torch.equal(tensor, by_steps[name])
+    card = (run_dir / "average" / "README.md").read_text()
+    assert "in 50 steps" in card
+    assert "The weights are the mean of those after the steps 40 and 50." in card
+    assert "the MLM loss on held-out documents" not in card
+    AutoModelForMaskedLM.from_pretrained(run_dir / "average")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--last=5"], "has no 5 checkpoints to average; it has kept 40, 50; training.keep_checkpoints and training"),
+        (["--steps=40,45"], "has no checkpoint of step 45 to average; it has kept 40, 50; training.keep_checkpoints"),
+        (["--last=1"], "last: must be at least 2, got 1"),
+        (["--steps=40"], "steps: name at least two, got [40]"),
+        ([], "last: give either --last N or --steps N,N,…"),
+    ],
+)
+def test_a_mean_of_checkpoints_that_are_not_there(run_dir, words, sentence, capsys):
+    assert sentence in refused(capsys, "average", run_dir, *words)[1]
+
+
 def test_the_card_describes_the_run(run_dir, corpus):
     card, manifest = ModelCard.load(run_dir / "model" / "README.md"), Manifest.load(corpus)
     assert card.data.language == manifest.languages
@@ -92,6 +129,9 @@ def test_the_card_describes_the_run(run_dir, corpus):
     assert "read 25,600 tokens, padding included, in 50 steps" in card.text
     assert "rises to 0.5" in card.text
     last = read_metrics(run_dir / "metrics.jsonl").heldout[-1]
+    logged = read_metrics(run_dir / "metrics.jsonl").training[-1]
+    right = f"the language discriminator was right in {100 * logged['adversary_accuracy']:.1f} % (chance: "
+    assert f"step 50, the MLM loss was {logged['mlm_loss']:.3f} nats per masked token and {right}" in card.text
     assert f"After step 50, the MLM loss on held-out documents was {last['heldout_mlm_loss']:.3f} nats" in card.text
     assert "frequencies of tokens would have 5.600" in card.text
     assert f"| de | German | 60 | {manifest.tokens('de'):,} |" in card.text
@@ -231,25 +271,36 @@ def test_the_commands_print_their_own_lines_and_name_the_model_last(module_run_f
     assert (done.stdout, done.stderr) == (f"The model is in {tmp_path / 'other'}. Next: {next_command}\n", "")
 
 
+def test_what_a_push_would_upload(own_run, aligned, tmp_path, capsys, monkeypatch):
+    evaluate(own_run / "model", aligned)
+    words = ["push", str(own_run), "--to=org/name"]
+    assert "names no licence; decide it by the licences of the training text" in refused(capsys, *words)[1]
+    main([*words, "--license=apache-2.0", f"--dry_run={tmp_path / 'there'}"])
+    assert "files for https://huggingface.co/org/name; nothing was uploaded" in capsys.readouterr().out
+    names = {str(path.relative_to(own_run / "model")) for path in (own_run / "model").rglob("*")}
+    assert {str(path.relative_to(tmp_path / "there")) for path in (tmp_path / "there").rglob("*")} == names
+    card = ModelCard.load(tmp_path / "there" / "README.md")
+    assert (card.data.license, card.data.language) == ("apache-2.0", ["de", "en", "ru"])
+    assert "The weights are published under this licence: apache-2.0." in card.text
+    assert "not decided yet" not in card.text
+    assert 'AutoModel.from_pretrained("org/name")' in card.text
+    assert "FOLDER" not in card.text
+    for part in ("## Scores", "| de | German | 60 |", "the MLM loss on held-out documents was", "Its objectives:"):
+        assert part in card.text
+    # Only the copy has another card.
+    assert "not decided yet" in (own_run / "model" / "README.md").read_text()
+    AutoModelForMaskedLM.from_pretrained(tmp_path / "there")
+
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    error = refused(capsys, "push", tmp_path / "there", "--to=org/name")[1]
+    assert "there is no token for the hub; log in with `hf auth login`, or set HF_TOKEN" in error
+    assert "exists; choose a new folder" in refused(capsys, *words, "--license=mit", f"--dry_run={tmp_path}")[1]
+    assert "has no model; write it with `unibert export" in refused(capsys, "push", tmp_path, "--to=a/b")[1]
+    assert "to: must be ORG/NAME, got 'name'" in refused(capsys, "push", tmp_path, "--to=name")[1]
+
+
 def test_a_checkpoint_that_is_not_there(run_dir, tmp_path, unibert):
     status, output = unibert("export", str(run_dir), "--step=41")
     assert (status, "has no checkpoint of step 41; it has 40, 50" in output) == (1, True)
     status, output = unibert("export", str(tmp_path))
     assert (status, "is not a run folder" in output) == (1, True)
-
-
-def test_tensorboard_gets_the_metrics(module_run_file, tmp_path, unibert):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    status, output = unibert(
-        "pretrain",
-        str(module_run_file),
-        f"--run_dir={tmp_path / 'run'}",
-        "--training.tokens=2048",
-        "--training.monitors=[tensorboard]",
-    )
-    assert status == 0, output
-    events = EventAccumulator(str(next((tmp_path / "run" / "monitor").rglob("events*")).parent)).Reload()
-    logged = [line["loss"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl").training]
-    # TensorBoard keeps float32.
-    assert [event.value for event in events.Scalars("unibert/loss")] == pytest.approx(logged, rel=1e-6)

@@ -10,6 +10,7 @@ import pytest
 from tests.training.compare import lines_without_timing
 from tests.training.conftest import start
 from tests.training.processes import fork_ranks, rank_process, statuses, wait_for_line
+from unibert.reports.run_status import RunWatch
 
 
 def measuring(aligned: Path) -> list[str]:
@@ -52,10 +53,13 @@ def test_a_signal_saves_a_checkpoint_and_the_same_command_continues(run_file, al
     output, _ = process.communicate(timeout=200)
     assert process.returncode == 75
     assert "SIGTERM received: stopped after step" in output
+    assert RunWatch(stopped).status().state == "stopped"
     assert len(list((stopped / "checkpoints").iterdir())) == 1
 
     assert unibert(*words, f"--run_dir={stopped}")[0] == 0
     assert lines_without_timing(stopped) == lines_without_timing(undisturbed)
+    status = RunWatch(stopped).status()
+    assert (status.state, status.starts, status.step, status.num_steps) == ("finished", 2, 50, 50)
 
 
 @pytest.mark.slow

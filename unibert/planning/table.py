@@ -15,7 +15,7 @@ from unibert.files import write_json
 from unibert.languages import LANGUAGES
 from unibert.planning.accelerators import find_accelerator, speeds_for
 from unibert.planning.estimate import CANDIDATES, GIB, SATURATING_TOKENS, USABLE_SHARE, Choice, Plan
-from unibert.text import described_lines, percent, ruled_table, short
+from unibert.text import described_lines, duration, percent, ruled_table, short
 from unibert.training.config import RunConfig
 
 Record = dict[str, Any]
@@ -183,12 +183,12 @@ def _choices(plan: Plan) -> list[Choice]:
 def _estimates(plan: Plan, recommended: Choice | None) -> dict[str, str]:
     speeds, seconds, steps = plan.speeds, plan.seconds(), len(plan.timeline)
     low, high = speeds.spread()
-    shortest, longest = _duration(plan.seconds(high)), _duration(plan.seconds(low))
+    shortest, longest = duration(plan.seconds(high)), duration(plan.seconds(low))
     spread = "" if low == high else f", from {shortest} to {longest} over the spread of those speeds"
     lines = {
         "speed": f"{short(plan.tokens_per_second)} tokens/s in total: {plan.efficiency:.1%} of the peak, "
         f"{short(plan.rank_tokens_per_second)} per rank, without the exchange of gradients; {speeds.source}",
-        "time": f"{_duration(seconds)}{spread}; {seconds / steps:.3g} s per step; evaluation, checkpoints and stops "
+        "time": f"{duration(seconds)}{spread}; {seconds / steps:.3g} s per step; evaluation, checkpoints and stops "
         "are not included",
     }
     if plan.exchange_seconds:
@@ -283,11 +283,3 @@ def _write(record: Record, path: Path) -> None:
 
 def _gib(size: float) -> str:
     return f"{size / GIB:.3g}" if size < GIB else f"{size / GIB:.2f}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 86400 else f"{seconds / 86400:.1f} days"

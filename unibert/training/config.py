@@ -132,6 +132,10 @@ class TrainingConfig:
     """What ``keep_best`` goes by: the lowest held-out MLM loss, which needs ``evaluate_every``, or the highest top-1
     accuracy, which needs ``retrieval`` and is then measured with every checkpoint of ``checkpoint_every`` too."""
 
+    ema_half_life: int | None = None
+    """Half-life, in tokens, of an exponential moving average of the weights, which ``unibert export --ema`` writes as a
+    model. Null for none. It takes 4 bytes per parameter, divided among the ranks from ZeRO 1 on."""
+
     collective_timeout_minutes: float = 15.0
     """Minutes that the ranks wait for a rank before the run names it and ends. Keep it well above 0.5."""
 
@@ -146,7 +150,7 @@ class TrainingConfig:
     """Consecutive times that Slurm may restart the run without a newer checkpoint."""
 
     monitors: list[Literal["tensorboard", "csv", "wandb"]] = field(default_factory=list)
-    """DeepSpeed monitors that also receive the metrics. They write to ``run_dir/monitor``."""
+    """Monitors that also receive the metrics. They write to ``run_dir/monitor``, one curve over all starts."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -162,6 +166,8 @@ class TrainingConfig:
                 raise ValueError(f"training.{name}: must be positive, got {getattr(self, name)}")
         if self.keep_every_tokens is not None and self.keep_every_tokens <= 0:
             raise ValueError(f"training.keep_every_tokens: must be positive or null, got {self.keep_every_tokens}")
+        if self.ema_half_life is not None and self.ema_half_life <= 0:
+            raise ValueError(f"training.ema_half_life: must be positive or null, got {self.ema_half_life}")
         if self.retrieval_every_tokens is not None and self.retrieval_every_tokens <= 0:
             raise ValueError(
                 f"training.retrieval_every_tokens: must be positive or null, got {self.retrieval_every_tokens}"
@@ -208,6 +214,29 @@ class TrainingConfig:
 
 
 @dataclass(kw_only=True)
+class WandbConfig:
+    """Weights & Biases, if ``training.monitors`` names wandb."""
+
+    project: str = "unibert"
+    """Project of the run."""
+
+    name: str | None = None
+    """Name of the run. Default: that of the run folder."""
+
+    entity: str | None = None
+    """User or team. Default: that of the account."""
+
+    group: str | None = None
+    """Group of runs, as of one study."""
+
+    tags: list[str] = field(default_factory=list)
+    """Tags of the run."""
+
+    mode: Literal["online", "offline"] = "online"
+    """With ``offline``, files in ``run_dir/monitor/wandb``, which ``wandb sync`` sends later."""
+
+
+@dataclass(kw_only=True)
 class RunConfig:
     """One pre-training run."""
 
@@ -245,6 +274,9 @@ class RunConfig:
     """Run folder, or RUN_DIR@STEP, of whose newest or STEP's checkpoint this new run is a branch: it starts with the
     weights, the optimizer's state and the counts of steps and tokens. The architecture must be the same; whatever else
     differs holds from there on."""
+
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+    """Project, name and tags of the run in W&B."""
 
     allow_change: list[str] = field(default_factory=list)
     """Keys that may have other values than before when the run is continued, as in optimizer.learning_rate,mlm.weight:
@@ -323,11 +355,13 @@ FREE_KEYS = (
     "training.keep_every_tokens",
     "training.keep_best",
     "training.best_by",
+    "training.ema_half_life",
     "training.collective_timeout_minutes",
     "training.max_bad_steps",
     "training.spikes",
     "training.restarts_without_progress",
     "training.monitors",
+    "wandb",
     *(f"stream.{key}" for key in DELIVERY_KEYS),
 )
 """Keys that may change when a run is continued, because they change neither its batches nor its objective."""

@@ -137,10 +137,6 @@ def deepspeed_config(
     if ds_config.get("bf16", {}).get("enabled"):
         # In bf16 only, ZeRO 1 and 2 would update the weights with a gradient that is not finite.
         config["bf16"] = {**ds_config["bf16"], "check_grad_overflow": True}
-    folder = str(Path(run.run_dir) / "monitor")
-    for monitor in run.training.monitors:
-        name = "csv_monitor" if monitor == "csv" else monitor
-        config[name] = {"enabled": True} | ({} if monitor == "wandb" else {"output_path": folder, "job_name": monitor})
     return config
 
 
@@ -159,11 +155,14 @@ def parameter_groups(model: UniBERT, config: OptimizerConfig) -> list[dict[str, 
     discriminator = model.discriminator_parameters()
     adversary_rate = model.adversary.learning_rate if model.adversary else config.learning_rate
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for parameter in model.parameters():
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    for parameter in names:
         groups.setdefault((parameter in discriminator, parameter.ndim >= 2), []).append(parameter)
     return [
         {
             "params": parameters,
+            # Under ZeRO 0, a checkpoint's optimizer knows its parameters by their numbers only.
+            "names": [names[parameter] for parameter in parameters],
             "weight_decay": config.weight_decay if decayed else 0.0,
             "peak": adversary_rate if adversarial else config.learning_rate,
             "eps": config.eps * (DISCRIMINATOR_GRADIENT_SCALE if adversarial else 1.0),

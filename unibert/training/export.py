@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +22,21 @@ from unibert.model.encoder import freeze, load_masked_lm
 from unibert.model.export import WEIGHTS_NAME, write_hugging_face
 from unibert.model.language_means import language_means
 from unibert.model.sentence_transformers_files import read_projection
-from unibert.model_card import CARD_NAME, HeldoutLoss, Pretraining, model_name, with_language_means, with_scores
+from unibert.model_card import (
+    CARD_NAME,
+    HeldoutLoss,
+    Pretraining,
+    TrainingLosses,
+    model_name,
+    with_language_means,
+    with_scores,
+)
 from unibert.schedules import max_value
 from unibert.stream import split_batches
 from unibert.stream.stream import chosen_languages
 from unibert.training.checkpoint.folder import complete_checkpoints, describe, full_state_dict, step_of
 from unibert.training.config import RunConfig
-from unibert.training.metrics_file import read_metrics
+from unibert.training.metrics_file import LoggedMetrics, read_metrics
 
 START_FOLDER = "start"
 """Folder, within the run's, of the student before the first step, if the run made it."""
@@ -38,7 +48,12 @@ _CENTRED_SEQUENCES = 256
 
 
 def export_run(
-    run_dir: str | Path, *, step: int | None = None, output: str | Path | None = None, center: bool = False
+    run_dir: str | Path,
+    *,
+    step: int | None = None,
+    output: str | Path | None = None,
+    center: bool = False,
+    ema: bool = False,
 ) -> Path:
     """Write the student of a checkpoint as a model that ``AutoModelForMaskedLM`` loads, with its tokenizer.
 
@@ -47,8 +62,10 @@ def export_run(
     Args:
         run_dir: the run folder.
         step: optimizer step of the checkpoint; the newest by default.
-        output: model folder, ``run_dir/model`` by default. An older export there is replaced.
+        output: model folder, ``run_dir/model`` by default, ``run_dir/ema`` for the average. An older export there is
+            replaced.
         center: whether to write the mean vector of each of the run's languages, over the beginning of its train text.
+        ema: whether to write the moving average of the weights instead of the weights.
 
     Returns:
         The model folder.
@@ -58,20 +75,60 @@ def export_run(
             corpus.
     """
     run_dir = Path(run_dir)
+    checkpoints = checkpoints_by_step(run_dir)
+    if step is not None and step not in checkpoints:
+        raise UserError(f"{run_dir} has no checkpoint of step {step}; it has {', '.join(map(str, checkpoints))}")
+    checkpoint = checkpoints[max(checkpoints) if step is None else step]
+    state = full_state_dict(checkpoint, ema=ema)
+    folder = Path(output or run_dir / ("ema" if ema else "model"))
+    return write_model(run_dir, state, describe(checkpoint), folder, center=center, is_ema=ema)
+
+
+def checkpoints_by_step(run_dir: Path) -> dict[int, Path]:
+    """Return the complete checkpoints of a run by their steps, oldest first.
+
+    Raises:
+        UserError: if the folder is not a run folder or has no complete checkpoint.
+    """
     if not (run_dir / "config.yaml").is_file():
         raise UserError(f"{run_dir} is not a run folder (it has no config.yaml)")
     checkpoints = {step_of(path): path for path in complete_checkpoints(run_dir / "checkpoints")}
     if not checkpoints:
         raise UserError(f"{run_dir} has no complete checkpoint yet")
-    if step is not None and step not in checkpoints:
-        raise UserError(f"{run_dir} has no checkpoint of step {step}; it has {', '.join(map(str, checkpoints))}")
-    checkpoint = checkpoints[max(checkpoints) if step is None else step]
-    state = full_state_dict(checkpoint)
+    return checkpoints
+
+
+def write_model(
+    run_dir: Path,
+    state: dict[str, Any],
+    progress: dict[str, Any],
+    output: Path,
+    *,
+    center: bool,
+    averaged_steps: Sequence[int] = (),
+    is_ema: bool = False,
+) -> Path:
+    """Write weights of a run as a model with tokenizer and card; `export_run` says more.
+
+    Args:
+        run_dir: the run folder.
+        state: fp32 weights of the trained module by name.
+        progress: description of the newest checkpoint that they are made of.
+        output: model folder to write.
+        center: see `export_run`.
+        averaged_steps: steps of the checkpoints whose mean the weights are; none if they are those of one checkpoint.
+        is_ema: whether the weights are the moving average of one checkpoint.
+
+    Returns:
+        The model folder.
+    """
     config = read_yaml(run_dir / "config.yaml")
-    progress = describe(checkpoint)
     fingerprint = progress["state"]["corpus"]
     origin = _pretraining(run_dir, config, fingerprint, steps=progress["step"], tokens=progress["tokens"])
-    output = Path(output) if output is not None else run_dir / "model"
+    if averaged_steps or is_ema:
+        # The run has measured its own weights only.
+        half_life = progress["ema_half_life"] if is_ema else None
+        origin = replace(origin, averaged_steps=averaged_steps, ema_half_life=half_life, losses=None, heldout=None)
     write_hugging_face(state, run_dir / "model_config", Path(config["corpus"]) / "tokenizer", output, origin)
     if scores := _scores_of(output):
         card = output / CARD_NAME
@@ -112,6 +169,8 @@ def _pretraining(run_dir: Path, config: dict[str, Any], fingerprint: str, *, ste
     """Describe a run up to a step by its configuration, its corpus and its metrics."""
     model, adversary, distillation = (config.get(key) or {} for key in ("model", "adversary", "distillation"))
     manifest = _manifest(config, fingerprint)
+    path = run_dir / "metrics.jsonl"
+    metrics = read_metrics(path) if path.is_file() else LoggedMetrics([], damaged_lines=0)
     initial_model, teacher = model.get("initialize_from"), distillation.get("teacher")
     if distillation and teacher is None:
         teaching = None if manifest is None else manifest.teaching
@@ -129,7 +188,8 @@ def _pretraining(run_dir: Path, config: dict[str, Any], fingerprint: str, *, ste
         initial_model=initial_model and model_name(initial_model),
         initial_layers=model.get("initialize_layers"),
         is_fitted=model.get("initialize_fit", False),
-        heldout=_heldout_loss(run_dir / "metrics.jsonl", steps),
+        losses=_training_losses(metrics, steps),
+        heldout=_heldout_loss(metrics, steps),
     )
 
 
@@ -143,10 +203,24 @@ def _manifest(config: dict[str, Any], fingerprint: str) -> Manifest | None:
     return manifest if manifest.fingerprint == fingerprint else None
 
 
-def _heldout_loss(metrics: Path, step: int) -> HeldoutLoss | None:
+def _training_losses(metrics: LoggedMetrics, step: int) -> TrainingLosses | None:
+    """Return what was last logged up to a step, if there is any."""
+    last = next((record for record in reversed(metrics.training) if record["step"] <= step), None)
+    if last is None:
+        return None
+    distillation = {name: last.get(f"distillation_{name}_loss") for name in LOSSES}
+    return TrainingLosses(
+        step=last["step"],
+        mlm_nats=last.get("mlm_loss"),
+        discriminator_accuracy=last.get("adversary_accuracy"),
+        discriminator_chance=last.get("adversary_chance"),
+        distillation={name: loss for name, loss in distillation.items() if loss is not None},
+    )
+
+
+def _heldout_loss(metrics: LoggedMetrics, step: int) -> HeldoutLoss | None:
     """Return the last measurement up to a step, if there is one."""
-    records = read_metrics(metrics).heldout if metrics.is_file() else []
-    last = next((record for record in reversed(records) if record["step"] <= step), None)
+    last = next((record for record in reversed(metrics.heldout) if record["step"] <= step), None)
     if last is None:
         return None
     return HeldoutLoss(step=last["step"], nats=last["heldout_mlm_loss"], unigram_nats=last.get("unigram_entropy"))

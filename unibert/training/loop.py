@@ -68,9 +68,11 @@ from unibert.training.ranks.placement import Placement
 from unibert.training.ranks.signals import Preempted, StopRequest, ignore_stop_signals
 from unibert.training.ranks.watchdog import watched
 from unibert.training.rollbacks import Rollback, RolledBack, skips_of, write_rollbacks
+from unibert.training.run_history import RunHistory
 from unibert.training.spikes import Spikes
 from unibert.training.step_counts import StepCounts, adversary_weight, count_tokens
 from unibert.training.student_start import start_student
+from unibert.training.weight_average import WeightAverage
 
 
 def pretrain(config: RunConfig) -> Path:
@@ -89,11 +91,11 @@ def pretrain(config: RunConfig) -> Path:
     placement = join(timeout + timedelta(minutes=1))
     stop = StopRequest()
     try:
-        with watched(placement.rank, placement.world_size, timeout):
+        with watched(placement.rank, placement.world_size, timeout), RunHistory() as history:
             try:
                 while True:
                     with suppress(RolledBack):
-                        return Pretraining(config, placement, stop).run()
+                        return Pretraining(config, placement, history, stop).run()
                     # The engine that is left must not be in memory beside the one that goes back.
                     gc.collect()
                     torch.cuda.empty_cache()
@@ -107,7 +109,9 @@ def pretrain(config: RunConfig) -> Path:
 class Pretraining:
     """One run on one rank. Its attributes are the parts of the run; :meth:`run` is the loop."""
 
-    def __init__(self, config: RunConfig, placement: Placement, stop: StopRequest | None = None) -> None:
+    def __init__(
+        self, config: RunConfig, placement: Placement, history: RunHistory, stop: StopRequest | None = None
+    ) -> None:
         self.config = config
         self.placement = placement
         self.is_main = placement.rank == 0
@@ -120,7 +124,13 @@ class Pretraining:
         prepared = self._prepare()
         self.manifest, self.stream, self.retrieval = prepared.manifest, prepared.stream, prepared.retrieval
         self.changes = prepared.changes
-        claim: Claim | None = run_on_rank_0(lambda: self._claim(prepared))
+
+        def begin() -> Claim:
+            claim = self._claim(prepared)
+            history.begin(self.run_dir, claim, self.timeline)
+            return claim
+
+        claim = run_on_rank_0(begin)
         if self.is_main:
             if warning := mixing_warning(config.stream, len(self.stream.languages)):
                 print(f"unibert: {warning}", file=sys.stderr)
@@ -136,6 +146,7 @@ class Pretraining:
             rank=placement.rank,
             world_size=placement.world_size,
             zero_stage=zero_stage(prepared.ds_config),
+            ema_half_life=config.training.ema_half_life,
         )
         start_student(prepared.model, config, prepared.manifest, placement.device)
         self.engine = build_engine(
@@ -146,6 +157,7 @@ class Pretraining:
             world_size=placement.world_size,
             load_universal=self.checkpoints.prepare_newest(),
         )
+        self.average = WeightAverage(self.engine.basic_optimizer, config.training.ema_half_life)
         self.checkpoints.reserve_memory(
             rank_checkpoint_bytes(
                 zero_stage(prepared.ds_config),
@@ -156,8 +168,7 @@ class Pretraining:
             ),
             pinned=placement.device.type == "cuda",
         )
-        monitor = self.engine.monitor if config.training.monitors else None
-        self.log = MetricsLog(self.run_dir, claim, monitor, len(self.timeline))
+        self.log = MetricsLog(self.run_dir, claim, len(self.timeline))
         self.skipped: Counter[str] = Counter()
         """Damaged blocks by shard that this rank has skipped, each time it has read them."""
         self.damage: dict[str, int] = {}
@@ -176,6 +187,8 @@ class Pretraining:
             # All ranks are here. The pending checkpoint is older than the error.
             self.checkpoints.finish()
             raise
+        finally:
+            self.log.close()
         run_on_rank_0(lambda: export_run(self.run_dir))
         model = self.run_dir / "model"
         if self.is_main:
@@ -189,7 +202,7 @@ class Pretraining:
         if first_step == len(self.timeline):
             self._report_finished()
             return
-        self.log.start_after(first_step)
+        self._start_log(first_step)
         self._log_changes(first_step)
         self._log_rollbacks(first_step)
         if first_step == 0:
@@ -227,7 +240,6 @@ class Pretraining:
                 self.checkpoints.finish()
                 ignore_stop_signals()
                 raise Preempted(f"{self.stop.name} received: stopped after step {done}, checkpoint saved")
-        self.log.close()
         self.checkpoints.finish()
 
     def _report_finished(self) -> None:
@@ -284,6 +296,7 @@ class Pretraining:
         settings = group_settings(self.engine)
         checkpoint = self.checkpoints.load_newest(self.engine)
         restore_group_settings(self.engine, settings)
+        self.average.forget_unless_wanted()
         state = checkpoint["state"] if checkpoint else None
         if state and state["corpus"] != self.manifest.fingerprint:
             raise AgreedError(
@@ -383,6 +396,7 @@ class Pretraining:
             world_size=placement.world_size,
         )
         set_learning_rate(self.engine, self._learning_rate_factor(step))
+        self.average.begin_step(step.num_tokens)
         sums = Sums()
         losses = []
         for batch in batches:
@@ -446,7 +460,6 @@ class Pretraining:
         run_on_rank_0(lambda: write_rollbacks(self.run_dir, [*self.rollbacks, rollback]))
         if self.is_main:
             print(f"unibert: {what}: back to step {back_to}", file=sys.stderr, flush=True)
-        self.log.close()
         raise RolledBack
 
     def _log_rollbacks(self, first_step: int) -> None:
@@ -535,7 +548,7 @@ class Pretraining:
         last = done == len(self.timeline)
         scores: dict[str, float] = {}
         if self.config.predicts_tokens and (last or (training.evaluate_every and done % training.evaluate_every == 0)):
-            scores |= self._log_heldout(done)
+            scores |= self._log_heldout(done, tokens)
         # A checkpoint that a signal asks for has no figure: without the signal, the run would not have measured here.
         if (
             last
@@ -555,7 +568,7 @@ class Pretraining:
         self._write({"step": done, "tokens": tokens, **metrics})
         return {key: metrics[key] for key in (f"retrieval_{kind}" for kind in KINDS)}
 
-    def _log_heldout(self, done: int) -> dict[str, float]:
+    def _log_heldout(self, done: int, tokens: int) -> dict[str, float]:
         """Log the held-out losses; return the MLM loss over all languages in nats, if the corpus has held-out text."""
         heldout_tokens = {code: self.manifest.tokens(code, "heldout") for code in self.stream.languages}
         if not any(heldout_tokens.values()):
@@ -565,12 +578,19 @@ class Pretraining:
         self._write(
             {
                 "step": done,
+                "tokens": tokens,
                 **metrics,
                 "unigram_entropy": entropy["all"],
                 "unigram_entropy_by_language": {code: entropy[code] for code in heldout_tokens if code in entropy},
             }
         )
         return {"heldout_mlm_loss": metrics["heldout_mlm_loss"]}
+
+    def _start_log(self, first_step: int) -> None:
+        try:
+            self.log.start_after(first_step, self.timeline[first_step].tokens_before, self.config)
+        except UserError as error:
+            self.mistake = error
 
     def _write(self, line: dict[str, Any]) -> None:
         if self.mistake is not None:

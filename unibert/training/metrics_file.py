@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,8 @@ TIMING_KEYS = ("tokens_per_second", "memory_gib")
 
 _OTHER_LINES = {"heldout_mlm_loss", "retrieval_raw", "left_out", "changed", "branch_of", "rolled_back"}
 """A key of each kind of line that does not have the losses of a training step."""
+
+_RECENT_LINES = 20
 
 
 class MetricsFile:
@@ -91,9 +95,71 @@ def read_metrics(path: Path) -> LoggedMetrics:
     return LoggedMetrics(records, damaged_lines=len(parsed) - len(records))
 
 
+class GrowingMetrics:
+    """The newest metrics of a run that may be running. Each :meth:`read` parses only what is new in the file.
+
+    Args:
+        path: the metrics file, which need not exist yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._forget()
+
+    def _forget(self) -> None:
+        self._file: int | None = None
+        self._position = 0
+        self.training: Record = {}
+        """The last record of a training step; empty if there is none yet. So are the following."""
+        self.heldout: Record = {}
+        self.retrieval: Record = {}
+        self.losses: list[float] = []
+        """The MLM loss, or the loss of runs without, of each training record."""
+        self.rates: deque[float] = deque(maxlen=_RECENT_LINES)
+        """Tokens per second of the last records of a training step."""
+
+    def read(self) -> None:
+        """Take in the complete lines that were added.
+
+        Raises:
+            OSError: if the file cannot be read.
+        """
+        try:
+            file = self._path.open("rb")
+        except FileNotFoundError:
+            return
+        with file:
+            status = os.fstat(file.fileno())
+            # A run that resumes replaces the file by one without the lines of steps that it repeats.
+            if status.st_ino != self._file or status.st_size < self._position:
+                self._forget()
+                self._file = status.st_ino
+            file.seek(self._position)
+            # The run may be in the middle of a line.
+            added = file.read().rpartition(b"\n")[0]
+        self._position += len(added) + 1 if added else 0
+        for _, record in _parsed(added.decode("utf-8", errors="replace")):
+            if record is not None:
+                self._take(record)
+
+    def _take(self, record: Record) -> None:
+        if "heldout_mlm_loss" in record:
+            self.heldout = record
+        elif "retrieval_raw" in record:
+            self.retrieval = record
+        elif not _OTHER_LINES & record.keys():
+            self.training = record
+            self.losses.append(record["mlm_loss"] if "mlm_loss" in record else record["loss"])
+            self.rates.append(record["tokens_per_second"])
+
+
 def _parsed_lines(path: Path) -> Iterator[tuple[str, Record | None]]:
+    return _parsed(path.read_text(encoding="utf-8", errors="replace"))
+
+
+def _parsed(text: str) -> Iterator[tuple[str, Record | None]]:
     """Each line that is not blank, with its record, or None if it is damaged."""
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+    for line in text.split("\n"):
         if not line.strip():
             continue
         try:

@@ -1,17 +1,20 @@
-"""Where a run's metrics go: metrics.jsonl, DeepSpeed's monitors and the terminal."""
+"""Where a run's metrics go: metrics.jsonl, the monitors and the terminal."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from unibert.errors import UserError
+from unibert.errors import UserError, short_message
 from unibert.training.checkpoint.claim import Claim
+from unibert.training.config import RunConfig
 from unibert.training.metrics_file import MetricsFile
+from unibert.training.monitors import Monitor, numbers_of, start_monitors
 
 _SHOWN = (
     "loss",
@@ -35,20 +38,31 @@ class MetricsLog:
     Args:
         run_dir: run folder, whose ``metrics.jsonl`` receives every line.
         claim: claim of this start to the run folder; None on all ranks but 0.
-        monitor: DeepSpeed's monitor, if the run file asks for one.
         num_steps: number of steps of the run.
     """
 
-    def __init__(self, run_dir: Path, claim: Claim | None, monitor: Any | None, num_steps: int) -> None:
+    def __init__(self, run_dir: Path, claim: Claim | None, num_steps: int) -> None:
         self.path = run_dir / "metrics.jsonl"
         self._file = MetricsFile(self.path)
-        self._claim, self._monitor, self._num_steps = claim, monitor, num_steps
+        self._claim, self._num_steps = claim, num_steps
+        self._monitors: dict[str, Monitor] = {}
+        self._bar = tqdm(disable=True)
 
-    def start_after(self, step: int) -> None:
-        """Remove the lines of steps after ``step``, which the run repeats, and show the progress bar."""
+    def start_after(self, step: int, tokens: int, config: RunConfig) -> None:
+        """Remove the lines of steps after ``step``, which the run repeats; start the monitors and the progress bar.
+
+        Args:
+            step: number of steps that the run has done.
+            tokens: number of tokens that it has read in them.
+            config: the run, which names its monitors.
+
+        Raises:
+            UserError: if a monitor cannot be started.
+        """
         if self._claim is not None:
             # A run without a checkpoint repeats what it measured before its first step too.
             self._file.keep_until(step or -1)
+            self._monitors = start_monitors(config, step, tokens)
         self._bar = tqdm(
             total=self._num_steps,
             initial=step,
@@ -62,20 +76,34 @@ class MetricsLog:
         self._bar.update()
 
     def close(self) -> None:
-        """Close the progress bar."""
+        """Close the progress bar and the monitors."""
         self._bar.close()
+        for name in list(self._monitors):
+            self._monitor(name, lambda monitor: monitor.close())
+
+    def _monitor(self, name: str, use: Callable[[Monitor], None]) -> None:
+        """Use a monitor. One that fails is left out from then on: it must not end the run."""
+        try:
+            use(self._monitors[name])
+        except Exception as error:
+            del self._monitors[name]
+            print(
+                f"unibert: training.monitors: {name} fails ({short_message(error)}); the run goes on without it",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def write(self, line: dict[str, Any]) -> None:
-        """Write one line, which holds ``step``.
+        """Write one line, which holds ``step`` and, unless it has no numbers, ``tokens``.
 
         Raises:
             UserError: if the file cannot be written or a later start has claimed the run.
         """
         if self._claim is None:
             return
-        if self._monitor is not None:
-            numbers = {key: value for key, value in line.items() if isinstance(value, int | float)}
-            self._monitor.write_events([(f"unibert/{key}", value, line["step"]) for key, value in numbers.items()])
+        if numbers := numbers_of(line):
+            for name in list(self._monitors):
+                self._monitor(name, lambda monitor: monitor.write(line["step"], line["tokens"], numbers))
         if "loss" in line:
             shown = {"loss": "loss", "mlm": "mlm_loss"}
             losses = {name: f"{line[key]:.3f}" for name, key in shown.items() if key in line}

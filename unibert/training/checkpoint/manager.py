@@ -68,10 +68,19 @@ class Checkpoints:
         rank: rank of this process. Only rank 0 renames and removes folders.
         world_size: number of ranks of this start, recorded in each checkpoint.
         zero_stage: ZeRO stage of this start, recorded in each checkpoint.
+        ema_half_life: half-life of this start's average of the weights, recorded in each checkpoint.
     """
 
     def __init__(
-        self, folder: Path, *, keep: RetentionPolicy, claim: Claim | None, rank: int, world_size: int, zero_stage: int
+        self,
+        folder: Path,
+        *,
+        keep: RetentionPolicy,
+        claim: Claim | None,
+        rank: int,
+        world_size: int,
+        zero_stage: int,
+        ema_half_life: int | None,
     ) -> None:
         self.folder = folder
         self._keep = keep
@@ -79,6 +88,7 @@ class Checkpoints:
         self._rank = rank
         self._world_size = world_size
         self._zero_stage = zero_stage
+        self._ema_half_life = ema_half_life
         self._newest: Path | None = None
         self._copies = Copies()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="unibert-checkpoints")
@@ -123,6 +133,7 @@ class Checkpoints:
             **scores,
             "world_size": self._world_size,
             "zero_stage": self._zero_stage,
+            "ema_half_life": self._ema_half_life,
             "state": state,
         }
         writing = self._thread.submit(write, self._copies.take())
@@ -276,6 +287,12 @@ class Checkpoints:
         if (ranks, stage) == (self._world_size, self._zero_stage) or stage == 0:
             # Under ZeRO 0 every rank holds the whole state.
             return False
+        if self._ema_half_life is not None and description.get("ema_half_life") is not None:
+            # DeepSpeed's universal form has AdamW's moments only.
+            raise AgreedError(
+                f"{newest}: its average of weights cannot be continued by another world size or ZeRO stage; start it "
+                f"with world size {ranks} and stage {stage}, or drop the average with --training.ema_half_life null"
+            )
         change = f"from world size {ranks}, ZeRO {stage} to world size {self._world_size}, ZeRO {self._zero_stage}"
         run_on_rank_0(lambda: self._convert(newest, change))
         return True
