@@ -337,6 +337,13 @@ def _bench_stream(call: Call) -> None:
     bench_stream(config)
 
 
+def _bench_train(call: Call) -> None:
+    config = call.options()
+    from unibert.bench.training.run import bench_train
+
+    bench_train(config)
+
+
 def _bench_corpus(call: Call) -> None:
     config = call.options()
     from unibert.bench.corpus.run import bench_corpus
@@ -619,6 +626,14 @@ _ROWS = (
         "inputs",
         about="It compares the cleaner with WikiExtractor, if that is installed (unibert[bench]): speed, memory, "
         "visible prose lost, markup left. `unibert corpus download --languages ltg` fetches a small dump.",
+    ),
+    Command(
+        "bench train",
+        "",
+        "measure training and other trainers: tokens/s, MFU, memory",
+        _bench_train,
+        "unibert.bench.training.config:TrainBenchConfig",
+        about="transformers' Trainer needs accelerate (unibert[bench]). Providers take turns in rounds.",
     ),
     Command(
         "bench checkpoints",

@@ -61,6 +61,10 @@ def test_means_of_documents_leave_padding_out():
     expected = torch.stack([states[document_ids == document].mean(dim=0) for document in range(6)])
     # Sums of up to 30 fp32 terms of order 1.
     torch.testing.assert_close(means, expected, atol=2e-6, rtol=0)
+    # Bounds that no one has read from the device have empty documents at the end.
+    counted = PackedDocuments.from_counted_ids(document_ids, 6)
+    assert len(counted.cu_seqlens) > len(PackedDocuments.from_ids(document_ids).cu_seqlens)
+    assert document_means(states, counted, 6).equal(means)
 
 
 def test_means_pass_gradients_to_their_document_alone():

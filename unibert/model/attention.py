@@ -40,9 +40,9 @@ class PackedDocuments:
     """Number of each token's document, -1 on padding, (B, S) int64."""
     cu_seqlens: Tensor
     """Bounds of the documents in the flattened B * S tokens, from 0 to B * S, int32. The padding of a sequence counts
-    as one more document."""
+    as one more document. Empty documents may follow, whose bounds are all B * S."""
     max_seqlen: int
-    """Largest distance between two neighbouring ``cu_seqlens``."""
+    """Largest distance between two neighbouring ``cu_seqlens``, or more."""
     _masks: dict[tuple[str, int | None], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
@@ -52,6 +52,18 @@ class PackedDocuments:
         first[:, 1:] = document_ids[:, 1:] != document_ids[:, :-1]
         bounds = F.pad(first.flatten().nonzero()[:, 0], (0, 1), value=document_ids.numel()).int()
         return cls(document_ids, bounds, int(bounds.diff().max()))
+
+    @classmethod
+    def from_counted_ids(cls, document_ids: Tensor, num_documents: int) -> PackedDocuments:
+        """Build from the ids and their number, without waiting for the device; empty documents may follow."""
+        first = torch.ones_like(document_ids, dtype=torch.bool)
+        first[:, 1:] = document_ids[:, 1:] != document_ids[:, :-1]
+        places = torch.arange(document_ids.numel(), device=document_ids.device)
+        # At most one padding a sequence; what is no start sorts to the end.
+        bounds = torch.where(first.flatten(), places, document_ids.numel()).sort().values
+        num_bounds = num_documents + len(document_ids) + 1
+        bounds = F.pad(bounds, (0, num_bounds), value=document_ids.numel())[:num_bounds].int()
+        return cls(document_ids, bounds, document_ids.shape[1])
 
     def mask(self, window: int | None) -> Tensor:
         """Return which token attends to which, (B, 1, S, S) bool: within a document, up to ``window`` positions apart.

@@ -62,7 +62,8 @@ def relation_loss(
         log_student = _log_relation(student_projection, num_heads, other_documents)
         log_teacher = _log_relation(teacher_projection, num_heads, other_documents)
         divergence = (log_teacher.exp() * (log_teacher - log_student).masked_fill(other_documents, 0.0)).sum(dim=-1)
-        total = total + divergence.mean(dim=1)[tokens].sum()
+        # A selection would wait for the device.
+        total = total + torch.where(tokens, divergence.mean(dim=1), 0.0).sum()
     return total
 
 
@@ -85,7 +86,7 @@ def hidden_loss(student: Tensor, teacher: Tensor, document_ids: Tensor) -> Tenso
         fp32 scalar; divide by the number of tokens for the mean.
     """
     similarity = F.cosine_similarity(student.float(), teacher.float(), dim=-1)
-    return (1 - similarity)[document_ids >= 0].sum()
+    return torch.where(document_ids >= 0, 1 - similarity, 0.0).sum()
 
 
 def pooled_loss(student: Tensor, teacher: Tensor, taught: Tensor) -> Tensor:
@@ -114,8 +115,10 @@ def document_means(states: Tensor, documents: PackedDocuments, num_documents: in
         (D, H) fp32.
     """
     bounds = documents.cu_seqlens.long()
-    means = torch.segment_reduce(states.flatten(0, 1).float(), "mean", offsets=bounds, axis=0)
-    owners = documents.document_ids.flatten()[bounds[:-1]]
-    # Padding goes to a row that is cut off.
-    rows = torch.where(owners >= 0, owners, num_documents)
+    # Checks of the bounds would wait for the device.
+    means = torch.segment_reduce(states.flatten(0, 1).float(), "mean", offsets=bounds, axis=0, unsafe=True)
+    ids = documents.document_ids.flatten()
+    owners = ids[bounds[:-1].clamp(max=len(ids) - 1)]
+    # Padding goes to a row that is cut off, and so do empty documents.
+    rows = torch.where((owners >= 0) & (bounds.diff() > 0), owners, num_documents)
     return means.new_zeros(num_documents + 1, means.shape[1]).index_copy(0, rows, means)[:num_documents]

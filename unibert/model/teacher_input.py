@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -39,7 +40,7 @@ class TeacherInput:
 
 
 def teacher_input(batch: Batch, documents: PackedDocuments, *, clean: bool, prompt: Prompt | None) -> TeacherInput:
-    """Return the teacher's input; with a prompt, this waits for the device.
+    """Return the teacher's input.
 
     Args:
         batch: packed sequences, (B, S).
@@ -61,7 +62,7 @@ def teacher_input(batch: Batch, documents: PackedDocuments, *, clean: bool, prom
     longer = length + count * max(len(origins) for origins in batch.origins)
     offsets = torch.arange(count, device=input_ids.device)
     prompt_places = torch.where(starts[:, :, None], earlier[:, :, None] + prompt.prefix + offsets, longer).flatten(1)
-    prompt_ids = torch.tensor(prompt.ids, device=input_ids.device).repeat(length).expand(len(input_ids), -1)
+    prompt_ids = _on_device(prompt.ids, input_ids.device).repeat(length).expand(len(input_ids), -1)
 
     def spread(tokens: Tensor, prompts: Tensor, padding: int) -> Tensor:
         spread = tokens.new_full((len(tokens), longer + 1), padding)
@@ -70,6 +71,10 @@ def teacher_input(batch: Batch, documents: PackedDocuments, *, clean: bool, prom
     document_ids = spread(batch.document_ids, batch.document_ids.repeat_interleave(count, dim=1), -1)
     moved = batch.position_ids + count * behind_prompt.long()
     positions = spread(moved, (prompt.prefix + offsets).repeat(length).expand(len(moved), -1), 0)
-    return TeacherInput(
-        spread(input_ids, prompt_ids, prompt.pad), positions, PackedDocuments.from_ids(document_ids), places
-    )
+    longer_documents = PackedDocuments.from_counted_ids(document_ids, len(batch.document_languages))
+    return TeacherInput(spread(input_ids, prompt_ids, prompt.pad), positions, longer_documents, places)
+
+
+@cache
+def _on_device(ids: tuple[int, ...], device: torch.device) -> Tensor:
+    return torch.tensor(ids, device=device)

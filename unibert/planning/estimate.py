@@ -1,7 +1,7 @@
 """Estimate what a run needs and how long it takes from its configuration, before you ask for a GPU.
 
 Nothing here starts ranks or uses a GPU. Memory is computed from what DeepSpeed 0.19 and the losses allocate, speed from
-measurements (`unibert.planning.accelerators`) at this run's FLOPs.
+measurements (`unibert.planning.measured_speeds`) at this run's FLOPs.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from transformers import AutoModelForMaskedLM, PreTrainedModel
 from unibert_kernels.chunked import WORKSPACE
 from unibert_kernels.paths import WORKSPACE_SHARE, best_head_path
 
+from unibert.accelerators import Accelerator
 from unibert.corpus.manifest import Manifest, Teaching
 from unibert.corpus.pretrained_tokenizer import Origin
 from unibert.errors import UserError
@@ -27,7 +28,7 @@ from unibert.model.cost import EncoderShape, flops_by_part, parameters_by_part
 from unibert.model.encoder import build_masked_lm, load_config
 from unibert.model.teacher import Teacher
 from unibert.model.unibert import UniBERT
-from unibert.planning.accelerators import Accelerator, Speeds
+from unibert.planning.measured_speeds import Speeds
 from unibert.schedules import Schedule, Step, ever_positive, max_value, value_at
 from unibert.training.checkpoint.retention import checkpoint_bytes, rank_checkpoint_bytes
 from unibert.training.config import RunConfig

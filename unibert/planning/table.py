@@ -7,14 +7,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from unibert.accelerators import find_accelerator
 from unibert.configuration import to_dict
 from unibert.corpus.manifest import Manifest
 from unibert.environment import describe_environment
 from unibert.errors import UserError
 from unibert.files import write_json
 from unibert.languages import LANGUAGES
-from unibert.planning.accelerators import find_accelerator, speeds_for
 from unibert.planning.estimate import CANDIDATES, GIB, SATURATING_TOKENS, USABLE_SHARE, Choice, Plan
+from unibert.planning.measured_speeds import speeds_for
 from unibert.text import described_lines, duration, percent, ruled_table, short
 from unibert.training.config import RunConfig
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from typing import Any
@@ -82,13 +83,18 @@ class Batch:
             return torch.ones_like(self.document_languages, dtype=torch.bool)
         return ~self.document_vectors[:, 0].isnan()
 
+    def pinned(self) -> Batch:
+        """Return the batch in pinned memory, from which copies to a GPU do not block."""
+        return self._with_tensors(Tensor.pin_memory)
+
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch with its tensors on ``device``; copies from pinned memory do not block."""
+        return self._with_tensors(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def _with_tensors(self, change: Callable[[Tensor], Tensor]) -> Batch:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        moved: dict[str, Any] = {
-            name: value.to(device, non_blocking=True) for name, value in values.items() if isinstance(value, Tensor)
-        }
-        return replace(self, **moved)
+        changed: dict[str, Any] = {name: change(value) for name, value in values.items() if isinstance(value, Tensor)}
+        return replace(self, **changed)
 
     def digest(self) -> str:
         """Return the SHA-256 (hex) of what the model learns from: inputs, labels, documents, languages, vectors."""

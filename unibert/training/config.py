@@ -286,12 +286,16 @@ class RunConfig:
     change_reason: str | None = None
     """Why they change, for that line."""
 
+    profile: str | None = None
+    """Steps to trace on rank 0, as in 200:210, into ``run_dir/profile``."""
+
     def __post_init__(self) -> None:
         if fixed := [key for key in self.allow_change if key not in CHANGEABLE_KEYS]:
             raise ValueError(
                 f"allow_change: {fixed[0]} cannot change during a run; keys that can are "
                 f"{', '.join(CHANGEABLE_KEYS)}; for others, start a branch (--run_dir NEW --resume_from {self.run_dir})"
             )
+        self.profiled_steps()
         self.stream.raise_if_batches_do_not_fit(self.training.timeline())
         if not ever_positive(self.stream.masking_rate):
             self._raise_if_masks_are_needed()
@@ -307,6 +311,15 @@ class RunConfig:
                 f"model.initialize_fit: fits the layers of distillation.teacher, which is {teacher}, while "
                 f"model.initialize_from is {source}; name the same model in both"
             )
+
+    def profiled_steps(self) -> tuple[int, int] | None:
+        """First and last step to trace. Raises ValueError for a malformed ``profile``."""
+        if self.profile is None:
+            return None
+        first, _, last = self.profile.partition(":")
+        if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
+            raise ValueError(f"profile: must be first and last step to trace, as in 200:210, got {self.profile!r}")
+        return int(first), int(last)
 
     @property
     def predicts_tokens(self) -> bool:
@@ -342,6 +355,7 @@ FREE_KEYS = (
     "run_dir",
     "allow_change",
     "change_reason",
+    "profile",
     "training.micro_batch_size",
     "training.ds_config",
     "training.log_every",

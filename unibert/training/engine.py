@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -128,15 +127,16 @@ def deepspeed_config(
         "train_batch_size": first.num_sequences,
         "train_micro_batch_size_per_gpu": micro_batch_size,
         "gradient_accumulation_steps": first.num_sequences // (world_size * micro_batch_size),
-        "gradient_clipping": run.optimizer.max_grad_norm,
+        # `unibert.training.weight_update` clips.
+        "gradient_clipping": 0.0,
         "steps_per_print": 10**9,
         "checkpoint": {"load_universal": load_universal},
         # With offload, DeepSpeed would insist on its own AdamW, which it compiles at the first start.
         "zero_force_ds_cpu_optimizer": False,
     }
     if ds_config.get("bf16", {}).get("enabled"):
-        # In bf16 only, ZeRO 1 and 2 would update the weights with a gradient that is not finite.
-        config["bf16"] = {**ds_config["bf16"], "check_grad_overflow": True}
+        # The check would wait for the device.
+        config["bf16"] = {**ds_config["bf16"], "check_grad_overflow": False}
     return config
 
 
@@ -189,8 +189,8 @@ def build_engine(
         parameter_groups(model, run.optimizer),
         lr=run.optimizer.learning_rate,
         betas=run.optimizer.betas,
-        # One pass over the state of each tensor: with offload, CPU memory bandwidth bounds the update.
-        fused=offloads_optimizer(ds_config) or None,
+        # One pass over the state of each tensor, and `WeightUpdate` needs it.
+        fused=True,
     )
     config = deepspeed_config(
         ds_config, run, micro_batch_size=micro_batch_size, world_size=world_size, load_universal=load_universal
@@ -202,19 +202,34 @@ def build_engine(
     if zero_stage(ds_config) == 3:
         for parameter in model.parameters_used_outside_their_module():
             deepspeed.zero.register_external_parameter(model, parameter)
+    if world_size == 1 and not measures_gradient(engine):
+        # To sum the gradients over one rank, plain data parallelism would copy all of them twice.
+        engine.enable_backward_allreduce = False
     return engine
+
+
+def measures_gradient(engine: Any) -> bool:
+    """Whether DeepSpeed measures the norm of the gradient: with ZeRO, or in half precision."""
+    return hasattr(engine.optimizer, "_global_grad_norm")
 
 
 def group_settings(engine: Any) -> list[dict[str, Any]]:
     """Return the settings of every parameter group, which a checkpoint that is loaded replaces by its own."""
-    names = ("peak", "betas", "eps", "weight_decay")
+    names = ("peak", "betas", "eps", "weight_decay", "fused")
     return [{name: group[name] for name in names} for group in engine.optimizer.param_groups]
 
 
 def restore_group_settings(engine: Any, settings: list[dict[str, Any]]) -> None:
-    """Give the parameter groups the settings from `group_settings` again."""
+    """Give the parameter groups the settings from `group_settings` again, and undo what else a checkpoint sets."""
     for group, own in zip(engine.optimizer.param_groups, settings, strict=True):
         group.update(own)
+    if hasattr(engine.optimizer, "clip_grad"):
+        engine.optimizer.clip_grad = 0.0  # as in `deepspeed_config`; version 0.1.0 let DeepSpeed clip
+    for parameter, state in engine.basic_optimizer.state.items():
+        if "step" not in state:
+            continue
+        # DeepSpeed restores it on the CPU, but the fused update counts beside the parameter.
+        state["step"] = torch.as_tensor(state["step"], dtype=torch.float32, device=parameter.device)
 
 
 def set_learning_rate(engine: Any, factor: float) -> None:
@@ -231,28 +246,3 @@ def set_batch(engine: Any, *, micro_batch_size: int, accumulation: int, world_si
     ):
         engine.set_train_micro_batch_size(micro_batch_size)
         engine.set_train_batch_size(micro_batch_size * accumulation * world_size)
-
-
-def update_weights(engine: Any) -> float:
-    """Make the optimizer step that ends a global batch; return the 2-norm of the encoder's gradient before clipping.
-
-    If the norm is infinite or not a number, on all ranks alike, nothing is changed.
-    """
-    if hasattr(engine.optimizer, "_global_grad_norm"):
-        engine.step()
-        return float(engine.get_global_grad_norm())
-    # Plain data parallelism in fp32 does not measure it, but has every gradient on every rank.
-    norm = float(_gradient_norm(engine.module))
-    if math.isfinite(norm):
-        engine.step()
-    else:
-        # AdamW passes over parameters without a gradient, but DeepSpeed's clipping, which comes first, does not.
-        hook = engine.optimizer.register_step_pre_hook(lambda optimizer, *_: optimizer.zero_grad())
-        engine.step()
-        hook.remove()
-    return norm
-
-
-def _gradient_norm(module: nn.Module) -> torch.Tensor:
-    norms = [parameter.grad.norm() for parameter in module.parameters() if parameter.grad is not None]
-    return torch.stack(norms).norm()

@@ -8,7 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -42,10 +42,10 @@ from unibert.training.engine import (
     set_batch,
     set_learning_rate,
     training_dtype,
-    update_weights,
     zero_stage,
 )
 from unibert.training.export import export_run
+from unibert.training.freed_memory import keep_freed_memory
 from unibert.training.heldout import heldout_totals
 from unibert.training.kernel_paths import announce_kernel_paths
 from unibert.training.metrics import (
@@ -56,6 +56,7 @@ from unibert.training.metrics import (
     objective_metrics,
     peak_memory_gib,
     prediction_metrics,
+    slowest_rank,
 )
 from unibert.training.metrics_file import read_metrics
 from unibert.training.metrics_log import MetricsLog
@@ -65,14 +66,18 @@ from unibert.training.ranks.collective_counter import counted_collective
 from unibert.training.ranks.collectives import agree, gather_objects, join, run_on_rank_0
 from unibert.training.ranks.failures import explain
 from unibert.training.ranks.placement import Placement
+from unibert.training.ranks.readback import Readback, upload
 from unibert.training.ranks.signals import Preempted, StopRequest, ignore_stop_signals
 from unibert.training.ranks.watchdog import watched
 from unibert.training.rollbacks import Rollback, RolledBack, skips_of, write_rollbacks
 from unibert.training.run_history import RunHistory
 from unibert.training.spikes import Spikes
-from unibert.training.step_counts import StepCounts, adversary_weight, count_tokens
+from unibert.training.step_clock import StepClock
+from unibert.training.step_counts import Announcements, PendingCounts, StepCounts, adversary_weight, count_tokens
+from unibert.training.step_profile import StepProfile
 from unibert.training.student_start import start_student
 from unibert.training.weight_average import WeightAverage
+from unibert.training.weight_update import WeightUpdate
 
 
 def pretrain(config: RunConfig) -> Path:
@@ -97,6 +102,7 @@ def pretrain(config: RunConfig) -> Path:
                     with suppress(RolledBack):
                         return Pretraining(config, placement, history, stop).run()
                     # The engine that is left must not be in memory beside the one that goes back.
+                    gc.unfreeze()
                     gc.collect()
                     torch.cuda.empty_cache()
             except (RuntimeError, MemoryError) as error:
@@ -106,12 +112,41 @@ def pretrain(config: RunConfig) -> Path:
         dist.destroy_process_group()
 
 
+@dataclass(frozen=True, kw_only=True)
+class PreparedStep:
+    """A step that can be made: this rank's part of its batch, and the counts that all ranks exchange."""
+
+    step: Step
+    batches: list[Batch]
+    class_weights: torch.Tensor | None
+    counts: PendingCounts[StepCounts]
+    skipped: dict[str, int]
+    """See `unibert.stream.StepBatch`, as for ``state``."""
+    state: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class MadeStep:
+    """A step that the device has been told to make."""
+
+    step: Step
+    batches: list[Batch]
+    norm_and_losses: Readback
+    """Norm of the gradient before clipping, not finite if nothing was changed, and the loss of each micro-batch."""
+    sums: Sums | None
+    """None if the step is neither logged nor watched for spikes."""
+    counts: StepCounts
+    """Those of the global batch."""
+    logged: bool
+
+
 class Pretraining:
     """One run on one rank. Its attributes are the parts of the run; :meth:`run` is the loop."""
 
     def __init__(
         self, config: RunConfig, placement: Placement, history: RunHistory, stop: StopRequest | None = None
     ) -> None:
+        keep_freed_memory(placement.device)
         self.config = config
         self.placement = placement
         self.is_main = placement.rank == 0
@@ -157,6 +192,10 @@ class Pretraining:
             world_size=placement.world_size,
             load_universal=self.checkpoints.prepare_newest(),
         )
+        self.utilisation = prepared.utilisation
+        self.clock = StepClock(placement.device)
+        self.profile = StepProfile(config.profiled_steps() if self.is_main else None, self.run_dir, placement.device)
+        self.weight_update = WeightUpdate(self.engine, config.optimizer.max_grad_norm)
         self.average = WeightAverage(self.engine.basic_optimizer, config.training.ema_half_life)
         self.checkpoints.reserve_memory(
             rank_checkpoint_bytes(
@@ -175,6 +214,8 @@ class Pretraining:
         """Damaged blocks by shard that all ranks have met, each counted once."""
         self.bad_steps = BadSteps(config.training.max_bad_steps, scales_loss=self.engine.fp16_enabled())
         self.spikes = None if config.training.spikes is None else Spikes(config.training.spikes)
+        self.unjudged: MadeStep | None = None
+        """The step that the device may not have finished."""
         self.stop = StopRequest() if stop is None else stop
         self.mistake: UserError | None = None
         """A mistake that this rank has met and the others do not know yet."""
@@ -207,34 +248,38 @@ class Pretraining:
         self._log_rollbacks(first_step)
         if first_step == 0:
             self._log_retrieval(0, 0)
+        # Otherwise each full collection would look through 400,000 objects of the libraries, and make a rank late.
+        gc.collect()
+        gc.freeze()
         self.throughput = Throughput(self.timeline[first_step].tokens_before)
-        for step_batch in self._step_batches(first_step, stream_state):
-            step = step_batch.step
-            done = step.index + 1
-            self.skipped.update(step_batch.skipped)
-            batches = step_batch.micro_batches(self._micro_batch_size(step))
-            counts = self._exchange_counts(step_batch, batches)
+        for prepared in self._prepared_steps(first_step, stream_state):
+            counts = self._exchanged(prepared)
             if counts.damaged_blocks:
-                self._raise_if_damaged_beyond_limit(step, step_batch.skipped)
-            if counts.ranks_written == self.placement.world_size:
-                self.checkpoints.publish()
-            weights = self._step_weights(step, batches, counts)
-            sums, losses, grad_norm = self._optimizer_step(step, batches, weights)
+                self._raise_if_damaged_beyond_limit(prepared.step, prepared.skipped)
+            self.skipped.update(prepared.skipped)
+            step, done = prepared.step, prepared.step.index + 1
             last = done == len(self.timeline)
-            if math.isfinite(grad_norm):
-                self.bad_steps.count_good()
-                self._watch_for_spikes(step, sums)
-                if done % training.log_every == 0 or last:
-                    self._log_step(step, sums, grad_norm, counts.checksum)
-            else:
-                self._leave_out(step, losses, batches)
+            due, logged = done % training.checkpoint_every == 0, done % training.log_every == 0 or last
+            announced = self._begin_announcing()
+            self.profile.before(done)
+            made = self._optimizer_step(prepared, counts, logged=logged)
+            self.profile.after(done)
+            told = announced.result()
+            if told.ranks_written == self.placement.world_size:
+                self.checkpoints.publish()
+            stopping = told.stop_requests > 0
+            # To judge the step before, the host waits for the device, which then still has this one to do.
+            self._judge(self.unjudged)
+            self.unjudged = made
+            measures = self._measures_loss(done) or self._measures_retrieval(step)
+            if logged or due or stopping or measures:
+                self._judge(self.unjudged)
+                self.unjudged = None
             with self.throughput.paused():
                 scores = self._measure(step)
-            stopping = counts.stop_requests > 0
-            due = done % training.checkpoint_every == 0
             # Among bad or high steps the weights may be spoilt, and a checkpoint would push out one that is not.
             if last or stopping or (due and not self._is_suspicious):
-                self._begin_checkpoint(step, step_batch.state, scores)
+                self._begin_checkpoint(step, prepared.state, scores)
             self.log.advance()
             if stopping and not last:
                 self.checkpoints.finish()
@@ -283,13 +328,31 @@ class Pretraining:
         limit = min(self.config.training.micro_batch_size, share)
         return next(size for size in range(limit, 0, -1) if share % size == 0)
 
-    def _step_batches(self, first_step: int, state: dict[str, Any] | None) -> Iterator[StepBatch]:
-        try:
-            yield from self.stream.steps(first_step, state)
-        except UserError as error:
-            self.mistake = error
-            # The other ranks exchange the counts of the step that this rank cannot read.
-            self._exchange(StepCounts())
+    def _prepared_steps(self, first_step: int, state: dict[str, Any] | None) -> Iterator[PreparedStep]:
+        """Yield the steps, each when the next one is prepared, so that the ranks need not wait for the exchange."""
+        ahead: PreparedStep | None = None
+        steps = self.stream.steps(first_step, state)
+        for index in range(first_step, len(self.timeline)):
+            try:
+                with self.clock.measures("data"):
+                    step_batch = next(steps)
+                prepared = self._prepare_step(step_batch)
+            except UserError as error:
+                self.mistake = error
+                # The other ranks exchange the counts of the step that this rank cannot read.
+                prepared = PreparedStep(
+                    step=self.timeline[index],
+                    batches=[],
+                    class_weights=None,
+                    counts=self._begin_exchange(StepCounts()),
+                    skipped={},
+                    state={},
+                )
+            if ahead is not None:
+                yield ahead
+            ahead = prepared
+        if ahead is not None:
+            yield ahead
 
     def _restore(self) -> tuple[int, dict[str, Any] | None]:
         """Load the newest checkpoint into the engine; return the step to continue from and the stream's state."""
@@ -335,58 +398,81 @@ class Pretraining:
 
     # ---- one step ------------------------------------------------------------------------------------------------
 
-    def _exchange_counts(self, step_batch: StepBatch, batches: list[Batch]) -> StepCounts:
-        """Counts of the whole global batch."""
-        adversary = self.config.adversary
-        weights = class_weights(adversary, self.stream, step_batch.step.progress)
+    def _prepare_step(self, step_batch: StepBatch) -> PreparedStep:
+        """Make the batches of a step and begin to exchange its counts."""
+        step, adversary = step_batch.step, self.config.adversary
+        batches = step_batch.micro_batches(self._micro_batch_size(step))
+        weights = class_weights(adversary, self.stream, step.progress)
         masked, tokens = count_tokens(batches)
-        return self._exchange(
-            StepCounts(
-                masked_tokens=masked,
-                tokens=tokens,
-                documents=sum(int(batch.taught.sum()) for batch in batches),
-                adversary_weight=adversary_weight(batches, adversary, weights),
-                stop_requests=int(self.stop.requested),
-                ranks_written=int(self.checkpoints.written),
-                damaged_blocks=sum(step_batch.skipped.values()),
-                checksum=step_batch.sequences.checksum(),
-            )
+        counts = StepCounts(
+            masked_tokens=masked,
+            tokens=tokens,
+            documents=sum(int(batch.taught.sum()) for batch in batches),
+            adversary_weight=adversary_weight(batches, adversary, weights),
+            damaged_blocks=sum(step_batch.skipped.values()),
+            checksum=step_batch.sequences.checksum(),
+        )
+        if self.placement.device.type == "cuda":
+            batches = [batch.pinned() for batch in batches]
+        return PreparedStep(
+            step=step,
+            batches=batches,
+            class_weights=weights,
+            counts=self._begin_exchange(counts),
+            skipped=step_batch.skipped,
+            state=step_batch.state,
         )
 
-    def _exchange(self, counts: StepCounts) -> StepCounts:
-        """``counts`` summed over all ranks, with the number of ranks that have met a mistake.
+    def _begin_exchange(self, counts: StepCounts) -> PendingCounts[StepCounts]:
+        """Begin to sum ``counts`` over all ranks, with the number of ranks that have met a mistake."""
+        return PendingCounts(replace(counts, mistakes=int(self.mistake is not None)), self.placement.device)
+
+    def _begin_announcing(self) -> PendingCounts[Announcements]:
+        """Begin to tell the other ranks what this one knows before a step, which it acts on after the step."""
+        own = Announcements(
+            stop_requests=int(self.stop.requested),
+            ranks_written=int(self.checkpoints.written),
+        )
+        return PendingCounts(own, self.placement.device)
+
+    def _exchanged(self, prepared: PreparedStep) -> StepCounts:
+        """Return the counts of the whole global batch.
 
         Raises:
-            AgreedError: if a rank has met a mistake since the last exchange.
+            AgreedError: if a rank had met a mistake when the exchange began.
         """
-        sums = replace(counts, mistakes=int(self.mistake is not None)).summed(self.placement.device)
+        sums = prepared.counts.result()
         if sums.mistakes:
             agree(self.mistake)
         return sums
 
-    def _step_weights(self, step: Step, batches: list[Batch], counts: StepCounts) -> StepWeights:
+    def _step_weights(self, prepared: PreparedStep, counts: StepCounts) -> StepWeights:
         """The divisors that turn sums into means, and the schedules' values."""
-        config, device = self.config, self.placement.device
-        weights = class_weights(config.adversary, self.stream, step.progress)
-        reversal = config.adversary.lambda_at(step.progress) if config.adversary else 0.0
+        config, device, progress = self.config, self.placement.device, prepared.step.progress
+        reversal = config.adversary.lambda_at(progress) if config.adversary else 0.0
+        weights = prepared.class_weights
         return StepWeights(
-            replicas=self.placement.world_size * len(batches),
+            replicas=self.placement.world_size * len(prepared.batches),
             masked_tokens=max(counts.masked_tokens, 1.0),
             tokens=counts.tokens,
             documents=max(counts.documents, 1.0),
             adversary_weight=counts.adversary_weight,
-            mlm=value_at(config.mlm.weight, step.progress),
-            distillation=config.distillation.weights_at(step.progress) if config.distillation else {},
-            reversal_lambda=torch.tensor(reversal, device=device),
-            class_weights=None if weights is None else weights.to(device),
+            mlm=value_at(config.mlm.weight, progress),
+            distillation=config.distillation.weights_at(progress) if config.distillation else {},
+            reversal_lambda=torch.full((), reversal, device=device),
+            class_weights=None if weights is None else upload(weights, device),
         )
 
-    def _optimizer_step(
-        self, step: Step, batches: list[Batch], weights: StepWeights
-    ) -> tuple[Sums, list[torch.Tensor], float]:
-        """Update the weights once; return the step's sums, the losses of its micro-batches and the norm of the gradient
-        before clipping, which is not finite if the weights are as before."""
-        config, placement = self.config, self.placement
+    def _optimizer_step(self, prepared: PreparedStep, counts: StepCounts, *, logged: bool) -> MadeStep:
+        """Update the weights once, unless the gradient is not finite, which `_judge` finds out.
+
+        Args:
+            prepared: the step.
+            counts: those of its global batch.
+            logged: whether it will be logged.
+        """
+        config, placement, step, batches = self.config, self.placement, prepared.step, prepared.batches
+        weights = self._step_weights(prepared, counts)
         # Dropout becomes a function of seed, step and rank, so that a resumed run repeats it.
         torch.manual_seed((config.seed * 1_000_003 + step.index) * 4099 + placement.rank)
         set_batch(
@@ -397,22 +483,44 @@ class Pretraining:
         )
         set_learning_rate(self.engine, self._learning_rate_factor(step))
         self.average.begin_step(step.num_tokens)
-        sums = Sums()
+        sums = Sums() if logged or self.spikes is not None else None
         losses = []
         for batch in batches:
             with counted_collective():
-                objectives = self.engine(batch.to(placement.device), weights)
-                self.engine.backward(objectives.total)
-            losses.append(objectives.total.detach())
-            sums.add({**objectives.sums, "loss": losses[-1] / weights.replicas})
+                with self.clock.measures("forward"):
+                    objectives = self.engine(batch.to(placement.device), weights)
+                with self.clock.measures("backward"):
+                    self.engine.backward(objectives.total)
+            losses.append(objectives.total.detach().float())
+            if sums is not None:
+                sums.add({**objectives.sums, "loss": losses[-1] / weights.replicas})
             if len(losses) < len(batches):
                 self.engine.step()
-        return sums, losses, update_weights(self.engine)
+        with self.clock.measures("update"):
+            norm = self.weight_update.make()
+        self.clock.count_step()
+        return MadeStep(step, batches, Readback(torch.stack([norm, *losses])), sums, counts, logged)
 
-    def _leave_out(self, step: Step, losses: list[torch.Tensor], batches: list[Batch]) -> None:
+    def _judge(self, made: MadeStep | None) -> None:
+        """Find out whether a step has changed the weights, once it has been made, and log it. Ranks do so together."""
+        if made is None:
+            return
+        grad_norm, *losses = made.norm_and_losses.tolist()
+        if not math.isfinite(grad_norm):
+            self._leave_out(made.step, losses, made.batches)
+            return
+        self.bad_steps.count_good()
+        if made.sums is None:
+            return
+        if self.spikes is not None:
+            self._watch_for_spikes(self.spikes, made.step, made.sums)
+        if made.logged:
+            self._log_step(made.step, made.sums, grad_norm, made.counts)
+
+    def _leave_out(self, step: Step, losses: list[float], batches: list[Batch]) -> None:
         """Count and log a step that has changed nothing."""
         number = step.index + 1
-        line = self.bad_steps.count_bad(number, torch.stack(losses).tolist(), batches)
+        line = self.bad_steps.count_bad(number, losses, batches)
         if self.is_main:
             why = sentence(line["left_out"], line["origins"])
             print(f"unibert: step {number} is left out: {why}", file=sys.stderr, flush=True)
@@ -422,20 +530,18 @@ class Pretraining:
     def _is_suspicious(self) -> bool:
         return self.bad_steps.in_a_row > 0 or (self.spikes is not None and bool(self.spikes.high))
 
-    def _watch_for_spikes(self, step: Step, sums: Sums) -> None:
+    def _watch_for_spikes(self, spikes: Spikes, step: Step, sums: Sums) -> None:
         """Go back to an older checkpoint if the loss of this step completes a spike.
 
         Raises:
             RolledBack: if the run has gone back.
             AgreedError: if it has gone back too often.
         """
-        if self.spikes is None:
-            return
         totals = sums.over_ranks()
         masked = float(totals["masked"])
-        if not self.spikes.is_spike(float(totals["mlm"]) / masked if masked else float(totals["loss"])):
+        if not spikes.is_spike(float(totals["mlm"]) / masked if masked else float(totals["loss"])):
             return
-        done, spikes, settings = step.index + 1, self.spikes, self.config.training.spikes
+        done, settings = step.index + 1, self.config.training.spikes
         assert settings is not None
         losses = [nine_digits(loss) for loss in spikes.high]
         first = done - len(losses) + 1
@@ -513,7 +619,7 @@ class Pretraining:
 
     # ---- metrics -------------------------------------------------------------------------------------------------
 
-    def _log_step(self, step: Step, sums: Sums, grad_norm: float, checksum: int) -> None:
+    def _log_step(self, step: Step, sums: Sums, grad_norm: float, counts: StepCounts) -> None:
         totals = sums.over_ranks()
         config = self.config
         done = step.tokens_before + step.num_tokens
@@ -521,7 +627,7 @@ class Pretraining:
             "step": step.index + 1,
             "tokens": done,
             "progress": done / self.timeline.total_tokens,
-            "batch_checksum": checksum,
+            "batch_checksum": counts.checksum,
             "loss": nine_digits(float(totals["loss"])),
             **prediction_metrics(totals, self.stream.languages),
             **objective_metrics(totals),
@@ -537,26 +643,53 @@ class Pretraining:
             line["reversal_lambda"] = config.adversary.lambda_at(step.progress)
         if config.distillation is not None:
             line["distillation_weight"] = value_at(config.distillation.weight, step.progress)
-        line["tokens_per_second"] = round(self.throughput.since_last(done), 1)
+        line |= self._speed(step, counts)
         line["memory_gib"] = round(peak_memory_gib(self.placement.device), 3)
         self._write(line)
 
+    def _speed(self, step: Step, counts: StepCounts) -> dict[str, Any]:
+        """Throughput since the last log line, and where the time went."""
+        rate = self.throughput.since_last(step.tokens_before + step.num_tokens)
+        seconds = self.clock.since_last()
+        speed: dict[str, Any] = {"tokens_per_second": round(rate, 1)}
+        if self.placement.world_size > 1:
+            speed["slowest_rank"] = slowest_rank(seconds["forward"])
+        if self.is_main:
+            with self.throughput.paused():
+                real = rate * counts.tokens / step.num_tokens
+                mfu = self.utilisation.share(real, counts.tokens, counts.masked_tokens, counts.documents)
+            speed["mfu"] = round(mfu, 4)
+        speed["seconds_per_step"] = {part: round(mean, 6) for part, mean in seconds.items()}
+        return speed
+
     def _measure(self, step: Step) -> dict[str, float]:
         """Log what is to be measured after ``step``; return the figures that tell a better checkpoint from a worse."""
-        training = self.config.training
-        done, tokens = step.index + 1, step.tokens_before + step.num_tokens
-        last = done == len(self.timeline)
+        done = step.index + 1
         scores: dict[str, float] = {}
-        if self.config.predicts_tokens and (last or (training.evaluate_every and done % training.evaluate_every == 0)):
-            scores |= self._log_heldout(done, tokens)
-        # A checkpoint that a signal asks for has no figure: without the signal, the run would not have measured here.
-        if (
-            last
-            or passes_multiple(training.retrieval_every_tokens, step.tokens_before, tokens)
-            or (training.keeps_best_by_retrieval and done % training.checkpoint_every == 0)
-        ):
-            scores |= self._log_retrieval(done, tokens)
+        if self._measures_loss(done):
+            scores |= self._log_heldout(done, step.tokens_before + step.num_tokens)
+        if self._measures_retrieval(step):
+            scores |= self._log_retrieval(done, step.tokens_before + step.num_tokens)
         return scores
+
+    def _measures_loss(self, done: int) -> bool:
+        """Whether the held-out loss is measured after ``done`` steps."""
+        every = self.config.training.evaluate_every
+        return self.config.predicts_tokens and (done == len(self.timeline) or (every > 0 and done % every == 0))
+
+    def _measures_retrieval(self, step: Step) -> bool:
+        """Whether retrieval is measured after ``step``.
+
+        A checkpoint that a signal asks for has no figure: without the signal, the run would not have measured here.
+        """
+        training, done = self.config.training, step.index + 1
+        return (
+            done == len(self.timeline)
+            or passes_multiple(
+                training.retrieval_every_tokens, step.tokens_before, step.tokens_before + step.num_tokens
+            )
+            or (training.keeps_best_by_retrieval and done % training.checkpoint_every == 0)
+        )
 
     def _log_retrieval(self, done: int, tokens: int) -> dict[str, float]:
         """Log retrieval and language probe; return the accuracies. Do nothing in a run without sentences."""

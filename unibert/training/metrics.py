@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import resource
+import socket
+import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unibert.training.ranks.collectives import sum_over_ranks
+from unibert.training.ranks.collectives import gather_objects, sum_over_ranks
 
 
 class Sums:
@@ -82,6 +84,16 @@ def objective_metrics(totals: dict[str, Tensor]) -> dict[str, float]:
 def nine_digits(value: float) -> float:
     """``value`` to nine significant digits, which identify every float32 value and stay short."""
     return float(f"{value:.9g}")
+
+
+def slowest_rank(forward_seconds: float) -> dict[str, Any]:
+    """The rank whose forward passes, in which no rank waits for another below ZeRO 3, take longest. All ranks must
+    call this."""
+    ranks = gather_objects((forward_seconds, socket.gethostname()))
+    rank = max(range(len(ranks)), key=lambda one: ranks[one][0])
+    seconds, host = ranks[rank]
+    median = statistics.median(one for one, _ in ranks)
+    return {"rank": rank, "host": host, "times_median": round(seconds / max(median, 1e-9), 3)}
 
 
 class Throughput:

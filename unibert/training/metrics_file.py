@@ -14,7 +14,7 @@ from unibert.files import write_atomically
 
 Record = dict[str, Any]
 
-TIMING_KEYS = ("tokens_per_second", "memory_gib")
+TIMING_KEYS = ("tokens_per_second", "memory_gib", "mfu", "seconds_per_step", "slowest_rank")
 """Keys that may differ between two identical runs."""
 
 _OTHER_LINES = {"heldout_mlm_loss", "retrieval_raw", "left_out", "changed", "branch_of", "rolled_back"}

@@ -23,6 +23,7 @@ _SHOWN = (
     "grad_norm",
     "learning_rate",
     "tokens_per_second",
+    "mfu",
     "heldout_mlm_loss",
     "unigram_entropy",
     "retrieval_raw",
@@ -30,6 +31,9 @@ _SHOWN = (
     "probe_linear",
 )
 """Metrics in the lines for logs without a progress bar."""
+
+LATE = 1.2
+"""Seconds of the slowest rank's forward passes, in those of the median, from which it is named in such lines."""
 
 
 class MetricsLog:
@@ -110,7 +114,8 @@ class MetricsLog:
             self._bar.set_postfix(losses, refresh=False)
         numbers_shown = "  ".join(f"{key} {line[key]:.4g}" for key in _SHOWN if key in line)
         if numbers_shown and not os.isatty(2):
-            print(f"step {line['step']}/{self._num_steps}  {numbers_shown}", file=sys.stderr, flush=True)
+            late = _late_rank(line)
+            print(f"step {line['step']}/{self._num_steps}  {numbers_shown}{late}", file=sys.stderr, flush=True)
         try:
             self._claim.raise_if_superseded()
             self._file.append(line)
@@ -119,3 +124,10 @@ class MetricsLog:
                 f"{self.path}: cannot be written ({error.strerror}); fix that, and the same command continues from "
                 "the newest checkpoint"
             ) from error
+
+
+def _late_rank(line: dict[str, Any]) -> str:
+    slowest = line.get("slowest_rank")
+    if slowest is None or slowest["times_median"] < LATE:
+        return ""
+    return f"  rank {slowest['rank']} on {slowest['host']} takes {slowest['times_median']:.2f} times the median"

@@ -26,6 +26,7 @@ from unibert.training.engine import ds_config_path, read_ds_config, training_dty
 from unibert.training.kernel_paths import check_kernel_paths
 from unibert.training.models import build_model
 from unibert.training.ranks.placement import Placement
+from unibert.training.utilisation import Utilisation
 
 if TYPE_CHECKING:
     from unibert.training.retrieval import RetrievalSentences
@@ -46,6 +47,7 @@ class Preparation:
     retrieval: RetrievalSentences | None
     changes: dict[str, tuple[Any, Any]]
     """Values before and after, by key, with which a run is continued in another way."""
+    utilisation: Utilisation
     num_parameters: int
     """Counted before DeepSpeed builds the engine: ZeRO 3 leaves only its shard on each rank."""
 
@@ -91,7 +93,9 @@ def prepare(
         retrieval = read_retrieval_sentences(config, model.masked_lm.config, manifest.special_ids.pad)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     raise_if_no_room(Path(config.run_dir), MAX_BYTES_PER_PARAMETER * num_parameters)
-    return Preparation(manifest, stream, ds_config, model, retrieval, changes, num_parameters)
+    dtype = training_dtype(ds_config)
+    utilisation = Utilisation(model, config, placement.device, dtype, placement.world_size)
+    return Preparation(manifest, stream, ds_config, model, retrieval, changes, utilisation, num_parameters)
 
 
 def claim_run_dir(config: RunConfig, model: UniBERT, *, changed: bool) -> Claim:

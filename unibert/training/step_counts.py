@@ -1,15 +1,16 @@
-"""Counts of one global batch, which all ranks exchange once per step."""
+"""What all ranks exchange in every step: counts of the global batch, a step ahead, and announcements."""
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from unibert.model.config import AdversaryConfig
 from unibert.stream import Batch
-from unibert.training.ranks.collectives import sum_over_ranks
+from unibert.training.ranks.collectives import PendingSum
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,10 +27,6 @@ class StepCounts:
     """Those that the teacher has read; pieces of a document that was cut count apart."""
     adversary_weight: float = 0.0
     """Documents, or tokens, that the discriminator classifies, each weighted by its class."""
-    stop_requests: int = 0
-    """Ranks that a signal has asked to stop."""
-    ranks_written: int = 0
-    """Ranks that have written their part of the pending checkpoint."""
     damaged_blocks: int = 0
     """Damaged blocks met while the batch was read."""
     checksum: int = 0
@@ -37,12 +34,31 @@ class StepCounts:
     mistakes: int = 0
     """Ranks that have met a mistake since the last exchange."""
 
-    def summed(self, device: torch.device) -> StepCounts:
-        """The sums over all ranks, by one all-reduce on ``device``."""
-        own = torch.tensor([float(value) for value in astuple(self)], dtype=torch.float64, device=device)
-        sums = sum_over_ranks(own).tolist()
-        names = self.__dataclass_fields__
-        return StepCounts(**{name: type(getattr(self, name))(value) for name, value in zip(names, sums, strict=True)})
+
+@dataclass(frozen=True, kw_only=True)
+class Announcements:
+    """What a rank tells the others while it makes a step, or the sums over all ranks."""
+
+    stop_requests: int = 0
+    """Ranks that a signal has asked to stop."""
+    ranks_written: int = 0
+    """Ranks that have written their part of the pending checkpoint."""
+
+
+Counts = TypeVar("Counts", StepCounts, Announcements)
+
+
+class PendingCounts(Generic[Counts]):
+    """Counts that are being summed over all ranks, by one all-reduce on ``device``."""
+
+    def __init__(self, own: Counts, device: torch.device) -> None:
+        self._own: Counts = own
+        self._sums = PendingSum(torch.tensor([float(value) for value in astuple(own)], dtype=torch.float64), device)
+
+    def result(self) -> Counts:
+        """Wait for the sums and return them."""
+        sums = zip(self._own.__dataclass_fields__, self._sums.tolist(), strict=True)
+        return replace(self._own, **{name: type(getattr(self._own, name))(value) for name, value in sums})
 
 
 def count_tokens(batches: list[Batch]) -> tuple[int, int]:

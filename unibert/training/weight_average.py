@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 KEY = "ema"
 """Name of the average in the optimizer's state of a parameter."""
@@ -19,7 +18,7 @@ class WeightAverage:
     after the first step. A step that changes no weight does not change it.
 
     Args:
-        optimizer: AdamW, after DeepSpeed has built its engine around it.
+        optimizer: AdamW, after DeepSpeed has built its engine around it and `WeightUpdate` has been set before it.
         half_life: tokens after which a step's weights count half; None for no average.
     """
 
@@ -45,11 +44,13 @@ class WeightAverage:
         updated = [
             parameter for group in optimizer.param_groups for parameter in group["params"] if parameter.grad is not None
         ]
-        begun = [parameter for parameter in updated if KEY in optimizer.state[parameter]]
+        if not updated:
+            return
+        # Whether the step is left out stands on the device, for which the host does not wait.
+        share = (1 - self._decay) * (1 - optimizer.found_inf)  # type: ignore[attr-defined]
         for parameter in updated:
-            if KEY not in optimizer.state[parameter]:
-                optimizer.state[parameter][KEY] = parameter.detach().clone()
-        if begun:
-            averages = [optimizer.state[parameter][KEY] for parameter in begun]
-            weights = [parameter.detach() for parameter in begun]
-            get_ema_multi_avg_fn(self._decay)(averages, weights, 0)
+            state = optimizer.state[parameter]
+            if KEY in state:
+                state[KEY].lerp_(parameter.detach(), share)
+            else:
+                state[KEY] = parameter.detach().clone()

@@ -17,6 +17,7 @@ from unibert.errors import AgreedError, UserError
 from unibert.training.ranks.collective_counter import counted_collective
 from unibert.training.ranks.failures import raise_if_ranks_lost
 from unibert.training.ranks.placement import Placement, place_from_environment
+from unibert.training.ranks.readback import Readback, upload
 
 Object = TypeVar("Object")
 COLLECTIVE_TIMEOUT = timedelta(minutes=15)
@@ -80,6 +81,32 @@ def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
     with counted_collective():
         dist.all_reduce(values)
     return values
+
+
+class PendingSum:
+    """A sum over all ranks that is computed while the caller goes on. All ranks must begin their sums in one order.
+
+    Args:
+        values: this rank's part, on the CPU.
+        device: device of the collectives.
+    """
+
+    def __init__(self, values: torch.Tensor, device: torch.device) -> None:
+        self._values = upload(values, device)
+        self._work = dist.all_reduce(self._values, async_op=True)
+        self._readback: Readback | None = None
+        if device.type != "cpu":
+            # This makes the device wait, not the host.
+            self._work.wait()
+            self._readback = Readback(self._values)
+
+    def tolist(self) -> list[float]:
+        """Wait for the sum and return it."""
+        with counted_collective():
+            if self._readback is not None:
+                return self._readback.tolist()
+            self._work.wait()
+            return self._values.tolist()
 
 
 def gather_objects(value: Object) -> list[Object]:

@@ -1,0 +1,175 @@
+"""UniBERT: its module with AdamW alone, the same without each of its optimisations, and the whole trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from unibert.bench.training.provider import Place, TrainProvider
+from unibert.bench.training.stopwatch import MeasuredError, Stopwatch
+from unibert.bench.training.work import LANGUAGES, LEARNING_RATE, MAX_NORM, TrainWork
+from unibert.configuration import parse
+from unibert.model.config import AdversaryConfig, MLMConfig
+from unibert.model.unibert import StepWeights, UniBERT
+from unibert.schedules import Timeline
+from unibert.stream import Batch
+from unibert.stream.sequences import NOT_MASKED
+from unibert.training.config import RunConfig
+from unibert.training.freed_memory import keep_freed_memory
+from unibert.training.loop import MadeStep, PreparedStep, Pretraining
+from unibert.training.ranks.collectives import join
+from unibert.training.step_counts import StepCounts
+from unibert.training.weight_update import gradient_norm
+
+OPTIMISATIONS = ("fused AdamW", "kept memory", "MLM head in chunks", "packing")
+
+
+def train_module(work: TrainWork, place: Place, stopwatch: Stopwatch, *, without: str = "") -> None:
+    """Train the module with the adversary and AdamW, without the optimisation that is named."""
+    if without != "kept memory":
+        keep_freed_memory(place.device)
+    model = UniBERT(
+        work.model(),
+        len(LANGUAGES),
+        mlm=MLMConfig(),
+        adversary=None if without == "adversary" else AdversaryConfig(),
+    ).to(place.device)
+    if without == "MLM head in chunks":
+        model._mlm_loss = partial(_eager_loss, model)  # type: ignore[method-assign]
+    fused = without != "fused AdamW"
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, fused=fused or None)
+    batches = _padded(work, place.rank) if without == "packing" else _packed(work, place.rank)
+    for _ in range(work.num_steps):
+        with stopwatch.measures("data"):
+            batch = next(batches)
+            tokens = int((batch.document_ids >= 0).sum())
+            weights = StepWeights(
+                replicas=1,
+                masked_tokens=max(batch.masked_positions.numel(), 1),
+                tokens=tokens,
+                documents=len(batch.document_languages),
+                adversary_weight=len(batch.document_languages),
+                reversal_lambda=torch.full((), 0.1, device=place.device),
+            )
+        with stopwatch.measures("forward"), place.autocast():
+            loss = model(batch.to(place.device), weights).total
+        with stopwatch.measures("backward"):
+            loss.backward()
+        with stopwatch.measures("optimizer"):
+            if fused:
+                optimizer.grad_scale = (gradient_norm(model) / MAX_NORM).clamp(min=1.0)  # type: ignore[attr-defined]
+            else:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM)
+            optimizer.step()
+            optimizer.zero_grad()
+        stopwatch.end_step(tokens, loss)
+
+
+def _packed(work: TrainWork, rank: int) -> Iterator[Batch]:
+    for step in work.step_batches(rank):
+        yield step.micro_batches(work.batch_size)[0]
+
+
+def _padded(work: TrainWork, rank: int) -> Iterator[Batch]:
+    """One document in each sequence, and padding behind it."""
+    for batch in _packed(work, rank):
+        ids, labels, documents = (tensor.flatten() for tensor in (batch.input_ids, batch.labels, batch.document_ids))
+        shape = (work.batch_size, work.sequence_length)
+        alone = {
+            "input_ids": torch.zeros(shape, dtype=torch.long),
+            "labels": torch.full(shape, NOT_MASKED),
+            "position_ids": torch.zeros(shape, dtype=torch.long),
+            "document_ids": torch.full(shape, -1),
+        }
+        bounds = [0]
+        for row in range(work.batch_size):
+            tokens = documents == row
+            length = int(tokens.sum())
+            alone["input_ids"][row, :length], alone["labels"][row, :length] = ids[tokens], labels[tokens]
+            alone["position_ids"][row, :length] = torch.arange(length)
+            alone["document_ids"][row, :length] = row
+            bounds += [row * work.sequence_length + length, (row + 1) * work.sequence_length]
+        cu_seqlens = torch.tensor(bounds, dtype=torch.int32).unique()
+        yield Batch(
+            **alone,
+            document_languages=batch.document_languages[: work.batch_size],
+            cu_seqlens=cu_seqlens,
+            max_seqlen=int(cu_seqlens.diff().max()),
+            masked_positions=(alone["labels"].flatten() != NOT_MASKED).nonzero()[:, 0],
+            sequence_indices=batch.sequence_indices,
+            origins=[[""]] * work.batch_size,
+        )
+
+
+def _eager_loss(
+    model: UniBERT,
+    features: Tensor,
+    labels: Tensor,
+    lang_ids: Tensor,
+    weights: StepWeights,
+    sums: dict[str, Tensor],
+) -> Tensor:
+    decoder = model.masked_lm.get_output_embeddings()
+    losses = F.cross_entropy(F.linear(features, decoder.weight, decoder.bias).float(), labels, reduction="sum")
+    return losses / weights.masked_tokens
+
+
+class _Trainer(Pretraining):
+    """The trainer, which ends when the steps to measure are made, without checkpoint and export."""
+
+    def __init__(self, config: RunConfig, stopwatch: Stopwatch, work: TrainWork) -> None:
+        super().__init__(config, join())
+        self._work, self._stopwatch = work, stopwatch
+
+    def _optimizer_step(self, prepared: PreparedStep, counts: StepCounts, *, logged: bool) -> MadeStep:
+        made = super()._optimizer_step(prepared, counts, logged=logged)
+        done = prepared.step.index + 1
+        self._stopwatch.end_step(counts.tokens // self._work.ranks)
+        if done == self._work.warmup:
+            self.clock.since_last()
+        if done == self._work.num_steps:
+            parts = self.clock.since_last()
+            self._stopwatch.parts = {"optimizer": parts.pop("update"), **parts}
+            raise MeasuredError
+        return made
+
+
+def train_whole(work: TrainWork, place: Place, stopwatch: Stopwatch) -> None:
+    """Train as ``unibert pretrain`` does: stream, DeepSpeed, exchange, metrics."""
+    run_dir = Path(work.corpus).parent / "run"
+    tokens_per_step = work.ranks * work.batch_size * work.sequence_length
+    timeline = Timeline(1000 * tokens_per_step, work.ranks * work.batch_size, work.sequence_length)
+    words = {
+        "run_dir": run_dir,
+        "corpus": work.corpus,
+        "training.tokens": timeline.total_tokens,
+        "training.global_batch_size": work.ranks * work.batch_size,
+        "training.micro_batch_size": work.batch_size,
+        "training.sequence_length": work.sequence_length,
+        "training.ds_config": work.ds_config,
+        "training.log_every": 20,
+        "stream.lanes": work.ranks,
+        "stream.masking_rate": work.masking_rate,
+        "adversary.max_lambda": 0.1,
+        "optimizer.learning_rate": LEARNING_RATE,
+        **{f"model.config.{key}": value for key, value in work.model_settings.items()},
+    }
+    config = parse(RunConfig, [f"--{key}={value}" for key, value in words.items()])
+    with suppress(MeasuredError):
+        _Trainer(config, stopwatch, work).run()
+
+
+OURS: tuple[TrainProvider, ...] = (
+    TrainProvider("UniBERT, module and AdamW", "ours", train_module, max_ranks=1),
+    TrainProvider("UniBERT, whole trainer", "ours", train_whole),
+)
+ABLATIONS: tuple[TrainProvider, ...] = tuple(
+    TrainProvider(f"without {name}", "ablation", partial(train_module, without=name), max_ranks=1)
+    for name in (*OPTIMISATIONS, "adversary")
+)
