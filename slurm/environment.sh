@@ -6,7 +6,8 @@ venv=${UNIBERT_VENV:-$PWD/.venv}
 if [ -z "${UNIBERT_VENV:-}" ] && [ ! -x "$venv/bin/unibert" ] && found=$(command -v unibert); then
   venv=${found%/bin/unibert}
 fi
-[ -x "$venv/bin/python" ] || { echo "slurm: no virtual environment in $venv; activate the one with UniBERT before sbatch, or set UNIBERT_VENV" >&2; exit 1; }
+# In a container (UNIBERT_SRUN_ARGS), that environment may exist for the ranks alone.
+[ -x "$venv/bin/python" ] || [ -n "${UNIBERT_SRUN_ARGS:-}" ] || { echo "slurm: no virtual environment in $venv; activate the one with UniBERT before sbatch, or set UNIBERT_VENV" >&2; exit 1; }
 
 # Since Slurm 22.05, srun no longer inherits the job's --cpus-per-task.
 [ -z "${SLURM_CPUS_PER_TASK:-}" ] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK

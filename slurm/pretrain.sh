@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Pre-train on any number of nodes, one task per GPU, with no ssh and no hostfile:
 #
-#   sbatch --nodes=4 --gpus-per-node=8 --ntasks-per-node=8 slurm/pretrain.sh RUN.yaml [--dotted.override value …]
+#   sbatch --nodes=4 --gpus-per-node=8 --ntasks-per-node=8 --cpus-per-task=4 slurm/pretrain.sh RUN.yaml [--dotted.override value …]
 #
 # Submit from a folder in which that path leads to this script. Set partition, account and time with sbatch options or
 # in slurm/site.env. The job requeues itself until the run is complete; see docs/slurm.md.

@@ -13,6 +13,10 @@ MIN_FREE_GPU_SHARE = 0.9
 MIN_TEMPORARY_GIB = 0.5
 """Minimum free space in the folder for temporary files."""
 
+CORES_BESIDE_LOADERS = 2
+"""Cores of a rank that are not for loader processes: one launches kernels, one prepares steps, writes checkpoints and
+serves the network."""
+
 _GIB = 2**30
 
 
@@ -40,6 +44,17 @@ def too_full(folder: Path, min_gib: float) -> list[str]:
     """Return a problem if less than ``min_gib`` GiB are free in ``folder``."""
     free = free_gib(folder)
     return [f"{folder} has {free:.2f} GiB free, but needs {min_gib:g}"] if free < min_gib else []
+
+
+def too_few_cores(cores: float, loader_processes: int) -> list[str]:
+    """Return a problem if a rank has fewer cores than it needs for itself, its threads and its loader processes."""
+    needed = loader_processes + CORES_BESIDE_LOADERS
+    if cores >= needed:
+        return []
+    return [
+        f"{cores:g} cores per rank, but a rank with {loader_processes} loader processes uses {needed}; give "
+        f"--cpus-per-task={needed} to sbatch, or lower stream.num_workers"
+    ]
 
 
 def held_gpus() -> list[str]:

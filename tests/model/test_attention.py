@@ -21,6 +21,7 @@ from unibert.model.encoder import build_masked_lm, encode
 from unibert.model.teacher import Teacher
 from unibert.model.unibert import StepWeights, UniBERT
 from unibert.stream import Batch
+from unibert.stream.batch import document_spans
 
 VOCAB, LENGTH, WINDOW = 500, 50, 4
 SEQUENCES = ([25, 1, 20], [30, 20], [7])
@@ -250,6 +251,7 @@ def batch_of(sequences: Packed, masked: Tensor) -> Batch:
         max_seqlen=bounds.max_seqlen,
         masked_positions=masked.flatten().nonzero()[:, 0],
         sequence_indices=torch.arange(3),
+        document_spans=document_spans(sequences.document_ids.numpy()),
         origins=[],
     )
 

@@ -44,6 +44,7 @@ def batch() -> Batch:
         max_seqlen=LENGTH,
         masked_positions=masked.flatten().nonzero()[:, 0],
         sequence_indices=torch.arange(NUM_SEQUENCES),
+        document_spans=[(number * LENGTH, (number + 1) * LENGTH) for number in range(NUM_SEQUENCES)],
         origins=[],
     )
 

@@ -1,8 +1,11 @@
+import pytest
 import torch
 
+from unibert.model import distillation
 from unibert.model.config import ModelConfig
 from unibert.model.distillation import AttentionProjections, hidden_loss, relation_loss
 from unibert.model.encoder import build_masked_lm
+from unibert.stream.batch import document_spans
 
 
 def projections(seed: int, width: int = 16) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -12,6 +15,7 @@ def projections(seed: int, width: int = 16) -> tuple[torch.Tensor, torch.Tensor,
 
 
 DOCUMENTS = torch.tensor([[0, 0, 0, 1, 1, -1, -1], [2, 2, 2, 2, 2, 2, 2]])
+SPANS = document_spans(DOCUMENTS.numpy())
 
 
 def test_kept_projections_are_those_of_the_layer_counted_from_one():
@@ -40,17 +44,22 @@ def naive_relation_loss(student, teacher, heads: int) -> torch.Tensor:
     return total
 
 
-def test_relation_loss_is_the_formula_within_documents():
-    student, teacher = projections(0), projections(1, width=32)
+@pytest.mark.parametrize("scores", [1 << 24, 64], ids=["at once", "a part at a time"])
+def test_relation_loss_is_the_formula_within_documents(scores, monkeypatch):
+    monkeypatch.setattr(distillation, "SCORES_AT_ONCE", scores)
+    student = tuple(part.clone().requires_grad_() for part in projections(0))
+    teacher = projections(1, width=32)
+    loss, expected = relation_loss(student, teacher, SPANS, 4), naive_relation_loss(student, teacher, 4)
     # Sums of about 100 fp32 terms of order 1.
-    torch.testing.assert_close(
-        relation_loss(student, teacher, DOCUMENTS, 4), naive_relation_loss(student, teacher, 4), rtol=1e-5, atol=0
-    )
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
+    gradients = [torch.autograd.grad(3 * each, student) for each in (loss, expected)]
+    # Terms of order 1 again, which may cancel.
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-5)
 
 
 def test_relation_loss_of_a_model_with_itself_is_zero_and_has_finite_gradients():
     student = tuple(part.clone().requires_grad_() for part in projections(0))
-    loss = relation_loss(student, projections(0), DOCUMENTS, 4)
+    loss = relation_loss(student, projections(0), SPANS, 4)
     loss.backward()
     assert loss.item() == 0
     assert all(torch.isfinite(part.grad).all() for part in student)

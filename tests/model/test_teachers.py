@@ -14,6 +14,7 @@ from unibert.model.attention import PackedDocuments
 from unibert.model.encoder import encode, load_teacher
 from unibert.model.teacher_input import Prompt, teacher_input
 from unibert.stream import Batch
+from unibert.stream.batch import document_spans
 
 VOCAB, PAD = 500, 0
 PROMPT = (400, 401, 402)
@@ -52,6 +53,7 @@ def batch_of(rows: Packed, masked: Tensor) -> Batch:
         max_seqlen=documents.max_seqlen,
         masked_positions=masked.flatten().nonzero()[:, 0],
         sequence_indices=torch.arange(len(rows.ids)),
+        document_spans=document_spans(rows.document_ids.numpy()),
         origins=[[""] * len(set(row.tolist()) - {-1}) for row in rows.document_ids],
     )
 

@@ -238,6 +238,7 @@ def test_caps_that_leave_nothing_before_others_join_are_refused(corpus: Path) ->
     [
         ("stream.lanes", {"lanes": 0}),
         ("stream.num_workers", {"num_workers": -1}),
+        ("stream.prefetch_steps", {"prefetch_steps": 0}),
         ("stream.masking_rate", {"masking_rate": [(0.0, 0.3), (1.0, -0.1)]}),
         ("stream.masking_rate", {"masking_rate": [(1.0, 0.3), (0.0, 0.2)]}),
         ("stream.mask_share", {"mask_share": 0.8, "random_share": 0.3}),

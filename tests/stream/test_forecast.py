@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from unibert.corpus.manifest import Manifest
+from unibert.corpus.manifest import Manifest, Shard
 from unibert.errors import UserError
 from unibert.schedules import Timeline
 from unibert.stream import Stream, StreamConfig
-from unibert.stream.forecast import MAX_PHASES, Forecast, mixing_warning, phase_bounds
+from unibert.stream.forecast import MAX_PHASES, Forecast, loaders_warning, mixing_warning, phase_bounds, shards_warning
 
 LATE = StreamConfig(
     lanes=2,
@@ -166,6 +166,14 @@ def test_languages_at_a_time(corpus: Path) -> None:
     assert forecast_of(corpus, wide, Timeline(1024, 8, 64), seed=5).languages_at_a_time[2] == 1
 
 
+def test_loader_processes_without_a_lane() -> None:
+    config = StreamConfig(lanes=64, num_workers=2)
+    assert loaders_warning(config, 32) is None
+    assert loaders_warning(config, 64) == (
+        "stream.num_workers is 2, but 64 lanes on 64 ranks leave 1 for each, so a rank has 1 loader process"
+    )
+
+
 def test_shortage_is_the_error_of_the_stream(corpus: Path) -> None:
     config, timeline = StreamConfig(lanes=2, max_epochs=1.0), Timeline(1_000_000, 8, 64)
     with pytest.raises(UserError, match=r"stream\.max_epochs") as refused:
@@ -187,3 +195,33 @@ def test_shortage_is_the_error_of_the_stream(corpus: Path) -> None:
 def test_a_forecast_refuses_what_streams_refuse(corpus: Path, config: StreamConfig, length: int, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         forecast_of(corpus, config, Timeline(10_000, 8, length))
+
+
+def test_a_corpus_of_needlessly_many_shards() -> None:
+    def warning(num_shards: int, tokens: int) -> str | None:
+        shards = tuple(
+            Shard(
+                path=f"da/train-{number:06d}.tar",
+                language="da",
+                split="train",
+                documents=1,
+                blocks=1,
+                tokens=tokens,
+                text_bytes=1,
+                size_bytes=1,
+                sha256="",
+            )
+            for number in range(num_shards)
+        )
+        manifest = Manifest(
+            shards=shards, vocab_size=1000, token_dtype="uint16", tokenizer_sha256="", unigram_entropy={}
+        )
+        return shards_warning(manifest, ["da"])
+
+    assert warning(9_999, 20_000) is None
+    assert warning(10_000, 400_000) is not None
+    assert warning(10_000, 400_400) is None
+    assert warning(20_000, 20_000) == (
+        "the corpus has 20,000 train shards of 20,000 tokens on average, which slow down starts and windows; built "
+        "with --tokens_per_shard 4000000, it would have 100"
+    )

@@ -8,6 +8,8 @@ import torch
 from unibert.corpus.manifest import Manifest
 from unibert.errors import UserError
 from unibert.stream import Batch, StreamConfig, split_batches
+from unibert.stream.source import ShardSource
+from unibert.stream.splits import SplitReader
 
 CONFIG = StreamConfig(lanes=2)
 
@@ -64,6 +66,22 @@ def test_ranks_have_equal_numbers_of_batches(corpus: Path, world_size: int, micr
     assert all(len(batch.input_ids) for rank in ranks for batch in rank)
     labelled = [index for rank in ranks for index in labelled_sequences(rank)]
     assert sorted(labelled) == list(range(6))
+
+
+def test_a_rank_that_knows_the_counts_opens_only_the_shards_of_its_share(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments: dict[str, Any] = {"split": "heldout", "seed": 0, "sequence_length": 64}
+    counts = SplitReader(corpus, CONFIG, **arguments).count(["da", "fi", "is"])
+    opened: set[str] = set()
+    open_shard = ShardSource.open
+    monkeypatch.setattr(ShardSource, "open", lambda self, shard: opened.add(shard.language) or open_shard(self, shard))
+    share = SplitReader(corpus, CONFIG, **arguments).share(counts, 0, 6)
+    assert opened == {"da"}
+    own = labelled_sequences(list(share.batches(4)))
+    assert own == labelled_sequences(batches(corpus, rank=0, world_size=6))
+    # Batches are made anew from what is kept.
+    assert labelled_sequences(list(share.batches(4))) == own
 
 
 def test_number_of_sequences_per_language(corpus: Path) -> None:

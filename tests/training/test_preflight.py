@@ -39,3 +39,19 @@ def test_a_rank_that_never_comes_is_named(rank, sentence, run_file):
     assert done.returncode == 1
     [said] = re.findall("unibert: error: (.*)", done.stderr)
     assert re.fullmatch(sentence, said)
+
+
+def test_ranks_with_too_few_cores_are_warned(run_file):
+    script = "import os, sys; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from unibert.cli import main; "
+    done = subprocess.run(
+        [sys.executable, "-c", f"{script}main(['preflight', *sys.argv[1:]])", str(run_file), "--stream.num_workers=2"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (
+        "1 cores per rank, but a rank with 2 loader processes uses 4; give --cpus-per-task=4 to sbatch, or lower "
+        "stream.num_workers"
+    ) in done.stderr
+    assert "preflight: 1 nodes, 1 ranks" in done.stderr

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from unibert.doctor.finding import CommandResult, Finding, fail, ok, run_command, warn
+from unibert.machine import too_few_cores
 
 TORCH_SECONDS = 180
 """Time limit for importing torch from a shared disk without caches and compiling a kernel."""
@@ -18,8 +19,12 @@ TORCH_SECONDS = 180
 DRIVER_SECONDS = 20
 
 
-def check_devices() -> Iterator[Finding]:
-    """Check GPUs or cores, a Triton kernel, and the C compiler."""
+def check_devices(loader_processes: int | None = None) -> Iterator[Finding]:
+    """Check GPUs or cores, a Triton kernel, and the C compiler.
+
+    Args:
+        loader_processes: those of a rank of the run to check; with one rank per GPU, each needs cores for them.
+    """
     driver = _driver_version()
     probe = run_command([sys.executable, "-m", "unibert.doctor.torch_probe"], TORCH_SECONDS)
     devices, *kernel = _json_lines(probe.output) or [{}]
@@ -31,6 +36,7 @@ def check_devices() -> Iterator[Finding]:
         yield ok("GPUs", f"{', '.join(gpus)}; driver {driver or 'unknown'}, torch for CUDA {devices['cuda']}")
         for problem in devices["held"]:
             yield warn("GPUs", problem, "nvidia-smi shows the process")
+        yield from _check_cores(len(gpus), loader_processes)
         if devices["capability"] < [8, 0]:
             yield warn("GPUs", "no bf16 below compute capability 8.0", "use a ds_config with fp16 and attention sdpa")
     elif driver is None:
@@ -52,6 +58,16 @@ def check_devices() -> Iterator[Finding]:
             else f"CUDA_VISIBLE_DEVICES is {visible!r}; set it to GPUs that nvidia-smi lists",
         )
     yield from _check_triton(bool(gpus), kernel, probe)
+
+
+def _check_cores(num_gpus: int, loader_processes: int | None) -> Iterator[Finding]:
+    """Check the cores that this process, started by `srun` or not, may use."""
+    cores = len(os.sched_getaffinity(0))
+    problems = [] if loader_processes is None else too_few_cores(cores // num_gpus, loader_processes)
+    if problems:
+        yield warn("cores", *problems[0].split("; ", 1))
+    else:
+        yield ok("cores", f"{cores} for {num_gpus} GPUs")
 
 
 def _check_triton(on_gpu: bool, kernel: list[dict[str, Any]], probe: CommandResult) -> Iterator[Finding]:

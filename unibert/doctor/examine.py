@@ -45,7 +45,7 @@ def examine(read_run: Callable[[], RunConfig] | None) -> bool:
             config = read_run()
         except ImportError as error:
             report([fail("run file", f"not checked: {error}", "fix the packages first")])
-    report(check_devices())
+    report(check_devices(None if config is None else config.stream.num_workers))
     report(check_launcher())
     report(check_mpi())
     slurm, nodes = check_slurm()

@@ -150,7 +150,7 @@ class Distiller(nn.Module):
         if lesson is not None and ever_positive(self.config.relations):
             queries, keys, values = map(lesson.input.at_batch_tokens, self._teacher_projections.take())
             losses["relations"] = relation_loss(
-                self._student_projections.take(), (queries, keys, values), batch.document_ids, self.relation_heads
+                self._student_projections.take(), (queries, keys, values), batch.document_spans, self.relation_heads
             )
         if lesson is not None and self.hidden_pairs:
             losses["hidden"] = torch.stack(

@@ -25,6 +25,7 @@ from unibert.corpus.pretrained_tokenizer import Origin
 from unibert.errors import UserError
 from unibert.model.architectures import check_architecture
 from unibert.model.cost import EncoderShape, flops_by_part, parameters_by_part
+from unibert.model.distillation import SCORES_AT_ONCE
 from unibert.model.encoder import build_masked_lm, load_config
 from unibert.model.teacher import Teacher
 from unibert.model.unibert import UniBERT
@@ -366,12 +367,13 @@ class Plan:
         return min(4 * logits, RECOMPUTE_GIB * GIB if path == "recompute" else 4.0 * WORKSPACE)
 
     def _relation_bytes(self, micro_batch_size: int) -> float:
-        """Bytes of three relations' scores, log-probabilities and their differences: S x S per head, in fp32."""
+        """Bytes of the scores and their products that `relation_loss` holds at a time, and of its gradients; fp32."""
         config = self.config.distillation
         if config is None or not ever_positive(config.relations):
             return 0.0
         heads = config.relation_heads or self.student.num_heads
-        return 3 * 3 * 4.0 * micro_batch_size * heads * self.max_sequence_length**2
+        scores = min(SCORES_AT_ONCE, micro_batch_size * heads * self.max_sequence_length**2)
+        return 4.0 * (6 * scores + 3 * micro_batch_size * self.max_sequence_length * self.student.hidden_size)
 
     @property
     def usable_bytes(self) -> float:

@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -39,6 +40,8 @@ class Batch:
     """Flat positions b * S + s of the masked tokens, ascending, (N,)."""
     sequence_indices: Tensor
     """Index of each sequence in the run, (B,)."""
+    document_spans: list[tuple[int, int]]
+    """First token and end of each document in the flattened B * S tokens, D pairs; on the host, as ``origins``."""
     origins: list[list[str]]
     """Documents of each sequence as ``lang/train-000000.tar#document``."""
     document_vectors: Tensor | None = None
@@ -70,6 +73,7 @@ class Batch:
             max_seqlen=int(segment_lengths.max()),
             masked_positions=torch.from_numpy(np.flatnonzero(labels != NOT_MASKED)),
             sequence_indices=torch.tensor(sequences.sequence_indices[first:last]),
+            document_spans=document_spans(document_ids),
             origins=[sequences.origins[start:end] for start, end in pairwise(bounds)],
             document_vectors=None
             if sequences.document_vectors is None
@@ -103,3 +107,10 @@ class Batch:
         for tensor in tensors if self.document_vectors is None else [*tensors, self.document_vectors]:
             content.update(repr(tuple(tensor.shape)).encode() + tensor.cpu().numpy().tobytes())
         return content.hexdigest()
+
+
+def document_spans(document_ids: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Return first token and end of each document in the flattened array, whose ids are -1 on padding."""
+    flat = document_ids.ravel()
+    bounds = np.concatenate([[0], np.flatnonzero(np.diff(flat)) + 1, [len(flat)]])
+    return [(first, end) for first, end in pairwise(bounds.tolist()) if flat[first] >= 0]

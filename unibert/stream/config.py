@@ -9,6 +9,7 @@ from unibert.schedules import Schedule, Timeline, check_points
 
 DELIVERY_KEYS = (
     "num_workers",
+    "prefetch_steps",
     "shards_url",
     "allow_pipe",
     "cache_dir",
@@ -17,6 +18,8 @@ DELIVERY_KEYS = (
     "max_damaged_share",
 )
 """Keys that decide how batches are delivered; the other keys decide what they contain."""
+
+_MINIMA = {"lanes": 1, "window_shards": 1, "num_workers": 0, "prefetch_steps": 1, "retry_seconds": 0}
 
 
 @dataclass(kw_only=True)
@@ -55,7 +58,11 @@ class StreamConfig:
     """Codes of the languages to train on, as in en,de. null takes all languages of the corpus."""
 
     num_workers: int = 0
-    """Loader processes per rank. 0 loads in the training process. The batches are the same with any number."""
+    """Loader processes per rank, at most one per lane of the rank. 0 loads in the training process. The batches are
+    the same with any number."""
+
+    prefetch_steps: int = 8
+    """Steps that a loader process prepares ahead."""
 
     shards_url: str | None = None
     """Address of the shards if they are not beside the manifest: a folder, ``https://…``, ``s3://…``, ``gs://…`` or
@@ -77,7 +84,7 @@ class StreamConfig:
     """Share of the corpus's blocks that may be damaged. Damaged blocks are skipped. With more, the run is refused."""
 
     def __post_init__(self) -> None:
-        for name, minimum in (("lanes", 1), ("window_shards", 1), ("num_workers", 0), ("retry_seconds", 0)):
+        for name, minimum in _MINIMA.items():
             if getattr(self, name) < minimum:
                 raise ValueError(f"stream.{name}: must be at least {minimum}, got {getattr(self, name)}")
         if any(exponent < 0 for exponent in _values(self.sampling_exponent, "stream.sampling_exponent")):

@@ -25,6 +25,11 @@ WORTHWHILE_EPOCHS = 4.0
 """Text read up to about four times is nearly as good as new text, and each further time adds less (Muennighoff et al.
 2023, arXiv 2305.16264; measured with decoders on English)."""
 
+_MANY_SHARDS = 10_000
+
+_USUAL_SHARD_TOKENS = 4_000_000
+"""Default of ``unibert corpus build --tokens_per_shard``."""
+
 MAX_PHASES = 5
 """Maximum number of phases; a table has no room for more."""
 
@@ -238,6 +243,33 @@ def mixing_warning(config: StreamConfig, num_languages: int) -> str | None:
     return (
         f"{config.lanes} lanes of {config.window_shards} shards mix at most {mixed} of the corpus's {num_languages} "
         "languages at a time; raise stream.window_shards or stream.lanes"
+    )
+
+
+def loaders_warning(config: StreamConfig, world_size: int) -> str | None:
+    """Return a warning if ranks have fewer loader processes than asked for, since each needs a lane, else None."""
+    lanes = config.lanes // world_size
+    if config.num_workers <= lanes:
+        return None
+    return (
+        f"stream.num_workers is {config.num_workers}, but {config.lanes} lanes on {world_size} ranks leave {lanes} for "
+        f"each, so a rank has {lanes} loader process{'es' if lanes > 1 else ''}"
+    )
+
+
+def shards_warning(manifest: Manifest, languages: Sequence[str]) -> str | None:
+    """Return a warning if the corpus has many shards because they are needlessly small, else None.
+
+    A start reads what the manifest says about each of them, and a window opens files instead of reading them.
+    """
+    counts = [len(manifest.shards_of(language)) for language in languages]
+    tokens = [manifest.tokens(language) for language in languages]
+    sufficient = sum(-(-each // _USUAL_SHARD_TOKENS) for each in tokens)
+    if sum(counts) < max(_MANY_SHARDS, 10 * sufficient):
+        return None
+    return (
+        f"the corpus has {sum(counts):,} train shards of {sum(tokens) // sum(counts):,} tokens on average, which slow "
+        f"down starts and windows; built with --tokens_per_shard {_USUAL_SHARD_TOKENS}, it would have {sufficient:,}"
     )
 
 

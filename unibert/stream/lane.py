@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any
 
 from unibert.errors import UserError
+from unibert.stream.background import Background
 from unibert.stream.packing import Packing, Permutation, Pieces, pack_shuffled
 from unibert.stream.plan import Draw, Plan
 from unibert.stream.randomness import Purpose, permutation
@@ -17,11 +20,21 @@ from unibert.stream.window import Window, load_window
 _BUFFER_TOKENS = 1 << 15
 
 
+@dataclass(frozen=True)
+class _Opened:
+    """A window, packed at the sequence length at which it will most likely be used."""
+
+    window: Window
+    sequence_length: int
+    packing: Packing
+
+
 class Lane:
     """Reads every ``num_lanes``-th draw of the plan, mixes a window of draws at a time, and packs their documents.
 
     Window w of a lane holds its draws w * window_shards and following. Their documents are shuffled and packed at the
-    current sequence length. When that changes, the documents of the sequences not yet taken are packed again.
+    current sequence length. When that changes, the documents of the sequences not yet taken are packed again. Once half
+    of a window is taken, the next one is opened in the background, since that takes as long as many steps.
 
     Args:
         index: index of this lane.
@@ -31,6 +44,7 @@ class Lane:
         source: source of the shards.
         vocabulary: vocabulary of the corpus; blocks with other ids count as damaged.
         seed: seed of the run.
+        background: where windows are opened.
         piece_length: tokens of the pieces whose vectors to read, None for no vectors.
         state: state of an earlier lane of the same run, to continue from there.
     """
@@ -45,16 +59,18 @@ class Lane:
         source: ShardSource,
         vocabulary: Vocabulary,
         seed: int,
+        background: Background,
         piece_length: int | None = None,
         state: dict[str, Any] | None = None,
     ) -> None:
         self._index, self._num_lanes, self._window_shards = index, num_lanes, window_shards
         self._plan, self._source, self._vocabulary, self._seed = plan, source, vocabulary, seed
-        self._piece_length = piece_length
+        self._background, self._piece_length = background, piece_length
         self._window_index = 0
         self._packs: list[list[int]] = []
         self._window: Window | None = None
         self._packing: Packing | None = None
+        self._next: Future[_Opened] | None = None
         self._buffer: tuple[int, Sequences] | None = None
         self._skipped: dict[str, int] = {}
         if state is not None:
@@ -106,9 +122,11 @@ class Lane:
                 num_sequences -= last - taken
                 empty_shards.clear()
             else:
-                empty_shards.update(draw.shard.path for draw in self._draws())
+                empty_shards.update(draw.shard.path for draw in self._draws(self._window_index))
                 if len(empty_shards) == self._plan.num_shards:
                     raise UserError("the corpus is damaged: no shard has an intact block; copy it or build it again")
+            if self._next is None and 2 * last >= self._packing.num_sequences:
+                self._next = self._background.start(self._opening(self._window_index + 1, sequence_length))
             if last == self._packing.num_sequences:
                 self._window_index += 1
                 self._packs, self._window, self._packing, self._buffer = [], None, None, None
@@ -124,34 +142,59 @@ class Lane:
         buffer_start, sequences = self._buffer
         return sequences.part(first - buffer_start, last - buffer_start)
 
-    def _draws(self) -> list[Draw]:
-        first = self._window_index * self._window_shards
+    def _draws(self, window_index: int) -> list[Draw]:
+        first = window_index * self._window_shards
         return [self._plan[(first + i) * self._num_lanes + self._index] for i in range(self._window_shards)]
 
     def _repack(self, sequence_length: int) -> None:
         """Open the window or, if it is open, rejoin what is left of it; then pack."""
+        packed_at = None
         if self._window is None:
-            shards = [(draw.language, draw.shard) for draw in self._draws()]
-            self._window = load_window(self._source, shards, self._vocabulary, self._piece_length)
+            opened = self._open(sequence_length)
+            self._window, self._packing, packed_at = opened.window, opened.packing, opened.sequence_length
             for path, count in self._window.skipped.items():
                 self._skipped[path] = self._skipped.get(path, 0) + count
-        decision = 2 * len(self._packs)
-        self._packing = pack_shuffled(
-            self._remaining(),
-            sequence_length,
-            self._vocabulary.special_ids.frame_tokens,
-            order_documents=self._permutation(decision),
-            order_sequences=self._permutation(decision + 1),
-        )
+        if packed_at != sequence_length:
+            self._packing = self._pack(self._remaining(), sequence_length, self._window_index, len(self._packs))
         self._buffer = None
         self._packs.append([sequence_length, 0])
 
+    def _open(self, sequence_length: int) -> _Opened:
+        """Return the window whose turn it is."""
+        opening, self._next = self._next, None
+        if opening is not None:
+            try:
+                return opening.result()
+            except UserError:
+                # A server may have come back since.
+                pass
+        return self._background.start(self._opening(self._window_index, sequence_length)).result()
+
+    def _opening(self, window_index: int, sequence_length: int) -> Callable[[], _Opened]:
+        """Return a function that opens a window. It may run in a thread, since it does not read the lane's state."""
+        shards = [(draw.language, draw.shard) for draw in self._draws(window_index)]
+
+        def open_window() -> _Opened:
+            window = load_window(self._source, shards, self._vocabulary, self._piece_length)
+            return _Opened(window, sequence_length, self._pack(window.documents(), sequence_length, window_index, 0))
+
+        return open_window
+
+    def _pack(self, documents: Pieces, sequence_length: int, window_index: int, packs_before: int) -> Packing:
+        return pack_shuffled(
+            documents,
+            sequence_length,
+            self._vocabulary.special_ids.frame_tokens,
+            order_documents=self._permutation(window_index, 2 * packs_before),
+            order_sequences=self._permutation(window_index, 2 * packs_before + 1),
+        )
+
     def _remaining(self) -> Pieces:
         assert self._window is not None
-        if self._packing is None:
+        assert self._packing is not None
+        if not self._packs:
             return self._window.documents()
         return self._packing.sequences(self._packs[-1][1], self._packing.num_sequences).pieces.rejoin()
 
-    def _permutation(self, decision: int) -> Permutation:
-        indices = self._index, self._window_index, decision
-        return lambda count: permutation(count, self._seed, Purpose.WINDOW, *indices)
+    def _permutation(self, window_index: int, decision: int) -> Permutation:
+        return lambda count: permutation(count, self._seed, Purpose.WINDOW, self._index, window_index, decision)

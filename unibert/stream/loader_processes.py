@@ -20,8 +20,11 @@ Producer = Callable[[Sequence[int]], Iterator[Part]]
 """Yields one part per step from the given lanes."""
 
 
-def produce_in_processes(produce: Producer[Part], lanes: Sequence[int], num_processes: int) -> Iterator[list[Part]]:
-    """Yield the parts of all lanes for every step, one part per process, in lane order.
+def produce_in_processes(
+    produce: Producer[Part], lanes: Sequence[int], num_processes: int, prefetch_steps: int
+) -> Iterator[list[Part]]:
+    """Yield the parts of all lanes for every step, one part per process, in lane order; each process prepares
+    ``prefetch_steps`` steps ahead.
 
     The processes live as long as the iterator. They end when it is closed, and when the calling process ends, however
     it does. They ignore the signals by which a scheduler announces the end of a job, which the caller handles.
@@ -36,6 +39,7 @@ def produce_in_processes(produce: Producer[Part], lanes: Sequence[int], num_proc
         _ProducerDataset(produce, shares),
         batch_size=None,
         num_workers=num_processes,
+        prefetch_factor=prefetch_steps,
         collate_fn=_identity,
         worker_init_fn=_initialize_worker,
         # Without a generator of its own, DataLoader draws from the global one, which dropout uses.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 
@@ -61,41 +61,122 @@ def split_batches(
     Raises:
         UserError: if the split is empty, or a shard cannot be read.
     """
-    root, manifest = Path(corpus_dir), Manifest.load(corpus_dir)
-    indices = {code: index for index, code in enumerate(chosen_languages(manifest, config))}
-    codes = [code for code in indices if manifest.tokens(code, split)]
-    if not codes:
-        raise UserError(f"{root}: the corpus has no held-out documents; build it with a held-out share")
-    source, vocabulary = ShardSource(root, config), Vocabulary.of_corpus(manifest)
-    parts: list[MaskedSequences] = []
-    num_sequences = 0
-    for code in codes:
-        shards = manifest.shards_of(code, split)
-        sequences = _language_sequences(
-            source, vocabulary, shards, indices[code], seed, sequence_length, max_sequences_per_language, piece_length
+    reader = SplitReader(
+        corpus_dir,
+        config,
+        split=split,
+        seed=seed,
+        sequence_length=sequence_length,
+        max_sequences_per_language=max_sequences_per_language,
+        piece_length=piece_length,
+    )
+    yield from reader.share(reader.count(reader.codes), rank, world_size).batches(micro_batch_size)
+
+
+@dataclass(frozen=True)
+class SplitShare:
+    """Some consecutive sequences of a split, which one rank reads."""
+
+    sequences: MaskedSequences
+    """The rank's sequences; one without labels if the rank has none."""
+    most_sequences: int
+    """Largest number that a rank has."""
+
+    def batches(self, micro_batch_size: int) -> Iterator[Batch]:
+        """Yield the sequences in batches, as many as on every other rank; see `split_batches`."""
+        num_sequences = self.sequences.num_sequences
+        for start in range(0, self.most_sequences, micro_batch_size):
+            if start < num_sequences:
+                yield Batch.from_sequences(self.sequences, start, min(start + micro_batch_size, num_sequences))
+            else:
+                yield Batch.from_sequences(_unlabelled(self.sequences), 0, 1)
+
+
+class SplitReader:
+    """Reads a split in two steps, so that each of many ranks reads a part: the languages' sequences are counted, and
+    the counts of all of them tell which sequences a rank has. For the other arguments and errors see `split_batches`.
+
+    Args:
+        manifest: that of the corpus, if it has been read.
+
+    Attributes:
+        codes: the languages that the split has, in the order of their sequences.
+    """
+
+    def __init__(
+        self,
+        corpus_dir: str | os.PathLike[str],
+        config: StreamConfig,
+        *,
+        split: Split,
+        seed: int,
+        sequence_length: int,
+        max_sequences_per_language: int | None = None,
+        piece_length: int | None = None,
+        manifest: Manifest | None = None,
+    ) -> None:
+        root, self._manifest = Path(corpus_dir), Manifest.load(corpus_dir) if manifest is None else manifest
+        self._indices = {code: index for index, code in enumerate(chosen_languages(self._manifest, config))}
+        self.codes = [code for code in self._indices if self._manifest.tokens(code, split)]
+        if not self.codes:
+            raise UserError(f"{root}: the corpus has no held-out documents; build it with a held-out share")
+        self._config, self._split, self._seed = config, split, seed
+        self._source, self._vocabulary = ShardSource(root, config), Vocabulary.of_corpus(self._manifest)
+        self._sequence_length, self._max_sequences = sequence_length, max_sequences_per_language
+        self._piece_length = piece_length
+        self._read: dict[str, Sequences] = {}
+
+    def count(self, codes: Sequence[str]) -> dict[str, int]:
+        """Read some languages, which stay in memory until `share` is called, and count their sequences."""
+        return {code: self._sequences(code).num_sequences for code in codes}
+
+    def share(self, counts: Mapping[str, int], rank: int, world_size: int) -> SplitShare:
+        """Return a rank's share, given the number of sequences of every language."""
+        num_sequences = sum(counts.values())
+        first, last = num_sequences * rank // world_size, num_sequences * (rank + 1) // world_size
+        is_empty = first == last
+        if is_empty:
+            first, last = min(first, num_sequences - 1), min(first, num_sequences - 1) + 1
+        parts = []
+        before = 0
+        for code in self.codes:
+            start, end = max(first - before, 0), min(last - before, counts[code])
+            if start < end:
+                parts.append(self._masked(self._sequences(code).part(start, end), before + start))
+            before += counts[code]
+        self._read.clear()
+        sequences = MaskedSequences.concatenate(parts)
+        return SplitShare(_unlabelled(sequences) if is_empty else sequences, ceil(num_sequences / world_size))
+
+    def _masked(self, sequences: Sequences, first_sequence: int) -> MaskedSequences:
+        return mask(
+            sequences,
+            seed=self._seed,
+            purpose=Purpose.HELDOUT_MASKING,
+            first_sequence=first_sequence,
+            rate=HELDOUT_MASKING_RATE,
+            mask_share=self._config.mask_share,
+            random_share=self._config.random_share,
+            vocabulary=self._vocabulary,
         )
-        parts.append(
-            mask(
-                sequences,
-                seed=seed,
-                purpose=Purpose.HELDOUT_MASKING,
-                first_sequence=num_sequences,
-                rate=HELDOUT_MASKING_RATE,
-                mask_share=config.mask_share,
-                random_share=config.random_share,
-                vocabulary=vocabulary,
+
+    def _sequences(self, code: str) -> Sequences:
+        if code not in self._read:
+            self._read[code] = _language_sequences(
+                self._source,
+                self._vocabulary,
+                self._manifest.shards_of(code, self._split),
+                self._indices[code],
+                self._seed,
+                self._sequence_length,
+                self._max_sequences,
+                self._piece_length,
             )
-        )
-        num_sequences += sequences.num_sequences
-    all_sequences = MaskedSequences.concatenate(parts)
-    first, last = num_sequences * rank // world_size, num_sequences * (rank + 1) // world_size
-    num_batches = ceil(ceil(num_sequences / world_size) / micro_batch_size)
-    for start in range(first, first + num_batches * micro_batch_size, micro_batch_size):
-        if start < last:
-            yield Batch.from_sequences(all_sequences, start, min(start + micro_batch_size, last))
-        else:
-            unlabelled = replace(all_sequences, labels=np.full_like(all_sequences.labels, NOT_MASKED))
-            yield Batch.from_sequences(unlabelled, 0, 1)
+        return self._read[code]
+
+
+def _unlabelled(sequences: MaskedSequences) -> MaskedSequences:
+    return replace(sequences, labels=np.full_like(sequences.labels, NOT_MASKED))
 
 
 def _language_sequences(

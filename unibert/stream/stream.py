@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from math import ceil
@@ -15,6 +15,7 @@ from typing import Any
 from unibert.corpus.manifest import Manifest
 from unibert.errors import UserError
 from unibert.schedules import Step, Timeline, value_at
+from unibert.stream.background import Background
 from unibert.stream.batch import Batch
 from unibert.stream.config import DELIVERY_KEYS, StreamConfig
 from unibert.stream.lane import Lane
@@ -68,6 +69,8 @@ class Stream:
         with_vectors: whether batches have the vectors of the corpus's teacher.
         past: what a branch takes over, see `unibert.stream.past`.
         skips: data to pass over. Not part of the fingerprint: the steps before it are those of the stream without.
+        manifest: that of the corpus, if it has been read.
+        check_shards: whether to check that every shard is there. Of many ranks, one does it for all.
 
     Raises:
         UserError: if the manifest is unusable, a shard is missing, a language is unknown or has no train tokens, no
@@ -88,9 +91,11 @@ class Stream:
         with_vectors: bool = False,
         past: PlanPast | None = None,
         skips: Skips | None = None,
+        manifest: Manifest | None = None,
+        check_shards: bool = True,
     ) -> None:
         self._corpus_dir, self._config, self._seed, self._timeline = Path(corpus_dir), config, seed, timeline
-        self.manifest = Manifest.load(corpus_dir)
+        self.manifest = Manifest.load(corpus_dir) if manifest is None else manifest
         self._vocabulary = Vocabulary.of_corpus(self.manifest)
         self.languages = chosen_languages(self.manifest, config)
         config.raise_if_world_size_does_not_fit(world_size)
@@ -105,7 +110,9 @@ class Stream:
         train_shards = [shard for language in self.languages for shard in self.manifest.shards_of(language)]
         self._train_blocks = sum(shard.blocks for shard in train_shards)
         self._source = ShardSource(self._corpus_dir, config)
-        check_shards_exist(self._source, train_shards)
+        self._train_shards = train_shards
+        if check_shards:
+            self.check_shards_exist()
         self._past, self._skips = past, {} if skips is None else skips
         self._plan = build_plan(
             self.manifest, self.languages, config, seed=seed, run_tokens=timeline.total_tokens, past=past
@@ -124,6 +131,10 @@ class Stream:
         if self._past is not None:
             parts.append(asdict(self._past))
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def check_shards_exist(self) -> None:
+        """Check that every train shard exists; see `unibert.stream.source.check_shards_exist`."""
+        check_shards_exist(self._source, self._train_shards)
 
     @property
     def shards_folder(self) -> Path | None:
@@ -144,7 +155,7 @@ class Stream:
         """Return how often each language's train split is drawn up to ``progress``, (L,)."""
         return self._plan.epochs(progress)
 
-    def steps(self, first_step: int = 0, state: Mapping[str, Any] | None = None) -> Iterator[StepBatch]:
+    def steps(self, first_step: int = 0, state: Mapping[str, Any] | None = None) -> Generator[StepBatch]:
         """Yield this rank's sequences of step ``first_step`` and of all later steps.
 
         With ``state``, the merged states of all lanes after the previous step, the stream starts at once. Without, it
@@ -162,7 +173,9 @@ class Stream:
             raise UserError(f"the stream's saved state has no lane {missing[0]}; merge the states of all ranks")
         produce = partial(self._lane_steps, first_step=first_step, state=state)
         if self._config.num_workers:
-            parts_of_steps = produce_in_processes(produce, self._lanes, self._config.num_workers)
+            parts_of_steps = produce_in_processes(
+                produce, self._lanes, self._config.num_workers, self._config.prefetch_steps
+            )
         else:
             parts_of_steps = ([part] for part in produce(self._lanes))
         for parts in parts_of_steps:
@@ -177,7 +190,7 @@ class Stream:
         self, lane_indices: Sequence[int], first_step: int, state: Mapping[str, Any] | None
     ) -> Iterator[StepBatch]:
         """Yield the steps of some consecutive lanes."""
-        num_lanes = self._config.lanes
+        num_lanes, background = self._config.lanes, Background()
         lanes = {
             index: Lane(
                 index,
@@ -187,6 +200,7 @@ class Stream:
                 source=self._source,
                 vocabulary=self._vocabulary,
                 seed=self._seed,
+                background=background,
                 piece_length=self._piece_length,
                 state=None if state is None else state[str(index)],
             )

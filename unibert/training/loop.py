@@ -7,7 +7,7 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -21,7 +21,8 @@ from unibert.evaluation.retrieval import KINDS
 from unibert.model.unibert import StepWeights
 from unibert.schedules import Step, learning_rate_factor, passes_multiple, value_at
 from unibert.stream import Batch, StepBatch
-from unibert.stream.forecast import mixing_warning
+from unibert.stream.ahead import prepare_ahead
+from unibert.stream.forecast import loaders_warning, mixing_warning, shards_warning
 from unibert.training.bad_steps import BadSteps, sentence
 from unibert.training.branch import (
     begin_branch,
@@ -46,7 +47,7 @@ from unibert.training.engine import (
 )
 from unibert.training.export import export_run
 from unibert.training.freed_memory import keep_freed_memory
-from unibert.training.heldout import heldout_totals
+from unibert.training.heldout import HeldOut
 from unibert.training.kernel_paths import announce_kernel_paths
 from unibert.training.metrics import (
     Sums,
@@ -61,7 +62,7 @@ from unibert.training.metrics import (
 from unibert.training.metrics_file import read_metrics
 from unibert.training.metrics_log import MetricsLog
 from unibert.training.parent import Branch
-from unibert.training.preparation import Preparation, claim_run_dir, prepare, write_changed_config
+from unibert.training.preparation import Preparation, check_shards, claim_run_dir, prepare, write_changed_config
 from unibert.training.ranks.collective_counter import counted_collective
 from unibert.training.ranks.collectives import agree, gather_objects, join, run_on_rank_0
 from unibert.training.ranks.failures import explain
@@ -159,6 +160,7 @@ class Pretraining:
         prepared = self._prepare()
         self.manifest, self.stream, self.retrieval = prepared.manifest, prepared.stream, prepared.retrieval
         self.changes = prepared.changes
+        run_on_rank_0(lambda: check_shards(prepared.manifest, prepared.stream))
 
         def begin() -> Claim:
             claim = self._claim(prepared)
@@ -167,8 +169,13 @@ class Pretraining:
 
         claim = run_on_rank_0(begin)
         if self.is_main:
-            if warning := mixing_warning(config.stream, len(self.stream.languages)):
-                print(f"unibert: {warning}", file=sys.stderr)
+            for warning in (
+                mixing_warning(config.stream, len(self.stream.languages)),
+                loaders_warning(config.stream, placement.world_size),
+                shards_warning(self.manifest, self.stream.languages),
+            ):
+                if warning is not None:
+                    print(f"unibert: {warning}", file=sys.stderr)
             announce_kernel_paths()
         self.checkpoints = Checkpoints(
             self.run_dir / "checkpoints",
@@ -208,6 +215,7 @@ class Pretraining:
             pinned=placement.device.type == "cuda",
         )
         self.log = MetricsLog(self.run_dir, claim, len(self.timeline))
+        self.heldout = HeldOut(config, placement, prepared.manifest)
         self.skipped: Counter[str] = Counter()
         """Damaged blocks by shard that this rank has skipped, each time it has read them."""
         self.damage: dict[str, int] = {}
@@ -331,28 +339,30 @@ class Pretraining:
     def _prepared_steps(self, first_step: int, state: dict[str, Any] | None) -> Iterator[PreparedStep]:
         """Yield the steps, each when the next one is prepared, so that the ranks need not wait for the exchange."""
         ahead: PreparedStep | None = None
-        steps = self.stream.steps(first_step, state)
-        for index in range(first_step, len(self.timeline)):
-            try:
-                with self.clock.measures("data"):
-                    step_batch = next(steps)
-                prepared = self._prepare_step(step_batch)
-            except UserError as error:
-                self.mistake = error
-                # The other ranks exchange the counts of the step that this rank cannot read.
-                prepared = PreparedStep(
-                    step=self.timeline[index],
-                    batches=[],
-                    class_weights=None,
-                    counts=self._begin_exchange(StepCounts()),
-                    skipped={},
-                    state={},
-                )
+        with closing(prepare_ahead(self.stream.steps(first_step, state), self._micro_batch_size)) as steps:
+            for index in range(first_step, len(self.timeline)):
+                try:
+                    with self.clock.measures("data"):
+                        step_batch, batches = next(steps)
+                    prepared = self._prepare_step(step_batch, batches)
+                except UserError as error:
+                    self.mistake = error
+                    # The other ranks exchange the counts of the step that this rank cannot read.
+                    prepared = PreparedStep(
+                        step=self.timeline[index],
+                        batches=[],
+                        class_weights=None,
+                        counts=self._begin_exchange(StepCounts()),
+                        skipped={},
+                        state={},
+                    )
+                if ahead is not None:
+                    yield ahead
+                ahead = prepared
+                if not prepared.batches:
+                    break
             if ahead is not None:
                 yield ahead
-            ahead = prepared
-        if ahead is not None:
-            yield ahead
 
     def _restore(self) -> tuple[int, dict[str, Any] | None]:
         """Load the newest checkpoint into the engine; return the step to continue from and the stream's state."""
@@ -398,10 +408,9 @@ class Pretraining:
 
     # ---- one step ------------------------------------------------------------------------------------------------
 
-    def _prepare_step(self, step_batch: StepBatch) -> PreparedStep:
-        """Make the batches of a step and begin to exchange its counts."""
+    def _prepare_step(self, step_batch: StepBatch, batches: list[Batch]) -> PreparedStep:
+        """Begin to exchange the counts of a step."""
         step, adversary = step_batch.step, self.config.adversary
-        batches = step_batch.micro_batches(self._micro_batch_size(step))
         weights = class_weights(adversary, self.stream, step.progress)
         masked, tokens = count_tokens(batches)
         counts = StepCounts(
@@ -706,7 +715,7 @@ class Pretraining:
         heldout_tokens = {code: self.manifest.tokens(code, "heldout") for code in self.stream.languages}
         if not any(heldout_tokens.values()):
             return {}
-        metrics = heldout_metrics(heldout_totals(self.engine, self.config, self.placement), heldout_tokens)
+        metrics = heldout_metrics(self.heldout.totals(self.engine), heldout_tokens)
         entropy = self.manifest.unigram_entropy
         self._write(
             {

@@ -23,10 +23,10 @@ import torch.distributed as dist
 
 from unibert.errors import AgreedError, UserError
 from unibert.files import write_json
-from unibert.machine import MIN_TEMPORARY_GIB, free_gib, held_gpus, min_run_gib, not_writable, too_full
+from unibert.machine import MIN_TEMPORARY_GIB, free_gib, held_gpus, min_run_gib, not_writable, too_few_cores, too_full
 from unibert.training.checkpoint.folder import complete_checkpoints, step_of
 from unibert.training.config import RunConfig
-from unibert.training.ranks.placement import hosts_of_ranks, place_from_environment
+from unibert.training.ranks.placement import device_index, hosts_of_ranks, place_from_environment, sees_only_its_own
 
 MAX_START = timedelta(minutes=3)
 """Time after which a rank that has not started counts as missing."""
@@ -42,6 +42,8 @@ class _Rank:
     host: str
     problems: list[str]
     free_gib: float
+    cores: list[int]
+    """Numbers of the cores on which it may run."""
 
 
 def preflight(config: RunConfig) -> None:
@@ -52,13 +54,16 @@ def preflight(config: RunConfig) -> None:
         UserError: if rank 0 cannot be reached.
     """
     rank, local_rank, world_size, local_world_size = place_from_environment()
-    own = _Rank(socket.gethostname(), *_check_machine(Path(config.run_dir), local_rank, local_world_size))
+    machine = _check_machine(Path(config.run_dir), local_rank, local_world_size)
+    own = _Rank(socket.gethostname(), *machine, cores=sorted(os.sched_getaffinity(0)))
+    gpu = device_index(local_rank, local_world_size, torch.cuda.device_count())
+    device = torch.device("cpu") if gpu is None else torch.device("cuda", gpu)
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     try:
         store = dist.TCPStore(address, port, is_master=rank == 0, timeout=MAX_START, wait_for_workers=False)
         exchange = _Exchange(store, rank, world_size)
         try:
-            _check_together(config, exchange, own)
+            _check_together(config, exchange, own, device)
         finally:
             exchange.leave()
     except dist.DistError as error:
@@ -67,7 +72,7 @@ def preflight(config: RunConfig) -> None:
         ) from error
 
 
-def _check_together(config: RunConfig, exchange: _Exchange, own: _Rank) -> None:
+def _check_together(config: RunConfig, exchange: _Exchange, own: _Rank, device: torch.device) -> None:
     ranks = [_Rank(**report) for report in exchange.all("ranks", own.__dict__)]
     clocks = exchange.all("clocks", time.time())
     median = statistics.median(clocks)
@@ -76,7 +81,7 @@ def _check_together(config: RunConfig, exchange: _Exchange, own: _Rank) -> None:
         if abs(clock - median) > MAX_CLOCK_DIFFERENCE:
             problems.append(f"{one.host}: its clock differs by {clock - median:+.0f} s from the others, set it (NTP)")
     _raise_if_any(problems)
-    speed = _test_network(exchange, [one.host for one in ranks]) if len(ranks) > 1 else None
+    speed = _test_network(exchange, [one.host for one in ranks], device) if len(ranks) > 1 else None
     _raise_if_any(exchange.all("restarts", _count_restart(config) if exchange.rank == 0 else [])[0])
     if exchange.rank == 0:
         figures = [
@@ -85,7 +90,19 @@ def _check_together(config: RunConfig, exchange: _Exchange, own: _Rank) -> None:
             f"clocks within {max(clocks) - min(clocks):.2f} s",
             *([] if speed is None else [f"all-reduce {speed:.3g} GB/s"]),
         ]
+        for warning in _shortages_of_cores(config, ranks):
+            print(f"unibert: preflight: {warning}", file=sys.stderr, flush=True)
         print(f"unibert: preflight: {', '.join(figures)}", file=sys.stderr, flush=True)
+
+
+def _shortages_of_cores(config: RunConfig, ranks: list[_Rank]) -> list[str]:
+    """A warning for each node whose ranks share too few cores, whether or not Slurm binds each to its own."""
+    loaders = min(config.stream.num_workers, config.stream.lanes // len(ranks))
+    problems = []
+    for host in dict.fromkeys(one.host for one in ranks):
+        cores = [one.cores for one in ranks if one.host == host]
+        problems += [f"{host}: {one}" for one in too_few_cores(len(set().union(*cores)) // len(cores), loaders)]
+    return problems
 
 
 def _raise_if_any(problems: list[str]) -> None:
@@ -139,8 +156,9 @@ class _Exchange:
 def _check_machine(run_dir: Path, local_rank: int, local_world_size: int) -> tuple[list[str], float]:
     """Problems of this machine, and the free space of the run folder in GiB."""
     problems = []
-    if local_rank == 0:
+    if local_rank == 0 or sees_only_its_own(local_world_size, torch.cuda.device_count()):
         problems += _check_gpus(local_world_size)
+    if local_rank == 0:
         temporary = Path(tempfile.gettempdir())
         problems += too_full(temporary, MIN_TEMPORARY_GIB)
     try:
@@ -155,7 +173,7 @@ def _check_machine(run_dir: Path, local_rank: int, local_world_size: int) -> tup
 
 def _check_gpus(local_world_size: int) -> list[str]:
     allocated, visible = int(os.environ.get("SLURM_GPUS_ON_NODE", "0")), torch.cuda.device_count()
-    if visible < allocated:
+    if visible < allocated and not sees_only_its_own(local_world_size, visible):
         return [f"Slurm allocated {allocated} GPUs but torch sees {visible}, run nvidia-smi there"]
     if allocated and allocated != local_world_size:
         return [f"{allocated} GPUs but {local_world_size} tasks, set --ntasks-per-node={allocated}"]
@@ -165,14 +183,12 @@ def _check_gpus(local_world_size: int) -> list[str]:
 # ---- the network ---------------------------------------------------------------------------------------------------
 
 
-def _test_network(exchange: _Exchange, hosts: list[str]) -> float:
+def _test_network(exchange: _Exchange, hosts: list[str], device: torch.device) -> float:
     """Measure an all-reduce of all ranks in GB/s. If it is too slow, test neighbouring nodes in pairs.
 
     Raises:
         AgreedError: if it is too slow; names the nodes of which every pair is too slow.
     """
-    local_rank = int(os.environ["LOCAL_RANK"])
-    device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
     if device.type == "cuda":
         torch.cuda.set_device(device)
     dist.init_process_group(

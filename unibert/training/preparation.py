@@ -78,9 +78,9 @@ def prepare(
         with_vectors=config.learns_from_corpus,
         past=past,
         skips=skips,
+        manifest=manifest,
+        check_shards=False,
     )
-    if placement.rank == 0 and stream.shards_folder is not None:
-        _check_shards(manifest, stream, stream.shards_folder)
     ds_config = read_ds_config(ds_config_path(config.training.ds_config), placement.device)
     changes = _changes(config)
     model = build_model(config, manifest, placement.device)
@@ -134,8 +134,18 @@ def _write_config(config: RunConfig) -> None:
     write_atomically(Path(config.run_dir) / "config.yaml", resolved)
 
 
-def _check_shards(manifest: Manifest, stream: Stream, folder: Path) -> None:
-    """Raise if the damage exceeds the limit; damage below it is only reported."""
+def check_shards(manifest: Manifest, stream: Stream) -> None:
+    """Check that every shard is there and has its size; damage below the limit is only reported.
+
+    One rank does this for all: a file system that serves many ranks may need minutes for half a million shards.
+
+    Raises:
+        UserError: if a shard is missing, or the damage exceeds the limit.
+    """
+    folder = stream.shards_folder
+    if folder is None:
+        return
+    stream.check_shards_exist()
     size = sum(shard.size_bytes for shard in manifest.shards)
     damaged = damaged_shards(manifest, folder, digests=size <= DIGESTS_UP_TO_BYTES)
     heldout_problems = [problem for shard, problem in damaged if shard.split == "heldout"]

@@ -18,6 +18,7 @@ from unibert.bench.stream.goals import evaluate_stream_goals
 from unibert.bench.stream.peers import standard_collator, vectorised_masking
 from unibert.bench.stream.plan import measure_plan, measure_resume
 from unibert.bench.stream.providers import STREAM_PROVIDERS
+from unibert.bench.stream.waits import measure_waits
 from unibert.bench.stream.work import Delivery, Work, prepare_sequences
 from unibert.bench.stream.worker import measure_pass, tune
 from unibert.cli import main
@@ -98,6 +99,7 @@ def run(corpus, tmp_path_factory):
         lines = []
         patch.setattr("builtins.print", lambda *words, **_: lines.append(" ".join(map(str, words))))
         words = ["--providers", '["1 loader", "on our shards", "MosaicML"]', "--repeats", "1", "--plan", "false"]
+        words += ["--waits_seconds", "0.2"]
         words += ["--sequence_length", str(SEQUENCE_LENGTH), "--batch_size", str(BATCH_SIZE), "--output", str(folder)]
         main(["bench", "stream", str(corpus), *words])
     return folder, "\n".join(lines)
@@ -109,6 +111,13 @@ def test_table_json_csv_and_plot_hold_every_provider(run, facts):
     assert results["benchmark"] == "stream"
     assert results["environment"]["versions"]["webdataset"]
     assert results["corpus"] == facts
+    assert [(row["loader_processes"], row["cold"]) for row in results["waits"]] == [
+        (0, False),
+        (0, True),
+        (1, False),
+        (1, True),
+    ]
+    assert "1 loader processes, cold cache" in text
     rows = {row["provider"]: row for row in results["rows"]}
     assert list(rows) == ["UniBERT, 1 loader process", "WebDataset on our shards", "MosaicML Streaming"]
     for name in ("UniBERT, 1 loader process", "WebDataset on our shards"):
@@ -254,13 +263,19 @@ def test_memory_of_a_pass_is_its_peak():
     assert measure_pass(hungry, 2)["memory_bytes"] == pytest.approx(2**26, rel=0.25)
 
 
-def test_planning_and_resuming_are_measured(work, facts):
+def test_planning_resuming_and_waits_are_measured(work, facts):
     plan = measure_plan(num_languages=5, num_shards=60, run_tokens=20_000_000)
     assert list(plan["resume_seconds"]) == ["0.1", "0.5", "0.99"]
     assert min(plan["resume_seconds"].values()) > 0
     # Planning a step takes three draws of several numpy calls each.
     assert plan["step_seconds"] > 1e-6
     assert plan["share_of_step"] == plan["step_seconds"] / 0.1
+    waits = measure_waits(work, 0, 0.8, cold=True)
+    assert waits["steps"] == 20
+    assert waits["windows"] > 0
+    assert 0 < waits["mean_wait"] < waits["longest_wait"]
+    assert waits["share"] == waits["mean_wait"] / 0.04
+    assert waits["share"] < waits["share_of_ranks"] <= waits["longest_wait"] / 0.04
     resumed = measure_resume(work)
     assert resumed["seconds"] > 0
     assert resumed["step"] > 1
@@ -295,6 +310,7 @@ def test_goals_follow_from_the_figures():
     [
         (["/nowhere"], "/nowhere/manifest.json: no such file"),
         (["/nowhere", "--repeats", "0"], "repeats: must be at least 1"),
+        (["/nowhere", "--waits_seconds", "-1"], "waits_seconds: must not be negative"),
         (["/nowhere", "--masking_rate", "0"], "masking_rate: must lie above 0"),
         (["/nowhere", "--tuning_seconds", "0"], "tuning_seconds: must be positive"),
         (["CORPUS", "--providers", '["Mosaik"]'], "no provider matches Mosaik"),

@@ -25,7 +25,7 @@ from unibert.model import unibert as module
 from unibert.model.config import AdversaryConfig, DistillationConfig, MLMConfig, ModelConfig
 from unibert.model.encoder import build_masked_lm
 from unibert.model.teacher import Teacher
-from unibert.stream.batch import Batch
+from unibert.stream.batch import Batch, document_spans
 
 NOT_MASKED = -100
 MASK_ID = 4
@@ -161,6 +161,7 @@ def _batch(number: int, size: TrainingSize) -> Batch:
         max_seqlen=length,
         masked_positions=masked.flatten().nonzero()[:, 0],
         sequence_indices=torch.arange(size.batch) + number * size.batch,
+        document_spans=document_spans(documents.numpy()),
         origins=[],
     )
 

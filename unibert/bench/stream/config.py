@@ -34,6 +34,9 @@ class StreamBenchConfig:
     plan: bool = True
     """Measure planning and resuming too."""
 
+    waits_seconds: float = 60.0
+    """Seconds for each measurement of the waits for data, of which there are four. 0 measures none."""
+
     seed: int = 0
     """Seed of order and masking."""
 
@@ -49,5 +52,7 @@ class StreamBenchConfig:
                 raise ValueError(f"{key}: must be at least {minimum}, got {getattr(self, key)}")
         if not 0 < self.masking_rate <= 1:
             raise ValueError(f"masking_rate: must lie above 0 and not above 1, got {self.masking_rate}")
+        if self.waits_seconds < 0:
+            raise ValueError(f"waits_seconds: must not be negative, got {self.waits_seconds}; use 0 for none")
         if self.tuning_seconds <= 0:
             raise ValueError(f"tuning_seconds: must be positive, got {self.tuning_seconds}")

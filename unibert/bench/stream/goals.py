@@ -7,6 +7,7 @@ from typing import Any
 
 from unibert.bench.goals import Goal
 from unibert.bench.result_files import label
+from unibert.bench.stream.waits import STEP_SECONDS
 
 Row = Mapping[str, Any]
 
@@ -17,7 +18,8 @@ SHARE_OF_STEP = 0.01
 
 
 def evaluate_stream_goals(results: Mapping[str, Any]) -> Iterator[Goal]:
-    """All goals that the results can decide: tokens per second and core, speed-up, resuming, planning."""
+    """All goals that the results can decide: tokens per second and core, speed-up, resuming, planning,
+    waits."""
     rows = [row for row in results["rows"] if row["status"] == "ran"]
     corpus = results["corpus"]
     case = f"{corpus['tokens'] / 1e6:.3g} M tokens, {corpus['languages']} languages"
@@ -55,6 +57,14 @@ def evaluate_stream_goals(results: Mapping[str, Any]) -> Iterator[Goal]:
             f"{plan['share_of_step']:.3%}",
             plan["share_of_step"] < SHARE_OF_STEP,
         )
+    for row in results.get("waits", []):
+        if row["loader_processes"]:
+            yield Goal(
+                f"data waits < {SHARE_OF_STEP:.0%} of a {STEP_SECONDS * 1e3:.0f} ms step",
+                f"{row['windows']} windows opened, {'cold' if row['cold'] else 'warm'} cache",
+                f"{row['share']:.2%}, longest {row['longest_wait'] * 1e3:.1f} ms",
+                row["share"] < SHARE_OF_STEP,
+            )
 
 
 def _fastest(rows: Iterable[Row]) -> Row | None:

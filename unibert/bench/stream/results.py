@@ -9,6 +9,7 @@ from typing import Any
 from unibert.bench.goals import format_goals
 from unibert.bench.result_files import label
 from unibert.bench.stream.goals import evaluate_stream_goals
+from unibert.bench.stream.waits import RANKS, STEP_SECONDS
 from unibert.text import plain_table
 
 Row = Mapping[str, Any]
@@ -33,6 +34,15 @@ COLUMNS = (
 )
 HEADERS = ("M tokens/s", "median", "best", "per CPU s", "memory", "padding", "first batch")
 
+WAITS_HEADERS = (
+    f"waits at {STEP_SECONDS * 1e3:.0f} ms a step",
+    "mean",
+    "longest",
+    "windows",
+    "share",
+    f"of {RANKS} ranks",
+)
+
 
 def format_stream_rows(results: Mapping[str, Any]) -> str:
     """The corpus and one line for each provider, with the reason for those that did not run."""
@@ -45,7 +55,8 @@ def format_stream_rows(results: Mapping[str, Any]) -> str:
     missing = [f"{row['provider']}: {row['status']}: {row['why']}" for row in results["rows"] if row["status"] != "ran"]
     resume = results.get("resume")
     resuming = [f"first batches after a resume in mid-run: {resume['seconds']:.2f} s"] if resume else []
-    return "\n".join([title, *lines, *missing, *resuming]) + "\n"
+    waits = plain_table([WAITS_HEADERS, *map(_wait_cells, results["waits"])]) if "waits" in results else []
+    return "\n".join([title, *lines, *missing, *resuming, *waits]) + "\n"
 
 
 def _cells(row: Row) -> Sequence[str]:
@@ -55,6 +66,17 @@ def _cells(row: Row) -> Sequence[str]:
         f"{row['memory_bytes'] / 2**20:,.0f} MiB" if "memory_bytes" in row and row["side"] != "stage" else "",
         f"{row['padding_share']:.2%}",
         f"{row['first_batch_seconds']:.2f} s" if row["side"] != "stage" else "",
+    )
+
+
+def _wait_cells(row: Row) -> Sequence[str]:
+    return (
+        f"{row['loader_processes']} loader processes, {'cold' if row['cold'] else 'warm'} cache",
+        f"{row['mean_wait'] * 1e3:.2f} ms",
+        f"{row['longest_wait'] * 1e3:.1f} ms",
+        f"{row['windows']}",
+        f"{row['share']:.1%}",
+        f"{row['share_of_ranks']:.1%}",
     )
 
 

@@ -16,6 +16,7 @@
     runs           every pass of every round
     plan           seconds to resume by resume point, seconds and share of a step for planning
     resume         seconds to the first batch after a resume in the middle of the real corpus
+    waits          for no and one loader process, with and without the shards in the page cache: see `measure_waits`
 
 ``results.csv`` holds the rows, and ``results.png`` plots them.
 """
@@ -90,6 +91,10 @@ def bench_stream(config: StreamBenchConfig) -> dict[str, Any]:
             print("planning and resuming", flush=True)
             results["plan"] = _run_required(Job(task="plan"))
             results["resume"] = _run_required(Job(task="resume", work=asdict(work)))
+        if config.waits_seconds:
+            print("waiting for data at a steady pace", flush=True)
+            job = Job(task="waits", work=asdict(work), seconds=config.waits_seconds)
+            results["waits"] = _run_required(job)["waits"]
     write_results(results, config.output, COLUMNS)
     show_stream_results(results, config.output)
     return results

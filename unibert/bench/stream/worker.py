@@ -13,6 +13,7 @@ import sys
 import time
 from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ from unibert.bench.availability import NotAvailableError
 from unibert.bench.process_memory import CLEAR_REFS, RESET_PEAK, status_bytes
 from unibert.bench.stream.plan import NUM_LANGUAGES, NUM_SHARDS, RUN_TOKENS, measure_plan, measure_resume
 from unibert.bench.stream.providers import STREAM_PROVIDERS
+from unibert.bench.stream.waits import measure_waits
 from unibert.bench.stream.work import Source, StreamProvider, Work, prepare_sequences
 from unibert.bench.worker_process import one_line
 from unibert.files import write_json
@@ -35,9 +37,9 @@ Row = dict[str, Any]
 class Job:
     """The job of a worker."""
 
-    task: Literal["sequences", "prepare", "tune", "pass", "plan", "resume"]
+    task: Literal["sequences", "prepare", "tune", "pass", "plan", "resume", "waits"]
     """Cut the corpus into sequences, write a provider's copy, find its fastest option, measure a pass, measure
-    planning, or measure resuming."""
+    planning, measure resuming, or measure waits."""
     work: dict[str, Any] = field(default_factory=dict)
     """Fields of `Work`."""
     provider: str = ""
@@ -45,7 +47,7 @@ class Job:
     tokens: int = 0
     """Tokens of a pass."""
     seconds: float = 0.0
-    """Maximum seconds for an option."""
+    """Maximum seconds for an option; seconds of a measurement of waits."""
 
 
 def main(job_file: str, result_file: str) -> None:
@@ -69,6 +71,9 @@ def _run_job(job: Job) -> Row:
         return prepare_sequences(work)
     if job.task == "resume":
         return measure_resume(work)
+    if job.task == "waits":
+        cases = product((0, 1), (False, True))
+        return {"waits": [measure_waits(work, workers, job.seconds, cold=cold) for workers, cold in cases]}
     provider = provider_of(job.provider)
     try:
         if job.task == "prepare":

@@ -24,6 +24,7 @@ from unibert.training.config import RunConfig
 from unibert.training.freed_memory import keep_freed_memory
 from unibert.training.loop import MadeStep, PreparedStep, Pretraining
 from unibert.training.ranks.collectives import join
+from unibert.training.run_history import RunHistory
 from unibert.training.step_counts import StepCounts
 from unibert.training.weight_update import gradient_norm
 
@@ -124,7 +125,7 @@ class _Trainer(Pretraining):
     """The trainer, which ends when the steps to measure are made, without checkpoint and export."""
 
     def __init__(self, config: RunConfig, stopwatch: Stopwatch, work: TrainWork) -> None:
-        super().__init__(config, join())
+        super().__init__(config, join(), RunHistory())
         self._work, self._stopwatch = work, stopwatch
 
     def _optimizer_step(self, prepared: PreparedStep, counts: StepCounts, *, logged: bool) -> MadeStep:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import pickle
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, BinaryIO, cast
 
 import torch
 
-from unibert.files import file_sha256, flush_to_disk
+from unibert.files import flush_to_disk
 
 _ALIGNMENT = 64
 """Bytes; of torch's allocator for CPUs too."""
@@ -137,8 +138,23 @@ class _Restorer(pickle.Unpickler):
         return self._tensors[number]
 
 
+class _DigestedFile:
+    """A file that ``torch.save`` writes, and the digest of what it has written."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.content = hashlib.sha256()
+
+    def write(self, content: bytes) -> int:
+        self.content.update(content)
+        return self._file.write(content)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
 def write(files: list[Copied]) -> Written:
-    """Write the files and flush them to disk.
+    """Write the files and flush them to disk. Digests are taken of what is written, which is not read again.
 
     Raises:
         OSError, RuntimeError: if one cannot be written.
@@ -146,7 +162,9 @@ def write(files: list[Copied]) -> Written:
     started = time.perf_counter()
     digests = {}
     for file in files:
-        torch.save(_Restorer(file.structure, file.tensors).load(), file.path)
+        with file.path.open("wb") as opened:
+            digested = _DigestedFile(opened)
+            torch.save(_Restorer(file.structure, file.tensors).load(), cast("IO[bytes]", digested))
         flush_to_disk(file.path)
-        digests[file.path.name] = file_sha256(file.path)
+        digests[file.path.name] = digested.content.hexdigest()
     return Written(digests, time.perf_counter() - started)

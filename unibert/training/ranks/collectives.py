@@ -16,7 +16,7 @@ import torch.distributed as dist
 from unibert.errors import AgreedError, UserError
 from unibert.training.ranks.collective_counter import counted_collective
 from unibert.training.ranks.failures import raise_if_ranks_lost
-from unibert.training.ranks.placement import Placement, place_from_environment
+from unibert.training.ranks.placement import Placement, device_index, place_from_environment
 from unibert.training.ranks.readback import Readback, upload
 
 Object = TypeVar("Object")
@@ -35,13 +35,16 @@ def join(timeout: timedelta = COLLECTIVE_TIMEOUT) -> Placement:
     """
     rank, local_rank, world_size, local_world_size = place_from_environment()
     if torch.cuda.is_available():
-        if local_rank >= torch.cuda.device_count():
+        index = device_index(local_rank, local_world_size, torch.cuda.device_count())
+        if index is None:
             raise UserError(
                 f"rank {rank} on {socket.gethostname()} is process {local_rank} of its machine, which has "
                 f"{torch.cuda.device_count()} GPUs; start one process per GPU"
             )
-        device = torch.device("cuda", local_rank)
+        device = torch.device("cuda", index)
         torch.cuda.set_device(device)
+        # DeepSpeed takes it for the number of the device.
+        os.environ["LOCAL_RANK"] = str(index)
     else:
         device = torch.device("cpu")
         if "OMP_NUM_THREADS" not in os.environ or local_world_size > 1:

@@ -59,6 +59,29 @@ def place_from_environment() -> tuple[int, int, int, int]:
     return place
 
 
+def device_index(local_rank: int, local_world_size: int, num_visible: int) -> int | None:
+    """Return which of the GPUs that this process sees is its own; None if it has none.
+
+    Most launchers show all GPUs of a machine to each of its processes. Slurm shows each task its own, as number 0, if
+    the job asks for ``--gpus-per-task=1``.
+    """
+    if sees_only_its_own(local_world_size, num_visible):
+        return 0
+    return local_rank if local_rank < num_visible else None
+
+
+def sees_only_its_own(local_world_size: int, num_visible: int) -> bool:
+    """Whether this process sees one GPU because the others of its machine belong to other tasks of Slurm."""
+    allocated = int(os.environ.get("SLURM_GPUS_ON_NODE", "0"))
+    return num_visible == 1 < local_world_size <= max(allocated, local_world_size * _gpus_per_task())
+
+
+def _gpus_per_task() -> int:
+    # A type may precede the number, as in a100:1.
+    number = os.environ.get("SLURM_GPUS_PER_TASK", "0").rpartition(":")[2]
+    return int(number) if number.isdigit() else 0
+
+
 def hosts_of_ranks(world_size: int) -> list[str]:
     """Host of every rank. Slurm places the same number on each node; without Slurm, all ranks are on this machine."""
     hosts = _hosts(os.environ["SLURM_STEP_NODELIST"]) if "SLURM_STEP_NODELIST" in os.environ else [socket.gethostname()]
@@ -84,7 +107,9 @@ def is_first_rank() -> bool:
 
 def is_first_of_machine() -> bool:
     """Whether this is local rank 0 according to the environment."""
-    return os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0"
+    # LOCAL_RANK may be the number of the device by now, see `unibert.training.ranks.collectives.join`.
+    started_by_srun = is_one_of_srun() and os.environ.get("RANK") in (None, os.environ["SLURM_PROCID"])
+    return os.environ.get("SLURM_LOCALID" if started_by_srun else "LOCAL_RANK", "0") == "0"
 
 
 def is_one_of_srun() -> bool:
