@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
+from unibert.configuration import parse
 from unibert.training.checkpoint.claim import Claim
+from unibert.training.config import RunConfig
 from unibert.training.metrics_file import LoggedMetrics, MetricsFile, read_metrics
 from unibert.training.metrics_log import MetricsLog
 
@@ -49,5 +51,6 @@ def test_a_resumed_run_keeps_intact_lines_up_to_its_step(tmp_path):
 
 def test_a_run_without_a_checkpoint_measures_its_start_again(tmp_path):
     path = write(tmp_path)
-    MetricsLog(tmp_path, Claim(tmp_path), None, 50).start_after(0)
+    config = parse(RunConfig, [f"--run_dir={tmp_path}", "--corpus=c", "--training.tokens=2048"])
+    MetricsLog(tmp_path, Claim(tmp_path), 50).start_after(0, 0, config)
     assert path.read_text() == ""
