@@ -116,11 +116,12 @@ def test_another_corpus_is_read_from_its_beginning(start, parent, own_corpus):
 
 
 @pytest.mark.slow
-def test_another_number_of_ranks_continues_a_branch(start):
-    stage = "--training.ds_config=zero2"
-    parent = start("two-ranks", stage, ranks=2)
-    branch = start("one-rank", f"--resume_from={parent}@4", stage)
-    whole = Path(shutil.copytree(parent, parent.with_name("two-ranks-after-4")))
+@pytest.mark.parametrize("stage", [2, 3])
+def test_another_number_of_ranks_continues_a_branch(stage, start):
+    ds_config = f"--training.ds_config=zero{stage}"
+    parent = start(f"zero{stage}", ds_config, ranks=2)
+    branch = start(f"zero{stage}-one-rank", f"--resume_from={parent}@4", ds_config)
+    whole = Path(shutil.copytree(parent, parent.with_name(f"zero{stage}-after-4")))
     for run in (branch, whole):
         lines = [json.dumps(line) + "\n" for line in after(run, 4)]
         (run / "metrics.jsonl").write_text("".join(lines))
