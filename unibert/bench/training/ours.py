@@ -88,13 +88,14 @@ def _padded(work: TrainWork, rank: int) -> Iterator[Batch]:
             "position_ids": torch.zeros(shape, dtype=torch.long),
             "document_ids": torch.full(shape, -1),
         }
-        bounds = [0]
+        bounds, spans = [0], []
         for row in range(work.batch_size):
             tokens = documents == row
             length = int(tokens.sum())
             alone["input_ids"][row, :length], alone["labels"][row, :length] = ids[tokens], labels[tokens]
             alone["position_ids"][row, :length] = torch.arange(length)
             alone["document_ids"][row, :length] = row
+            spans.append((row * work.sequence_length, row * work.sequence_length + length))
             bounds += [row * work.sequence_length + length, (row + 1) * work.sequence_length]
         cu_seqlens = torch.tensor(bounds, dtype=torch.int32).unique()
         yield Batch(
@@ -104,6 +105,7 @@ def _padded(work: TrainWork, rank: int) -> Iterator[Batch]:
             max_seqlen=int(cu_seqlens.diff().max()),
             masked_positions=(alone["labels"].flatten() != NOT_MASKED).nonzero()[:, 0],
             sequence_indices=batch.sequence_indices,
+            document_spans=spans,
             origins=[[""]] * work.batch_size,
         )
 
