@@ -24,6 +24,7 @@ from unibert.training.loop import Pretraining
 from unibert.training.metrics_log import MetricsLog
 from unibert.training.ranks import readback
 from unibert.training.ranks.collectives import join
+from unibert.training.run_history import RunHistory
 
 WAITING = {
     "_local_scalar_dense", "_unique2", "bincount", "equal", "masked_select", "nonzero", "repeat_interleave.Tensor",
@@ -117,7 +118,7 @@ def count_reads(words: list[str], report: Path) -> None:
 
     Batch.to, MetricsLog.advance = to_device, next_step  # type: ignore[method-assign]
     readback.Readback.__init__, readback.Readback.tolist = begin_readback, read  # type: ignore[method-assign]
-    training = Pretraining(parse(RunConfig, words), join())
+    training = Pretraining(parse(RunConfig, words), join(), RunHistory())
     reads.put_on_device([list(training.engine.module.parameters()), list(training.engine.module.buffers())])
     with Operations(reads), Methods(reads):
         training._train()

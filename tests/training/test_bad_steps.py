@@ -145,7 +145,8 @@ def test_bf16_leaves_them_out_too(stage, one_process, module_run_file, tmp_path,
     metrics = read_metrics(run_dir / "metrics.jsonl")
     alone = read_metrics(one_process / "metrics.jsonl")
     assert [line["step"] for line in metrics.left_out] == [line["step"] for line in alone.left_out]
-    assert metrics.training[-1]["loss"] < metrics.training[0]["loss"]
+    # bf16 has 8 significant bits.
+    assert metrics.training[-1]["loss"] == pytest.approx(alone.training[-1]["loss"], rel=2**-8)
 
 
 def test_a_resumed_run_leaves_out_and_counts_the_same(one_process, module_run_file, tmp_path, unibert):
