@@ -261,7 +261,7 @@ def test_the_commands_print_their_own_lines_and_name_the_model_last(module_run_f
     before = (model.parent / "metrics.jsonl").read_text()
     assert again.returncode == 0
     assert again.stdout.startswith(f"unibert: {model.parent} is finished: it has all 2 steps; to train it further")
-    assert f"--run_dir NEW --model.initialize_from {model}; to start anew, choose another --run_dir" in again.stdout
+    assert f"--run_dir NEW --resume_from {model.parent} and more --training.tokens; to start anew, " in again.stdout
     assert again.stdout.endswith(last_line)
     assert all(line.startswith("unibert: ") for line in again.stderr.splitlines()), again.stderr
     assert (model.parent / "metrics.jsonl").read_text() == before
