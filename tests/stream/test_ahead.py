@@ -86,3 +86,14 @@ def test_the_next_step_is_prepared_meanwhile(stream: Stream) -> None:
     with pytest.raises(UserError, match="the fourth step cannot be read"):
         next(prepared)
     assert asked_for == [0, 1, 2, 3]
+
+
+def test_a_closed_stream_leaves_no_thread_at_work(stream: Stream) -> None:
+    """A process forked meanwhile would inherit the locks that it holds."""
+    before = set(threading.enumerate())
+    steps = stream.steps()
+    while next(steps).step.index < 20:
+        pass
+    assert set(threading.enumerate()) > before
+    steps.close()
+    assert set(threading.enumerate()) <= before

@@ -6,12 +6,9 @@ from collections.abc import Callable, Generator
 from concurrent.futures import Future, wait
 
 from unibert.schedules import Step
-from unibert.stream.background import Background
+from unibert.stream.background import SECONDS_TO_END, Background
 from unibert.stream.batch import Batch
 from unibert.stream.stream import StepBatch
-
-_SECONDS_TO_END = 1.0
-"""A step takes milliseconds, unless a server does not respond."""
 
 
 def prepare_ahead(
@@ -37,5 +34,5 @@ def prepare_ahead(
             prepared = following.result()
     finally:
         # Closing ends the loader processes. An iterator that is at work cannot be closed; they end with this process.
-        if following is None or wait([following], _SECONDS_TO_END).done:
+        if following is None or wait([following], SECONDS_TO_END).done:
             steps.close()

@@ -6,10 +6,15 @@ import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
-from queue import SimpleQueue
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
+
+
+SECONDS_TO_END = 1.0
+"""How long an end waits for work, which takes less unless a server does not respond."""
 
 
 class Background:
@@ -21,7 +26,8 @@ class Background:
 
     def __init__(self) -> None:
         self._work: SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = SimpleQueue()
-        threading.Thread(target=_run, args=(self._work,), name="unibert-stream", daemon=True).start()
+        self._thread = threading.Thread(target=_run, args=(self._work,), name="unibert-stream", daemon=True)
+        self._thread.start()
         weakref.finalize(self, self._work.put, None)
 
     def start(self, function: Callable[[], Result]) -> Future[Result]:
@@ -29,6 +35,18 @@ class Background:
         future: Future[Result] = Future()
         self._work.put((function, future))
         return future
+
+    def close(self) -> None:
+        """Begin nothing more. Wait for the function at work, unless it takes more than a second.
+
+        A process that is forked while a thread is at work inherits the locks that the thread holds, for ever.
+        """
+        with suppress(Empty):
+            while (job := self._work.get_nowait()) is not None:
+                job[1].cancel()
+        self._work.put(None)
+        if threading.current_thread() is not self._thread:
+            self._thread.join(SECONDS_TO_END)
 
 
 def _run(work: SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None]) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from math import ceil
@@ -190,7 +191,13 @@ class Stream:
         self, lane_indices: Sequence[int], first_step: int, state: Mapping[str, Any] | None
     ) -> Iterator[StepBatch]:
         """Yield the steps of some consecutive lanes."""
-        num_lanes, background = self._config.lanes, Background()
+        with closing(Background()) as background:
+            yield from self._steps_of_lanes(lane_indices, first_step, state, background)
+
+    def _steps_of_lanes(
+        self, lane_indices: Sequence[int], first_step: int, state: Mapping[str, Any] | None, background: Background
+    ) -> Iterator[StepBatch]:
+        num_lanes = self._config.lanes
         lanes = {
             index: Lane(
                 index,
