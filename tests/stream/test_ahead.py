@@ -94,6 +94,6 @@ def test_a_closed_stream_leaves_no_thread_at_work(stream: Stream) -> None:
     steps = stream.steps()
     while next(steps).step.index < 20:
         pass
-    assert set(threading.enumerate()) > before
+    assert set(threading.enumerate()) - before
     steps.close()
-    assert set(threading.enumerate()) <= before
+    assert not set(threading.enumerate()) - before
