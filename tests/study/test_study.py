@@ -209,6 +209,14 @@ def test_one_line_says_what_is_left(own_study):
     assert _status(jobs) == "18 of 21 done; left: 2 × qa, 1 × sts"
 
 
+def test_a_model_may_be_removed_when_it_is_scored(own_study):
+    shutil.rmtree(own_study.output / "untrained" / "seed-3" / "model")
+    jobs = jobs_of(own_study)
+    assert _status(jobs) == "21 of 21 done"
+    (own_study.output / "untrained" / "seed-3" / "scores" / "sts.json").unlink()
+    assert _status(jobs) == "19 of 21 done; left: 1 × weights, 1 × sts"
+
+
 def test_the_commands_of_an_arm(tmp_path, data):
     arms = {
         "mlm": {"run": {"adversary": None, "distillation": {"teacher": "t"}}},

@@ -12,12 +12,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from unibert.evaluation.config import FINE_TUNED
 from unibert.study.config import Arm, Study
+
+_UNIBERT = [sys.executable, "-m", "unibert"]
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,13 @@ class Item:
     result: Path
     """The file that the command writes last."""
     log: Path
+    needed_for: tuple[Path, ...] = ()
+    """Scores that need the result, for a command that makes a model."""
 
     @property
     def done(self) -> bool:
-        """Whether the command has ended well."""
-        return self.result.is_file()
+        """Whether the command has ended well, or what needs its result has: scored models may be removed."""
+        return self.result.is_file() or (bool(self.needed_for) and all(path.is_file() for path in self.needed_for))
 
     def __str__(self) -> str:
         return f"{self.name} of {self.arm}, seed {self.seed}"
@@ -57,7 +61,10 @@ def jobs_of(study: Study) -> list[Job]:
     for seed in study.seeds:
         for arm in study.arms.values():
             if arm.like is None and seed in study.seeds_of(arm):
-                jobs.append(Job(list(_items(study, arm, seed)), folder_of(study, arm, seed) / ".lock"))
+                models, scores = list(_models(study, arm, seed)), list(_scores(study, arm, seed))
+                needed_for = tuple(item.result for item in scores)
+                models = [replace(item, needed_for=needed_for) for item in models]
+                jobs.append(Job([*models, *scores], folder_of(study, arm, seed) / ".lock"))
     return jobs
 
 
@@ -80,17 +87,16 @@ def model_folder(study: Study, arm: Arm, seed: int) -> Path:
     return Path(trained.model) if trained.model else folder_of(study, trained, seed) / "run" / "model"
 
 
-def _items(study: Study, arm: Arm, seed: int) -> Iterator[Item]:
-    """Yield the commands for an arm's model, and those for the arms that evaluate it too."""
+def _models(study: Study, arm: Arm, seed: int) -> Iterator[Item]:
+    """Yield the commands that make an arm's model."""
     folder = folder_of(study, arm, seed)
-    unibert = [sys.executable, "-m", "unibert"]
     if arm.overrides is not None:
         yield Item(
             arm.name,
             seed,
             "pretrain",
             [
-                *(study.launch or unibert),
+                *(study.launch or _UNIBERT),
                 "pretrain",
                 str(study.run),
                 *_options(arm.overrides),
@@ -103,23 +109,26 @@ def _items(study: Study, arm: Arm, seed: int) -> Iterator[Item]:
     if arm.untrained:
         words = [sys.executable, "-m", "unibert.study.fresh_weights", str(arm.model), str(seed), str(folder / "model")]
         yield Item(arm.name, seed, "weights", words, folder / "model" / "model.safetensors", folder / "weights.log")
-    evaluated = [one for one in study.arms.values() if one.name == arm.name or one.like == arm.name]
-    if arm.overrides is not None and any(one.center for one in evaluated):
+    if arm.overrides is not None and any(one.center for one in _evaluated(study, arm)):
         yield Item(
             arm.name,
             seed,
             "means",
-            [*unibert, "export", str(folder / "run"), "--center"],
+            [*_UNIBERT, "export", str(folder / "run"), "--center"],
             folder / "run" / "model" / "language_means.safetensors",
             folder / "means.log",
         )
-    for one in evaluated:
+
+
+def _scores(study: Study, arm: Arm, seed: int) -> Iterator[Item]:
+    """Yield the commands that score an arm's model, for it and for the arms that evaluate it too."""
+    for one in _evaluated(study, arm):
         model = model_folder(study, one, seed)
         for task, options in study.tasks.items():
             given = {key: value for key, value in options.items() if key != "data"}
             centred = {"center": True} if one.center and task != "retrieval" else {}
             words = [
-                *unibert,
+                *_UNIBERT,
                 "evaluate",
                 str(model),
                 f"--{task}={options['data']}",
@@ -129,6 +138,11 @@ def _items(study: Study, arm: Arm, seed: int) -> Iterator[Item]:
             ]
             log = folder_of(study, one, seed) / f"{task}.log"
             yield Item(one.name, seed, task, words, scores_file(study, one, seed, task), log)
+
+
+def _evaluated(study: Study, arm: Arm) -> list[Arm]:
+    """Return the arms that evaluate an arm's model."""
+    return [one for one in study.arms.values() if one.name == arm.name or one.like == arm.name]
 
 
 def _merged(options: Mapping[str, Any], others: Mapping[str, Any], task: str) -> dict[str, Any]:
