@@ -134,6 +134,10 @@ class Pretraining:
     """Steps of the checkpoints whose mean the weights are; none if they are those of one checkpoint."""
     ema_half_life: int | None = None
     """Half-life in tokens of the moving average that the weights are; None if they are those of the last step."""
+    parent: str | None = None
+    """Name of the run that this one is a branch of."""
+    parent_tokens: int = 0
+    """Tokens that the parent has read before the branch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -356,6 +360,11 @@ def _training(origin: Pretraining) -> list[str]:
         f"Training started {start} and read {lengths}. Its objectives:",
         "\n".join(f"- {objective}" for objective in objectives),
     ]
+    if origin.parent is not None:
+        paragraphs.append(
+            f"The first {origin.parent_tokens:,} tokens are those of the run `{origin.parent}`, from which this one "
+            "branched off. What stands here describes the branch; text and settings of that run may differ."
+        )
     if steps := origin.averaged_steps:
         listed = join_words([f"{step:,}" for step in steps], "and")
         paragraphs.append(f"The weights are the mean of those after the steps {listed}.")

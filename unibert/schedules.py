@@ -184,9 +184,11 @@ class Timeline:
             progress=tokens_before / self.total_tokens,
         )
 
-    def phases(self) -> list[Step]:
-        """Return the first step of every phase of constant batch size and sequence length."""
-        return [self[phase.first_step] for phase in self._phases]
+    def phases(self, first_step: int = 0) -> list[Step]:
+        """Return the first step of every phase of constant batch size and sequence length, from a step on."""
+        begins = [phase.first_step for phase in self._phases]
+        ends = [*begins[1:], self.num_steps]
+        return [self[max(begin, first_step)] for begin, end in zip(begins, ends, strict=True) if end > first_step]
 
     def until(self, step: int) -> PastSteps:
         """Return the first ``step`` steps, for a timeline that goes on from there."""

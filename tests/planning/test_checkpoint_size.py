@@ -12,6 +12,7 @@ from unibert.training.engine import DS_CONFIGS
 
 STAGES = {"zero0": None, "zero1": "bf16", "zero3": None}
 """ds_configs with the precision to enable, None for fp32. They cover every rule for the size of a checkpoint."""
+AVERAGES = {"": (), " and an average": ("--training.ema_half_life=1000",)}
 
 
 @pytest.fixture(scope="module")
@@ -33,25 +34,38 @@ def checkpoints(module_run_file, ds_configs, tmp_path_factory) -> dict[str, Path
     folder = tmp_path_factory.mktemp("runs")
     runs = [
         {
-            "name": name,
+            "name": f"{name}{average}",
             "ranks": 1,
             "fp16": False,
-            "overrides": [f"--run_dir={folder / name}", f"--training.ds_config={path}", "--training.tokens=512"],
+            "overrides": [
+                f"--run_dir={folder / f'{name}{average}'}",
+                f"--training.ds_config={path}",
+                "--training.tokens=512",
+                *options,
+            ],
         }
         for name, path in ds_configs.items()
+        for average, options in AVERAGES.items()
     ]
     train_each(folder, module_run_file, runs, timeout=300)
-    return {name: folder / name / "checkpoints" / "step-00000001" for name in STAGES}
+    return {run["name"]: folder / run["name"] / "checkpoints" / "step-00000001" for run in runs}
 
 
+@pytest.mark.parametrize("average", AVERAGES)
 @pytest.mark.parametrize("name", STAGES)
-def test_size_of_a_checkpoint(name, checkpoints, ds_configs, module_run_file, tmp_path, monkeypatch):  # noqa: F811
+def test_size_of_a_checkpoint(name, average, checkpoints, ds_configs, module_run_file, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
-    words = [str(module_run_file), "--gpus=1", "--gpu=cpu", f"--training.ds_config={ds_configs[name]}"]
+    words = [
+        str(module_run_file),
+        "--gpus=1",
+        "--gpu=cpu",
+        f"--training.ds_config={ds_configs[name]}",
+        *AVERAGES[average],
+    ]
     main(["plan", *words, f"--output={tmp_path / 'plan.json'}"])
     plan = json.loads((tmp_path / "plan.json").read_text())
     planned = next(e["checkpoint_bytes"] for e in plan["memory"] if e["ds_config"] == str(ds_configs[name]))
-    actual = sum(path.stat().st_size for path in checkpoints[name].rglob("*") if path.is_file())
+    actual = sum(path.stat().st_size for path in checkpoints[f"{name}{average}"].rglob("*") if path.is_file())
     # The rest is DeepSpeed's scripts, 41 kB, and names and shapes of tensors. One byte per parameter would exceed it.
     assert 0 < actual - planned < 80_000
     assert sum(plan["parameters"].values()) > 80_000

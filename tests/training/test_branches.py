@@ -14,6 +14,7 @@ from tests.training.compare import largest_relative_difference, lines_without_ti
 from tests.training.conftest import run_to_end, write_run_file
 from unibert.configuration import parse
 from unibert.corpus.manifest import Manifest
+from unibert.doctor.run_files import check_run
 from unibert.errors import UserError
 from unibert.training.branch import branch_of_run, raise_if_other_architecture
 from unibert.training.config import RunConfig
@@ -163,6 +164,32 @@ def test_what_does_not_fit_is_refused(parent, corpus, own_corpus, tmp_path, resu
     assert not (tmp_path / "run").exists()
 
 
+def test_the_plan_counts_what_the_branch_adds(parent, unibert, tmp_path):
+    words = [str(parent / "config.yaml"), f"--run_dir={tmp_path / 'run'}", f"--resume_from={parent}@8"]
+    options = [f"--training.tokens={20 * STEP_TOKENS}", "--gpus=1", "--gpu=h100", f"--output={tmp_path / 'plan.json'}"]
+    status, output = unibert("plan", *words, *options)
+    assert status == 0, output
+    assert f"6,144 tokens in 12 steps of 8 × 64 tokens, after 4,096 tokens of {parent}@8" in " ".join(output.split())
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    assert (plan["tokens"], plan["steps"], plan["tokens_of_parent"]) == (6144, 12, 4096)
+    assert plan["seconds"] == pytest.approx(6144 / plan["tokens_per_second"])
+
+
+@pytest.mark.parametrize(
+    ("resume_from", "mark", "message"),
+    [
+        ("{parent}@8", "ok", "{parent} at step 8, after 4,096 tokens; its stream goes on"),
+        ("{parent}@7", "FAIL", "{parent} has no checkpoint of step 7"),
+    ],
+)
+def test_the_doctor_examines_the_parent(parent, tmp_path, resume_from, mark, message):
+    words = [f"--config={parent / 'config.yaml'}", f"--run_dir={tmp_path / 'run'}"]
+    config = parse(RunConfig, [*words, f"--resume_from={resume_from.format(parent=parent)}"])
+    [finding] = [one for one in check_run(config) if one.subject == "resume_from"]
+    assert finding.mark == mark
+    assert message.format(parent=parent) in finding.message
+
+
 def test_the_report_draws_branches_of_one_parent(start, parent, unibert):
     branches = [start(name, f"--resume_from={parent}@8", "--seed=1") for name in ("first", "second")]
     status, output = unibert("report", *map(str, branches))
@@ -173,3 +200,5 @@ def test_the_report_draws_branches_of_one_parent(start, parent, unibert):
         assert "its stream starts anew (seed)." in page
         assert "Changed from step 9 on: seed 0 → 1." in page
         assert "Compared with other runs" in page
+        card = (branch / "model" / "README.md").read_text()
+        assert "The first 4,096 tokens are those of the run `parent`, from which this one branched off." in card

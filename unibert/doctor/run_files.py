@@ -23,6 +23,8 @@ def check_run(config: RunConfig) -> Iterator[Finding]:
         findings += run_check("retrieval", _check_sentences, sentences, config.training.retrieval_sentences)
     for subject, folder in _model_folders(config).items():
         findings += run_check(subject, _check_model_files, folder)
+    if config.resume_from is not None:
+        findings += run_check("resume_from", _check_parent, config)
     yield from findings
     if all(finding.mark == "ok" for finding in findings):
         yield from _check_models(config)
@@ -62,6 +64,17 @@ def _check_corpus(subject: str, folder: Path, stream: StreamConfig) -> Iterator[
         yield fail(subject, message + more, fix)
     else:
         yield ok(subject, content)
+
+
+def _check_parent(subject: str, config: RunConfig) -> Iterator[Finding]:
+    try:
+        from unibert.training.branch import branch_of_run
+    except ImportError:
+        return  # The check of the packages has reported it.
+    branch = branch_of_run(config)
+    assert branch is not None
+    stream = "goes on" if branch.new_stream_for is None else f"begins anew ({branch.new_stream_for})"
+    yield ok(subject, f"{branch.parent} at step {branch.step:,}, after {branch.tokens:,} tokens; its stream {stream}")
 
 
 def _check_sentences(subject: str, folder: Path, max_sentences: int) -> Iterator[Finding]:

@@ -30,14 +30,15 @@ from unibert.model.encoder import build_masked_lm, load_config
 from unibert.model.teacher import Teacher
 from unibert.model.unibert import UniBERT
 from unibert.planning.measured_speeds import Speeds
-from unibert.schedules import Schedule, Step, ever_positive, max_value, value_at
+from unibert.schedules import Step, ever_positive, max_value, value_at
+from unibert.training.branch import branch_of_run
 from unibert.training.checkpoint.retention import checkpoint_bytes, rank_checkpoint_bytes
 from unibert.training.config import RunConfig
 from unibert.training.engine import ds_config_path, offloads_optimizer, read_ds_config, training_dtype, zero_stage
 
 GIB = 2**30
-_SAMPLED_PROGRESS = [(step + 0.5) / 1000 for step in range(1000)]
-"""The middle of each thousandth of a run."""
+_SAMPLES = 1000
+"""Number of points of a run at which schedules are looked up for a mean."""
 
 USABLE_SHARE = 0.9
 """Share of a device's memory that a plan may fill. The rest is for fragmentation, libraries' workspaces and error."""
@@ -62,7 +63,7 @@ class StateBytes:
     weights: float
     gradients: float
     optimizer: float
-    """fp32 weights, AdamW's moments, and the fp32 gradients of the update, on the device."""
+    """fp32 weights and their moving average, AdamW's moments, and the fp32 gradients of the update, on the device."""
     buffers: float
     """DeepSpeed's communication buffers."""
     host: float
@@ -75,7 +76,14 @@ class StateBytes:
 
 
 def state_bytes(
-    ds_config: Mapping[str, Any], *, parameters: int, largest: int, itemsize: int, world_size: int, on_cpu: bool
+    ds_config: Mapping[str, Any],
+    *,
+    parameters: int,
+    largest: int,
+    itemsize: int,
+    world_size: int,
+    on_cpu: bool,
+    ema: bool = False,
 ) -> StateBytes:
     """Estimate a rank's share of weights, gradients and AdamW's state.
 
@@ -90,23 +98,25 @@ def state_bytes(
         itemsize: bytes of a weight in the model: 2 or 4.
         world_size: number of ranks.
         on_cpu: whether ranks run on the CPU, where memory that is allocated and not written costs nothing.
+        ema: whether a moving average of the weights is kept.
     """
     zero = ds_config.get("zero_optimization", {})
     stage, shard = zero_stage(dict(ds_config)), parameters / world_size
+    average = 4.0 if ema else 0.0
     if stage == 0:
         # fp32 weights need no fp32 copy.
-        whole, adam = float(itemsize * parameters), (8.0 if itemsize == 4 else 16.0) * parameters
+        whole, adam = float(itemsize * parameters), ((8.0 if itemsize == 4 else 16.0) + average) * parameters
         return StateBytes(weights=whole, gradients=whole, optimizer=adam, buffers=0.0, host=0.0)
     weights: float = itemsize * (min(parameters, MAX_LIVE_PARAMETERS) + shard if stage == 3 else parameters)
     gradients: float = itemsize * (parameters if stage == 1 else shard)
-    optimizer, host = 16 * shard, 0.0
+    optimizer, host = (16 + average) * shard, 0.0
     bucket = zero.get("reduce_bucket_size", 5e8)
     buffers = itemsize * (min(bucket, parameters) if on_cpu else bucket)
     if stage < 3 and zero.get("overlap_comm", False):
         buffers *= 2
     if offloads_optimizer(dict(ds_config)):
         # Unsharded gradients stay in main memory until the accumulation ends.
-        optimizer, host = 0.0, 16 * shard + itemsize * (parameters if stage == 1 else shard)
+        optimizer, host = 0.0, (16 + average) * shard + itemsize * (parameters if stage == 1 else shard)
         buffers += 2 * itemsize * largest
     if _offloads_weights(ds_config):
         weights -= itemsize * shard
@@ -187,8 +197,10 @@ class Plan:
         self.num_languages = num_languages
         self.speeds = speeds
         self.network_gbit = network_gbit
-        self.timeline = config.training.timeline()
-        self.phases = self.timeline.phases()
+        branch = branch_of_run(config)
+        self.first_step, self.first_token = (0, 0) if branch is None else (branch.step, branch.tokens)
+        self.timeline = config.training.timeline(() if branch is None else branch.steps)
+        self.phases = self.timeline.phases(self.first_step)
         config.stream.raise_if_world_size_does_not_fit(self.world_size)
         self.max_sequence_length = max(phase.sequence_length for phase in self.phases)
         self._teacher = _teacher_on_meta(config, vocab_size)
@@ -219,6 +231,22 @@ class Plan:
         return sum(p.numel() for p in self._teacher.parameters()) if self._teacher is not None else 0
 
     @property
+    def steps(self) -> int:
+        """Number of optimizer steps, without those of a branch's parent."""
+        return len(self.timeline) - self.first_step
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens of these steps."""
+        return self.timeline.total_tokens - self.first_token
+
+    @cached_property
+    def _progress(self) -> list[float]:
+        """Progress at points at equal distances."""
+        begin = self.first_token / self.timeline.total_tokens
+        return [begin + (1 - begin) * (sample + 0.5) / _SAMPLES for sample in range(_SAMPLES)]
+
+    @property
     def uses_attention_masks(self) -> bool:
         """Whether attention computes all scores and masks some, because varlen attention is not available."""
         path = self.config.model.attention
@@ -227,7 +255,7 @@ class Plan:
     @cached_property
     def mean_masking_rate(self) -> float:
         """Share of the tokens that is masked, mean over the run."""
-        return float(np.mean(_sampled(self.config.stream.masking_rate)))
+        return float(np.mean([value_at(self.config.stream.masking_rate, progress) for progress in self._progress]))
 
     @cached_property
     def max_masking_rate(self) -> float:
@@ -239,7 +267,7 @@ class Plan:
     def flops_by_part(self) -> dict[str, float]:
         """FLOPs per token of each part, mean over the run, with one document per sequence."""
         distillation = self.config.distillation
-        weights = [distillation.weights_at(progress) for progress in _SAMPLED_PROGRESS] if distillation else []
+        weights = [distillation.weights_at(progress) for progress in self._progress] if distillation else []
         taught = float(np.mean([any(weight.values()) for weight in weights])) if weights else 0.0
         # Every path of the distillation's head except the chunked one computes the student's logits twice.
         head_path = self.configured_head_path
@@ -262,7 +290,7 @@ class Plan:
                 distilled=taught,
             )
             for part, flops in parts.items():
-                total[part] = total.get(part, 0.0) + flops * tokens / self.timeline.total_tokens
+                total[part] = total.get(part, 0.0) + flops * tokens / self.tokens
         return total
 
     @property
@@ -313,7 +341,13 @@ class Plan:
             itemsize=training_dtype(dict(ds_config)).itemsize,
             world_size=self.world_size,
             on_cpu=self.accelerator.device_type == "cpu",
+            ema=self.keeps_average,
         )
+
+    @property
+    def keeps_average(self) -> bool:
+        """Whether the run keeps a moving average of its weights."""
+        return self.config.training.ema_half_life is not None
 
     def deepspeed_estimate(self, name: str) -> float | None:
         """Return GiB per GPU of weights, gradients and optimizer by DeepSpeed's estimator, None where it has none."""
@@ -349,7 +383,12 @@ class Plan:
             teacher = itemsize * (self.teacher_parameters + tokens * held) + self._relation_bytes(micro_batch_size)
         states, on_cpu = self.states(ds_config), self.accelerator.device_type == "cpu"
         checkpoint_copy = rank_checkpoint_bytes(
-            zero_stage(dict(ds_config)), self.parameters, itemsize, rank=0, world_size=self.world_size
+            zero_stage(dict(ds_config)),
+            self.parameters,
+            itemsize,
+            rank=0,
+            world_size=self.world_size,
+            ema=self.keeps_average,
         )
         return MemoryBytes(
             states=states,
@@ -467,13 +506,13 @@ class Plan:
 
     def seconds(self, factor: float = 1.0) -> float:
         """Seconds of training at ``factor`` times the expected speed of a rank, without evaluation and checkpoints."""
-        computing = self.timeline.total_tokens / (self.world_size * self.rank_tokens_per_second * factor)
-        return computing + len(self.timeline) * self.exchange_seconds
+        computing = self.tokens / (self.world_size * self.rank_tokens_per_second * factor)
+        return computing + self.steps * self.exchange_seconds
 
     @property
     def tokens_per_second(self) -> float:
         """Tokens per second of all ranks, with the exchange of gradients."""
-        return self.timeline.total_tokens / self.seconds()
+        return self.tokens / self.seconds()
 
     # ---- on disk -----------------------------------------------------------------------------------------------
 
@@ -481,13 +520,15 @@ class Plan:
     def num_kept_checkpoints(self) -> int:
         """Number of checkpoints that exist when the run ends."""
         training = self.config.training
-        by_tokens = self.timeline.total_tokens // training.keep_every_tokens if training.keep_every_tokens else 0
+        every = training.keep_every_tokens
+        by_tokens = self.timeline.total_tokens // every - self.first_token // every if every else 0
         return training.keep_checkpoints + by_tokens + training.keep_best
 
     def checkpoint_bytes(self, name: str) -> int:
         """Bytes of one checkpoint with a ds_config."""
         ds_config = self.read_ds_config(name)
-        return checkpoint_bytes(zero_stage(ds_config), self.parameters, training_dtype(ds_config).itemsize)
+        itemsize = training_dtype(ds_config).itemsize
+        return checkpoint_bytes(zero_stage(ds_config), self.parameters, itemsize, ema=self.keeps_average)
 
     @property
     def exported_bytes(self) -> int:
@@ -535,7 +576,3 @@ def _teacher_on_meta(config: RunConfig, vocab_size: int) -> PreTrainedModel | No
         settings.vocab_size = vocab_size
     with torch.device("meta"):
         return AutoModelForMaskedLM.from_config(settings)
-
-
-def _sampled(schedule: Schedule) -> np.ndarray[Any, np.dtype[np.float64]]:
-    return np.array([value_at(schedule, progress) for progress in _SAMPLED_PROGRESS])

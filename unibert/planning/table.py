@@ -106,7 +106,8 @@ def format_plan(plan: Plan, recommended: Choice | None, source: str) -> str:
 
 
 def _inputs(plan: Plan, source: str) -> dict[str, str]:
-    accelerator, timeline = plan.accelerator, plan.timeline
+    accelerator = plan.accelerator
+    branched = f", after {short(plan.first_token)} tokens of {plan.config.resume_from}" if plan.first_step else ""
     bandwidth = "" if accelerator.bandwidth_tbs is None else f", {accelerator.bandwidth_tbs:g} TB/s"
     kind = "fp32, measured just now" if accelerator.name == "cpu" else "dense bf16, data sheet"
     batches = ", then ".join(
@@ -115,7 +116,7 @@ def _inputs(plan: Plan, source: str) -> dict[str, str]:
     return {
         "machine": f"{plan.nodes} × {plan.gpus} = {plan.world_size} {accelerator.product}; each "
         f"{accelerator.peak_tflops:.4g} TFLOP/s ({kind}), {accelerator.memory_gib:.1f} GiB{bandwidth}",
-        "run": f"{short(timeline.total_tokens)} tokens in {len(timeline):,} steps of {batches} tokens",
+        "run": f"{short(plan.tokens)} tokens in {plan.steps:,} steps of {batches} tokens{branched}",
         "vocabulary": f"{plan.vocab_size:,} pieces, {plan.num_languages} languages; {source}",
     }
 
@@ -182,7 +183,7 @@ def _choices(plan: Plan) -> list[Choice]:
 
 
 def _estimates(plan: Plan, recommended: Choice | None) -> dict[str, str]:
-    speeds, seconds, steps = plan.speeds, plan.seconds(), len(plan.timeline)
+    speeds, seconds, steps = plan.speeds, plan.seconds(), plan.steps
     low, high = speeds.spread()
     shortest, longest = duration(plan.seconds(high)), duration(plan.seconds(low))
     spread = "" if low == high else f", from {shortest} to {longest} over the spread of those speeds"
@@ -247,8 +248,9 @@ def plan_record(plan: Plan, recommended: Choice | None) -> Record:
         "accelerator": asdict(plan.accelerator),
         "vocab_size": plan.vocab_size,
         "languages": plan.num_languages,
-        "tokens": plan.timeline.total_tokens,
-        "steps": len(plan.timeline),
+        "tokens": plan.tokens,
+        "steps": plan.steps,
+        "tokens_of_parent": plan.first_token,
         "parameters": plan.parameters_by_part,
         "teacher_parameters": plan.teacher_parameters,
         "flops_per_token": plan.flops_by_part,

@@ -37,6 +37,7 @@ from unibert.stream.stream import chosen_languages
 from unibert.training.checkpoint.folder import complete_checkpoints, describe, full_state_dict, step_of
 from unibert.training.config import RunConfig
 from unibert.training.metrics_file import LoggedMetrics, read_metrics
+from unibert.training.parent_file import read_parent_file
 
 START_FOLDER = "start"
 """Folder, within the run's, of the student before the first step, if the run made it."""
@@ -175,6 +176,7 @@ def _pretraining(run_dir: Path, config: dict[str, Any], fingerprint: str, *, ste
     if distillation and teacher is None:
         teaching = None if manifest is None else manifest.teaching
         teacher = "unknown" if teaching is None else teaching.teacher
+    parent = read_parent_file(run_dir)
     return Pretraining(
         name=run_dir.resolve().name,
         languages=[] if manifest is None else language_counts(manifest, config["stream"].get("languages")),
@@ -190,6 +192,8 @@ def _pretraining(run_dir: Path, config: dict[str, Any], fingerprint: str, *, ste
         is_fitted=model.get("initialize_fit", False),
         losses=_training_losses(metrics, steps),
         heldout=_heldout_loss(metrics, steps),
+        parent=None if parent is None else Path(parent["parent"]).name,
+        parent_tokens=0 if parent is None else parent["tokens"],
     )
 
 

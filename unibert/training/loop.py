@@ -211,6 +211,7 @@ class Pretraining:
                 training_dtype(prepared.ds_config).itemsize,
                 rank=placement.rank,
                 world_size=placement.world_size,
+                ema=config.training.ema_half_life is not None,
             ),
             pinned=placement.device.type == "cuda",
         )
