@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from unibert.cpu_products import use_fastest_products
 from unibert.device import choose_device
 from unibert.errors import UserError
 from unibert.evaluation.aligned import AlignedSet, read_aligned
@@ -47,6 +48,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """
     folders = config.folders()
     device = choose_device(config.device)
+    use_fastest_products(device)
     config = replace(config, output=config.output_folder, model=local_model_folder(config.model))
     for name in FINE_TUNED:
         if name in folders:

@@ -24,6 +24,7 @@ from unibert.corpus.executors import Workers, process_number, run_tasks, write_c
 from unibert.corpus.manifest import MANIFEST_NAME, Manifest, Shard, Teaching
 from unibert.corpus.shards import Block, add_member, encode_block, encode_vectors
 from unibert.corpus.special_ids import SpecialIds
+from unibert.cpu_products import use_fastest_products
 from unibert.device import choose_device
 from unibert.errors import UserError
 from unibert.files import DISK_FULL, file_sha256, replacing, write_json
@@ -149,7 +150,9 @@ def _write_shard(task: _Task) -> Shard:
 
 def _write_taught(shard: Shard, options: TeachOptions, path: Path) -> None:
     manifest = _manifest(options.corpus)
-    teacher = _load(options, choose_device(options.device, process_number()))
+    device = choose_device(options.device, process_number())
+    use_fastest_products(device)
+    teacher = _load(options, device)
     source = ShardSource(options.corpus, StreamConfig())
     written = 0
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:

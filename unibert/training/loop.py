@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from unibert.cpu_products import use_fastest_products
 from unibert.errors import AgreedError, UserError
 from unibert.evaluation.retrieval import KINDS
 from unibert.model.unibert import StepWeights
@@ -148,6 +149,7 @@ class Pretraining:
         self, config: RunConfig, placement: Placement, history: RunHistory, stop: StopRequest | None = None
     ) -> None:
         keep_freed_memory(placement.device)
+        use_fastest_products(placement.device)
         self.config = config
         self.placement = placement
         self.is_main = placement.rank == 0

@@ -15,6 +15,7 @@ from unibert.bench.training.provider import Place, TrainProvider
 from unibert.bench.training.stopwatch import MeasuredError, Stopwatch
 from unibert.bench.training.work import LANGUAGES, LEARNING_RATE, MAX_NORM, TrainWork
 from unibert.configuration import parse
+from unibert.cpu_products import use_fastest_products
 from unibert.model.config import AdversaryConfig, MLMConfig
 from unibert.model.unibert import StepWeights, UniBERT
 from unibert.schedules import Timeline
@@ -28,13 +29,15 @@ from unibert.training.run_history import RunHistory
 from unibert.training.step_counts import StepCounts
 from unibert.training.weight_update import gradient_norm
 
-OPTIMISATIONS = ("fused AdamW", "kept memory", "MLM head in chunks", "packing")
+OPTIMISATIONS = ("fastest products", "fused AdamW", "kept memory", "MLM head in chunks", "packing")
 
 
 def train_module(work: TrainWork, place: Place, stopwatch: Stopwatch, *, without: str = "") -> None:
     """Train the module with the adversary and AdamW, without the optimisation that is named."""
     if without != "kept memory":
         keep_freed_memory(place.device)
+    if without != "fastest products":
+        use_fastest_products(place.device)
     model = UniBERT(
         work.model(),
         len(LANGUAGES),

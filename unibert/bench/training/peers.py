@@ -18,10 +18,11 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from transformers import DataCollatorForLanguageModeling, Trainer, TrainerCallback, TrainingArguments
 
-from unibert.bench.availability import require_package
+from unibert.bench.availability import NotAvailableError, require_package
 from unibert.bench.training.provider import Place, TrainProvider
 from unibert.bench.training.stopwatch import Stopwatch
 from unibert.bench.training.work import LEARNING_RATE, MAX_NORM, TrainWork
+from unibert.cpu_products import use_fastest_products
 from unibert.training.engine import ds_config_path, read_ds_config
 from unibert.training.ranks.collectives import join
 
@@ -39,17 +40,22 @@ def _batches(work: TrainWork, place: Place) -> Iterator[tuple[dict[str, Tensor],
         yield {name: tensor.to(place.device) for name, tensor in batch.items()}, sum(map(len, chosen))
 
 
-def train_with_transformers(work: TrainWork, place: Place, stopwatch: Stopwatch, *, sparse: bool) -> None:
+def train_with_transformers(
+    work: TrainWork, place: Place, stopwatch: Stopwatch, *, sparse: bool, fastest_products: bool = False
+) -> None:
     """Train with transformers' Trainer.
 
     Args:
         work, place, stopwatch: as for every provider.
         sparse: whether the model computes the logits of masked positions only.
+        fastest_products: whether it has `use_fastest_products` too, of which it does not know.
 
     Raises:
-        NotAvailableError: if accelerate is missing, which Trainer needs.
+        NotAvailableError: if accelerate is missing, which Trainer needs, or this device has no faster products.
     """
     require_package("accelerate")
+    if fastest_products and not use_fastest_products(place.device):
+        raise NotAvailableError("products are the fastest here without it")
     if work.ranks > 1:
         join()
     model: Any = work.model()
@@ -151,6 +157,11 @@ def train_with_deepspeed(work: TrainWork, place: Place, stopwatch: Stopwatch) ->
 PEERS: tuple[TrainProvider, ...] = (
     TrainProvider("transformers Trainer", "peer", partial(train_with_transformers, sparse=False)),
     TrainProvider("transformers Trainer, sparse_prediction", "peer", partial(train_with_transformers, sparse=True)),
+    TrainProvider(
+        "transformers Trainer, sparse_prediction, UniBERT's products",
+        "peer",
+        partial(train_with_transformers, sparse=True, fastest_products=True),
+    ),
     TrainProvider("plain PyTorch", "peer", train_plainly),
     TrainProvider("DeepSpeed, eager head", "peer", train_with_deepspeed),
 )
