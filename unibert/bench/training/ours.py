@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from deepspeed.comm.comm import comms_logger, timers
 from torch import Tensor
 
 from unibert.bench.training.provider import Place, TrainProvider
@@ -132,6 +133,7 @@ class _Trainer(Pretraining):
     def __init__(self, config: RunConfig, stopwatch: Stopwatch, work: TrainWork) -> None:
         super().__init__(config, join(), RunHistory())
         self._work, self._stopwatch = work, stopwatch
+        self._communication = _Communication() if work.ranks > 1 else None
 
     def _optimizer_step(self, prepared: PreparedStep, counts: StepCounts, *, logged: bool) -> MadeStep:
         made = super()._optimizer_step(prepared, counts, logged=logged)
@@ -139,11 +141,43 @@ class _Trainer(Pretraining):
         self._stopwatch.end_step(counts.tokens // self._work.ranks)
         if done == self._work.warmup:
             self.clock.since_last()
+            if self._communication is not None:
+                self._communication.begin()
         if done == self._work.num_steps:
             parts = self.clock.since_last()
             self._stopwatch.parts = {"optimizer": parts.pop("update"), **parts}
+            if self._communication is not None:
+                self._stopwatch.communication = self._communication.of_a_step(self._work.steps)
             raise MeasuredError
         return made
+
+
+class _Communication:
+    """What ranks send each other through DeepSpeed, by operation.
+
+    DeepSpeed logs every message; the time that its log gives is that of all messages so far, so its timers are read.
+    """
+
+    def __init__(self) -> None:
+        comms_logger.enabled, comms_logger.verbose = True, False
+        comms_logger.start_profiling_comms()
+
+    def begin(self) -> None:
+        """Forget the messages so far."""
+        comms_logger.reset_data()
+        for timer in timers.get_timers().values():
+            timer.reset()
+
+    def of_a_step(self, steps: int) -> dict[str, dict[str, float]]:
+        """Return calls, bytes and seconds of each operation in one of these steps."""
+        return {
+            operation: {
+                "calls": sum(count for count, *_ in sizes.values()) / steps,
+                "bytes": sum(size * count for size, (count, *_) in sizes.items()) / steps,
+                "seconds": timers(operation).elapsed(reset=False) / 1000 / steps,
+            }
+            for operation, sizes in comms_logger.get_raw_data().items()
+        }
 
 
 def train_whole(work: TrainWork, place: Place, stopwatch: Stopwatch) -> None:

@@ -29,6 +29,11 @@ def format_train_results(results: Mapping[str, Any]) -> str:
     if split:
         lines.append("")
         lines += plain_table([("ms of a step", "all", *PARTS), *(_part_cells(row) for row in split)])
+    exchanging = [row for row in ran if "communication" in row]
+    if exchanging:
+        lines.append("")
+        header = ("communication of a step, contained above", "calls", "MB", "ms")
+        lines += plain_table([header, *(cells for row in exchanging for cells in _communication_cells(row))])
     differing = [f"{row['name']} {row['loss_difference']:.1e}" for row in ran if "loss_difference" in row]
     if differing:
         lines += ["", f"largest relative difference of a loss: {', '.join(differing)}"]
@@ -51,6 +56,12 @@ def _part_cells(row: Row) -> Sequence[str]:
     parts = row["parts"]
     times = [row["seconds_per_step"], *(parts.get(part, 0.0) for part in PARTS)]
     return row["name"], *(f"{1000 * seconds:,.1f}" for seconds in times)
+
+
+def _communication_cells(row: Row) -> Iterator[Sequence[str]]:
+    for operation, figures in row["communication"].items():
+        cells = f"{figures['calls']:g}", f"{figures['bytes'] / 1e6:,.1f}", f"{1000 * figures['seconds']:,.1f}"
+        yield f"{row['name']}: {operation}", *cells
 
 
 def evaluate_train_goals(results: Mapping[str, Any]) -> Iterator[Goal]:

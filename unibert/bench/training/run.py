@@ -11,6 +11,8 @@ The JSON file::
       name, side (ours, peer, ablation), status (ran; or not run, failed, with ``why`` instead of figures)
       tokens_per_second (with _min and _max), tokens_per_cpu_second, mfu, seconds_per_step, first_step_seconds,
       parts (seconds of a step by part, where the provider can tell), peak_bytes
+      communication  of the whole trainer on several ranks, by operation: calls, bytes and seconds of a step, which are
+                     contained in the parts
       loss_difference  of an ablation: the largest relative difference of a step's loss from that of the whole module
     runs         every run of every round, with its losses where the provider has them, and the peak measured after it
 
@@ -159,4 +161,9 @@ def _summary(runs: Sequence[Row], work: TrainWork, mfu_of_rate: float) -> Row:
     if all("parts" in run for run in runs):
         names = runs[0]["parts"]
         summary["parts"] = {name: statistics.median(run["parts"].get(name, 0.0) for run in runs) for name in names}
+    if all("communication" in run for run in runs):
+        summary["communication"] = {
+            operation: {key: statistics.median(run["communication"][operation][key] for run in runs) for key in figures}
+            for operation, figures in runs[0]["communication"].items()
+        }
     return summary

@@ -37,6 +37,9 @@ class Stopwatch:
         self._measured: dict[str, float] = defaultdict(float)
         self.parts: dict[str, float] | None = None
         """Seconds of a step by part, from a provider that measures them itself."""
+        self.communication: dict[str, dict[str, float]] | None = None
+        """What the ranks have sent each other in a step, by operation: calls, bytes and seconds, which are contained in
+        the parts; from a provider that measures it."""
 
     @contextmanager
     def measures(self, part: str) -> Iterator[None]:
@@ -86,6 +89,8 @@ class Stopwatch:
             parts = {part: seconds / self._steps for part, seconds in self._measured.items()}
         if parts:
             result["parts"] = parts
+        if self.communication is not None:
+            result["communication"] = self.communication
         if self._losses:
             result["losses"] = torch.stack(self._losses).tolist()
         return result
