@@ -160,9 +160,11 @@ def test_a_machine_with_problems(run_file, corpus, tmp_path):
         str(run_file),
         "--run_dir=/proc/run",
         f"--distillation.teacher={tmp_path}/nowhere",
+        "--training.compile",
         python=str(tmp_path / "venv" / "bin" / "python"),
         PATH=str(commands),
         CC="",
+        CXX="",
         PYTHONPATH=os.pathsep.join([str(broken), str(REPOSITORY), str(REPOSITORY / "kernels"), *packages]),
         HF_HOME=str(tmp_path),
         TRITON_CACHE_DIR="/proc/triton",
@@ -187,6 +189,9 @@ def test_a_machine_with_problems(run_file, corpus, tmp_path):
     if torch.version.cuda is None:
         assert "has an NVIDIA GPU (driver 570.1), but torch" in messages(lines, "FAIL", "GPUs")[0]
     assert messages(lines, "ok", "C compiler")[0].startswith("none")
+    [compilation] = messages(lines, "FAIL", "torch.compile")
+    assert compilation.startswith("training.compile: torch.compile needs a C")
+    assert compilation.endswith(", or set this to false")
     assert messages(lines, "FAIL", "run folder")[0].startswith("/proc cannot be written (No such file or directory)|")
     assert messages(lines, "warn", "HF_HOME")[0].startswith(f"{tmp_path} has no file locks (Function not implemented)|")
     assert messages(lines, "warn", "TRITON_CACHE_DIR")[0].startswith("/proc cannot be written")

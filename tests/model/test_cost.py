@@ -10,6 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.model.test_encoder import ARCHITECTURES
+from unibert.model.activation_checkpointing import checkpoint_layers
 from unibert.model.attention import PackedDocuments
 from unibert.model.config import AdversaryConfig, DistillationConfig, MLMConfig, ModelConfig
 from unibert.model.cost import EncoderShape, flops_by_part, parameters_by_part
@@ -162,6 +163,20 @@ def test_flops_of_a_training_step(adversary, distillation):
     assert trained(model) == pytest.approx(sum(parts.values()) + by_language, rel=1e-12)
 
 
+@pytest.mark.parametrize("architecture", ["modernbert", "bert"])
+@pytest.mark.parametrize("every", [1, 3])
+def test_flops_of_layers_that_are_computed_twice(architecture, every):
+    student = build(architecture)
+    shape = EncoderShape.from_model(student)
+    model = UniBERT(student, NUM_LANGUAGES, mlm=MLMConfig(), attention="sdpa")
+    plain = trained(model)
+    checkpoint_layers(student, every)
+    sizes = {"length": LENGTH, "masked": 0.25, "masks": True, "recompute": 0.0, "checkpoint_every": every}
+    # Nothing needs the output of a ModernBERT layer's last product, so torch ends before it.
+    last_product = 2 * 64 * 96 * len(range(0, 4, every)) if architecture == "modernbert" else 0
+    assert trained(model) - plain == flops_by_part(shape, **sizes)["layers, recomputed"] - last_product
+
+
 def test_a_shape_from_sizes_equals_that_of_the_model():
     sizes = {"hidden_size": 128, "num_attention_heads": 2, "local_attention": 128, "num_hidden_layers": 5}
     assert EncoderShape.modernbert(128, 5, 96, VOCAB_SIZE) == EncoderShape.from_model(build("modernbert", **sizes))
@@ -185,6 +200,21 @@ def test_activations_saved_for_the_backward_pass(architecture, dropout):
         shapes.append(EncoderShape.from_model(model).saved_activations(LENGTH, masks=True))
     # Also saved: mean and deviation of both norms, and the log-sum of each head.
     assert 0 <= kept[1] - kept[0] - (shapes[1] - shapes[0]) <= 3 * (4 + 2)
+
+
+@pytest.mark.parametrize(("every", "num_kept", "num_inputs"), [(1, 0 + 1, 4), (2, 2, 2), (3, 2 + 1, 2), (4, 3, 1)])
+def test_activations_saved_with_checkpoints(every, num_kept, num_inputs):
+    """Of four layers. The last one, if computed again, has all of its activations before any other's are gone."""
+    model = build("bert")
+    shape = EncoderShape.from_model(model)
+    layer = (shape.saved_activations(LENGTH, masks=True) - 3 * 64) / 4
+    saved = shape.saved_activations(LENGTH, masks=True, checkpoint_every=every)
+    assert saved == num_kept * layer + (num_inputs + 3) * 64
+    plain = _saved_activations(model) / TOKENS
+    checkpoint_layers(model, every)
+    # The forward pass alone, less what the formula leaves out: one mask for all, and what norms and attention sum up.
+    freed = num_inputs * (layer - 64) - LENGTH
+    assert 0 <= plain - _saved_activations(model) / TOKENS - freed <= num_inputs * (4 + 2)
 
 
 def _saved_activations(model: Any) -> int:

@@ -156,7 +156,10 @@ def test_sharding_or_offloading_is_recommended_where_it_is_needed(run_file, caps
     assert (
         "the run does not fit: with a micro-batch of one sequence of 128 tokens, zero3_offload still needs" in sentence
     )
-    assert "of the 24.0 GiB of a rtx4090 may be used; choose a larger GPU" in sentence
+    assert (
+        "of the 24.0 GiB of a rtx4090 may be used; set training.activation_checkpointing to 1, or choose a larger GPU"
+        in sentence
+    )
     assert row_of(out, "zero3_offload")[-2:] == ["too", "large"]
 
 
@@ -191,6 +194,19 @@ def test_number_of_kept_checkpoints(run_file, capsys):
     )
     assert "for 2 kept checkpoints" in printed(capsys, run_file, "--gpus", 1, *H100)
     assert "for 7 kept checkpoints" in printed(capsys, run_file, "--gpus", 1, *H100, *keeping)
+
+
+def test_activation_checkpointing_saves_memory_and_costs_flops(run_file, tmp_path):
+    plans = [
+        figures(tmp_path, run_file, "--gpus", 1, *H100, f"--training.activation_checkpointing={every}")
+        for every in ("null", 2, 1)
+    ]
+    memory = [plan["memory"][0]["memory"]["activations"] for plan in plans]
+    # Of two layers, one has all of its activations at a time; the other keeps its input alone, and so does each of two.
+    assert memory[0] > memory[2] > memory[1]
+    flops = [sum(plan["flops_per_token"].values()) for plan in plans]
+    assert flops[2] - flops[0] == pytest.approx(2 * (flops[1] - flops[0]))
+    assert flops[1] > flops[0]
 
 
 def test_flops_are_averaged_over_the_run(run_file, teacher, tmp_path):

@@ -26,6 +26,8 @@ def check_run(config: RunConfig) -> Iterator[Finding]:
     if config.resume_from is not None:
         findings += run_check("resume_from", _check_parent, config)
     yield from findings
+    if config.training.compile:
+        yield from _check_compilation(config)
     if all(finding.mark == "ok" for finding in findings):
         yield from _check_models(config)
 
@@ -84,6 +86,24 @@ def _check_sentences(subject: str, folder: Path, max_sentences: int) -> Iterator
     sets = read_aligned(folder, max_sentences)
     languages = {language for aligned in sets for language in aligned.languages}
     yield ok(subject, f"{folder}: {sum(map(len, sets)):,} aligned lines of {len(languages)} languages")
+
+
+def _check_compilation(config: RunConfig) -> Iterator[Finding]:
+    try:
+        import torch
+
+        from unibert.training.encoder_layers import check_compilation
+        from unibert.training.engine import ds_config_path, read_ds_config
+    except ImportError:
+        return  # The check of the packages has reported it.
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        check_compilation(config.training, read_ds_config(ds_config_path(config.training.ds_config), device), device)
+    except UserError as error:
+        message, _, fix = str(error).rpartition("; ")
+        yield fail("torch.compile", message, fix)
+        return
+    yield ok("torch.compile", "the compiler that it needs is there")
 
 
 def _check_models(config: RunConfig) -> Iterator[Finding]:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from unibert.errors import UserError
 from unibert.model.attention import PackedDocuments
@@ -63,6 +64,11 @@ def head_features(model: PreTrainedModel, hidden: Tensor) -> Tensor:
 def attention_projections(model: PreTrainedModel, layer: int) -> list[nn.Linear]:
     """Return the modules whose outputs, concatenated, are the queries, keys and values (3H) of ``layer``."""
     return architecture_of(model.config).projections(model, layer)
+
+
+def encoder_layers(model: PreTrainedModel) -> list[nn.Module]:
+    """Return the layers of the encoder, first to last."""
+    return [module for module in model.base_model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
 def positions_needed(config: PreTrainedConfig, length: int) -> int:

@@ -117,13 +117,24 @@ def choose_attention_path(path: str, model: PreTrainedModel, device: torch.devic
     return chosen
 
 
+class DocumentBounds:
+    """What varlen attention needs of `PackedDocuments`.
+
+    A plain object, of which a compiled layer remembers the type alone. Of a tensor it would remember the size, of a
+    number the value, and be compiled again for every other number of documents.
+    """
+
+    def __init__(self, cu_seqlens: Tensor, max_seqlen: int) -> None:
+        self.cu_seqlens, self.max_seqlen = cu_seqlens, max_seqlen
+
+
 def set_attention_path(path: str, model: PreTrainedModel, documents: PackedDocuments) -> dict[str, Any]:
     """Set the attention path of ``model``; return the arguments that pass ``documents`` to its forward pass."""
     implementation = IMPLEMENTATIONS[path]
     if model.config._attn_implementation != implementation:
         model.set_attn_implementation(implementation)
     if path == "varlen":
-        return {"cu_seq_lens_q": documents.cu_seqlens, "max_length_q": documents.max_seqlen}
+        return {"bounds": DocumentBounds(documents.cu_seqlens, documents.max_seqlen)}
     if path == "flex":
         return {"attention_mask": _by_layer_type(model.config, documents.block_mask)}
     return {"attention_mask": _by_layer_type(model.config, documents.mask)}
@@ -183,6 +194,7 @@ def _flex_forward(
     return output.transpose(1, 2).contiguous(), None
 
 
+@torch.compiler.disable
 def _varlen_forward(
     module: nn.Module,
     query: Tensor,
@@ -190,13 +202,15 @@ def _varlen_forward(
     value: Tensor,
     attention_mask: None,
     *,
-    cu_seq_lens_q: Tensor,
-    max_length_q: int,
+    bounds: DocumentBounds,
     scaling: float | None = None,
     sliding_window: int | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """Compute attention as `_flex_forward` does; ``sliding_window`` includes the token itself."""
+    """Compute attention as `_flex_forward` does; ``sliding_window`` includes the token itself.
+
+    A compiled layer calls it uncompiled, since the bounds differ from batch to batch.
+    """
     num_sequences, num_heads, length, width = query.shape
     flat_query, flat_key, flat_value = (
         tensor.transpose(1, 2).reshape(num_sequences * length, num_heads, width) for tensor in (query, key, value)
@@ -206,10 +220,10 @@ def _varlen_forward(
         flat_query,
         flat_key,
         flat_value,
-        cu_seq_lens_q,
-        cu_seq_lens_q,
-        max_length_q,
-        max_length_q,
+        bounds.cu_seqlens,
+        bounds.cu_seqlens,
+        bounds.max_seqlen,
+        bounds.max_seqlen,
         scale=scaling,
         window_size=(reach, reach),
     )

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from unibert.model.activation_checkpointing import num_checkpointed
 from unibert.model.config import AdversaryConfig, DistillationConfig
 from unibert.schedules import ever_positive
 
@@ -77,31 +78,37 @@ class EncoderShape:
             attention_dropout=any(dropouts),
         )
 
-    def encoder_flops(self, length: int, *, masks: bool) -> float:
-        """Return the FLOPs per token of a forward pass.
+    def encoder_flops(self, length: int, *, masks: bool, every: int = 1) -> float:
+        """Return the FLOPs per token of a forward pass through the first of every ``every`` layers.
 
         Args:
             length: tokens per document; a document fills its sequence. Shorter ones cost less without ``masks``.
             masks: whether attention computes all ``length`` scores and masks some, instead of skipping those.
         """
-        keys = sum(length if masks or window is None else min(window, length) for window in self.windows)
-        return 2 * self.layer_weights + 4 * self.hidden_size * keys
+        windows = self.windows[::every]
+        keys = sum(length if masks or window is None else min(window, length) for window in windows)
+        return 2 * self.layer_weights * len(windows) / len(self.windows) + 4 * self.hidden_size * keys
 
     def head_flops(self) -> float:
         """Return the FLOPs per masked token of a forward pass: the head's own matrices, and the logits."""
         return 2 * (self.head_weights + self.hidden_size * self.vocab_size)
 
-    def saved_activations(self, length: int, *, masks: bool) -> float:
+    def saved_activations(self, length: int, *, masks: bool, checkpoint_every: int | None = None) -> float:
         """Return the number of values per token that the encoder's forward pass saves for its backward pass.
 
         A ModernBERT layer saves 10 H + 4 I: its input, the outputs of the two norms and the sum between, queries and
         keys before and after rotation, values, attention's output, the gate's four. A BERT layer saves 10 H + 2 I. With
-        masks, a layer adds S values of the mask, or with attention dropout three S x S matrices per head.
+        masks, a layer adds S values of the mask, or with attention dropout three S x S matrices per head. A layer with
+        activation checkpointing (`unibert.model.activation_checkpointing.checkpoint_layers`) saves its input alone. In
+        its backward pass it has all of them, when those of later layers are gone; so this counts for the last layer.
         """
         layer = 10 * self.hidden_size + (4 if self.gated else 2) * self.intermediate_size
         if masks:
             layer += 3 * self.num_heads * length if self.attention_dropout else length
-        return len(self.windows) * layer + 3 * self.hidden_size
+        num_layers = len(self.windows)
+        checkpointed = num_checkpointed(num_layers, checkpoint_every)
+        at_once = int(checkpoint_every is not None and (num_layers - 1) % checkpoint_every == 0)
+        return (num_layers - checkpointed + at_once) * layer + (checkpointed + 3) * self.hidden_size
 
     def backward_activations(self) -> float:
         """Return the number of values per token that the backward pass of one layer holds in addition."""
@@ -144,6 +151,7 @@ def flops_by_part(
     distillation: DistillationConfig | None = None,
     teacher: EncoderShape | None = None,
     distilled: float = 1.0,
+    checkpoint_every: int | None = None,
 ) -> dict[str, float]:
     """Return the FLOPs per token of a training step, forward and backward, as they are executed, by part.
 
@@ -157,6 +165,7 @@ def flops_by_part(
         num_languages: number of the discriminator's classes.
         documents_per_token: the discriminator's samples per token, unless it sees every token.
         distilled: share of the run with a distillation weight above 0.
+        checkpoint_every: the first of so many layers is computed twice; None for none.
     """
     hidden, vocab = student.hidden_size, student.vocab_size
     flops = {
@@ -165,6 +174,8 @@ def flops_by_part(
         * (student.encoder_flops(length, masks=masks) - 2 * student.layer_weights),
         "MLM head": FORWARD_AND_BACKWARD * masked * student.head_flops(),
     }
+    if checkpoint_every is not None:
+        flops["layers, recomputed"] = student.encoder_flops(length, masks=masks, every=checkpoint_every)
     if recompute:
         flops["MLM head, recomputed"] = recompute * 2 * masked * hidden * vocab
     if adversary is not None:

@@ -16,7 +16,13 @@ from transformers.utils import logging as transformers_logging
 from unibert.corpus.special_ids import OWN_SPECIAL_IDS, SpecialIds
 from unibert.errors import UserError, short_message
 from unibert.hub import is_on_hub, not_found
-from unibert.model.architectures import architecture_of, check_architecture, first_position, positions_needed
+from unibert.model.architectures import (
+    architecture_of,
+    check_architecture,
+    encoder_layers,
+    first_position,
+    positions_needed,
+)
 from unibert.model.attention import PackedDocuments, choose_attention_path, set_attention_path
 from unibert.model.config import ModelConfig
 from unibert.model.vocabulary import adapt_to_corpus
@@ -60,15 +66,35 @@ def encode(
         states = own_encoder(model.base_model, input_ids, position_ids, documents)
         return states if hidden_states else states[-1:]
     path = choose_attention_path(attention, model, input_ids.device, _compute_dtype(model, input_ids.device))
-    output = model.base_model(
-        input_ids=input_ids,
-        position_ids=position_ids,
-        output_hidden_states=hidden_states,
-        **set_attention_path(path, model, documents),
-    )
-    if not hidden_states:
-        return (output.last_hidden_state,)
-    return (*output.hidden_states[:-1], output.last_hidden_state)
+    with _kept_states(model if hidden_states else None) as kept:
+        output = model.base_model(
+            input_ids=input_ids,
+            position_ids=position_ids,
+            output_hidden_states=False,
+            **set_attention_path(path, model, documents),
+        )
+    return (*kept[:-1], output.last_hidden_state)
+
+
+@contextmanager
+def _kept_states(model: PreTrainedModel | None) -> Iterator[list[Tensor]]:
+    """Keep the first layer's input and each layer's output; nothing without a model.
+
+    transformers' own switch leaves hooks inside of the layers, which a compiled layer cannot have.
+    """
+    states: list[Tensor] = []
+
+    def keep(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if not states:
+            states.append(inputs[0])
+        states.append(output)
+
+    handles = [] if model is None else [layer.register_forward_hook(keep) for layer in encoder_layers(model)]
+    try:
+        yield states
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _compute_dtype(model: PreTrainedModel, device: torch.device) -> torch.dtype:

@@ -288,6 +288,7 @@ class Plan:
                 distillation=distillation,
                 teacher=self.teacher,
                 distilled=taught,
+                checkpoint_every=self.config.training.activation_checkpointing,
             )
             for part, flops in parts.items():
                 total[part] = total.get(part, 0.0) + flops * tokens / self.tokens
@@ -374,7 +375,11 @@ class Plan:
         rows = self.max_masking_rate * tokens
         head_path = self.head_path(ds_config, micro_batch_size)
         student, hidden = self.student, self.student.hidden_size
-        saved = student.saved_activations(self.max_sequence_length, masks=self.uses_attention_masks)
+        saved = student.saved_activations(
+            self.max_sequence_length,
+            masks=self.uses_attention_masks,
+            checkpoint_every=self.config.training.activation_checkpointing,
+        )
         # The vocabulary's gradient exists in fp32, then in the weights' precision, beside that of the embedding.
         vocabulary = (4 + 2 * itemsize) * student.vocab_size * hidden
         teacher = 0.0
@@ -465,12 +470,14 @@ class Plan:
         fitting = [choice for choice in choices if choice.fits]
         if not fitting:
             smallest = min(choices, key=lambda choice: choice.memory.device)
+            advice = "choose a larger GPU, a shorter training.sequence_length or a smaller model"
+            if self.config.training.activation_checkpointing != 1:
+                advice = f"set training.activation_checkpointing to 1, or {advice}"
             raise UserError(
                 f"the run does not fit: with a micro-batch of one sequence of {self.max_sequence_length} tokens, "
                 f"{smallest.ds_config} still needs {smallest.memory.device / GIB:.1f} GiB, but only "
                 f"{self.usable_bytes / GIB:.1f} of the {self.accelerator.memory_gib:.1f} GiB of a "
-                f"{self.accelerator.name} may be used; choose a larger GPU, a shorter training.sequence_length or a "
-                "smaller model"
+                f"{self.accelerator.name} may be used; {advice}"
             )
         max_size = max(choice.micro_batch_size for choice in fitting)
         return next(choice for choice in fitting if choice.micro_batch_size == max_size)

@@ -96,6 +96,14 @@ class TrainingConfig:
     ds_config: str = "zero1"
     """DeepSpeed JSON file, or the name of one in ``ds_configs`` (zero0 to zero3)."""
 
+    compile: bool = False
+    """Compile the encoder's layers, the student's and the teacher's, with torch.compile. It needs a compiler, and a
+    minute or more at the first step. Not with ZeRO 3."""
+
+    activation_checkpointing: int | None = None
+    """Compute every n-th layer's activations again in the backward pass instead of keeping them: 1 stands for all
+    layers, 2 for every second, null for none. It saves memory and changes no loss."""
+
     log_every: int = 10
     """Steps between lines of metrics.jsonl. Each line describes its own step."""
 
@@ -164,6 +172,11 @@ class TrainingConfig:
         ):
             if getattr(self, name) <= 0:
                 raise ValueError(f"training.{name}: must be positive, got {getattr(self, name)}")
+        if self.activation_checkpointing is not None and self.activation_checkpointing <= 0:
+            raise ValueError(
+                "training.activation_checkpointing: must be positive, or null for none, got "
+                f"{self.activation_checkpointing}"
+            )
         if self.keep_every_tokens is not None and self.keep_every_tokens <= 0:
             raise ValueError(f"training.keep_every_tokens: must be positive or null, got {self.keep_every_tokens}")
         if self.ema_half_life is not None and self.ema_half_life <= 0:
@@ -297,6 +310,11 @@ class RunConfig:
             )
         self.profiled_steps()
         self.stream.raise_if_batches_do_not_fit(self.training.timeline())
+        if self.training.compile and self.model.attention == "flex":
+            raise ValueError(
+                "training.compile: cannot be combined with model.attention flex, which torch compiles by itself; set "
+                "model.attention to auto, or this to false"
+            )
         if not ever_positive(self.stream.masking_rate):
             self._raise_if_masks_are_needed()
         if self.training.keeps_best_by_loss and not self.predicts_tokens:
@@ -358,6 +376,8 @@ FREE_KEYS = (
     "profile",
     "training.micro_batch_size",
     "training.ds_config",
+    "training.compile",
+    "training.activation_checkpointing",
     "training.log_every",
     "training.evaluate_every",
     "training.heldout_sequences",

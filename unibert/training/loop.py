@@ -37,6 +37,7 @@ from unibert.training.checkpoint.manager import Checkpoints
 from unibert.training.checkpoint.retention import RetentionPolicy, rank_checkpoint_bytes
 from unibert.training.class_weights import class_weights
 from unibert.training.config import RunConfig
+from unibert.training.encoder_layers import set_up_layers
 from unibert.training.engine import (
     build_engine,
     group_settings,
@@ -201,6 +202,9 @@ class Pretraining:
             world_size=placement.world_size,
             load_universal=self.checkpoints.prepare_newest(),
         )
+        for sentence_of_layers in set_up_layers(prepared.model, config.training):
+            if self.is_main:
+                print(f"unibert: {sentence_of_layers}", file=sys.stderr)
         self.utilisation = prepared.utilisation
         self.clock = StepClock(placement.device)
         self.profile = StepProfile(config.profiled_steps() if self.is_main else None, self.run_dir, placement.device)

@@ -22,6 +22,7 @@ from unibert.training.checkpoint.claim import Claim
 from unibert.training.checkpoint.folder import complete_checkpoints
 from unibert.training.checkpoint.retention import MAX_BYTES_PER_PARAMETER, raise_if_no_room
 from unibert.training.config import CHANGEABLE_KEYS, RunConfig, differences
+from unibert.training.encoder_layers import check_compilation
 from unibert.training.engine import ds_config_path, read_ds_config, training_dtype
 from unibert.training.kernel_paths import check_kernel_paths
 from unibert.training.models import build_model
@@ -82,6 +83,7 @@ def prepare(
         check_shards=False,
     )
     ds_config = read_ds_config(ds_config_path(config.training.ds_config), placement.device)
+    check_compilation(config.training, ds_config, placement.device)
     changes = _changes(config)
     model = build_model(config, manifest, placement.device)
     check_kernel_paths(model, placement.device, training_dtype(ds_config))

@@ -26,7 +26,7 @@ def run_here(output: Path, **options: Any) -> None:
         return json.loads(result_file.read_text())
 
     run.run_worker = run_worker
-    words = ["UniBERT", "Trainer, sparse", "plain", "without fused", "without kept", "without MLM"]
+    words = ["UniBERT", "Trainer, sparse", "plain", "without fused", "without kept", "without MLM", "with activation"]
     run.bench_train(TrainBenchConfig(**{"providers": words, "output": output, **SIZES, **options}))
 
 
@@ -60,7 +60,7 @@ def test_the_optimisations_change_no_loss(results):
     differences = {row["name"]: row["loss_difference"] for row in results["rows"] if row["side"] == "ablation"}
     # fp32: sums of at most a few thousand terms in another order.
     assert differences == pytest.approx(dict.fromkeys(differences, 0.0), abs=1e-5)
-    assert len(differences) == 3
+    assert len(differences) == 4
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ class TrainBenchConfig:
     """Measure only providers whose name contains one of these words. Default: all."""
 
     ablation: bool = True
-    """Measure UniBERT without each of its optimisations too."""
+    """Measure UniBERT without each of its optimisations too, and with each option that is off by default."""
 
     vocab_size: int = 119_552
     """Size of the vocabulary."""

@@ -1,4 +1,4 @@
-"""UniBERT: its module with AdamW alone, the same without each of its optimisations, and the whole trainer."""
+"""UniBERT: its module with AdamW alone, the same with one change, and the whole trainer."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from unibert.bench.training.stopwatch import MeasuredError, Stopwatch
 from unibert.bench.training.work import LANGUAGES, LEARNING_RATE, MAX_NORM, TrainWork
 from unibert.configuration import parse
 from unibert.cpu_products import use_fastest_products
+from unibert.model.activation_checkpointing import checkpoint_layers
+from unibert.model.compilation import compile_layers
 from unibert.model.config import AdversaryConfig, MLMConfig
 from unibert.model.unibert import StepWeights, UniBERT
 from unibert.schedules import Timeline
@@ -31,10 +33,11 @@ from unibert.training.step_counts import StepCounts
 from unibert.training.weight_update import gradient_norm
 
 OPTIMISATIONS = ("fastest products", "fused AdamW", "kept memory", "MLM head in chunks", "packing")
+OPTIONS = ("compiled layers", "activation checkpointing")
 
 
-def train_module(work: TrainWork, place: Place, stopwatch: Stopwatch, *, without: str = "") -> None:
-    """Train the module with the adversary and AdamW, without the optimisation that is named."""
+def train_module(work: TrainWork, place: Place, stopwatch: Stopwatch, *, without: str = "", option: str = "") -> None:
+    """Train the module with the adversary and AdamW, without the optimisation and with the option that are named."""
     if without != "kept memory":
         keep_freed_memory(place.device)
     if without != "fastest products":
@@ -45,6 +48,10 @@ def train_module(work: TrainWork, place: Place, stopwatch: Stopwatch, *, without
         mlm=MLMConfig(),
         adversary=None if without == "adversary" else AdversaryConfig(),
     ).to(place.device)
+    if option == "compiled layers":
+        compile_layers(model.masked_lm)
+    if option == "activation checkpointing":
+        checkpoint_layers(model.masked_lm, every=1)
     if without == "MLM head in chunks":
         model._mlm_loss = partial(_eager_loss, model)  # type: ignore[method-assign]
     fused = without != "fused AdamW"
@@ -212,4 +219,6 @@ OURS: tuple[TrainProvider, ...] = (
 ABLATIONS: tuple[TrainProvider, ...] = tuple(
     TrainProvider(f"without {name}", "ablation", partial(train_module, without=name), max_ranks=1)
     for name in (*OPTIMISATIONS, "adversary")
+) + tuple(
+    TrainProvider(f"with {name}", "ablation", partial(train_module, option=name), max_ranks=1) for name in OPTIONS
 )

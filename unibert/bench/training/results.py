@@ -95,7 +95,7 @@ def draw_train_results(results: Mapping[str, Any], path: Path) -> None:
     if not rows:
         return
     colours = {"ours": VERMILLION, "peer": GREY, "ablation": BLUE}
-    names = {"ours": "UniBERT", "peer": "other trainers", "ablation": "UniBERT without one optimisation"}
+    names = {"ours": "UniBERT", "peer": "other trainers", "ablation": "UniBERT with one change"}
     with style():
         figure = Figure(figsize=(WIDTH, 0.26 * len(rows) + 1.4))
         axes = figure.subplots()

@@ -6,6 +6,7 @@ import socket
 
 import torch
 import torch.distributed as dist
+from torch._dynamo.exc import TorchDynamoException
 
 from unibert.errors import LostRanksError, RankError, UserError
 from unibert.stream.loader_processes import raise_if_loader_killed
@@ -27,7 +28,7 @@ def explain(error: RuntimeError | MemoryError, placement: Placement, micro_batch
         micro_batch_size: sequences per micro-batch, which the sentence names.
 
     Raises:
-        RankError: if memory ran out or a loader process was killed.
+        RankError: if memory ran out, a loader process was killed or torch.compile failed.
         LostRanksError: if other ranks are gone.
     """
     raise_if_out_of_memory(error, placement, micro_batch_size)
@@ -36,6 +37,14 @@ def explain(error: RuntimeError | MemoryError, placement: Placement, micro_batch
             raise_if_loader_killed(error)
         except UserError as mistake:
             raise RankError(f"rank {placement.rank}: {mistake}") from error
+        if isinstance(error, TorchDynamoException):
+            # Its first line may only introduce the next.
+            lines = [line.strip() for line in str(error).splitlines()]
+            reason = next((line for line in lines if line and not line.endswith(":")), type(error).__name__)
+            raise RankError(
+                f"rank {placement.rank} ({socket.gethostname()}): torch.compile failed ({reason}); set "
+                "training.compile to false, or install another compiler"
+            ) from error
         raise_if_ranks_lost(error, placement.rank)
 
 
