@@ -144,6 +144,11 @@ def test_another_number_of_ranks_continues_a_branch(stage, start):
         ),
         ("{parent}@8", ["--corpus={other_vocabulary}"], "has another vocabulary than {corpus}, of which {parent} has"),
         ("{parent}@8", ["--model.config.hidden_size=32"], "architecture, but hidden_size was 64 and is now 32;"),
+        (
+            "{parent}@8",
+            ["--optimizer.layers_learning_rate=1e-4"],
+            "optimizer.layers_learning_rate: was None in {parent} and is 0.0001; the optimizer's state has",
+        ),
         ("{parent}@8", ["--adversary=null"], "but discriminator.b1 is now absent, discriminator.b2 is"),
     ],
 )

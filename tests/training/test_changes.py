@@ -95,6 +95,19 @@ def test_a_change_is_recorded_and_kept(interrupted, module_run_file, unibert):
     assert "mlm.weight was 0.5 and is now 1.0" in output
 
 
+def test_a_run_of_a_version_without_a_key_continues_with_its_default(interrupted, module_run_file, unibert):
+    path = interrupted / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    del config["optimizer"]["decay_shape"]
+    path.write_text(yaml.safe_dump(config))
+    words = ["pretrain", str(module_run_file), f"--run_dir={interrupted}", *SHORT]
+    status, output = unibert(*words, "--optimizer.decay_shape=linear")
+    assert status == 1
+    assert "optimizer.decay_shape was '1-sqrt' and is now 'linear'; give --allow_change optimizer.decay_shape" in output
+    status, output = unibert(*words)
+    assert status == 0, output
+
+
 def test_changes_are_refused_unless_they_are_allowed(interrupted, module_run_file, unibert):
     before = {path: path.read_bytes() for path in interrupted.rglob("*") if path.is_file()}
     words = ["pretrain", str(module_run_file), f"--run_dir={interrupted}", *SHORT, RATE]

@@ -71,6 +71,11 @@ def encoder_layers(model: PreTrainedModel) -> list[nn.Module]:
     return [module for module in model.base_model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
+def hidden_matrices(model: PreTrainedModel) -> set[nn.Parameter]:
+    """Return the matrices that the encoder's layers multiply by."""
+    return {weight for layer in encoder_layers(model) for weight in layer.parameters() if weight.ndim == 2}
+
+
 def positions_needed(config: PreTrainedConfig, length: int) -> int:
     """Return the number of positions that a model needs for documents of ``length`` tokens."""
     return length + first_position(config)

@@ -17,6 +17,10 @@ class OptimizerConfig:
     learning_rate: float = 1e-3
     """Peak learning rate of the encoder."""
 
+    layers_learning_rate: float | None = None
+    """Peak learning rate of the matrices of the encoder's layers, if it is not ``learning_rate``. Embeddings, head and
+    norms bear a higher one than they do (docs/optimizers.md)."""
+
     betas: tuple[float, float] = (0.9, 0.98)
     """AdamW's moment decays."""
 
@@ -46,6 +50,11 @@ class OptimizerConfig:
             )
         if self.learning_rate <= 0:
             raise ValueError(f"optimizer.learning_rate: must be positive, got {self.learning_rate}")
+        if self.layers_learning_rate is not None and self.layers_learning_rate <= 0:
+            raise ValueError(
+                f"optimizer.layers_learning_rate: must be positive, or null for learning_rate, got "
+                f"{self.layers_learning_rate}"
+            )
         if self.max_grad_norm <= 0:
             raise ValueError(f"optimizer.max_grad_norm: must be positive, got {self.max_grad_norm}")
 
@@ -362,7 +371,8 @@ class RunConfig:
 
 
 CHANGEABLE_KEYS = (
-    *(f"optimizer.{one.name}" for one in fields(OptimizerConfig)),
+    # The optimizer's state has as many groups of parameters as it began with.
+    *(f"optimizer.{one.name}" for one in fields(OptimizerConfig) if one.name != "layers_learning_rate"),
     "mlm.weight",
     "distillation.weight",
     *(f"adversary.{name}" for name in ("max_lambda", "ramp", "warmup", "learning_rate")),

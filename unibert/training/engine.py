@@ -12,6 +12,7 @@ from torch import nn
 
 from unibert.errors import UserError
 from unibert.installation import data_folder
+from unibert.model.architectures import hidden_matrices
 from unibert.model.unibert import UniBERT
 from unibert.training.config import OptimizerConfig, RunConfig
 
@@ -147,27 +148,31 @@ rounds nothing."""
 
 
 def parameter_groups(model: UniBERT, config: OptimizerConfig) -> list[dict[str, Any]]:
-    """Group the parameters: matrices with weight decay, norms and biases without, for encoder and discriminator apart.
+    """Group the parameters: matrices with weight decay, norms and biases without, for encoder and discriminator apart,
+    and the matrices of the encoder's layers apart if they have a learning rate of their own.
 
     Every group has its peak learning rate under ``peak``. The discriminator's gradients must be scaled by
     ``DISCRIMINATOR_GRADIENT_SCALE``.
     """
     discriminator = model.discriminator_parameters()
     adversary_rate = model.adversary.learning_rate if model.adversary else config.learning_rate
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    layers_rate = config.layers_learning_rate
+    inside = set() if layers_rate is None else hidden_matrices(model.masked_lm)
+    groups: dict[tuple[bool, bool, bool], list[nn.Parameter]] = {}
     names = {parameter: name for name, parameter in model.named_parameters()}
     for parameter in names:
-        groups.setdefault((parameter in discriminator, parameter.ndim >= 2), []).append(parameter)
+        kind = parameter in discriminator, parameter in inside, parameter.ndim >= 2
+        groups.setdefault(kind, []).append(parameter)
     return [
         {
             "params": parameters,
             # Under ZeRO 0, a checkpoint's optimizer knows its parameters by their numbers only.
             "names": [names[parameter] for parameter in parameters],
             "weight_decay": config.weight_decay if decayed else 0.0,
-            "peak": adversary_rate if adversarial else config.learning_rate,
+            "peak": adversary_rate if adversarial else layers_rate if in_layers else config.learning_rate,
             "eps": config.eps * (DISCRIMINATOR_GRADIENT_SCALE if adversarial else 1.0),
         }
-        for (adversarial, decayed), parameters in groups.items()
+        for (adversarial, in_layers, decayed), parameters in groups.items()
     ]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from unibert.configuration import read_yaml, to_dict
+from unibert.configuration import parse, to_dict
 from unibert.corpus.manifest import Manifest, damaged_shards
 from unibert.errors import UserError
 from unibert.files import write_atomically
@@ -172,7 +172,9 @@ def _changes(config: RunConfig) -> dict[str, tuple[Any, Any]]:
     run_dir = Path(config.run_dir)
     if not complete_checkpoints(run_dir / "checkpoints"):
         return {}
-    changes = differences(read_yaml(run_dir / "config.yaml"), to_dict(config))
+    # A version that did not have a key behaved as its default.
+    before_run = parse(RunConfig, ["--config", str(run_dir / "config.yaml")])
+    changes = differences(to_dict(before_run), to_dict(config))
     for key, (before, after) in changes.items():
         if key not in config.allow_change:
             advice = f"give --allow_change {key} to continue with the new value, " if key in CHANGEABLE_KEYS else ""
