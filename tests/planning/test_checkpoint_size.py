@@ -10,8 +10,9 @@ from tests.training.processes import train_each
 from unibert.cli import main
 from unibert.training.engine import DS_CONFIGS
 
-STAGES = {"zero0": None, "zero1": "bf16", "zero3": None}
-"""ds_configs with the precision to enable, None for fp32. They cover every rule for the size of a checkpoint."""
+STAGES = {"zero0": (None, "adamw"), "zero1": ("bf16", "adamw"), "zero3": (None, "muon")}
+"""ds_configs with the precision to enable, None for fp32, and the optimizer. They cover every rule for the size of a
+checkpoint."""
 AVERAGES = {"": (), " and an average": ("--training.ema_half_life=1000",)}
 
 
@@ -19,7 +20,7 @@ AVERAGES = {"": (), " and an average": ("--training.ema_half_life=1000",)}
 def ds_configs(tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("planned")
     paths = {}
-    for name, precision in STAGES.items():
+    for name, (precision, _) in STAGES.items():
         content = json.loads((DS_CONFIGS / f"{name}.json").read_text())
         if precision:
             content[precision]["enabled"] = True
@@ -41,6 +42,7 @@ def checkpoints(module_run_file, ds_configs, tmp_path_factory) -> dict[str, Path
                 f"--run_dir={folder / f'{name}{average}'}",
                 f"--training.ds_config={path}",
                 "--training.tokens=512",
+                f"--optimizer.name={STAGES[name][1]}",
                 *options,
             ],
         }
@@ -60,6 +62,7 @@ def test_size_of_a_checkpoint(name, average, checkpoints, ds_configs, module_run
         "--gpus=1",
         "--gpu=cpu",
         f"--training.ds_config={ds_configs[name]}",
+        f"--optimizer.name={STAGES[name][1]}",
         *AVERAGES[average],
     ]
     main(["plan", *words, f"--output={tmp_path / 'plan.json'}"])

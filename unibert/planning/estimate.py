@@ -34,7 +34,14 @@ from unibert.schedules import Step, ever_positive, max_value, value_at
 from unibert.training.branch import branch_of_run
 from unibert.training.checkpoint.retention import checkpoint_bytes, rank_checkpoint_bytes
 from unibert.training.config import RunConfig
-from unibert.training.engine import ds_config_path, offloads_optimizer, read_ds_config, training_dtype, zero_stage
+from unibert.training.engine import (
+    ds_config_path,
+    num_moments,
+    offloads_optimizer,
+    read_ds_config,
+    training_dtype,
+    zero_stage,
+)
 
 GIB = 2**30
 _SAMPLES = 1000
@@ -63,7 +70,7 @@ class StateBytes:
     weights: float
     gradients: float
     optimizer: float
-    """fp32 weights and their moving average, AdamW's moments, and the fp32 gradients of the update, on the device."""
+    """fp32 weights and their average, the optimizer's moments, and the fp32 gradients of the update, on the device."""
     buffers: float
     """DeepSpeed's communication buffers."""
     host: float
@@ -79,13 +86,13 @@ def state_bytes(
     ds_config: Mapping[str, Any],
     *,
     parameters: int,
+    moments: int,
     largest: int,
     itemsize: int,
     world_size: int,
     on_cpu: bool,
-    ema: bool = False,
 ) -> StateBytes:
-    """Estimate a rank's share of weights, gradients and AdamW's state.
+    """Estimate a rank's share of weights, gradients and the optimizer's state.
 
     DeepSpeed's estimators (`Plan.deepspeed_estimate`) support neither stages 0 and 1 nor fp32, and ignore buffers. They
     also ignore that stage 3 keeps parameters that it reuses within the next 1e9 elements, which is all of a compact
@@ -94,29 +101,29 @@ def state_bytes(
     Args:
         ds_config: result of `read_ds_config`.
         parameters: number of trained elements.
+        moments: elements of the optimizer's moments, and of the weights' average, over all ranks.
         largest: elements of the largest parameter.
         itemsize: bytes of a weight in the model: 2 or 4.
         world_size: number of ranks.
         on_cpu: whether ranks run on the CPU, where memory that is allocated and not written costs nothing.
-        ema: whether a moving average of the weights is kept.
     """
     zero = ds_config.get("zero_optimization", {})
     stage, shard = zero_stage(dict(ds_config)), parameters / world_size
-    average = 4.0 if ema else 0.0
     if stage == 0:
         # fp32 weights need no fp32 copy.
-        whole, adam = float(itemsize * parameters), ((8.0 if itemsize == 4 else 16.0) + average) * parameters
-        return StateBytes(weights=whole, gradients=whole, optimizer=adam, buffers=0.0, host=0.0)
+        whole, optimizer = float(itemsize * parameters), 4.0 * moments + (0 if itemsize == 4 else 8) * parameters
+        return StateBytes(weights=whole, gradients=whole, optimizer=optimizer, buffers=0.0, host=0.0)
     weights: float = itemsize * (min(parameters, MAX_LIVE_PARAMETERS) + shard if stage == 3 else parameters)
     gradients: float = itemsize * (parameters if stage == 1 else shard)
-    optimizer, host = (16 + average) * shard, 0.0
+    updated = 8 * shard + 4 * moments / world_size
+    optimizer, host = updated, 0.0
     bucket = zero.get("reduce_bucket_size", 5e8)
     buffers = itemsize * (min(bucket, parameters) if on_cpu else bucket)
     if stage < 3 and zero.get("overlap_comm", False):
         buffers *= 2
     if offloads_optimizer(dict(ds_config)):
         # Unsharded gradients stay in main memory until the accumulation ends.
-        optimizer, host = 0.0, (16 + average) * shard + itemsize * (parameters if stage == 1 else shard)
+        optimizer, host = 0.0, updated + itemsize * (parameters if stage == 1 else shard)
         buffers += 2 * itemsize * largest
     if _offloads_weights(ds_config):
         weights -= itemsize * shard
@@ -219,6 +226,11 @@ class Plan:
     def parameters(self) -> int:
         """Number of trained elements."""
         return sum(self.parameters_by_part.values())
+
+    @cached_property
+    def num_moments(self) -> int:
+        """Number of elements of the optimizer's moments, and of the weights' average."""
+        return num_moments(self.model, self.config)
 
     @cached_property
     def largest_parameter(self) -> int:
@@ -338,17 +350,12 @@ class Plan:
         return state_bytes(
             ds_config,
             parameters=self.parameters,
+            moments=self.num_moments,
             largest=self.largest_parameter,
             itemsize=training_dtype(dict(ds_config)).itemsize,
             world_size=self.world_size,
             on_cpu=self.accelerator.device_type == "cpu",
-            ema=self.keeps_average,
         )
-
-    @property
-    def keeps_average(self) -> bool:
-        """Whether the run keeps a moving average of its weights."""
-        return self.config.training.ema_half_life is not None
 
     def deepspeed_estimate(self, name: str) -> float | None:
         """Return GiB per GPU of weights, gradients and optimizer by DeepSpeed's estimator, None where it has none."""
@@ -391,9 +398,9 @@ class Plan:
             zero_stage(dict(ds_config)),
             self.parameters,
             itemsize,
+            self.num_moments,
             rank=0,
             world_size=self.world_size,
-            ema=self.keeps_average,
         )
         return MemoryBytes(
             states=states,
@@ -535,7 +542,7 @@ class Plan:
         """Bytes of one checkpoint with a ds_config."""
         ds_config = self.read_ds_config(name)
         itemsize = training_dtype(ds_config).itemsize
-        return checkpoint_bytes(zero_stage(ds_config), self.parameters, itemsize, ema=self.keeps_average)
+        return checkpoint_bytes(zero_stage(ds_config), self.parameters, itemsize, self.num_moments)
 
     @property
     def exported_bytes(self) -> int:

@@ -143,7 +143,7 @@ def _memory_table(plan: Plan, recommended: Choice | None) -> list[str]:
         "GiB per rank",
         "weights",
         "gradients",
-        "AdamW",
+        "optimizer",
         "buffers",
         "host",
         "DeepSpeed",

@@ -66,12 +66,18 @@ def branch_of_run(config: RunConfig) -> Branch | None:
             f"training.tokens: {config.training.tokens} tokens end before the branch begins, since they count those of "
             f"{parent.run_dir}, {tokens} up to step {step}; give more"
         )
-    theirs, own = parent.config.optimizer.layers_learning_rate, config.optimizer.layers_learning_rate
-    if (theirs is None) != (own is None):
+    theirs, own = parent.config.optimizer, config.optimizer
+    if theirs.name != own.name:
         raise UserError(
-            f"optimizer.layers_learning_rate: was {theirs} in {parent.run_dir} and is {own}; the optimizer's state has "
-            "the matrices of the layers apart or not, so give one if the parent has one and null if it has none, or "
-            "start from its exported model with model.initialize_from"
+            f"optimizer.name: {parent.run_dir} has the state of {theirs.name}, which {own.name} cannot continue; set "
+            f"it to {theirs.name}, or start from its exported model with model.initialize_from"
+        )
+    if theirs.has_layers_apart != own.has_layers_apart:
+        raise UserError(
+            f"optimizer.layers_learning_rate: was {theirs.layers_learning_rate} in {parent.run_dir} and is "
+            f"{own.layers_learning_rate}; the optimizer's state has the matrices of the layers apart or not, so give "
+            "one if the parent has one and null if it has none, or start from its exported model with "
+            "model.initialize_from"
         )
     manifest = Manifest.load(config.corpus)
     _raise_if_other_vocabulary(parent, config, manifest)

@@ -12,7 +12,10 @@ from unibert.stream.config import DELIVERY_KEYS, StreamConfig
 
 @dataclass(kw_only=True)
 class OptimizerConfig:
-    """AdamW with a warmup-stable-decay schedule. Norms and biases are not decayed."""
+    """The optimizer and its warmup-stable-decay schedule. Norms and biases are not decayed."""
+
+    name: Literal["adamw", "muon"] = "adamw"
+    """``muon`` updates the matrices of the encoder's layers by Muon, all else by AdamW, with the same learning rate."""
 
     learning_rate: float = 1e-3
     """Peak learning rate of the encoder."""
@@ -20,6 +23,9 @@ class OptimizerConfig:
     layers_learning_rate: float | None = None
     """Peak learning rate of the matrices of the encoder's layers, if it is not ``learning_rate``. Embeddings, head and
     norms bear a higher one than they do (docs/optimizers.md)."""
+
+    momentum: float = 0.95
+    """Muon's momentum."""
 
     betas: tuple[float, float] = (0.9, 0.98)
     """AdamW's moment decays."""
@@ -50,6 +56,8 @@ class OptimizerConfig:
             )
         if self.learning_rate <= 0:
             raise ValueError(f"optimizer.learning_rate: must be positive, got {self.learning_rate}")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"optimizer.momentum: must be at least 0 and below 1, got {self.momentum}")
         if self.layers_learning_rate is not None and self.layers_learning_rate <= 0:
             raise ValueError(
                 f"optimizer.layers_learning_rate: must be positive, or null for learning_rate, got "
@@ -57,6 +65,11 @@ class OptimizerConfig:
             )
         if self.max_grad_norm <= 0:
             raise ValueError(f"optimizer.max_grad_norm: must be positive, got {self.max_grad_norm}")
+
+    @property
+    def has_layers_apart(self) -> bool:
+        """Whether the matrices of the layers are groups of parameters of their own."""
+        return self.name == "muon" or self.layers_learning_rate is not None
 
 
 @dataclass(kw_only=True)
@@ -371,8 +384,8 @@ class RunConfig:
 
 
 CHANGEABLE_KEYS = (
-    # The optimizer's state has as many groups of parameters as it began with.
-    *(f"optimizer.{one.name}" for one in fields(OptimizerConfig) if one.name != "layers_learning_rate"),
+    # The optimizer's state keeps the groups of parameters that it began with.
+    *(f"optimizer.{one.name}" for one in fields(OptimizerConfig) if one.name not in ("name", "layers_learning_rate")),
     "mlm.weight",
     "distillation.weight",
     *(f"adversary.{name}" for name in ("max_lambda", "ramp", "warmup", "learning_rate")),

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from unibert.errors import UserError
 from unibert.installation import data_folder
 from unibert.model.architectures import hidden_matrices
 from unibert.model.unibert import UniBERT
 from unibert.training.config import OptimizerConfig, RunConfig
+from unibert.training.muon import MuonWithAdamW, Shard
 
 DS_CONFIGS = data_folder("ds_configs")
 
@@ -135,6 +136,8 @@ def deepspeed_config(
         # With offload, DeepSpeed would insist on its own AdamW, which it compiles at the first start.
         "zero_force_ds_cpu_optimizer": False,
     }
+    if run.optimizer.name != "adamw":
+        config["zero_allow_untested_optimizer"] = True
     if ds_config.get("bf16", {}).get("enabled"):
         # The check would wait for the device.
         config["bf16"] = {**ds_config["bf16"], "check_grad_overflow": False}
@@ -149,15 +152,15 @@ rounds nothing."""
 
 def parameter_groups(model: UniBERT, config: OptimizerConfig) -> list[dict[str, Any]]:
     """Group the parameters: matrices with weight decay, norms and biases without, for encoder and discriminator apart,
-    and the matrices of the encoder's layers apart if they have a learning rate of their own.
+    and the matrices of the encoder's layers apart if Muon updates them or they have a learning rate of their own.
 
     Every group has its peak learning rate under ``peak``. The discriminator's gradients must be scaled by
     ``DISCRIMINATOR_GRADIENT_SCALE``.
     """
     discriminator = model.discriminator_parameters()
     adversary_rate = model.adversary.learning_rate if model.adversary else config.learning_rate
-    layers_rate = config.layers_learning_rate
-    inside = set() if layers_rate is None else hidden_matrices(model.masked_lm)
+    has_muon, layers_rate = config.name == "muon", config.layers_learning_rate or config.learning_rate
+    inside = hidden_matrices(model.masked_lm) if config.has_layers_apart else set()
     groups: dict[tuple[bool, bool, bool], list[nn.Parameter]] = {}
     names = {parameter: name for name, parameter in model.named_parameters()}
     for parameter in names:
@@ -171,9 +174,49 @@ def parameter_groups(model: UniBERT, config: OptimizerConfig) -> list[dict[str, 
             "weight_decay": config.weight_decay if decayed else 0.0,
             "peak": adversary_rate if adversarial else layers_rate if in_layers else config.learning_rate,
             "eps": config.eps * (DISCRIMINATOR_GRADIENT_SCALE if adversarial else 1.0),
+            "muon": has_muon and in_layers,
         }
         for (adversarial, in_layers, decayed), parameters in groups.items()
     ]
+
+
+def num_moments(model: UniBERT, config: RunConfig) -> int:
+    """Return the number of elements of the optimizer's moments: two for a weight, and one where Muon updates it; one
+    more where a moving average of the weights is kept."""
+    of_muon = hidden_matrices(model.masked_lm) if config.optimizer.name == "muon" else set()
+    averages = int(config.training.ema_half_life is not None)
+    return sum((averages + (1 if weight in of_muon else 2)) * weight.numel() for weight in model.parameters())
+
+
+def build_optimizer(model: UniBERT, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """Build the optimizer of all parameters of a model, which `WeightUpdate` makes clip."""
+    groups = parameter_groups(model, config)
+    if config.name == "muon":
+        return MuonWithAdamW(groups, momentum=config.momentum, learning_rate=config.learning_rate, betas=config.betas)
+    # Fused, it makes one pass over the state of each tensor.
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
+
+
+def _shards_of_muon(engine: Any) -> dict[Tensor, Shard]:
+    """Return what each flat parameter that Muon updates holds, under ZeRO 1 to 3."""
+    zero, stage = engine.optimizer, engine.zero_optimization_stage()
+    if stage == 0:
+        return {}
+    if stage == 3:
+        kinds = [zero.sub_group_to_group_id[number] for number in range(len(zero.fp16_groups))]
+        flat = zip(kinds, zero.fp32_partitioned_groups_flat, zero.fp16_groups, strict=True)
+    else:
+        matrices = zero.round_robin_bit16_groups
+        flat = zip(range(len(matrices)), zero.single_partition_of_fp32_groups, matrices, strict=True)
+    return {
+        shard: Shard(
+            shapes=[getattr(matrix, "ds_shape", matrix.shape) for matrix in matrices],
+            each=stage == 3,
+            device=torch.device(engine.device),
+        )
+        for kind, shard, matrices in flat
+        if engine.basic_optimizer.param_groups[kind]["muon"]
+    }
 
 
 def build_engine(
@@ -185,18 +228,13 @@ def build_engine(
     world_size: int,
     load_universal: bool,
 ) -> Any:
-    """Build the DeepSpeed engine of ``model`` with AdamW. `Checkpoints.prepare_newest` gives ``load_universal``."""
+    """Build the DeepSpeed engine of ``model`` with its optimizer. `Checkpoints.prepare_newest` gives
+    ``load_universal``."""
     import deepspeed
 
     for parameter in model.discriminator_parameters():
         parameter.register_hook(lambda gradient: gradient * DISCRIMINATOR_GRADIENT_SCALE)
-    optimizer = torch.optim.AdamW(
-        parameter_groups(model, run.optimizer),
-        lr=run.optimizer.learning_rate,
-        betas=run.optimizer.betas,
-        # One pass over the state of each tensor, and `WeightUpdate` needs it.
-        fused=True,
-    )
+    optimizer = build_optimizer(model, run.optimizer)
     config = deepspeed_config(
         ds_config, run, micro_batch_size=micro_batch_size, world_size=world_size, load_universal=load_universal
     )
@@ -204,6 +242,8 @@ def build_engine(
     if zero_stage(ds_config) == 0 and training_dtype(ds_config) != torch.float32:
         # DeepSpeed creates AdamW's state by a step on zero gradients, which would count in the bias correction.
         optimizer.state.clear()
+    if isinstance(optimizer, MuonWithAdamW):
+        optimizer.use_shards(_shards_of_muon(engine))
     if zero_stage(ds_config) == 3:
         for parameter in model.parameters_used_outside_their_module():
             deepspeed.zero.register_external_parameter(model, parameter)
@@ -220,7 +260,7 @@ def measures_gradient(engine: Any) -> bool:
 
 def group_settings(engine: Any) -> list[dict[str, Any]]:
     """Return the settings of every parameter group, which a checkpoint that is loaded replaces by its own."""
-    names = ("peak", "betas", "eps", "weight_decay", "fused")
+    names = ("peak", "betas", "eps", "weight_decay", "fused", "muon")
     return [{name: group[name] for name in names} for group in engine.optimizer.param_groups]
 
 

@@ -192,6 +192,7 @@ class Pretraining:
             world_size=placement.world_size,
             zero_stage=zero_stage(prepared.ds_config),
             ema_half_life=config.training.ema_half_life,
+            optimizer=config.optimizer.name,
         )
         start_student(prepared.model, config, prepared.manifest, placement.device)
         self.engine = build_engine(
@@ -215,9 +216,9 @@ class Pretraining:
                 zero_stage(prepared.ds_config),
                 prepared.num_parameters,
                 training_dtype(prepared.ds_config).itemsize,
+                prepared.num_moments,
                 rank=placement.rank,
                 world_size=placement.world_size,
-                ema=config.training.ema_half_life is not None,
             ),
             pinned=placement.device.type == "cuda",
         )

@@ -23,7 +23,7 @@ from unibert.training.checkpoint.folder import complete_checkpoints
 from unibert.training.checkpoint.retention import MAX_BYTES_PER_PARAMETER, raise_if_no_room
 from unibert.training.config import CHANGEABLE_KEYS, RunConfig, differences
 from unibert.training.encoder_layers import check_compilation
-from unibert.training.engine import ds_config_path, read_ds_config, training_dtype
+from unibert.training.engine import ds_config_path, num_moments, read_ds_config, training_dtype
 from unibert.training.kernel_paths import check_kernel_paths
 from unibert.training.models import build_model
 from unibert.training.ranks.placement import Placement
@@ -51,6 +51,8 @@ class Preparation:
     utilisation: Utilisation
     num_parameters: int
     """Counted before DeepSpeed builds the engine: ZeRO 3 leaves only its shard on each rank."""
+    num_moments: int
+    """Elements of the optimizer's moments, and of the weights' average."""
 
 
 def prepare(
@@ -97,7 +99,17 @@ def prepare(
     raise_if_no_room(Path(config.run_dir), MAX_BYTES_PER_PARAMETER * num_parameters)
     dtype = training_dtype(ds_config)
     utilisation = Utilisation(model, config, placement.device, dtype, placement.world_size)
-    return Preparation(manifest, stream, ds_config, model, retrieval, changes, utilisation, num_parameters)
+    return Preparation(
+        manifest,
+        stream,
+        ds_config,
+        model,
+        retrieval,
+        changes,
+        utilisation,
+        num_parameters,
+        num_moments(model, config),
+    )
 
 
 def claim_run_dir(config: RunConfig, model: UniBERT, *, changed: bool) -> Claim:

@@ -136,12 +136,13 @@ def test_each_rank_writes_what_memory_is_reserved_for(stage, precision, two_rank
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     main(["plan", *words[1:], "--gpus=2", "--gpu=cpu", f"--output={tmp_path / 'plan.json'}"])
     parameters = sum(json.loads((tmp_path / "plan.json").read_text())["parameters"].values())
+    moments = 2 * parameters
     written = [0, 0]
     for path in (run_dir / "checkpoints" / "step-00000012" / "state").iterdir():
         rank = re.search(r"zero_pp_rank_(\d)", path.name)
         written[int(rank[1]) if rank else 0] += path.stat().st_size
     itemsize = 4 if precision == "fp32" else 2
-    reserved = [rank_checkpoint_bytes(stage, parameters, itemsize, rank=rank, world_size=2) for rank in (0, 1)]
+    reserved = [rank_checkpoint_bytes(stage, parameters, itemsize, moments, rank=rank, world_size=2) for rank in (0, 1)]
     # The tensors' names and shapes come on top; a state left out, of 2 bytes a parameter over two ranks, would be twice
     # this margin.
     for found, planned in zip(written, reserved, strict=True):

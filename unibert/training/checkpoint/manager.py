@@ -69,6 +69,7 @@ class Checkpoints:
         world_size: number of ranks of this start, recorded in each checkpoint.
         zero_stage: ZeRO stage of this start, recorded in each checkpoint.
         ema_half_life: half-life of this start's average of the weights, recorded in each checkpoint.
+        optimizer: name of the run's optimizer.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Checkpoints:
         world_size: int,
         zero_stage: int,
         ema_half_life: int | None,
+        optimizer: str,
     ) -> None:
         self.folder = folder
         self._keep = keep
@@ -89,6 +91,7 @@ class Checkpoints:
         self._world_size = world_size
         self._zero_stage = zero_stage
         self._ema_half_life = ema_half_life
+        self._optimizer = optimizer
         self._newest: Path | None = None
         self._copies = Copies()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="unibert-checkpoints")
@@ -287,8 +290,13 @@ class Checkpoints:
         if (ranks, stage) == (self._world_size, self._zero_stage) or stage == 0:
             # Under ZeRO 0 every rank holds the whole state.
             return False
+        # DeepSpeed's universal form has AdamW's moments only.
+        if self._optimizer != "adamw":
+            raise AgreedError(
+                f"{newest}: the state of optimizer.name {self._optimizer} cannot be continued by another world size or "
+                f"ZeRO stage; start it with world size {ranks} and stage {stage}"
+            )
         if self._ema_half_life is not None and description.get("ema_half_life") is not None:
-            # DeepSpeed's universal form has AdamW's moments only.
             raise AgreedError(
                 f"{newest}: its average of weights cannot be continued by another world size or ZeRO stage; start it "
                 f"with world size {ranks} and stage {stage}, or drop the average with --training.ema_half_life null"

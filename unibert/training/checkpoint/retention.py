@@ -51,27 +51,24 @@ class RetentionPolicy:
         return [index for index in range(len(descriptions)) if index not in kept]
 
 
-def checkpoint_bytes(stage: int, parameters: int, itemsize: int, *, ema: bool = False) -> int:
-    """Size of all files of one checkpoint: AdamW's two moments, the fp32 weights, their moving average if there is one
-    (``ema``), and the model's own weights.
+def checkpoint_bytes(stage: int, parameters: int, itemsize: int, moments: int) -> int:
+    """Size of all files of one checkpoint: the optimizer's moments and the weights' average, the fp32 weights,
+    and the model's own weights.
 
     ZeRO 3 saves only the fp32 weights, and under ZeRO 0 in fp32 there are no others.
     """
-    return (_fp32_bytes(ema) + (0 if stage == 3 or (stage == 0 and itemsize == 4) else itemsize)) * parameters
+    own = 0 if stage == 3 or (stage == 0 and itemsize == 4) else itemsize
+    return 4 * moments + (4 + own) * parameters
 
 
 def rank_checkpoint_bytes(
-    stage: int, parameters: int, itemsize: int, *, rank: int, world_size: int, ema: bool = False
+    stage: int, parameters: int, itemsize: int, moments: int, *, rank: int, world_size: int
 ) -> int:
     """The part of :func:`checkpoint_bytes` that ``rank`` writes: its shard from ZeRO 1 on; on rank 0, all that is not
     sharded."""
-    sharded = _fp32_bytes(ema) * parameters if stage else 0
-    unsharded = checkpoint_bytes(stage, parameters, itemsize, ema=ema) - sharded if rank == 0 else 0
+    sharded = 4 * (parameters + moments) if stage else 0
+    unsharded = checkpoint_bytes(stage, parameters, itemsize, moments) - sharded if rank == 0 else 0
     return unsharded + sharded // world_size
-
-
-def _fp32_bytes(ema: bool) -> int:
-    return 16 if ema else 12
 
 
 def raise_if_no_room(folder: Path, num_bytes: int) -> None:
