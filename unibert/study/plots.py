@@ -53,7 +53,8 @@ def retrieval_and_probe(content: Mapping[str, Any]) -> Figure:
             [100 * seed["probe_linear"] for seed in seeds],
             [100 * accuracy for accuracy in accuracies],
             SCATTER_MARKERS[number % len(SCATTER_MARKERS)],
-            color=SCATTER_COLOURS[number % len(SCATTER_COLOURS)],
+            # Markers that come again have another colour.
+            color=SCATTER_COLOURS[(number + number // len(SCATTER_MARKERS)) % len(SCATTER_COLOURS)],
             label=arm,
         )
     axes.set_xlabel("linear language probe, %")
