@@ -74,16 +74,6 @@ def test_checkpointing_changes_no_loss(uncompiled, module_run_file, objectives, 
 
 
 @pytest.mark.slow
-def test_checkpointing_under_zero_3(module_run_file, objectives, tmp_path):
-    words = [*objectives, "--training.ds_config=zero3"]
-    runs = [
-        trained(module_run_file, tmp_path / name, *words, *more, ranks=2, steps=20)
-        for name, more in (("kept", []), ("again", [f"{CHECKPOINT}=1"]))
-    ]
-    assert lines_without_timing(runs[0]) == lines_without_timing(runs[1])
-
-
-@pytest.mark.slow
 @needs_compiler
 def test_a_killed_run_with_compiled_layers_loses_nothing(module_run_file, objectives, tmp_path, unibert):
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
