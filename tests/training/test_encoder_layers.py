@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import stat
@@ -147,5 +148,7 @@ def test_a_compiler_that_fails_ends_the_run_with_a_sentence(run_file, tmp_path, 
     output, _ = process.communicate(timeout=500)
     assert process.returncode == 1
     assert "rank 0 (" in output
-    assert "torch.compile failed (CppCompileError: C++ compile error); set training.compile to false" in output
+    assert re.search(
+        r"torch\.compile failed \(.+\); set training\.compile to false, or install another compiler", output
+    )
     assert "Traceback" not in output
