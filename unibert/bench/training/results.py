@@ -110,6 +110,6 @@ def draw_train_results(results: Mapping[str, Any], path: Path) -> None:
         axes.set_yticks(range(len(rows)), [row["name"] for row in rows], fontsize=8)
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.grid(visible=False, axis="y")
-        axes.set_xlabel("tokens/s (median of the rounds; line: lowest to highest)")
+        axes.set_xlabel("tokens/s, median and range")
         figure.legend(loc="outside upper left", ncols=3, fontsize=8)
         save(figure, path)
