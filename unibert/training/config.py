@@ -119,8 +119,8 @@ class TrainingConfig:
     """DeepSpeed JSON file, or the name of one in ``ds_configs`` (zero0 to zero3)."""
 
     compile: bool = False
-    """Compile the encoder's layers, the student's and the teacher's, with torch.compile. It needs a compiler, and a
-    minute or more at the first step. Not with ZeRO 3."""
+    """Compile the encoder's layers, the student's and the teacher's, with torch.compile. It needs a compiler, and
+    more time at the first step. Not with ZeRO 3."""
 
     activation_checkpointing: int | None = None
     """Compute every n-th layer's activations again in the backward pass instead of keeping them: 1 stands for all

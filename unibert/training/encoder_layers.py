@@ -46,7 +46,7 @@ def set_up_layers(model: UniBERT, training: TrainingConfig) -> list[str]:
         if teacher is not None and architecture_of(teacher.config).own_encoder is None:
             compiled["teacher"] = compile_layers(teacher)
         counts = " and ".join(f"{some} of the {every} layers of the {who}" for who, (some, every) in compiled.items())
-        sentences.append(f"torch.compile: {counts}; the first step takes a minute or more, unless a cache has them")
+        sentences.append(f"torch.compile: {counts}; the first step takes longer, unless a cache has them")
     if training.activation_checkpointing is not None:
         checkpoint_layers(model.masked_lm, training.activation_checkpointing)
     return sentences
