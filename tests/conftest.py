@@ -1,4 +1,5 @@
 import os
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Threads that wait for each other on fewer cores than there are workers take longer than one thread; so do those
     # of all processes that tests start. Threads are counted as torch is loaded.
     os.environ["OMP_NUM_THREADS"] = "1"
+    # More than one, and torch.compile starts a process for each, which imports torch first.
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
 
 import torch
 
@@ -23,6 +26,7 @@ if not torch.cuda.is_available():
     del os.environ["TRITON_INTERPRET"]
 
 from tests.odd_offsets import odd_offsets
+from tests.training.processes import placement
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -61,6 +65,18 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return "tests/slurm" if nodeid.startswith("tests/slurm/") else super()._split_scope(nodeid)
 
     return ByFile(config, log)
+
+
+@pytest.fixture(autouse=True)
+def no_rank_left_over() -> Iterator[None]:
+    """A command that trains in a test's own process sets a rank's variables; later tests start processes without."""
+    before = {name: os.environ.get(name) for name in placement(0, 1, 0)}
+    yield
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,7 @@ from unibert.files import write_json
 from unibert.machine import MIN_TEMPORARY_GIB, free_gib, held_gpus, min_run_gib, not_writable, too_few_cores, too_full
 from unibert.training.checkpoint.folder import complete_checkpoints, step_of
 from unibert.training.config import RunConfig
+from unibert.training.ranks.failures import raise_if_port_taken
 from unibert.training.ranks.placement import device_index, hosts_of_ranks, place_from_environment, sees_only_its_own
 
 MAX_START = timedelta(minutes=3)
@@ -51,7 +52,7 @@ def preflight(config: RunConfig) -> None:
 
     Raises:
         AgreedError: if a node is faulty, or the run has been restarted too often without progress.
-        UserError: if rank 0 cannot be reached.
+        UserError: if rank 0 cannot be reached, or cannot listen on the ranks' port.
     """
     rank, local_rank, world_size, local_world_size = place_from_environment()
     machine = _check_machine(Path(config.run_dir), local_rank, local_world_size)
@@ -67,6 +68,7 @@ def preflight(config: RunConfig) -> None:
         finally:
             exchange.leave()
     except dist.DistError as error:
+        raise_if_port_taken(error, rank)
         raise UserError(
             f"preflight: {own.host}: rank 0 on {address} does not respond; check the network between the two"
         ) from error

@@ -1,8 +1,27 @@
-"""Which GPU a rank takes, and which rank speaks for a machine, from the environment alone."""
+"""A rank's place, its GPU, and whether it speaks for its machine, from the environment alone."""
 
 import pytest
 
-from unibert.training.ranks.placement import device_index, is_first_of_machine
+from tests.training.processes import placement
+from unibert.errors import UserError
+from unibert.training.ranks.placement import device_index, is_first_of_machine, place_from_environment
+
+
+@pytest.mark.parametrize(
+    ("absent", "said"),
+    [
+        (["MASTER_PORT"], "has RANK but MASTER_PORT is missing;"),
+        (["LOCAL_RANK", "MASTER_ADDR"], "has RANK but LOCAL_RANK and MASTER_ADDR are missing;"),
+    ],
+)
+def test_an_environment_that_lacks_a_variable(absent, said, monkeypatch):
+    for name, value in placement(0, 2, 29500).items():
+        monkeypatch.setenv(name, value)
+    assert place_from_environment() == (0, 0, 2, 2)
+    for name in absent:
+        monkeypatch.delenv(name)
+    with pytest.raises(UserError, match=said):
+        place_from_environment()
 
 
 @pytest.mark.parametrize(

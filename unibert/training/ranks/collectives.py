@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from unibert.errors import AgreedError, UserError
 from unibert.training.ranks.collective_counter import counted_collective
-from unibert.training.ranks.failures import raise_if_ranks_lost
+from unibert.training.ranks.failures import raise_if_port_taken, raise_if_ranks_lost
 from unibert.training.ranks.placement import Placement, device_index, place_from_environment
 from unibert.training.ranks.readback import Readback, upload
 
@@ -31,6 +31,7 @@ def join(timeout: timedelta = COLLECTIVE_TIMEOUT) -> Placement:
 
     Raises:
         UserError: if the launcher's variables are inconsistent or this machine has fewer GPUs than ranks.
+        RankError: if another process listens on the ranks' port.
         LostRanksError: if not all ranks join.
     """
     rank, local_rank, world_size, local_world_size = place_from_environment()
@@ -52,6 +53,7 @@ def join(timeout: timedelta = COLLECTIVE_TIMEOUT) -> Placement:
     try:
         _initialise_deepspeed(device, timeout)
     except RuntimeError as error:
+        raise_if_port_taken(error, rank)
         raise_if_ranks_lost(error, rank)
         raise
     return Placement(rank, local_rank, world_size, local_world_size, device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 
 import torch
@@ -69,6 +70,20 @@ def raise_if_out_of_memory(error: BaseException, placement: Placement, micro_bat
     else:
         return
     raise RankError(f"rank {placement.rank} ({socket.gethostname()}): {sentence}") from error
+
+
+def raise_if_port_taken(error: RuntimeError, rank: int) -> None:
+    """Raise a RankError if ``error`` means that ``rank`` cannot listen for the other ranks.
+
+    Raises:
+        RankError: if another process listens on MASTER_PORT.
+    """
+    if "EADDRINUSE" in str(error):
+        port = os.environ["MASTER_PORT"]
+        raise RankError(
+            f"rank {rank} ({socket.gethostname()}): another process listens on port {port}; choose "
+            "another port, with --master_port under the deepspeed launcher, with MASTER_PORT elsewhere"
+        ) from error
 
 
 def raise_if_ranks_lost(error: RuntimeError, rank: int) -> None:

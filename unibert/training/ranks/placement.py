@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from unibert.errors import UserError
-from unibert.launcher import free_port
+from unibert.options import join_words
 
 if TYPE_CHECKING:
     import torch
@@ -37,9 +37,14 @@ def place_from_environment() -> tuple[int, int, int, int]:
     """
     environment = os.environ
     if "RANK" in environment:
-        missing = [name for name in ("LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR") if name not in environment]
+        needed = ("LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+        missing = [name for name in needed if name not in environment]
         if missing:
-            raise UserError(f"RANK is set but {', '.join(missing)} is not; start with the deepspeed launcher or srun")
+            verb = "is" if len(missing) == 1 else "are"
+            raise UserError(
+                f"the environment has RANK but {join_words(missing, 'and')} {verb} missing; start with the deepspeed "
+                "launcher or srun"
+            )
         local = int(environment.get("LOCAL_WORLD_SIZE", environment.get("LOCAL_SIZE", "1")))
         return int(environment["RANK"]), int(environment["LOCAL_RANK"]), int(environment["WORLD_SIZE"]), local
     if "SLURM_STEP_NUM_TASKS" in environment:
@@ -53,7 +58,8 @@ def place_from_environment() -> tuple[int, int, int, int]:
         environment.setdefault("MASTER_PORT", str(20000 + int(environment["SLURM_JOB_ID"]) % 20000))
     else:
         place = (0, 0, 1, 1)
-        environment["MASTER_ADDR"], environment["MASTER_PORT"] = "127.0.0.1", str(free_port())
+        # torch listens on any free port; another process might take one that is chosen here.
+        environment["MASTER_ADDR"], environment["MASTER_PORT"] = "127.0.0.1", "0"
     # Without these, DeepSpeed searches for MPI.
     environment["RANK"], environment["LOCAL_RANK"], environment["WORLD_SIZE"] = map(str, place[:3])
     return place
