@@ -12,15 +12,27 @@ from pathlib import Path
 from typing import Any
 
 from unibert.errors import UserError
+from unibert.training.freed_memory import ENVIRONMENT
 
 Row = dict[str, Any]
 
 
-def run_worker(module: str, job: Mapping[str, Any]) -> Row:
+def run_worker(module: str, job: Mapping[str, Any], *, keeps_memory: bool = False, gpu: int | None = None) -> Row:
     """Run ``python -m MODULE JOB.json RESULT.json`` with one thread and return its result.
 
     If the process dies, return {"status": "failed", "why": …}.
+
+    Args:
+        module: what to run.
+        job: content of JOB.json.
+        keeps_memory: whether it is started as `unibert pretrain` is, for `unibert.training.freed_memory`.
+        gpu: number of the only GPU that it sees. Default: all.
     """
+    environment = {name: value for name, value in os.environ.items() if name not in ENVIRONMENT}
+    environment |= {"OMP_NUM_THREADS": "1", "ARROW_IO_THREADS": "1", **(ENVIRONMENT if keeps_memory else {})}
+    if gpu is not None:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        environment["CUDA_VISIBLE_DEVICES"] = visible.split(",")[gpu] if visible else str(gpu)
     with tempfile.TemporaryDirectory(prefix="unibert-bench-") as name:
         job_file, result_file, log = (Path(name) / part for part in ("job.json", "result.json", "log"))
         job_file.write_text(json.dumps(job), encoding="utf-8")
@@ -31,7 +43,7 @@ def run_worker(module: str, job: Mapping[str, Any]) -> Row:
                 stderr=stream,
                 stdin=subprocess.DEVNULL,
                 check=False,
-                env=os.environ | {"OMP_NUM_THREADS": "1", "ARROW_IO_THREADS": "1"},
+                env=environment,
             )
         if completed.returncode == 0:
             result: Row = json.loads(result_file.read_text(encoding="utf-8"))

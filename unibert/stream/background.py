@@ -10,6 +10,8 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
+from unibert.background_threads import compute_on_one_thread
+
 Result = TypeVar("Result")
 
 
@@ -50,6 +52,7 @@ class Background:
 
 
 def _run(work: SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None]) -> None:
+    compute_on_one_thread()
     while (job := work.get()) is not None:
         function, future = job
         try:

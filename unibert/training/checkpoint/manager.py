@@ -21,6 +21,7 @@ from typing import Any
 
 import torch.distributed as dist
 
+from unibert.background_threads import compute_on_one_thread
 from unibert.errors import AgreedError, UserError
 from unibert.files import file_sha256
 from unibert.training.checkpoint import universal
@@ -94,7 +95,9 @@ class Checkpoints:
         self._optimizer = optimizer
         self._newest: Path | None = None
         self._copies = Copies()
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="unibert-checkpoints")
+        self._thread = ThreadPoolExecutor(
+            max_workers=1, thread_name_prefix="unibert-checkpoints", initializer=compute_on_one_thread
+        )
         self._pending: _Pending | None = None
         self._reservation: Future[None] | None = None
         run_on_rank_0(self._remove_leftovers)
