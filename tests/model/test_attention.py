@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoModelForMaskedLM
 
 from tests.model.test_encoder import ARCHITECTURES
-from unibert.model import attention, encoder
+from unibert.model import attention
 from unibert.model.attention import IMPLEMENTATIONS, PackedDocuments, choose_attention_path
 from unibert.model.config import DistillationConfig, MLMConfig, ModelConfig
 from unibert.model.encoder import build_masked_lm, encode
@@ -37,6 +37,8 @@ class Place:
     path: str
     device: str
     dtype: torch.dtype
+    calls_kernel: bool = False
+    """On a CPU: whether varlen attention calls torch's kernel, as on a GPU, with a substitute for it."""
 
     @property
     def tolerance(self) -> float:
@@ -51,25 +53,32 @@ class Place:
         return encode(model, ids, positions, documents, attention=self.path, **{"hidden_states": False, **options})
 
 
-def _place(path: str, device: str, dtype: torch.dtype) -> Any:
+def _place(path: str, device: str, dtype: torch.dtype, *, calls_kernel: bool = False) -> Any:
     absent = device == "cuda" and not torch.cuda.is_available()
     marks = [pytest.mark.skipif(absent, reason="no CUDA GPU")]
-    return pytest.param(Place(path, device, dtype), marks=marks, id=f"{path}-{device}-{str(dtype)[6:]}")
+    name = f"{path}-{'kernel-' if calls_kernel else ''}{device}-{str(dtype)[6:]}"
+    return pytest.param(Place(path, device, dtype, calls_kernel), marks=marks, id=name)
 
 
 ON_CUDA = [
     *(_place(path, "cuda", torch.bfloat16) for path in IMPLEMENTATIONS),
     *(_place(path, "cuda", torch.float32) for path in ("sdpa", "flex")),
 ]
-TRAINABLE = [_place("sdpa", "cpu", torch.float32), _place("varlen", "cpu", torch.float32), *ON_CUDA]
+TRAINABLE = [
+    _place("sdpa", "cpu", torch.float32),
+    _place("varlen", "cpu", torch.float32),
+    _place("varlen", "cpu", torch.bfloat16),
+    _place("varlen", "cpu", torch.float32, calls_kernel=True),
+    *ON_CUDA,
+]
 ALL = [_place("flex", "cpu", torch.float32), *TRAINABLE]
 
 
 @pytest.fixture
 def place(request, monkeypatch) -> Place:
-    """A path with device and dtype. On a CPU, varlen runs with a substitute for torch's kernel."""
-    if request.param == Place("varlen", "cpu", torch.float32):
-        monkeypatch.setattr(encoder, "choose_attention_path", lambda path, *of: path)
+    """A path with device and dtype."""
+    if request.param.calls_kernel:
+        monkeypatch.setattr(attention, "_goes_by_document", lambda tensor: False)
         monkeypatch.setattr(attention, "varlen_attn", segment_by_segment)
     return request.param
 
@@ -300,7 +309,9 @@ CUDA, CPU = torch.device("cuda"), torch.device("cpu")
 @pytest.mark.parametrize(
     ("asked", "device", "dtype", "settings", "trained", "capability", "chosen"),
     [
-        ("auto", CPU, torch.float32, {}, True, H100, "sdpa"),
+        ("auto", CPU, torch.float32, {}, True, H100, "varlen"),
+        ("auto", CPU, torch.float32, {"hidden_size": 40}, True, H100, "varlen"),
+        ("auto", CPU, torch.float32, {"attention_dropout": 0.1}, True, H100, "sdpa"),
         ("auto", CUDA, torch.bfloat16, {}, True, H100, "varlen"),
         ("auto", CUDA, torch.float16, {}, True, H100, "varlen"),
         ("auto", CUDA, torch.float32, {}, True, H100, "sdpa"),
@@ -319,10 +330,28 @@ def test_chosen_path(monkeypatch, asked, device, dtype, settings, trained, capab
     assert choose_attention_path(asked, model, device, dtype) == chosen
 
 
+def test_on_a_cpu_documents_run_one_by_one_where_it_pays():
+    model = masked_lm("modernbert", hidden_size=96)
+
+    def chosen(path: str, length: int) -> str:
+        return choose_attention_path(path, model, CPU, torch.float32, length=length)
+
+    assert [chosen("auto", length) for length in (128, 682, 683, 1024)] == ["sdpa", "sdpa", "varlen", "varlen"]
+    assert chosen("varlen", 16) == "varlen"
+    assert chosen("sdpa", 1024) == "sdpa"
+
+
 @pytest.mark.parametrize(
     ("asked", "device", "dtype", "architecture", "settings", "sentence"),
     [
-        ("varlen", CPU, torch.bfloat16, "modernbert", {}, "varlen needs CUDA tensors, these are on cpu; take sdpa"),
+        (
+            "varlen",
+            torch.device("mps"),
+            torch.bfloat16,
+            "modernbert",
+            {},
+            "varlen needs a CPU or CUDA, these tensors are on mps; take sdpa",
+        ),
         ("flex", CPU, torch.float32, "modernbert", {}, "flex has no backward pass on cpu; take sdpa"),
         ("varlen", CUDA, torch.float32, "modernbert", {}, "varlen computes in bf16 or fp16, not in float32; take sdpa"),
         (

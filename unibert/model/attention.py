@@ -2,7 +2,7 @@
 
 ``sdpa`` passes 4-D masks to torch's scaled_dot_product_attention, on any device. ``flex`` passes block masks to
 flex_attention, which skips the blocks that no document spans. ``varlen`` treats the sequences as documents end to end
-and needs no mask.
+and needs no mask: on a GPU in one kernel, on a CPU one document after the other.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, TypeVar
 
 import torch
@@ -23,11 +23,18 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedC
 from transformers.masking_utils import flex_attention_mask
 from unibert_kernels.paths import triton_installed
 
+from unibert.model.document_attention import attend_by_document
+
 Mask = TypeVar("Mask")
 
 IMPLEMENTATIONS = {"sdpa": "sdpa", "flex": "unibert_flex", "varlen": "unibert_varlen"}
 """transformers' names of the paths; those registered here begin with the name of the package."""
 ATTENTION_PATHS = ("auto", *IMPLEMENTATIONS)
+
+_MIN_LENGTH_TIMES_WIDTH = 2**16
+"""From this product of sequence length and hidden size on, varlen pays on a CPU. What masks cost a token grows with the
+product; to go document by document costs the same for each. With documents of 76 tokens on two cores of 2017, both
+cost alike at 256 × 108."""
 
 _logger = logging.getLogger(__name__)
 
@@ -95,11 +102,20 @@ class PackedDocuments:
         return self._masks["flex", window]
 
 
-def choose_attention_path(path: str, model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> str:
+def choose_attention_path(
+    path: str, model: PreTrainedModel, device: torch.device, dtype: torch.dtype, *, length: int | None = None
+) -> str:
     """Return the path that ``model`` takes on ``device`` in ``dtype`` if ``path`` is requested.
 
-    ``auto`` means ``varlen`` if it can be used, else ``sdpa``. The choice is logged once. It depends on the model's
-    configuration, device and dtype alone, so that a resumed run makes the same choice.
+    ``auto`` means ``varlen`` if it can be used and, on a CPU, pays; else ``sdpa``. The choice of a training is logged
+    once. It depends on what is passed here alone, so that a resumed run makes the same choice.
+
+    Args:
+        path: one of `ATTENTION_PATHS`.
+        model: of which the configuration counts, and whether it is trained.
+        device: device of the model.
+        dtype: in which attention computes.
+        length: tokens of a sequence; if None, ``varlen`` pays.
 
     Raises:
         ValueError: if ``path`` is unknown or names a path that cannot be used.
@@ -111,8 +127,13 @@ def choose_attention_path(path: str, model: PreTrainedModel, device: torch.devic
     obstacle = _obstacle(requested, model.config, device, dtype, trained=trained)
     if obstacle and path != "auto":
         raise ValueError(f"attention: {path} {obstacle}; take sdpa")
+    if path == "auto" and device.type == "cpu" and length is not None:
+        least = -(-_MIN_LENGTH_TIMES_WIDTH // model.config.hidden_size)
+        if length < least:
+            obstacle = obstacle or f"pays on a CPU from sequences of {least} tokens on"
     chosen = "sdpa" if obstacle else requested
-    if _logger.isEnabledFor(logging.INFO):
+    # Not a trained model's evaluations, whose sequences have other lengths.
+    if (model.training or not trained) and _logger.isEnabledFor(logging.INFO):
         _log_once("attention" if trained else "teacher's attention", chosen, obstacle)
     return chosen
 
@@ -126,6 +147,11 @@ class DocumentBounds:
 
     def __init__(self, cu_seqlens: Tensor, max_seqlen: int) -> None:
         self.cu_seqlens, self.max_seqlen = cu_seqlens, max_seqlen
+
+    @cached_property
+    def on_host(self) -> list[int]:
+        """The bounds as numbers."""
+        return self.cu_seqlens.tolist()
 
 
 def set_attention_path(path: str, model: PreTrainedModel, documents: PackedDocuments) -> dict[str, Any]:
@@ -152,22 +178,22 @@ def _obstacle(path: str, config: PreTrainedConfig, device: torch.device, dtype: 
     """Return why ``path`` cannot be used for a model of ``config``, an empty string if it can."""
     if path == "sdpa":
         return ""
-    if path == "varlen":
+    if path == "varlen" and device.type != "cpu":
         if device.type != "cuda":
-            return f"needs CUDA tensors, these are on {device.type}"
+            return f"needs a CPU or CUDA, these tensors are on {device.type}"
         if torch.cuda.get_device_capability(device) < (8, 0):
             return "needs a GPU of compute capability 8.0 or above"
         if dtype not in (torch.bfloat16, torch.float16):
             return f"computes in bf16 or fp16, not in {str(dtype).removeprefix('torch.')}"
-    elif device.type != "cuda" and trained:
+    elif path == "flex" and device.type != "cuda" and trained:
         return f"has no backward pass on {device.type}"
-    elif device.type == "cuda" and not triton_installed():
+    elif path == "flex" and device.type == "cuda" and not triton_installed():
         return "needs triton, which is not installed"
     for key in ("attention_dropout", "attention_probs_dropout_prob"):
         if trained and getattr(config, key, False):
             return f"has no dropout, and model.config.{key} is {getattr(config, key)}"
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    if path == "varlen" and (width % 8 or width > 256):
+    if path == "varlen" and device.type == "cuda" and (width % 8 or width > 256):
         return f"needs heads whose width is a multiple of 8 up to 256, these have {width}"
     if path == "flex" and device.type == "cuda" and width < 16:
         return f"needs heads of width 16 or more, these have {width}"
@@ -211,11 +237,13 @@ def _varlen_forward(
 
     A compiled layer calls it uncompiled, since the bounds differ from batch to batch.
     """
+    reach = None if sliding_window is None else sliding_window - 1
+    if _goes_by_document(query):
+        return attend_by_document(query, key, value, bounds.on_host, scale=scaling, reach=reach), None
     num_sequences, num_heads, length, width = query.shape
     flat_query, flat_key, flat_value = (
         tensor.transpose(1, 2).reshape(num_sequences * length, num_heads, width) for tensor in (query, key, value)
     )
-    reach = -1 if sliding_window is None else sliding_window - 1
     output = varlen_attn(
         flat_query,
         flat_key,
@@ -225,10 +253,14 @@ def _varlen_forward(
         bounds.max_seqlen,
         bounds.max_seqlen,
         scale=scaling,
-        window_size=(reach, reach),
+        window_size=(-1, -1) if reach is None else (reach, reach),
     )
     assert isinstance(output, Tensor)
     return output.view(num_sequences, length, num_heads, width), None
+
+
+def _goes_by_document(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu"
 
 
 def _should_compile(tensor: Tensor) -> bool:

@@ -33,7 +33,8 @@ class ModelConfig:
 
     attention: Literal["auto", "sdpa", "flex", "varlen"] = "auto"
     """How student and teacher keep attention within documents: ``sdpa`` uses masks, on any device; ``flex`` uses block
-    masks; ``varlen`` needs no masks, on CUDA in bf16 or fp16. ``auto`` uses varlen where it works, else sdpa."""
+    masks; ``varlen`` needs no masks, on a CPU or on CUDA in bf16 or fp16. ``auto`` uses varlen where it works
+    and, on a CPU, pays; else sdpa."""
 
     def __post_init__(self) -> None:
         if self.initialize_layers is not None and self.initialize_from is None:

@@ -65,7 +65,9 @@ def encode(
     if own_encoder := architecture_of(model.config).own_encoder:
         states = own_encoder(model.base_model, input_ids, position_ids, documents)
         return states if hidden_states else states[-1:]
-    path = choose_attention_path(attention, model, input_ids.device, _compute_dtype(model, input_ids.device))
+    device = input_ids.device
+    dtype, length = _compute_dtype(model, device), input_ids.shape[1]
+    path = choose_attention_path(attention, model, device, dtype, length=length)
     with _kept_states(model if hidden_states else None) as kept:
         output = model.base_model(
             input_ids=input_ids,

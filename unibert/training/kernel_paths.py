@@ -32,11 +32,12 @@ def check_kernel_paths(model: UniBERT, device: torch.device, dtype: torch.dtype)
         if distiller is not None and distiller.config.path != "auto":
             key = "distillation"
             choose_head_path("distillation_loss", distiller.config.path, "store-teacher", workspace, 0, states, states)
-        key = "model"
-        choose_attention_path(model.attention, model.masked_lm, device, dtype)
-        teacher = None if distiller is None or distiller.teacher is None else distiller.teacher.model
-        if teacher is not None and architecture_of(teacher.config).own_encoder is None:
-            choose_attention_path(model.attention, teacher, device, teacher.dtype)
+        if model.attention != "auto":
+            key = "model"
+            choose_attention_path(model.attention, model.masked_lm, device, dtype)
+            teacher = None if distiller is None or distiller.teacher is None else distiller.teacher.model
+            if teacher is not None and architecture_of(teacher.config).own_encoder is None:
+                choose_attention_path(model.attention, teacher, device, teacher.dtype)
         if model.adversary is not None and model.adversary.path != "auto":
             key = "adversary"
             choose_path("adversary_loss", model.adversary.path, "fused", states)

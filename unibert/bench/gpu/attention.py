@@ -22,6 +22,7 @@ from torch import Tensor
 
 from unibert.bench.losses.measure import DO_BENCH
 from unibert.configuration import read_yaml
+from unibert.environment import describe_environment
 from unibert.files import write_json
 from unibert.model.attention import IMPLEMENTATIONS, PackedDocuments
 from unibert.model.config import ModelConfig
@@ -158,7 +159,7 @@ def main() -> None:
     options = parser.parse_args()
     case = AttentionCase.of_preset(options.preset, options.sequence_length, options.tokens, options.layers)
     result = time_paths(case, options.device)
-    write_json(options.output, result)
+    write_json(options.output, {"environment": describe_environment(), **result})
 
 
 if __name__ == "__main__":
