@@ -189,7 +189,7 @@ def test_a_machine_with_problems(run_file, corpus, tmp_path):
     if torch.version.cuda is None:
         assert "has an NVIDIA GPU (driver 570.1), but torch" in messages(lines, "FAIL", "GPUs")[0]
     assert messages(lines, "ok", "C compiler")[0].startswith("none")
-    [compilation] = messages(lines, "FAIL", "torch.compile")
+    [compilation] = messages(lines, "FAIL", "layers")
     assert compilation.startswith("training.compile: torch.compile needs a C")
     assert compilation.endswith(", or set this to false")
     assert messages(lines, "FAIL", "run folder")[0].startswith("/proc cannot be written (No such file or directory)|")

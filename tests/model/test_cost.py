@@ -1,5 +1,6 @@
 """Costs computed before a model is built equal those of the built model."""
 
+import gc
 from collections import Counter
 from typing import Any
 
@@ -171,7 +172,7 @@ def test_flops_of_layers_that_are_computed_twice(architecture, every):
     model = UniBERT(student, NUM_LANGUAGES, mlm=MLMConfig(), attention="sdpa")
     plain = trained(model)
     checkpoint_layers(student, every)
-    sizes = {"length": LENGTH, "masked": 0.25, "masks": True, "recompute": 0.0, "checkpoint_every": every}
+    sizes = {"length": LENGTH, "masked": 0.25, "masks": True, "recompute": 0.0, "checkpointing": every}
     # Nothing needs the output of a ModernBERT layer's last product, so torch ends before it.
     last_product = 2 * 64 * 96 * len(range(0, 4, every)) if architecture == "modernbert" else 0
     assert trained(model) - plain == flops_by_part(shape, **sizes)["layers, recomputed"] - last_product
@@ -208,7 +209,7 @@ def test_activations_saved_with_checkpoints(every, num_kept, num_inputs):
     model = build("bert")
     shape = EncoderShape.from_model(model)
     layer = (shape.saved_activations(LENGTH, masks=True) - 3 * 64) / 4
-    saved = shape.saved_activations(LENGTH, masks=True, checkpoint_every=every)
+    saved = shape.saved_activations(LENGTH, masks=True, checkpointing=every)
     assert saved == num_kept * layer + (num_inputs + 3) * 64
     plain = _saved_activations(model) / TOKENS
     checkpoint_layers(model, every)
@@ -217,16 +218,50 @@ def test_activations_saved_with_checkpoints(every, num_kept, num_inputs):
     assert 0 <= plain - _saved_activations(model) / TOKENS - freed <= num_inputs * (4 + 2)
 
 
+@pytest.mark.parametrize("architecture", ["modernbert", "bert"])
+def test_activations_saved_with_selective_checkpoints(architecture):
+    """Compare per layer, as above."""
+    kept, shapes = [], []
+    dropouts = {"attention_probs_dropout_prob": 0.0} if architecture == "bert" else {}
+    for depth in (2, 5):
+        model = build(architecture, num_hidden_layers=depth, **dropouts)
+        shapes.append(EncoderShape.from_model(model).saved_activations(LENGTH, masks=True, checkpointing="selective"))
+        checkpoint_layers(model, "selective")
+        kept.append(_saved_activations(model) / TOKENS)
+    # Also saved: the log-sum of each head.
+    assert kept[1] - kept[0] - (shapes[1] - shapes[0]) == 3 * 2
+
+
+def test_selective_checkpoints_compute_no_product_with_weights_again():
+    """Attention, which is counted as plain products here, is no operator of its own, and is computed again."""
+    student = build("modernbert")
+    model = UniBERT(student, NUM_LANGUAGES, mlm=MLMConfig(), attention="sdpa")
+    plain = trained(model)
+    checkpoint_layers(student, "selective")
+    shape, sizes = EncoderShape.from_model(student), {"length": LENGTH, "masked": 0.25, "masks": True, "recompute": 0.0}
+    assert trained(model) - plain == shape.encoder_flops(LENGTH, masks=True) - 2 * shape.layer_weights
+    assert flops_by_part(shape, **sizes, checkpointing="selective") == flops_by_part(shape, **sizes)
+
+
 def _saved_activations(model: Any) -> int:
-    inputs, weights = batch(), {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    """Number of the values that torch saves for the backward pass, and of those that Python holds for it."""
+    inputs, before = batch(), {tensor.untyped_storage().data_ptr() for tensor in _held_by_python()}
     kept: dict[int, torch.Tensor] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.untyped_storage().data_ptr() not in weights:
+        if tensor.untyped_storage().data_ptr() not in before:
             kept[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
     with saved_tensors_hooks(keep, lambda tensor: tensor):
         documents = PackedDocuments.from_ids(inputs.document_ids)
-        encode(model, inputs.input_ids, inputs.position_ids, documents, hidden_states=False, attention="sdpa")
+        states = encode(model, inputs.input_ids, inputs.position_ids, documents, hidden_states=False, attention="sdpa")
+    for tensor in _held_by_python():
+        if tensor.dtype == states[0].dtype:
+            keep(tensor)
     return sum(tensor.untyped_storage().nbytes() // tensor.element_size() for tensor in kept.values())
+
+
+def _held_by_python() -> list[torch.Tensor]:
+    gc.collect()
+    return [one for one in gc.get_objects() if type(one) in (torch.Tensor, torch.nn.Parameter)]

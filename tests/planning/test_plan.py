@@ -174,13 +174,14 @@ def test_time_and_exchange(run_file, tmp_path):
     few, many = alone["seconds_from_to"]
     assert few < alone["seconds"] < many
     parameters = sum(alone["parameters"].values())
-    for where, bytes_per_second in (
-        (("--nodes", 1, "--gpus", 4), 450e9),
-        (("--nodes", 2, "--gpus", 2), 25e9),
-        (("--nodes", 2, "--gpus", 2, "--network_gbit", 8), 1e9),
+    for where, bytes_per_second, latency in (
+        (("--nodes", 1, "--gpus", 4), 450e9, 20e-6),
+        (("--nodes", 2, "--gpus", 2), 25e9, 50e-6),
+        (("--nodes", 2, "--gpus", 2, "--network_gbit", 8), 1e9, 50e-6),
     ):
         plan = figures(tmp_path, run_file, *where, *H100)
-        exchange = 3 * 2 * parameters * 3 / 4 / bytes_per_second
+        # ZeRO 1: one bucket of gradients, reduced to all ranks, and the weights gathered, in bf16.
+        exchange = 3 * 2 * parameters * 3 / 4 / bytes_per_second + 2 * latency
         assert plan["exchange_seconds_per_step"] == pytest.approx(exchange)
         assert plan["seconds"] == pytest.approx(alone["seconds"] / 4 + 123 * exchange)
 
@@ -199,14 +200,14 @@ def test_number_of_kept_checkpoints(run_file, capsys):
 def test_activation_checkpointing_saves_memory_and_costs_flops(run_file, tmp_path):
     plans = [
         figures(tmp_path, run_file, "--gpus", 1, *H100, f"--training.activation_checkpointing={every}")
-        for every in ("null", 2, 1)
+        for every in ("null", 2, 1, "selective")
     ]
     memory = [plan["memory"][0]["memory"]["activations"] for plan in plans]
     # Of two layers, one has all of its activations at a time; the other keeps its input alone, and so does each of two.
-    assert memory[0] > memory[2] > memory[1]
+    assert memory[0] > memory[3] > memory[2] > memory[1]
     flops = [sum(plan["flops_per_token"].values()) for plan in plans]
     assert flops[2] - flops[0] == pytest.approx(2 * (flops[1] - flops[0]))
-    assert flops[1] > flops[0]
+    assert flops[1] > flops[0] == flops[3]
 
 
 def test_flops_are_averaged_over_the_run(run_file, teacher, tmp_path):
@@ -341,3 +342,40 @@ def test_tables_fit_the_page(capsys):
 def test_mistakes(run_file, capsys, words, sentence):
     words = [word.format(folder=run_file.parent) for word in words]
     assert sentence.format(folder=run_file.parent) in refused(capsys, "plan", run_file, *words)[1]
+
+
+def step_seconds(plan: dict[str, Any], name: str) -> dict[str, float]:
+    """Those of a ds_config with the micro-batch that is best for it."""
+    return next(entry["step_seconds"] for entry in reversed(plan["memory"]) if entry["ds_config"] == name)
+
+
+def test_stages_and_numbers_of_machines_have_their_step_times(run_file, tmp_path, capsys):
+    words = [run_file, "--nodes", 2, "--gpus", 2, *H100, "--network_gbit", 0.1, "--training.global_batch_size", 1024]
+    plan = figures(tmp_path, *words, "--training.micro_batch_size", 64)
+    text = capsys.readouterr().out
+    # 256 sequences of a rank are four micro-batches of the run file's size, and one of the recommended size.
+    configured, once = plan["memory"][0]["step_seconds"], step_seconds(plan, "zero1")
+    assert configured == once == step_seconds(plan, "zero2")
+    # Over so slow a network, bytes take nearly all of the time: an all-reduce twice that of a gather.
+    assert once["gradients"] == pytest.approx(2 * once["weights"], rel=0.01)
+    stage_2 = figures(tmp_path, *words, "--training.micro_batch_size", 64, "--training.ds_config", "zero2")
+    again = stage_2["memory"][0]["step_seconds"]
+    assert again["gradients"] == pytest.approx(4 * once["gradients"])
+    assert again["weights"] == once["weights"]
+    scaling = {(entry["nodes"], entry["gpus"]): entry for entry in plan["scaling"]}
+    assert list(scaling) == [(1, 2), (2, 2), (4, 2), (8, 2)]
+    for (nodes, gpus), entry in scaling.items():
+        assert entry["computing"] * nodes * gpus == pytest.approx(once["computing"] * 4)
+    assert scaling[1, 2]["weights"] < scaling[2, 2]["weights"] / 10
+    assert scaling[2, 2] == {"nodes": 2, "gpus": 2, **once}
+    # 1,024 x 128 tokens over four ranks.
+    assert text.count("2 × 2") == 2
+    assert row_of(text, "2 × 2")[3] == "32,768"
+    assert "few tokens per rank" in next(line for line in text.splitlines() if line.startswith("8 × 2"))
+    assert "few tokens per rank" not in next(line for line in text.splitlines() if line.startswith("2 × 2 "))
+
+
+def test_a_single_rank_sends_nothing(run_file, capsys):
+    text = printed(capsys, run_file, "--gpus", 1, *H100)
+    assert "ms per step  micro" not in text
+    assert "exchange     " not in text

@@ -71,7 +71,7 @@ def state_file(run_dir: Path) -> Path:
 
 @pytest.mark.slow
 def test_checkpointing_changes_no_loss(uncompiled, module_run_file, objectives, tmp_path):
-    checkpointed = trained(module_run_file, tmp_path / "run", *objectives, ONE_PASS, f"{CHECKPOINT}=2")
+    checkpointed = trained(module_run_file, tmp_path / "run", *objectives, ONE_PASS, f"{CHECKPOINT}=selective")
     assert lines_without_timing(checkpointed) == lines_without_timing(uncompiled)
 
 
@@ -123,8 +123,20 @@ def test_layers_are_compiled_once_for_each_length(corpus, run_file, aligned, tmp
     ("words", "sentence"),
     [
         ([COMPILE, "--training.ds_config=zero3"], "training.compile: ZeRO 3 gathers weights by hooks"),
+        (
+            [f"{CHECKPOINT}=selective", "--training.ds_config=zero3"],
+            "training.activation_checkpointing: ZeRO 3 gathers",
+        ),
         ([COMPILE, "--model.attention=flex"], "training.compile: cannot be combined with model.attention flex"),
-        ([f"{CHECKPOINT}=0"], "training.activation_checkpointing: must be positive, or null for none, got 0"),
+        ([COMPILE, f"{CHECKPOINT}=selective"], "selective cannot be combined with training.compile"),
+        (
+            ["--model.attention=flex", f"{CHECKPOINT}=selective"],
+            "selective cannot be combined with model.attention flex",
+        ),
+        (
+            [f"{CHECKPOINT}=0"],
+            "training.activation_checkpointing: must be positive, selective, or null for none, got 0",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(words, sentence, run_file, capsys):

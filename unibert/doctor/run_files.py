@@ -26,8 +26,8 @@ def check_run(config: RunConfig) -> Iterator[Finding]:
     if config.resume_from is not None:
         findings += run_check("resume_from", _check_parent, config)
     yield from findings
-    if config.training.compile:
-        yield from _check_compilation(config)
+    if config.training.compile or config.training.activation_checkpointing is not None:
+        yield from _check_layers(config)
     if all(finding.mark == "ok" for finding in findings):
         yield from _check_models(config)
 
@@ -88,22 +88,22 @@ def _check_sentences(subject: str, folder: Path, max_sentences: int) -> Iterator
     yield ok(subject, f"{folder}: {sum(map(len, sets)):,} aligned lines of {len(languages)} languages")
 
 
-def _check_compilation(config: RunConfig) -> Iterator[Finding]:
+def _check_layers(config: RunConfig) -> Iterator[Finding]:
     try:
         import torch
 
-        from unibert.training.encoder_layers import check_compilation
+        from unibert.training.encoder_layers import check_layers
         from unibert.training.engine import ds_config_path, read_ds_config
     except ImportError:
         return  # The check of the packages has reported it.
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        check_compilation(config.training, read_ds_config(ds_config_path(config.training.ds_config), device), device)
+        check_layers(config.training, read_ds_config(ds_config_path(config.training.ds_config), device), device)
     except UserError as error:
         message, _, fix = str(error).rpartition("; ")
-        yield fail("torch.compile", message, fix)
+        yield fail("layers", message, fix)
         return
-    yield ok("torch.compile", "the compiler that it needs is there")
+    yield ok("layers", "can be compiled" if config.training.compile else "can be checkpointed")
 
 
 def _check_models(config: RunConfig) -> Iterator[Finding]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from unibert.model.activation_checkpointing import num_checkpointed
+from unibert.model.activation_checkpointing import Checkpointing, checkpointed_layers
 from unibert.model.config import AdversaryConfig, DistillationConfig
 from unibert.schedules import ever_positive
 
@@ -93,22 +93,29 @@ class EncoderShape:
         """Return the FLOPs per masked token of a forward pass: the head's own matrices, and the logits."""
         return 2 * (self.head_weights + self.hidden_size * self.vocab_size)
 
-    def saved_activations(self, length: int, *, masks: bool, checkpoint_every: int | None = None) -> float:
+    def saved_activations(self, length: int, *, masks: bool, checkpointing: Checkpointing | None = None) -> float:
         """Return the number of values per token that the encoder's forward pass saves for its backward pass.
 
         A ModernBERT layer saves 10 H + 4 I: its input, the outputs of the two norms and the sum between, queries and
         keys before and after rotation, values, attention's output, the gate's four. A BERT layer saves 10 H + 2 I. With
         masks, a layer adds S values of the mask, or with attention dropout three S x S matrices per head. A layer with
-        activation checkpointing (`unibert.model.activation_checkpointing.checkpoint_layers`) saves its input alone. In
-        its backward pass it has all of them, when those of later layers are gone; so this counts for the last layer.
+        activation checkpointing (`unibert.model.activation_checkpointing.checkpoint_layers`) saves its input alone, a
+        ``selective`` one 7 H + 2 I or, of BERT, 7 H + I: its input, the outputs of attention and of the products with
+        weights. In its backward pass it has all of them, when those of later layers are gone; so this counts for the
+        last layer.
         """
+        selective = checkpointing == "selective"
         layer = 10 * self.hidden_size + (4 if self.gated else 2) * self.intermediate_size
         if masks:
             layer += 3 * self.num_heads * length if self.attention_dropout else length
+        kept = self.hidden_size
+        if selective:
+            kept = 7 * self.hidden_size + (2 if self.gated else 1) * self.intermediate_size
         num_layers = len(self.windows)
-        checkpointed = num_checkpointed(num_layers, checkpoint_every)
-        at_once = int(checkpoint_every is not None and (num_layers - 1) % checkpoint_every == 0)
-        return (num_layers - checkpointed + at_once) * layer + (checkpointed + 3) * self.hidden_size
+        checkpointed = checkpointed_layers(num_layers, checkpointing)
+        # What a selective layer has kept is not computed again.
+        at_once = (layer - (kept if selective else 0)) * (num_layers - 1 in checkpointed)
+        return (num_layers - len(checkpointed)) * layer + len(checkpointed) * kept + at_once + 3 * self.hidden_size
 
     def backward_activations(self) -> float:
         """Return the number of values per token that the backward pass of one layer holds in addition."""
@@ -151,7 +158,7 @@ def flops_by_part(
     distillation: DistillationConfig | None = None,
     teacher: EncoderShape | None = None,
     distilled: float = 1.0,
-    checkpoint_every: int | None = None,
+    checkpointing: Checkpointing | None = None,
 ) -> dict[str, float]:
     """Return the FLOPs per token of a training step, forward and backward, as they are executed, by part.
 
@@ -165,7 +172,7 @@ def flops_by_part(
         num_languages: number of the discriminator's classes.
         documents_per_token: the discriminator's samples per token, unless it sees every token.
         distilled: share of the run with a distillation weight above 0.
-        checkpoint_every: the first of so many layers is computed twice; None for none.
+        checkpointing: layers that are computed twice; ``selective`` computes no product twice.
     """
     hidden, vocab = student.hidden_size, student.vocab_size
     flops = {
@@ -174,8 +181,8 @@ def flops_by_part(
         * (student.encoder_flops(length, masks=masks) - 2 * student.layer_weights),
         "MLM head": FORWARD_AND_BACKWARD * masked * student.head_flops(),
     }
-    if checkpoint_every is not None:
-        flops["layers, recomputed"] = student.encoder_flops(length, masks=masks, every=checkpoint_every)
+    if checkpointing is not None and checkpointing != "selective":
+        flops["layers, recomputed"] = student.encoder_flops(length, masks=masks, every=checkpointing)
     if recompute:
         flops["MLM head, recomputed"] = recompute * 2 * masked * hidden * vocab
     if adversary is not None:

@@ -30,6 +30,14 @@ from unibert.model.encoder import build_masked_lm, load_config
 from unibert.model.teacher import Teacher
 from unibert.model.unibert import UniBERT
 from unibert.planning.measured_speeds import Speeds
+from unibert.planning.step_time import (
+    Link,
+    StepTime,
+    mean_step_time,
+    num_modules_with_parameters,
+    step_time,
+    traffic_of_step,
+)
 from unibert.schedules import Step, ever_positive, max_value, value_at
 from unibert.training.branch import branch_of_run
 from unibert.training.checkpoint.retention import checkpoint_bytes, rank_checkpoint_bytes
@@ -59,6 +67,8 @@ SATURATING_TOKENS = 32_768
 ZeRO stage is worth its communication."""
 CANDIDATES = ("zero1", "zero2", "zero3", "zero1_offload", "zero3_offload")
 """ds_configs to recommend, in order of preference. ZeRO 1 saves memory over ZeRO 0 for one more gather per step."""
+LINK_LATENCY, NETWORK_LATENCY = 20e-6, 50e-6
+"""Seconds that a collective of any size takes within a machine and between machines; assumed."""
 MAX_LIVE_PARAMETERS = 1e9
 """DeepSpeed's default for ``stage3_max_live_parameters`` and ``stage3_max_reuse_distance``."""
 
@@ -260,7 +270,7 @@ class Plan:
 
     @property
     def uses_attention_masks(self) -> bool:
-        """Whether attention computes all scores and masks some, because varlen attention is not available."""
+        """Whether attention computes all scores of a document, also those outside a window, and masks some."""
         path = self.config.model.attention
         return path == "sdpa" or self.accelerator.device_type == "cpu" or self.student.attention_dropout
 
@@ -300,7 +310,7 @@ class Plan:
                 distillation=distillation,
                 teacher=self.teacher,
                 distilled=taught,
-                checkpoint_every=self.config.training.activation_checkpointing,
+                checkpointing=self.config.training.activation_checkpointing,
             )
             for part, flops in parts.items():
                 total[part] = total.get(part, 0.0) + flops * tokens / self.tokens
@@ -385,7 +395,7 @@ class Plan:
         saved = student.saved_activations(
             self.max_sequence_length,
             masks=self.uses_attention_masks,
-            checkpoint_every=self.config.training.activation_checkpointing,
+            checkpointing=self.config.training.activation_checkpointing,
         )
         # The vocabulary's gradient exists in fp32, then in the weights' precision, beside that of the embedding.
         vocabulary = (4 + 2 * itemsize) * student.vocab_size * hidden
@@ -501,32 +511,57 @@ class Plan:
         """Tokens per second of one rank, without the exchange of gradients."""
         return self.efficiency * 1e12 * self.accelerator.peak_tflops / self.flops_per_token
 
-    @property
-    def exchange_seconds(self) -> float:
-        """Seconds per step to all-reduce gradients and all-gather weights around a ring, with no overlap.
-
-        A ring moves (W - 1) / W of the parameters three times: twice for an all-reduce, as ZeRO 1 does it, once for an
-        all-gather. The slower of link and network is the bound.
-        """
-        if self.world_size == 1:
-            return 0.0
+    def link(self, nodes: int) -> Link | None:
+        """The bound of a ring over ``nodes`` machines: a rank's network if there are several, else its link in the
+        machine. None if it is not known."""
         bounds = [] if self.accelerator.link_gbs is None else [1e9 * self.accelerator.link_gbs]
-        if self.nodes > 1:
+        if nodes > 1:
             bounds.append(1e9 * self.network_gbit / 8)
         if not bounds:
-            return 0.0
-        itemsize = training_dtype(self.read_ds_config(self.config.training.ds_config)).itemsize
-        return 3 * itemsize * self.parameters * (1 - 1 / self.world_size) / min(bounds)
+            return None
+        return Link(bytes_per_second=min(bounds), latency=NETWORK_LATENCY if nodes > 1 else LINK_LATENCY)
 
-    def seconds(self, factor: float = 1.0) -> float:
-        """Seconds of training at ``factor`` times the expected speed of a rank, without evaluation and checkpoints."""
-        computing = self.tokens / (self.world_size * self.rank_tokens_per_second * factor)
-        return computing + self.steps * self.exchange_seconds
+    def step_time(
+        self, choice: Choice, *, nodes: int | None = None, gpus: int | None = None, factor: float = 1.0
+    ) -> StepTime:
+        """Estimate the mean step, without evaluation and checkpoints.
 
-    @property
-    def tokens_per_second(self) -> float:
-        """Tokens per second of all ranks, with the exchange of gradients."""
-        return self.tokens / self.seconds()
+        Args:
+            choice: ds_config and micro-batch size. The transfers of offload are not included.
+            nodes, gpus: number of machines, and of ranks on each, if not those of the plan.
+            factor: speed of a rank in terms of the expected one.
+        """
+        nodes, gpus = nodes or self.nodes, gpus or self.gpus
+        ds_config, world_size, link = self.read_ds_config(choice.ds_config), nodes * gpus, self.link(nodes)
+        times, steps = [], []
+        for phase, tokens in self._tokens_by_phase():
+            micro_batches = math.ceil(phase.num_sequences / world_size / choice.micro_batch_size)
+            traffic = traffic_of_step(
+                ds_config,
+                sizes=[parameter.numel() for parameter in self.model.parameters()],
+                modules=num_modules_with_parameters(self.model),
+                itemsize=training_dtype(ds_config).itemsize,
+                micro_batches=micro_batches,
+            )
+            times.append(
+                step_time(
+                    ds_config,
+                    traffic,
+                    computing=phase.num_tokens / (world_size * self.rank_tokens_per_second * factor),
+                    micro_batches=micro_batches,
+                    seconds_of=lambda part: 0.0 if link is None else part.seconds(world_size, link),
+                )
+            )
+            steps.append(tokens / phase.num_tokens)
+        return mean_step_time(times, steps)
+
+    def machines(self) -> list[tuple[int, int]]:
+        """Numbers of machines, and of ranks on each, around those of the plan: halved and doubled, as far as the run
+        can be divided among the ranks."""
+        sizes = [(1, self.gpus // 2**power) for power in range(3, 0, -1) if self.nodes == 1]
+        sizes += [(self.nodes // 2**power, self.gpus) for power in range(3, 0, -1)]
+        sizes += [(self.nodes * 2**power, self.gpus) for power in range(4)]
+        return [size for size in sizes if all(size) and self.config.stream.lanes % (size[0] * size[1]) == 0]
 
     # ---- on disk -----------------------------------------------------------------------------------------------
 

@@ -100,6 +100,8 @@ def format_plan(plan: Plan, recommended: Choice | None, source: str) -> str:
             "",
             *_memory_table(plan, recommended),
             "",
+            *_step_table(plan, recommended),
+            *_scaling_table(plan, recommended or plan.as_configured),
             *described_lines(_estimates(plan, recommended)),
         ]
     )
@@ -156,11 +158,6 @@ def _memory_table(plan: Plan, recommended: Choice | None) -> list[str]:
     for choice in _choices(plan):
         memory, states = choice.memory, choice.memory.states
         estimate = plan.deepspeed_estimate(choice.ds_config)
-        marks = {
-            "recommended": choice == recommended,
-            "too large": not choice.fits,
-            "yours": choice == plan.as_configured,
-        }
         rows.append(
             [
                 Path(choice.ds_config).stem,
@@ -170,7 +167,7 @@ def _memory_table(plan: Plan, recommended: Choice | None) -> list[str]:
                 f"{choice.micro_batch_size}",
                 _gib(memory.activations + memory.head + memory.teacher),
                 _gib(memory.device),
-                ", ".join(mark for mark, holds in marks.items() if holds),
+                _marks(plan, choice, recommended),
             ]
         )
     return ruled_table(header, rows)
@@ -182,25 +179,84 @@ def _choices(plan: Plan) -> list[Choice]:
     return [*([plan.as_configured] if plan.as_configured not in best else []), *best]
 
 
-def _estimates(plan: Plan, recommended: Choice | None) -> dict[str, str]:
-    speeds, seconds, steps = plan.speeds, plan.seconds(), plan.steps
-    low, high = speeds.spread()
-    shortest, longest = duration(plan.seconds(high)), duration(plan.seconds(low))
-    spread = "" if low == high else f", from {shortest} to {longest} over the spread of those speeds"
-    lines = {
-        "speed": f"{short(plan.tokens_per_second)} tokens/s in total: {plan.efficiency:.1%} of the peak, "
-        f"{short(plan.rank_tokens_per_second)} per rank, without the exchange of gradients; {speeds.source}",
-        "time": f"{duration(seconds)}{spread}; {seconds / steps:.3g} s per step; evaluation, checkpoints and stops "
-        "are not included",
-    }
-    if plan.exchange_seconds:
-        where = f"the network's {plan.network_gbit:g} Gbit/s per rank" if plan.nodes > 1 else "the node's links"
-        lines["exchange"] = (
-            f"{plan.exchange_seconds * steps / seconds:.0%} of the time, {1e3 * plan.exchange_seconds:.3g} ms per "
-            f"step for gradients and weights over {where}, without overlap; a larger training.global_batch_size makes "
-            "it rarer"
+def _step_table(plan: Plan, recommended: Choice | None) -> list[str]:
+    """What a step costs under each stage, for the micro-batches of the memory table; of offload only what is chosen."""
+    if plan.world_size == 1 or plan.link(plan.nodes) is None:
+        return []
+    header = ["ms per step", "micro-batch", "computing", "gradients", "weights", "total", "at best", "tokens/s", ""]
+    rows = []
+    for choice in _choices(plan):
+        if "offload" in choice.ds_config and choice not in (recommended, plan.as_configured):
+            continue
+        time = plan.step_time(choice)
+        parts = (time.computing, time.gradients, time.weights, time.longest, time.shortest)
+        rows.append(
+            [
+                Path(choice.ds_config).stem,
+                f"{choice.micro_batch_size}",
+                *(f"{1e3 * seconds:.1f}" for seconds in parts),
+                short(plan.tokens / plan.steps / time.longest),
+                _marks(plan, choice, recommended),
+            ]
         )
-    chosen = recommended or plan.as_configured
+    return [*ruled_table(header, rows), ""]
+
+
+def _scaling_table(plan: Plan, chosen: Choice) -> list[str]:
+    machines = plan.machines()
+    if len(machines) < 2 or plan.link(1) is None:
+        return []
+    rows = []
+    for nodes, gpus in machines:
+        time, world_size = plan.step_time(chosen, nodes=nodes, gpus=gpus), nodes * gpus
+        tokens = plan.tokens / plan.steps / world_size
+        rows.append(
+            [
+                f"{nodes} × {gpus}",
+                short(tokens),
+                f"{1e3 * time.longest:.1f}",
+                percent(time.exchange / time.longest) if time.exchange else "",
+                short(plan.tokens / plan.steps / time.longest),
+                percent(time.computing / time.longest),
+                duration(plan.steps * time.longest),
+                "" if tokens >= SATURATING_TOKENS else "few tokens per rank",
+            ]
+        )
+    header = ["nodes", "tokens/rank", "ms per step", "exchange", "tokens/s", "efficiency", "time", ""]
+    return [*ruled_table(header, rows), ""]
+
+
+def _marks(plan: Plan, choice: Choice, recommended: Choice | None) -> str:
+    marks = {
+        "recommended": choice == recommended,
+        "too large": not choice.fits,
+        "yours": choice == plan.as_configured,
+    }
+    return ", ".join(mark for mark, holds in marks.items() if holds)
+
+
+def _estimates(plan: Plan, recommended: Choice | None) -> dict[str, str]:
+    speeds, chosen = plan.speeds, recommended or plan.as_configured
+    low, high = speeds.spread()
+    time = plan.step_time(chosen)
+    shortest, longest = plan.step_time(chosen, factor=high).shortest, plan.step_time(chosen, factor=low).longest
+    over = [*(["the spread of those speeds"] if low != high else []), *(["what is hidden"] if time.hidden else [])]
+    spread = f", from {duration(plan.steps * shortest)} to {duration(plan.steps * longest)} over {' and '.join(over)}"
+    lines = {
+        "speed": f"{short(plan.tokens / plan.steps / time.longest)} tokens/s in total: {plan.efficiency:.1%} of the "
+        f"peak, {short(plan.rank_tokens_per_second)} per rank, without the exchange of gradients; {speeds.source}",
+        "time": f"{duration(plan.steps * time.longest)}{spread if over else ''}; {time.longest:.3g} s per step; "
+        "evaluation, checkpoints and stops are not included",
+    }
+    if time.exchange:
+        where = f"the network's {plan.network_gbit:g} Gbit/s per rank" if plan.nodes > 1 else "the node's links"
+        hidden = "none of it is hidden behind computation"
+        if time.hidden:
+            hidden = f"up to {1e3 * time.hidden:.3g} ms may be hidden behind computation"
+        lines["exchange"] = (
+            f"{time.exchange / time.longest:.0%} of the time, {1e3 * time.exchange:.3g} ms per step for gradients and "
+            f"weights over {where}; {hidden}; a larger training.global_batch_size makes it rarer"
+        )
     keep, checkpoint = plan.num_kept_checkpoints, plan.checkpoint_bytes(chosen.ds_config)
     lines["disk"] = (
         f"{_gib((keep + 1) * checkpoint)} GiB for {keep} kept checkpoints and one being written, {_gib(checkpoint)} "
@@ -237,6 +293,8 @@ def _estimates(plan: Plan, recommended: Choice | None) -> dict[str, str]:
 def plan_record(plan: Plan, recommended: Choice | None) -> Record:
     """Return all figures for the JSON file."""
     low, high = plan.speeds.spread()
+    chosen = recommended or plan.as_configured
+    time = plan.step_time(chosen)
     return {
         "format": 1,
         "environment": describe_environment(),
@@ -258,10 +316,17 @@ def plan_record(plan: Plan, recommended: Choice | None) -> Record:
         "recommended": None if recommended is None else _choice_record(plan, recommended),
         "speeds": asdict(plan.speeds),
         "efficiency": plan.efficiency,
-        "tokens_per_second": plan.tokens_per_second,
-        "exchange_seconds_per_step": plan.exchange_seconds,
-        "seconds": plan.seconds(),
-        "seconds_from_to": [plan.seconds(high), plan.seconds(low)],
+        "tokens_per_second": plan.tokens / plan.steps / time.longest,
+        "exchange_seconds_per_step": time.exchange,
+        "seconds": plan.steps * time.longest,
+        "seconds_from_to": [
+            plan.steps * plan.step_time(chosen, factor=high).shortest,
+            plan.steps * plan.step_time(chosen, factor=low).longest,
+        ],
+        "scaling": [
+            {"nodes": nodes, "gpus": gpus, **asdict(plan.step_time(chosen, nodes=nodes, gpus=gpus))}
+            for nodes, gpus in plan.machines()
+        ],
         "exported_bytes": plan.exported_bytes,
     }
 
@@ -269,6 +334,7 @@ def plan_record(plan: Plan, recommended: Choice | None) -> Record:
 def _choice_record(plan: Plan, choice: Choice) -> Record:
     return {
         **asdict(choice),
+        "step_seconds": asdict(plan.step_time(choice)),
         "device_bytes": choice.memory.device,
         "deepspeed_estimate_gib": plan.deepspeed_estimate(choice.ds_config),
         "checkpoint_bytes": plan.checkpoint_bytes(choice.ds_config),

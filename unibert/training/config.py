@@ -122,9 +122,10 @@ class TrainingConfig:
     """Compile the encoder's layers, the student's and the teacher's, with torch.compile. It needs a compiler, and
     more time at the first step. Not with ZeRO 3."""
 
-    activation_checkpointing: int | None = None
-    """Compute every n-th layer's activations again in the backward pass instead of keeping them: 1 stands for all
-    layers, 2 for every second, null for none. It saves memory and changes no loss."""
+    activation_checkpointing: int | Literal["selective"] | None = None
+    """Compute activations again in the backward pass instead of keeping them. ``1`` keeps nothing but the input of each
+    layer, ``2`` of every second, and so on; ``selective`` computes again what costs little, no matrix products; null
+    computes nothing again. It saves memory and changes no loss."""
 
     log_every: int = 10
     """Steps between lines of metrics.jsonl. Each line describes its own step."""
@@ -194,10 +195,15 @@ class TrainingConfig:
         ):
             if getattr(self, name) <= 0:
                 raise ValueError(f"training.{name}: must be positive, got {getattr(self, name)}")
-        if self.activation_checkpointing is not None and self.activation_checkpointing <= 0:
+        if isinstance(self.activation_checkpointing, int) and self.activation_checkpointing <= 0:
             raise ValueError(
-                "training.activation_checkpointing: must be positive, or null for none, got "
+                "training.activation_checkpointing: must be positive, selective, or null for none, got "
                 f"{self.activation_checkpointing}"
+            )
+        if self.compile and self.activation_checkpointing == "selective":
+            raise ValueError(
+                "training.activation_checkpointing: selective cannot be combined with training.compile, which decides "
+                "what its layers keep; set this to null, or to 1 to keep a layer's input alone"
             )
         if self.keep_every_tokens is not None and self.keep_every_tokens <= 0:
             raise ValueError(f"training.keep_every_tokens: must be positive or null, got {self.keep_every_tokens}")
@@ -336,6 +342,11 @@ class RunConfig:
             raise ValueError(
                 "training.compile: cannot be combined with model.attention flex, which torch compiles by itself; set "
                 "model.attention to auto, or this to false"
+            )
+        if self.training.activation_checkpointing == "selective" and self.model.attention == "flex":
+            raise ValueError(
+                "training.activation_checkpointing: selective cannot be combined with model.attention flex, whose "
+                "output torch cannot keep apart; set model.attention to auto, or this to 1"
             )
         if not ever_positive(self.stream.masking_rate):
             self._raise_if_masks_are_needed()

@@ -15,15 +15,22 @@ from unibert.training.config import TrainingConfig
 from unibert.training.engine import zero_stage
 
 
-def check_compilation(training: TrainingConfig, ds_config: dict[str, Any], device: torch.device) -> None:
-    """Check that the layers can be compiled, if ``training`` asks for it.
+def check_layers(training: TrainingConfig, ds_config: dict[str, Any], device: torch.device) -> None:
+    """Check that the layers can be compiled and checkpointed as ``training`` asks for.
 
     Raises:
-        UserError: under ZeRO 3, or without a compiler.
+        UserError: under ZeRO 3, if it gets in the way, or without a compiler.
     """
+    sharded = zero_stage(ds_config) == 3
+    if sharded and training.activation_checkpointing == "selective":
+        raise UserError(
+            "training.activation_checkpointing: ZeRO 3 gathers weights inside of the layers, other ones when they are "
+            "computed again, and torch keeps the outputs of operators apart by their order; choose a "
+            "training.ds_config of stage 0, 1 or 2, or set this to 1"
+        )
     if not training.compile:
         return
-    if zero_stage(ds_config) == 3:
+    if sharded:
         raise UserError(
             "training.compile: ZeRO 3 gathers weights by hooks inside of the layers, which torch.compile cannot keep; "
             "choose a training.ds_config of stage 0, 1 or 2, or set this to false"

@@ -22,7 +22,7 @@ from unibert.training.checkpoint.claim import Claim
 from unibert.training.checkpoint.folder import complete_checkpoints
 from unibert.training.checkpoint.retention import MAX_BYTES_PER_PARAMETER, raise_if_no_room
 from unibert.training.config import CHANGEABLE_KEYS, RunConfig, differences
-from unibert.training.encoder_layers import check_compilation
+from unibert.training.encoder_layers import check_layers
 from unibert.training.engine import ds_config_path, num_moments, read_ds_config, training_dtype
 from unibert.training.kernel_paths import check_kernel_paths
 from unibert.training.models import build_model
@@ -85,7 +85,7 @@ def prepare(
         check_shards=False,
     )
     ds_config = read_ds_config(ds_config_path(config.training.ds_config), placement.device)
-    check_compilation(config.training, ds_config, placement.device)
+    check_layers(config.training, ds_config, placement.device)
     changes = _changes(config)
     model = build_model(config, manifest, placement.device)
     check_kernel_paths(model, placement.device, training_dtype(ds_config))
