@@ -15,7 +15,7 @@ from unibert.configuration import parse
 from unibert.options import sections
 from unibert.training.config import RunConfig
 
-WITH_TORCH = ("bench kernels", "bench train", "bench checkpoints", "bench gpu")
+WITH_TORCH = ("bench kernels", "bench train", "bench scaling", "bench checkpoints", "bench endurance", "bench gpu")
 """Commands whose configuration is defined in a module that imports torch."""
 
 

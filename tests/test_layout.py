@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "evaluation": {"corpus"},
     "planning": {"training", "model", "corpus", KERNELS},
     "reports": {"training", "evaluation", "stream", "corpus"},
-    "bench": {"reports", "training", "model", "stream", "corpus", KERNELS},
+    "bench": {"planning", "reports", "training", "model", "stream", "corpus", KERNELS},
     "demo": {"reports", "evaluation", "training", "model", "corpus"},
     "study": {"evaluation", "training", "reports", "corpus"},
     "doctor": {"training", "evaluation", "stream", "corpus"},

@@ -195,6 +195,9 @@ def _plan(call: Call) -> None:
 
 
 def _pretrain(call: Call) -> None:
+    from unibert.training.freed_memory import prepare_process
+
+    prepare_process()
     config = call.run_config()
     from unibert.training.loop import pretrain
     from unibert.training.ranks.failures import EXIT_LOST_RANKS
@@ -344,6 +347,13 @@ def _bench_train(call: Call) -> None:
     bench_train(config)
 
 
+def _bench_scaling(call: Call) -> None:
+    config = call.options()
+    from unibert.bench.scaling.run import bench_scaling
+
+    bench_scaling(config)
+
+
 def _bench_corpus(call: Call) -> None:
     config = call.options()
     from unibert.bench.corpus.run import bench_corpus
@@ -355,6 +365,12 @@ def _bench_checkpoints(call: Call) -> None:
     from unibert.bench.checkpoints import bench_checkpoints
 
     bench_checkpoints(call.options())
+
+
+def _bench_endurance(call: Call) -> None:
+    from unibert.bench.endurance import bench_endurance
+
+    bench_endurance(call.options())
 
 
 def _bench_show(call: Call) -> None:
@@ -636,11 +652,27 @@ _ROWS = (
         about="transformers' Trainer needs accelerate (unibert[bench]). Providers take turns in rounds.",
     ),
     Command(
+        "bench scaling",
+        "",
+        "measure steps on several ranks by ZeRO stage, and predict them",
+        _bench_scaling,
+        "unibert.bench.scaling.config:ScalingBenchConfig",
+        about="It measures single ranks, messages between ranks, and ranks together; the first two predict the third.",
+    ),
+    Command(
         "bench checkpoints",
         "CORPUS",
         "measure how long training stalls for checkpoints",
         _bench_checkpoints,
         "unibert.bench.checkpoints:CheckpointBenchConfig",
+        "corpus",
+    ),
+    Command(
+        "bench endurance",
+        "CORPUS",
+        "measure whether memory and steps grow over a long run",
+        _bench_endurance,
+        "unibert.bench.endurance:EnduranceBenchConfig",
         "corpus",
     ),
     Command(

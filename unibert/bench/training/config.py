@@ -49,8 +49,8 @@ class TrainBenchConfig:
     ds_config: str = "zero0"
     """DeepSpeed JSON of the trainer and of DeepSpeed's engine, as training.ds_config in a run file."""
 
-    warmup: int = 2
-    """Steps of each run that do not count."""
+    warmup: int = 4
+    """Steps of each run that do not count, until it reuses its memory."""
 
     steps: int = 4
     """Steps of each run that count."""

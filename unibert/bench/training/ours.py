@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -32,8 +31,15 @@ from unibert.training.run_history import RunHistory
 from unibert.training.step_counts import StepCounts
 from unibert.training.weight_update import gradient_norm
 
-OPTIMISATIONS = ("fastest products", "fused AdamW", "kept memory", "MLM head in chunks", "packing")
-OPTIONS = ("compiled layers", "activation checkpointing")
+OPTIMISATIONS = (
+    "fastest products",
+    "fused AdamW",
+    "kept memory",
+    "MLM head in chunks",
+    "attention by document",
+    "packing",
+)
+OPTIONS = ("compiled layers", "activation checkpointing", "selective checkpointing")
 
 
 def train_module(work: TrainWork, place: Place, stopwatch: Stopwatch, *, without: str = "", option: str = "") -> None:
@@ -47,11 +53,14 @@ def train_module(work: TrainWork, place: Place, stopwatch: Stopwatch, *, without
         len(LANGUAGES),
         mlm=MLMConfig(),
         adversary=None if without == "adversary" else AdversaryConfig(),
+        attention="sdpa" if without == "attention by document" else "auto",
     ).to(place.device)
     if option == "compiled layers":
         compile_layers(model.masked_lm)
     if option == "activation checkpointing":
-        checkpoint_layers(model.masked_lm, every=1)
+        checkpoint_layers(model.masked_lm, 1)
+    if option == "selective checkpointing":
+        checkpoint_layers(model.masked_lm, "selective")
     if without == "MLM head in chunks":
         model._mlm_loss = partial(_eager_loss, model)  # type: ignore[method-assign]
     fused = without != "fused AdamW"
@@ -189,14 +198,13 @@ class _Communication:
 
 def train_whole(work: TrainWork, place: Place, stopwatch: Stopwatch) -> None:
     """Train as ``unibert pretrain`` does: stream, DeepSpeed, exchange, metrics."""
-    run_dir = Path(work.corpus).parent / "run"
-    tokens_per_step = work.ranks * work.batch_size * work.sequence_length
-    timeline = Timeline(1000 * tokens_per_step, work.ranks * work.batch_size, work.sequence_length)
+    sequences = work.ranks * work.micro_batches * work.batch_size
+    timeline = Timeline(1000 * sequences * work.sequence_length, sequences, work.sequence_length)
     words = {
-        "run_dir": run_dir,
+        "run_dir": work.run_dir,
         "corpus": work.corpus,
         "training.tokens": timeline.total_tokens,
-        "training.global_batch_size": work.ranks * work.batch_size,
+        "training.global_batch_size": sequences,
         "training.micro_batch_size": work.batch_size,
         "training.sequence_length": work.sequence_length,
         "training.ds_config": work.ds_config,
@@ -213,12 +221,19 @@ def train_whole(work: TrainWork, place: Place, stopwatch: Stopwatch) -> None:
 
 
 OURS: tuple[TrainProvider, ...] = (
-    TrainProvider("UniBERT, module and AdamW", "ours", train_module, max_ranks=1),
-    TrainProvider("UniBERT, whole trainer", "ours", train_whole),
+    TrainProvider("UniBERT, module and AdamW", "ours", train_module, max_ranks=1, keeps_memory=True),
+    TrainProvider("UniBERT, whole trainer", "ours", train_whole, keeps_memory=True),
 )
 ABLATIONS: tuple[TrainProvider, ...] = tuple(
-    TrainProvider(f"without {name}", "ablation", partial(train_module, without=name), max_ranks=1)
+    TrainProvider(
+        f"without {name}",
+        "ablation",
+        partial(train_module, without=name),
+        max_ranks=1,
+        keeps_memory=name != "kept memory",
+    )
     for name in (*OPTIMISATIONS, "adversary")
 ) + tuple(
-    TrainProvider(f"with {name}", "ablation", partial(train_module, option=name), max_ranks=1) for name in OPTIONS
+    TrainProvider(f"with {name}", "ablation", partial(train_module, option=name), max_ranks=1, keeps_memory=True)
+    for name in OPTIONS
 )

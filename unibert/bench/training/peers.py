@@ -24,6 +24,7 @@ from unibert.bench.training.stopwatch import Stopwatch
 from unibert.bench.training.work import LEARNING_RATE, MAX_NORM, TrainWork
 from unibert.cpu_products import use_fastest_products
 from unibert.training.engine import ds_config_path, read_ds_config
+from unibert.training.freed_memory import keep_freed_memory
 from unibert.training.ranks.collectives import join
 
 
@@ -41,21 +42,24 @@ def _batches(work: TrainWork, place: Place) -> Iterator[tuple[dict[str, Tensor],
 
 
 def train_with_transformers(
-    work: TrainWork, place: Place, stopwatch: Stopwatch, *, sparse: bool, fastest_products: bool = False
+    work: TrainWork, place: Place, stopwatch: Stopwatch, *, sparse: bool, as_unibert: bool = False
 ) -> None:
     """Train with transformers' Trainer.
 
     Args:
         work, place, stopwatch: as for every provider.
         sparse: whether the model computes the logits of masked positions only.
-        fastest_products: whether it has `use_fastest_products` too, of which it does not know.
+        as_unibert: whether its process is set up as UniBERT's: products and memory, of which it knows nothing.
 
     Raises:
-        NotAvailableError: if accelerate is missing, which Trainer needs, or this device has no faster products.
+        NotAvailableError: if accelerate is missing, which Trainer needs, or there is nothing to set up on a GPU.
     """
     require_package("accelerate")
-    if fastest_products and not use_fastest_products(place.device):
-        raise NotAvailableError("products are the fastest here without it")
+    if as_unibert:
+        if place.device.type != "cpu":
+            raise NotAvailableError("a GPU's process needs no such settings")
+        use_fastest_products(place.device)
+        keep_freed_memory(place.device)
     if work.ranks > 1:
         join()
     model: Any = work.model()
@@ -158,9 +162,10 @@ PEERS: tuple[TrainProvider, ...] = (
     TrainProvider("transformers Trainer", "peer", partial(train_with_transformers, sparse=False)),
     TrainProvider("transformers Trainer, sparse_prediction", "peer", partial(train_with_transformers, sparse=True)),
     TrainProvider(
-        "transformers Trainer, sparse_prediction, UniBERT's products",
+        "transformers Trainer, sparse, set up as UniBERT",
         "peer",
-        partial(train_with_transformers, sparse=True, fastest_products=True),
+        partial(train_with_transformers, sparse=True, as_unibert=True),
+        keeps_memory=True,
     ),
     TrainProvider("plain PyTorch", "peer", train_plainly),
     TrainProvider("DeepSpeed, eager head", "peer", train_with_deepspeed),

@@ -35,3 +35,5 @@ class TrainProvider:
     """Makes `TrainWork.num_steps` steps and ends each with `Stopwatch.end_step`."""
     max_ranks: int | None = None
     """Most ranks that it can train on."""
+    keeps_memory: bool = False
+    """Whether it calls `unibert.training.freed_memory.keep_freed_memory`, for which its process is started."""

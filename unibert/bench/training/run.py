@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from unibert.bench.training.config import TrainBenchConfig
+from unibert.bench.training.provider import TrainProvider
 from unibert.bench.training.results import MODULE, draw_train_results, format_train_results
 from unibert.bench.training.work import LANGUAGES, TrainWork
 from unibert.bench.training.worker import PROVIDERS, Job
@@ -83,7 +84,7 @@ def bench_train(config: TrainBenchConfig) -> Row:
             for provider in providers[number % len(providers) :] + providers[: number % len(providers)]:
                 if provider.name in failed:
                     continue
-                run = _run(provider.name, work)
+                run = _run(provider, work)
                 if "why" in run:
                     failed[provider.name] = run
                     print(f"  {provider.name}: {run['status']}: {run['why']}", flush=True)
@@ -123,11 +124,13 @@ def bench_train(config: TrainBenchConfig) -> Row:
 
 def _work(config: TrainBenchConfig, folder: Path) -> TrainWork:
     own = {key: value for key, value in vars(config).items() if key in TrainWork.__dataclass_fields__}
-    return TrainWork(**own | {"corpus": str(folder / "corpus"), "threads": config.threads_per_rank})
+    places = {"corpus": str(folder / "corpus"), "run_dir": str(folder / "run")}
+    return TrainWork(**own | places | {"micro_batches": 1, "threads": config.threads_per_rank})
 
 
-def _run(name: str, work: TrainWork) -> Row:
-    return run_worker(WORKER, asdict(Job(task="train", work=asdict(work), provider=name, started=time.time())))
+def _run(provider: TrainProvider, work: TrainWork) -> Row:
+    job = Job(task="train", work=asdict(work), provider=provider.name, started=time.time())
+    return run_worker(WORKER, asdict(job), keeps_memory=provider.keeps_memory)
 
 
 def _flops_per_token(work: TrainWork) -> float:

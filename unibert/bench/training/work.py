@@ -32,12 +32,16 @@ class TrainWork:
     """Sizes of the model and of the batches, see `unibert.bench.training.config.TrainBenchConfig`."""
 
     corpus: str
+    run_dir: str
+    """Folder in which the whole trainer works."""
     vocab_size: int
     hidden_size: int
     layers: int
     intermediate_size: int
     sequence_length: int
     batch_size: int
+    micro_batches: int
+    """Micro-batches of ``batch_size`` sequences that a rank makes in a step."""
     masking_rate: float
     document_length: int
     ranks: int
@@ -56,7 +60,7 @@ class TrainWork:
     @property
     def run_tokens(self) -> int:
         """Tokens of a run, of all ranks."""
-        return self.num_steps * self.ranks * self.batch_size * self.sequence_length
+        return self.num_steps * self.ranks * self.micro_batches * self.batch_size * self.sequence_length
 
     @property
     def model_settings(self) -> dict[str, Any]:
@@ -81,7 +85,7 @@ class TrainWork:
 
     def step_batches(self, rank: int) -> Iterator[StepBatch]:
         """Yield UniBERT's batches, of packed documents."""
-        timeline = Timeline(self.run_tokens, self.ranks * self.batch_size, self.sequence_length)
+        timeline = Timeline(self.run_tokens, self.ranks * self.micro_batches * self.batch_size, self.sequence_length)
         stream = Stream(
             self.corpus, self.stream_config(), seed=self.seed, timeline=timeline, rank=rank, world_size=self.ranks
         )

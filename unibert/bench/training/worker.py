@@ -7,11 +7,10 @@ ranks it starts a process for each.
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
 import resource
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +18,7 @@ import torch
 
 from unibert.accelerators import measured_peak
 from unibert.bench.availability import NotAvailableError
+from unibert.bench.rank_processes import on_ranks
 from unibert.bench.training.ours import ABLATIONS, OURS
 from unibert.bench.training.peers import PEERS
 from unibert.bench.training.provider import Place, TrainProvider
@@ -26,7 +26,6 @@ from unibert.bench.training.stopwatch import Stopwatch
 from unibert.bench.training.work import TrainWork, write_corpus
 from unibert.bench.worker_process import one_line
 from unibert.files import write_json
-from unibert.launcher import free_port
 
 PROVIDERS: tuple[TrainProvider, ...] = (*OURS, *PEERS, *ABLATIONS)
 
@@ -64,20 +63,8 @@ def main(job_file: str, result_file: str) -> None:
 
 def _train_on_ranks(job: Job, result_file: Path) -> Row:
     """Train on each rank; return tokens, memory and peak of all, and the times of the slowest."""
-    ranks, port = job.work["ranks"], free_port()
-    if ranks == 1:
-        rows = [_train(job, 0, port)]
-    else:
-        context = multiprocessing.get_context("spawn")
-        files = [result_file.with_suffix(f".{rank}.json") for rank in range(ranks)]
-        processes = [
-            context.Process(target=_train_rank, args=(job, rank, port, file)) for rank, file in enumerate(files)
-        ]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join()
-        rows = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    work = TrainWork(**job.work)
+    rows = on_ranks(partial(_train, job), work.ranks, work.threads, result_file)
     if failed := [row for row in rows if "why" in row]:
         return failed[0]
     slowest = max(rows, key=lambda row: row["seconds"])
@@ -85,19 +72,9 @@ def _train_on_ranks(job: Job, result_file: Path) -> Row:
     return slowest | sums
 
 
-def _train_rank(job: Job, rank: int, port: int, file: Path) -> None:
-    torch.set_num_threads(job.work["threads"])
-    write_json(file, _train(job, rank, port))
-
-
-def _train(job: Job, rank: int, port: int) -> Row:
+def _train(job: Job, rank: int) -> Row:
     work = TrainWork(**job.work)
     (provider,) = (provider for provider in PROVIDERS if provider.name == job.provider)
-    if work.ranks > 1:
-        # A single rank does without: Trainer would put its model into DistributedDataParallel.
-        places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": work.ranks, "LOCAL_WORLD_SIZE": work.ranks}
-        os.environ |= {name: str(number) for name, number in (places | {"MASTER_PORT": port}).items()}
-        os.environ["MASTER_ADDR"] = "127.0.0.1"
     device = _device(rank)
     stopwatch = Stopwatch(work.warmup, work.steps, device, job.started)
     try:
