@@ -48,6 +48,9 @@ WORKSPACE = 2**26
 """Maximum elements of logits in memory at a time (256 MiB in fp32), unless a single row is longer."""
 MAX_CHUNK_ROWS = 512
 """Products gain little from more rows, while a new buffer costs page faults (0.5 ms per MiB measured)."""
+ROWS_STEP = 128
+"""Buffers have a multiple of so many rows: blocks of a new size in every step would fragment memory, which then grows
+for dozens of steps. Rows that are not used are not touched."""
 STRIP = 2**19
 """Elements of logits that a CPU core works on at a time (2 MiB in fp32, one or two second-level caches)."""
 SAMPLES = 4096
@@ -61,22 +64,27 @@ NeedsGrad = tuple[bool, ...]
 
 def mlm_head(
     head: Head, needs_grad: NeedsGrad, labels: Tensor, counted: Tensor, options: MLMHeadOptions
-) -> tuple[Tensor, Tensor, Gradients]:
+) -> tuple[Tensor, Tensor, Tensor, Gradients]:
     """Compute `unibert_kernels.mlm_head`; ``labels`` (N,) hold valid ids, even where ``counted`` (N,) is false.
 
     Returns:
-        Row losses (N,), hits (N,) bool, both zero in rows not counted, and the gradients of the sum of the row losses
-        with respect to the three tensors of ``head``, contiguous in the losses' dtype, None where none is needed.
+        Row losses (N,), hits (N,) bool, both zero in rows not counted, () a divisor, and the gradients of the sum of
+        the row losses, divided by it, with respect to the three tensors of ``head``, contiguous in the losses' dtype,
+        None where none is needed.
     """
     linear = _LinearHead(head, needs_grad)
     losses = labels.new_zeros(len(labels), dtype=linear.dtype)
     hits = torch.zeros_like(counted)
+    divisor = _early_divisor(counted, linear.dtype)
+    weights = counted / divisor
     with torch.autocast(labels.device.type, enabled=False):
         for chunk, (logits,) in _logits_by_chunk(len(labels), linear):
             for strip, rows in _strips(chunk, logits):
-                losses[rows], hits[rows] = _cross_entropy_(logits[strip], labels[rows], counted[rows], options)
+                losses[rows], hits[rows] = _cross_entropy_(
+                    logits[strip], labels[rows], counted[rows], weights[rows], options
+                )
             linear.accumulate_gradients(chunk, logits)
-    return losses, hits, linear.gradients
+    return losses, hits, divisor, linear.gradients
 
 
 def distillation(
@@ -86,33 +94,36 @@ def distillation(
     labels: Tensor | None,
     counted: Tensor,
     options: DistillationOptions,
-) -> tuple[Tensor, Tensor, Tensor, Gradients]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Gradients]:
     """Compute `unibert_kernels.distillation`; ``labels`` and ``counted`` are as in `mlm_head`.
 
     Returns:
-        Row KL (N,), row cross-entropy (N,), hits (N,) bool, all zero in rows not counted, and the gradients of
-        Σ κ KL + α CE with respect to the three tensors of ``student``, None where none is needed.
+        Row KL (N,), row cross-entropy (N,), hits (N,) bool, all zero in rows not counted, () a divisor, and the
+        gradients of Σ κ KL + α CE, divided by it, with respect to the three tensors of ``student``, None where none is
+        needed.
     """
     student_head, teacher_head = _LinearHead(student, needs_grad), _LinearHead(teacher, (False, False, False))
     divergences = counted.new_zeros(len(counted), dtype=student_head.dtype)
     cross_entropies = torch.zeros_like(divergences)
     hits = torch.zeros_like(counted)
+    divisor = _early_divisor(counted, student_head.dtype)
+    weights = counted / divisor
     with torch.autocast(counted.device.type, enabled=False):
         for chunk, (logits, teacher_logits) in _logits_by_chunk(len(counted), student_head, teacher_head):
             for strip, rows in _strips(chunk, logits):
                 if labels is not None:
                     gradient = logits[strip].clone()
                     cross_entropies[rows], hits[rows] = _cross_entropy_(
-                        gradient, labels[rows], counted[rows], PLAIN_CROSS_ENTROPY
+                        gradient, labels[rows], counted[rows], weights[rows], PLAIN_CROSS_ENTROPY
                     )
                 divergences[rows] = _divergence_(
-                    logits[strip], teacher_logits[strip], counted[rows], options.temperature
+                    logits[strip], teacher_logits[strip], counted[rows], weights[rows], options.temperature
                 )
                 logits[strip].mul_(options.kl_factor)
                 if options.ce_weight:
                     logits[strip].add_(gradient, alpha=options.ce_weight)
             student_head.accumulate_gradients(chunk, logits)
-    return divergences, cross_entropies, hits, student_head.gradients
+    return divergences, cross_entropies, hits, divisor, student_head.gradients
 
 
 def adversary(
@@ -205,8 +216,10 @@ class _LinearHead:
         self.hidden = hidden.detach()
         self.weight = weight.detach().to(self.operand_dtype)
         self.bias = None if bias is None else bias.detach()
+        # The first chunk is written, not added: zeros over the vocabulary would be two passes more.
+        start = torch.Tensor.new_empty if len(hidden) else torch.Tensor.new_zeros
         self.gradients: Gradients = tuple(
-            tensor.new_zeros(tensor.shape, dtype=self.dtype) if needed and tensor is not None else None
+            start(tensor, tensor.shape, dtype=self.dtype) if needed and tensor is not None else None
             for tensor, needed in zip(head.tensors, needs_grad, strict=True)
         )
 
@@ -222,13 +235,21 @@ class _LinearHead:
     def accumulate_gradients(self, chunk: slice, logits_gradient: Tensor) -> None:
         """Add the contribution of the rows of ``chunk``, given the gradient of their logits (len(chunk), V)."""
         hidden_gradient, weight_gradient, bias_gradient = self.gradients
+        is_first = chunk.start == 0
         if bias_gradient is not None:
+            if is_first:
+                bias_gradient.zero_()
             bias_gradient += logits_gradient.sum(0)
         operand = logits_gradient.to(self.operand_dtype)
         if hidden_gradient is not None:
             product(operand, self.weight, hidden_gradient[chunk])
         if weight_gradient is not None:
-            product(operand.t(), self.hidden_states(chunk), weight_gradient, accumulate=True)
+            product(operand.t(), self.hidden_states(chunk), weight_gradient, accumulate=not is_first)
+
+
+def _early_divisor(counted: Tensor, dtype: torch.dtype) -> Tensor:
+    """() the number of counted rows on a CPU, at least 1, and 1 elsewhere; see `unibert_kernels.mlm_head`."""
+    return counted.sum().clamp(min=1).to(dtype) if counted.device.type == "cpu" else counted.new_ones((), dtype=dtype)
 
 
 def _slices(length: int, max_length: int) -> list[slice]:
@@ -240,9 +261,11 @@ def _slices(length: int, max_length: int) -> list[slice]:
 def _logits_by_chunk(num_rows: int, *heads: _LinearHead) -> Iterator[tuple[slice, list[Tensor]]]:
     """Yield slices of rows and every head's logits (rows, V), in buffers that the next chunk overwrites."""
     vocab_size = len(heads[0].weight)
-    chunks = _slices(num_rows, max(1, min(MAX_CHUNK_ROWS, WORKSPACE // max(1, vocab_size * len(heads)))))
-    max_rows = max((chunk.stop - chunk.start for chunk in chunks), default=0)
-    buffers = [head.weight.new_empty((max_rows, vocab_size), dtype=head.dtype) for head in heads]
+    max_rows = max(1, min(MAX_CHUNK_ROWS, WORKSPACE // max(1, vocab_size * len(heads))))
+    chunks = _slices(num_rows, max_rows)
+    longest = max((chunk.stop - chunk.start for chunk in chunks), default=0)
+    rows = min(max_rows, math.ceil(longest / ROWS_STEP) * ROWS_STEP)
+    buffers = [head.weight.new_empty((rows, vocab_size), dtype=head.dtype) for head in heads]
     for chunk in chunks:
         logits = [buffer[: chunk.stop - chunk.start] for buffer in buffers]
         for head, out in zip(heads, logits, strict=True):
@@ -257,8 +280,10 @@ def _strips(chunk: slice, logits: Tensor) -> Iterator[tuple[slice, slice]]:
         yield strip, slice(chunk.start + strip.start, chunk.start + strip.stop)
 
 
-def _cross_entropy_(logits: Tensor, labels: Tensor, counted: Tensor, options: MLMHeadOptions) -> tuple[Tensor, Tensor]:
-    """Row losses and hits of ``logits`` (rows, V), which are overwritten by ∂(sum of the row losses)/∂logits."""
+def _cross_entropy_(
+    logits: Tensor, labels: Tensor, counted: Tensor, weights: Tensor, options: MLMHeadOptions
+) -> tuple[Tensor, Tensor]:
+    """Row losses and hits of ``logits`` (rows, V), which are overwritten by ∂(Σ weight · row loss)/∂logits."""
     label_smoothing, z_loss, vocab_size = options.label_smoothing, options.z_loss, logits.shape[1]
     maximum = logits.amax(1)
     label_logit = logits.gather(1, labels[:, None])[:, 0]
@@ -267,21 +292,21 @@ def _cross_entropy_(logits: Tensor, labels: Tensor, counted: Tensor, options: ML
     log_sum = maximum + total.log()
     losses = log_sum - (1 - label_smoothing) * label_logit - label_smoothing * mean_logit + z_loss * log_sum**2
 
-    logits.mul_((counted * (1 + 2 * z_loss * log_sum) / total)[:, None])
+    logits.mul_((weights * (1 + 2 * z_loss * log_sum) / total)[:, None])
     if label_smoothing:
-        logits.sub_((counted * (label_smoothing / vocab_size))[:, None])
-    logits.scatter_add_(1, labels[:, None], (counted * (label_smoothing - 1.0)).to(logits.dtype)[:, None])
+        logits.sub_((weights * (label_smoothing / vocab_size))[:, None])
+    logits.scatter_add_(1, labels[:, None], (weights * (label_smoothing - 1.0))[:, None])
     return losses.where(counted, 0), counted & (label_logit >= maximum)
 
 
-def _divergence_(student: Tensor, teacher: Tensor, counted: Tensor, temperature: float) -> Tensor:
-    """Row KL of two sets of logits (rows, V); ``student`` is overwritten by ∂(sum of the row KL)/∂(student logits)."""
+def _divergence_(student: Tensor, teacher: Tensor, counted: Tensor, weights: Tensor, temperature: float) -> Tensor:
+    """Row KL of two sets of logits (rows, V); ``student`` is overwritten by ∂(Σ weight · row KL)/∂(student logits)."""
     log_student = (student / temperature).log_softmax(1)
     log_teacher = (teacher / temperature).log_softmax(1)
     p_teacher = log_teacher.exp()
     divergences = (p_teacher * log_teacher.sub_(log_student)).sum(1)
     torch.sub(log_student.exp_(), p_teacher, out=student)
-    student.mul_((counted / temperature)[:, None])
+    student.mul_((weights / temperature)[:, None])
     return divergences.where(counted, 0)
 
 

@@ -125,15 +125,16 @@ def distillation_loss(
         labels, invalid = replace_invalid(labels, counted, vocab_size)
     student = Head.of(student_hidden, student_weight, student_bias)
     teacher = Head.of(teacher_hidden, teacher_weight, teacher_bias)
-    row_kl, row_ce, row_hits, gradients = operators.distillation(
+    row_kl, row_ce, row_hits, early_divisor, gradients = operators.distillation(
         student, teacher, labels, counted, options, path, max_workspace
     )
     row_ce = row_ce.masked_fill(invalid, torch.nan)
     row_losses = kl_factor * row_kl + ce_weight * row_ce
     count = counted.sum()
     divisor = count.clamp(min=1)
+    loss = attach_gradients(row_losses.sum() / early_divisor, student.tensors, gradients)
     return DistillationOutput(
-        loss=attach_gradients(row_losses.sum(), student.tensors, gradients) / divisor * nan_if_any(invalid),
+        loss=loss / (divisor / early_divisor) * nan_if_any(invalid),
         kl=row_kl.sum() / divisor,
         ce=row_ce.sum() / divisor,
         count=count,

@@ -31,15 +31,15 @@ NeedsGrad = tuple[bool, ...]
 
 def mlm_head(
     head: Head, labels: Tensor, counted: Tensor, options: MLMHeadOptions, path: str, max_workspace: int | None
-) -> tuple[Tensor, Tensor, Gradients]:
+) -> tuple[Tensor, Tensor, Tensor, Gradients]:
     """As `chunked.mlm_head`, by ``path``; gradients have the dtypes of `_gradient_dtypes`."""
     needs_grad = needs_gradient(*head.tensors)
     if not torch.compiler.is_compiling():
         return _mlm_head(head, needs_grad, labels, counted, options, path, max_workspace)
-    losses, hits, *gradients = mlm_head_operator(
+    losses, hits, divisor, *gradients = mlm_head_operator(
         *_detached(head), needs_grad, labels, counted, path, max_workspace, *_flat(options)
     )
-    return losses, hits, _only_needed(gradients, needs_grad)
+    return losses, hits, divisor, _only_needed(gradients, needs_grad)
 
 
 def distillation(
@@ -50,15 +50,15 @@ def distillation(
     options: DistillationOptions,
     path: str,
     max_workspace: int | None,
-) -> tuple[Tensor, Tensor, Tensor, Gradients]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Gradients]:
     """As `chunked.distillation`, by ``path``; gradients have the dtypes of `_gradient_dtypes`."""
     needs_grad = needs_gradient(*student.tensors)
     if not torch.compiler.is_compiling():
         return _distillation(student, teacher, needs_grad, labels, counted, options, path, max_workspace)
-    divergences, cross_entropies, hits, *gradients = distillation_operator(
+    divergences, cross_entropies, hits, divisor, *gradients = distillation_operator(
         *_detached(student), *_detached(teacher), needs_grad, labels, counted, path, max_workspace, *_flat(options)
     )
-    return divergences, cross_entropies, hits, _only_needed(gradients, needs_grad)
+    return divergences, cross_entropies, hits, divisor, _only_needed(gradients, needs_grad)
 
 
 def adversary(inputs: AdversaryInputs, options: AdversaryOptions, path: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -99,12 +99,12 @@ def mlm_head_operator(
     max_workspace: int | None,
     label_smoothing: float,
     z_loss: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Row losses, hits, and three gradients, empty where none is needed."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Row losses, hits, divisor, and three gradients, empty where none is needed."""
     head, options = Head(hidden, weight, bias, dtype), MLMHeadOptions(label_smoothing, z_loss)
-    losses, hits, gradients = _mlm_head(head, tuple(needs_grad), labels, counted, options, path, max_workspace)
+    losses, hits, divisor, gradients = _mlm_head(head, tuple(needs_grad), labels, counted, options, path, max_workspace)
     of_hidden, of_weight, of_bias = _empty_instead_of_none(gradients, losses)
-    return losses, hits, of_hidden, of_weight, of_bias
+    return losses, hits, divisor, of_hidden, of_weight, of_bias
 
 
 @mlm_head_operator.register_fake
@@ -122,7 +122,8 @@ def _(
     head = Head(hidden, weight, bias, dtype)
     dtypes = _gradient_dtypes(head, runs_triton(path, hidden, weight))
     losses = labels.new_empty(labels.shape, dtype=accumulator_dtype(hidden, weight))
-    return losses, torch.empty_like(counted), *_empty_gradients(head.tensors, dtypes, needs_grad, losses)
+    gradients = _empty_gradients(head.tensors, dtypes, needs_grad, losses)
+    return losses, torch.empty_like(counted), losses.new_empty(()), *gradients
 
 
 @torch.library.custom_op("unibert_kernels::distillation", mutates_args=())
@@ -143,16 +144,16 @@ def distillation_operator(
     temperature: float,
     kl_factor: float,
     ce_weight: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Row KL, row cross-entropy, hits, and three gradients, empty where none is needed."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Row KL, row cross-entropy, hits, divisor, and three gradients, empty where none is needed."""
     student = Head(student_hidden, student_weight, student_bias, student_dtype)
     teacher = Head(teacher_hidden, teacher_weight, teacher_bias, teacher_dtype)
     options = DistillationOptions(temperature, kl_factor, ce_weight)
-    divergences, cross_entropies, hits, gradients = _distillation(
+    divergences, cross_entropies, hits, divisor, gradients = _distillation(
         student, teacher, tuple(needs_grad), labels, counted, options, path, max_workspace
     )
     of_hidden, of_weight, of_bias = _empty_instead_of_none(gradients, divergences)
-    return divergences, cross_entropies, hits, of_hidden, of_weight, of_bias
+    return divergences, cross_entropies, hits, divisor, of_hidden, of_weight, of_bias
 
 
 @distillation_operator.register_fake
@@ -175,7 +176,8 @@ def _(
     triton = runs_triton(path, student_hidden, student_weight, teacher_hidden, teacher_weight)
     divergences = counted.new_empty(counted.shape, dtype=accumulator_dtype(student_hidden, student_weight))
     gradients = _empty_gradients(student.tensors, _gradient_dtypes(student, triton), needs_grad, divergences)
-    return divergences, torch.empty_like(divergences), torch.empty_like(counted), *gradients
+    hits = torch.empty_like(counted)
+    return divergences, torch.empty_like(divergences), hits, divergences.new_empty(()), *gradients
 
 
 @torch.library.custom_op("unibert_kernels::adversary", mutates_args=())
@@ -233,7 +235,7 @@ def _mlm_head(
     options: MLMHeadOptions,
     path: str,
     max_workspace: int | None,
-) -> tuple[Tensor, Tensor, Gradients]:
+) -> tuple[Tensor, Tensor, Tensor, Gradients]:
     hidden, weight, _ = head.tensors
     workspace = default_workspace(hidden.device) if max_workspace is None else max_workspace
     path = choose_head_path(
@@ -243,7 +245,8 @@ def _mlm_head(
         return chunked.mlm_head(head, needs_grad, labels, counted, options)
     from unibert_kernels.fused import mlm_head as fused
 
-    return fused.mlm_head(head, needs_grad, labels, counted, options, path, workspace)
+    losses, hits, gradients = fused.mlm_head(head, needs_grad, labels, counted, options, path, workspace)
+    return losses, hits, losses.new_ones(()), gradients
 
 
 def _distillation(
@@ -255,7 +258,7 @@ def _distillation(
     options: DistillationOptions,
     path: str,
     max_workspace: int | None,
-) -> tuple[Tensor, Tensor, Tensor, Gradients]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Gradients]:
     workspace = default_workspace(counted.device) if max_workspace is None else max_workspace
     path = choose_head_path(
         "distillation_loss",
@@ -273,7 +276,10 @@ def _distillation(
         return chunked.distillation(student, teacher, needs_grad, labels, counted, options)
     from unibert_kernels.fused import distillation as fused
 
-    return fused.distillation(student, teacher, needs_grad, labels, counted, options, path, workspace)
+    divergences, cross_entropies, hits, gradients = fused.distillation(
+        student, teacher, needs_grad, labels, counted, options, path, workspace
+    )
+    return divergences, cross_entropies, hits, divergences.new_ones(()), gradients
 
 
 def _adversary_path(path: str, inputs: AdversaryInputs) -> str:

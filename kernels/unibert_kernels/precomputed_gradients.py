@@ -65,9 +65,15 @@ class _PrecomputedGradients(_Traced):
         for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True):
             in_place = last_pass and gradient.dtype == dtype
             out = gradient if in_place else torch.empty_like(gradient, dtype=dtype)
-            _multiply(gradient, factor, out)
+            if not (in_place and _is_known_to_be_one(factor)):
+                _multiply(gradient, factor, out)
             scaled.append(out)
         return None, *scaled, *(None for _ in scaled)
+
+
+def _is_known_to_be_one(factor: Tensor) -> bool:
+    # To read it from another device would mean waiting for that.
+    return factor.device.type == "cpu" and factor.item() == 1
 
 
 def _multiply(gradient: Tensor, factor: Tensor, out: Tensor) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from unibert_kernels import mlm_head_loss, reference
 from unibert_kernels.fused import partition
@@ -388,6 +389,46 @@ def test_rounded_rows_have_few_values_and_waste_little() -> None:
     for num_rows in (0, 1, 7, 8, 9, 100, 9_830, 65_537):
         assert num_rows <= partition.rounded_rows(num_rows) <= 1.125 * num_rows
     assert len({partition.rounded_rows(num_rows) for num_rows in range(8_193, 16_385)}) == 8
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("num_rows", [0, 5, 40])
+def test_no_gradient_comes_from_memory_that_was_not_written(num_rows: int) -> None:
+    *leaves, labels = head(num_rows)
+    expected = gradients(mlm_head_loss(*leaves[:2], labels, leaves[2], path="chunked").loss, *leaves)
+    torch.use_deterministic_algorithms(True, warn_only=True)  # torch then fills new memory with NaN
+    try:
+        assert new_memory_is_nan()
+        actual = gradients(mlm_head_loss(*leaves[:2], labels, leaves[2], path="chunked").loss, *leaves)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(torch.equal(one, other) for one, other in zip(actual, expected, strict=True))
+
+
+def new_memory_is_nan() -> bool:
+    return bool(torch.empty(9, device=DEVICE).new_empty(9).isnan().all())
+
+
+class Shapes(TorchDispatchMode):
+    """Keeps the shapes of new tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: set[torch.Size] = set()
+
+    def __torch_dispatch__(self, operator: Any, types: Any, arguments: Any = (), named: Any = None) -> Any:
+        result = operator(*arguments, **(named or {}))
+        if operator.overloadpacket.__name__ == "new_empty":
+            self.made.add(result.shape)
+        return result
+
+
+def test_similar_numbers_of_rows_have_buffers_of_one_size() -> None:
+    hidden, weight, bias, labels = head(400)
+    with Shapes() as shapes:
+        for num_rows in (270, 300, 384):
+            mlm_head_loss(hidden[:num_rows], weight, labels[:num_rows], bias, path="chunked")
+    assert {shape for shape in shapes.made if shape[1:] == (VOCAB,)} == {(384, VOCAB)}
 
 
 @pytest.mark.skipif(DEVICE.type != "cuda", reason="the CPU's allocator caches nothing")

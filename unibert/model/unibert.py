@@ -25,6 +25,7 @@ from unibert.model.distillation import document_means
 from unibert.model.distiller import Distiller, resolve_layer
 from unibert.model.encoder import encode
 from unibert.model.teacher import Teacher
+from unibert.model.tied_gradient import TiedWeight
 from unibert.schedules import ever_positive
 from unibert.stream import Batch
 
@@ -131,19 +132,21 @@ class UniBERT(nn.Module):
         and hits.
         """
         documents = PackedDocuments(batch.document_ids, batch.cu_seqlens, batch.max_seqlen)
-        hidden_states = encode(
-            self.masked_lm,
-            batch.input_ids,
-            batch.position_ids,
-            documents,
-            hidden_states=weights is not None and self._needs_all_hidden_states,
-            attention=self.attention,
-        )
+        tied_weight = TiedWeight(self.masked_lm)
+        with tied_weight.embeds_tokens():
+            hidden_states = encode(
+                self.masked_lm,
+                batch.input_ids,
+                batch.position_ids,
+                documents,
+                hidden_states=weights is not None and self._needs_all_hidden_states,
+                attention=self.attention,
+            )
         if weights is None:
             return document_means(hidden_states[-1], documents, len(batch.document_languages))
         tokens = (batch.document_ids >= 0).sum().float()
         sums: dict[str, Tensor] = {"tokens": tokens, "documents": batch.taught.sum().float()}
-        total = self._prediction_losses(batch, documents, hidden_states, weights, sums)
+        total = self._prediction_losses(batch, documents, hidden_states, tied_weight.of_head(), weights, sums)
         if self.adversary is not None:
             total = total + self._adversary_loss(batch, hidden_states, weights, sums)
         return Objectives(total * weights.replicas, sums)
@@ -160,6 +163,7 @@ class UniBERT(nn.Module):
         batch: Batch,
         documents: PackedDocuments,
         hidden_states: tuple[Tensor, ...],
+        head_weight: Tensor,
         weights: StepWeights,
         sums: dict[str, Tensor],
     ) -> Tensor:
@@ -171,7 +175,7 @@ class UniBERT(nn.Module):
         lang_ids = batch.document_languages[batch.document_ids.flatten()[positions]]
         distiller = self.distiller
         if distiller is None or not any(weights.distillation.values()):
-            return self._mlm_loss(features, labels, lang_ids, weights, sums)
+            return self._mlm_loss(features, head_weight, labels, lang_ids, weights, sums)
         lesson = distiller.teach(batch, documents)
         if weights.distillation["logits"]:
             assert lesson is not None
@@ -179,7 +183,7 @@ class UniBERT(nn.Module):
             teacher_decoder = distiller.teacher.model.get_output_embeddings()
             output = distillation_loss(
                 features,
-                decoder.weight,
+                head_weight,
                 distiller.teacher.masked_features(lesson, batch),
                 teacher_decoder.weight,
                 labels,
@@ -196,7 +200,7 @@ class UniBERT(nn.Module):
             total = output.loss * (output.count / weights.masked_tokens)
             sums |= _prediction_sums(output) | {"logits": output.kl.detach() * output.count}
         else:
-            total = self._mlm_loss(features, labels, lang_ids, weights, sums)
+            total = self._mlm_loss(features, head_weight, labels, lang_ids, weights, sums)
         counts = {"relations": weights.tokens, "hidden": weights.tokens, "pooled": weights.documents}
         for name, loss in distiller.hidden_state_losses(lesson, batch, documents, hidden_states).items():
             sums[name] = loss.detach()
@@ -204,14 +208,19 @@ class UniBERT(nn.Module):
         return total
 
     def _mlm_loss(
-        self, features: Tensor, labels: Tensor, lang_ids: Tensor, weights: StepWeights, sums: dict[str, Tensor]
+        self,
+        features: Tensor,
+        head_weight: Tensor,
+        labels: Tensor,
+        lang_ids: Tensor,
+        weights: StepWeights,
+        sums: dict[str, Tensor],
     ) -> Tensor:
-        decoder = self.masked_lm.get_output_embeddings()
         output = mlm_head_loss(
             features,
-            decoder.weight,
+            head_weight,
             labels,
-            decoder.bias,
+            self.masked_lm.get_output_embeddings().bias,
             lang_ids=lang_ids,
             num_languages=self.num_languages,
             label_smoothing=self.mlm.label_smoothing,

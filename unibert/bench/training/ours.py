@@ -19,6 +19,7 @@ from unibert.cpu_products import use_fastest_products
 from unibert.model.activation_checkpointing import checkpoint_layers
 from unibert.model.compilation import compile_layers
 from unibert.model.config import AdversaryConfig, MLMConfig
+from unibert.model.tied_gradient import TiedWeight
 from unibert.model.unibert import StepWeights, UniBERT
 from unibert.schedules import Timeline
 from unibert.stream import Batch
@@ -36,6 +37,7 @@ OPTIMISATIONS = (
     "fused AdamW",
     "kept memory",
     "MLM head in chunks",
+    "one gradient of the tied matrix",
     "attention by document",
     "packing",
 )
@@ -55,6 +57,8 @@ def train_module(work: TrainWork, place: Place, stopwatch: Stopwatch, *, without
         adversary=None if without == "adversary" else AdversaryConfig(),
         attention="sdpa" if without == "attention by document" else "auto",
     ).to(place.device)
+    if without == "one gradient of the tied matrix":
+        TiedWeight.dtypes = ()
     if option == "compiled layers":
         compile_layers(model.masked_lm)
     if option == "activation checkpointing":
@@ -133,13 +137,14 @@ def _padded(work: TrainWork, rank: int) -> Iterator[Batch]:
 def _eager_loss(
     model: UniBERT,
     features: Tensor,
+    head_weight: Tensor,
     labels: Tensor,
     lang_ids: Tensor,
     weights: StepWeights,
     sums: dict[str, Tensor],
 ) -> Tensor:
-    decoder = model.masked_lm.get_output_embeddings()
-    losses = F.cross_entropy(F.linear(features, decoder.weight, decoder.bias).float(), labels, reduction="sum")
+    logits = F.linear(features, head_weight, model.masked_lm.get_output_embeddings().bias)
+    losses = F.cross_entropy(logits.float(), labels, reduction="sum")
     return losses / weights.masked_tokens
 
 
