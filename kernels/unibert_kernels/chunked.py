@@ -50,7 +50,7 @@ MAX_CHUNK_ROWS = 512
 """Products gain little from more rows, while a new buffer costs page faults (0.5 ms per MiB measured)."""
 ROWS_STEP = 128
 """Buffers have a multiple of so many rows: blocks of a new size in every step would fragment memory, which then grows
-for dozens of steps. Rows that are not used are not touched."""
+for dozens of steps. Coarser than on the fused paths, since rows that are not used take no memory on a CPU."""
 STRIP = 2**19
 """Elements of logits that a CPU core works on at a time (2 MiB in fp32, one or two second-level caches)."""
 SAMPLES = 4096

@@ -103,14 +103,14 @@ def mlm_head_loss(
 
     counted = labels != ignore_index
     labels, invalid = replace_invalid(labels, counted, len(weight))
-    row_losses, row_hits, divisor, gradients = operators.mlm_head(
+    row_losses, row_hits, early_divisor, gradients = operators.mlm_head(
         Head.of(hidden, weight, bias), labels, counted, options, path, max_workspace
     )
     row_losses = row_losses.masked_fill(invalid, torch.nan)
     count = counted.sum()
-    loss = attach_gradients(row_losses.sum() / divisor, (hidden, weight, bias), gradients)
+    loss = attach_gradients(row_losses.sum() / early_divisor, (hidden, weight, bias), gradients)
     return MLMHeadOutput(
-        loss=loss / (count.clamp(min=1) / divisor) * nan_if_any(invalid),
+        loss=loss / (count.clamp(min=1) / early_divisor) * nan_if_any(invalid),
         count=count,
         correct=row_hits.sum(),
         per_language=sums_by_language([row_losses, counted, row_hits], lang_ids, num_languages),

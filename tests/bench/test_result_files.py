@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from unibert.bench.result_files import FORMAT, read_results
+from unibert.bench.result_files import FORMAT, read_results, write_result_file
 from unibert.errors import UserError
 
 
@@ -24,3 +24,16 @@ def test_other_files_are_rejected(content, message, tmp_path):
     (tmp_path / "results.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match=message):
         read_results(tmp_path)
+
+
+def test_a_single_file_is_written_into_a_new_folder(tmp_path):
+    path = tmp_path / "new" / "results.json"
+    write_result_file({"rows": [1]}, path)
+    assert json.loads(path.read_text()) == {"rows": [1]}
+
+
+def test_a_single_file_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    path = tmp_path / "file" / "results.json"
+    with pytest.raises(UserError, match=f"^{path}: cannot be written: "):
+        write_result_file({}, path)

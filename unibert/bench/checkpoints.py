@@ -17,10 +17,10 @@ from typing import Any
 
 import yaml
 
+from unibert.bench.result_files import write_result_file
 from unibert.configuration import to_dict
 from unibert.environment import describe_environment
 from unibert.errors import UserError
-from unibert.files import write_json
 from unibert.training.checkpoint.folder import complete_checkpoints, describe
 from unibert.training.metrics_file import read_metrics
 
@@ -68,7 +68,7 @@ def bench_checkpoints(config: CheckpointBenchConfig) -> dict[str, Any]:
         the content of the file.
 
     Raises:
-        UserError: if a run fails; the message holds its last line.
+        UserError: if a run fails; the message holds its last line. Or if the file cannot be written.
     """
     with tempfile.TemporaryDirectory(prefix="unibert-checkpoints-") as folder:
         step_without = _train(config, Path(folder) / "without", checkpoint_every=10**6)
@@ -93,8 +93,7 @@ def bench_checkpoints(config: CheckpointBenchConfig) -> dict[str, Any]:
         f"a step takes {step_without:.3f} s without checkpoints, {step_with:.3f} s with one every "
         f"{config.checkpoint_every} steps"
     )
-    config.output.parent.mkdir(parents=True, exist_ok=True)
-    write_json(config.output, results)
+    write_result_file(results, config.output)
     return results
 
 

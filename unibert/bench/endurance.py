@@ -19,10 +19,10 @@ from typing import Any
 import yaml
 
 from unibert.bench.goals import Goal, format_goals
+from unibert.bench.result_files import write_result_file
 from unibert.configuration import to_dict
 from unibert.environment import describe_environment
 from unibert.errors import UserError
-from unibert.files import write_json
 from unibert.launcher import launcher_command
 from unibert.text import plain_table
 from unibert.training.metrics_file import read_metrics
@@ -68,7 +68,7 @@ def bench_endurance(config: EnduranceBenchConfig) -> Row:
         the content of the file.
 
     Raises:
-        UserError: if the run fails; the message holds its last line.
+        UserError: if the run fails; the message holds its last line. Or if the file cannot be written.
     """
     with tempfile.TemporaryDirectory(prefix="unibert-endurance-") as folder:
         lines = _train(config, Path(folder) / "run")
@@ -86,8 +86,7 @@ def bench_endurance(config: EnduranceBenchConfig) -> Row:
     header = ("steps", "ms of a step", *first["parts"], "memory, GiB")
     print("\n".join(plain_table([header, *(_cells(tenth) for tenth in tenths)])))
     print(format_goals(_goals(results)))
-    config.output.parent.mkdir(parents=True, exist_ok=True)
-    write_json(config.output, results)
+    write_result_file(results, config.output)
     return results
 
 

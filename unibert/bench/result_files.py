@@ -1,4 +1,4 @@
-"""Result files of a benchmark: results.json and results.csv, with a row for each provider."""
+"""Result files of a benchmark: one JSON file, or results.json and results.csv with a row for each provider."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from unibert.errors import UserError
-from unibert.files import write_atomically
+from unibert.files import write_atomically, write_json
 
 FORMAT = 2
 """Version in the key ``format`` of results.json; 1 had another name for ``provider``."""
@@ -38,6 +38,19 @@ def write_results(results: Mapping[str, Any], folder: Path, columns: Sequence[st
             write_atomically(folder / name, text)
     except OSError as error:
         raise UserError(f"{folder}: the results cannot be written: {error.strerror}") from error
+
+
+def write_result_file(results: Mapping[str, Any], path: Path) -> None:
+    """Write one JSON file, and make its folder.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, results)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def read_results(folder: Path) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from typing import Any
 
 import torch
 
+from unibert.bench.result_files import write_result_file
 from unibert.bench.scaling.cases import STAGES, Case, all_cases, single
 from unibert.bench.scaling.config import ScalingBenchConfig
 from unibert.bench.scaling.prediction import fitted_link, flattening_rate, predict, traffic_of_case
@@ -44,7 +45,6 @@ from unibert.bench.worker_process import required, run_worker
 from unibert.configuration import to_dict
 from unibert.environment import describe_environment
 from unibert.errors import UserError
-from unibert.files import write_json
 from unibert.model.config import AdversaryConfig, MLMConfig
 from unibert.model.unibert import UniBERT
 from unibert.planning.step_time import PASSES, num_modules_with_parameters
@@ -102,11 +102,7 @@ def bench_scaling(config: ScalingBenchConfig) -> Row:
         "runs": runs,
     }
     _add_predictions(results, cases, model)
-    try:
-        config.output.parent.mkdir(parents=True, exist_ok=True)
-        write_json(config.output, results)
-    except OSError as error:
-        raise UserError(f"{config.output}: cannot be written: {error.strerror}") from error
+    write_result_file(results, config.output)
     print(format_scaling_results(results))
     draw_scaling_results(results, config.output.with_suffix(".png"))
     print(f"results  {config.output}")

@@ -31,6 +31,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from unibert.bench.result_files import write_result_file
 from unibert.bench.training.config import TrainBenchConfig
 from unibert.bench.training.provider import TrainProvider
 from unibert.bench.training.results import MODULE, draw_train_results, format_train_results
@@ -40,7 +41,6 @@ from unibert.bench.worker_process import required, run_worker
 from unibert.configuration import to_dict
 from unibert.environment import describe_environment, package_versions
 from unibert.errors import UserError
-from unibert.files import write_json
 from unibert.model.config import AdversaryConfig
 from unibert.model.cost import EncoderShape, flops_by_part
 
@@ -111,11 +111,7 @@ def bench_train(config: TrainBenchConfig) -> Row:
         "rows": rows,
         "runs": runs,
     }
-    try:
-        config.output.parent.mkdir(parents=True, exist_ok=True)
-        write_json(config.output, results)
-    except OSError as error:
-        raise UserError(f"{config.output}: cannot be written: {error.strerror}") from error
+    write_result_file(results, config.output)
     print(format_train_results(results))
     draw_train_results(results, config.output.with_suffix(".png"))
     print(f"results  {config.output}")
